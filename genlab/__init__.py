@@ -1,0 +1,57 @@
+"""GenLab: class-conditional image generators behind one interface.
+
+``import genlab`` is light on purpose (no torch): the public names below are looked up on first use,
+so that ``genlab --help`` answers at once.
+"""
+
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+_package = Path(__file__).resolve().parent
+if not (_package / "samplers").exists() and (_package.parent / "samplers").is_dir():
+    # A checkout: samplers/ and configs/ lie beside this folder; a wheel has them inside it.
+    __path__.append(str(_package.parent))
+
+try:
+    __version__ = version("genlab")
+except PackageNotFoundError:  # a checkout on the path, never installed
+    __version__ = "0+unknown"
+
+if TYPE_CHECKING:
+    from genlab.checkpoints import convert, load
+    from genlab.generators import Batch, DiffusionGenerator, Generator
+    from genlab.pipelines import GenLabPipeline
+
+_HOMES = {
+    "Batch": "genlab.generators",
+    "DiffusionGenerator": "genlab.generators",
+    "GenLabPipeline": "genlab.pipelines",
+    "Generator": "genlab.generators",
+    "convert": "genlab.checkpoints",
+    "load": "genlab.checkpoints",
+}
+__all__ = [
+    "Batch",
+    "DiffusionGenerator",
+    "GenLabPipeline",
+    "Generator",
+    "__version__",
+    "convert",
+    "load",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name from its home module on first use (PEP 562)."""
+    if name in _HOMES:
+        value = getattr(import_module(_HOMES[name]), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module 'genlab' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """List the public names, loaded or not."""
+    return sorted({*globals(), *_HOMES})

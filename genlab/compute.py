@@ -1,0 +1,201 @@
+"""The one place that chooses how to compute, by device: memory format, kernels, libraries, types.
+
+Networks say what they compute; `choose` says how, `ComputePlan.prepare` tells the network, and
+``genlab doctor`` shows it. Results differ by rounding only.
+"""
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cache
+from threading import Barrier
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+WINOGRAD_GAIN = 2.0
+"""How much faster than products torch's convolution may be before Winograd's algorithm, a quarter
+of the work done by products, gains nothing: transforming to and fro costs the rest."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComputePlan:
+    """How to compute on one device.
+
+    Attributes:
+        device: the device.
+        memory_format: of features and convolution kernels when sampling.
+        training_memory_format: the same when training.
+        attention: the fused kernel that torch takes for self-attention.
+        winograd: whether float32 3x3 convolutions without gradients take Winograd's algorithm.
+        speeds: what that choice rests on: GFLOP/s of torch's operations, measured here.
+        autocast_dtypes: what torch can convolve and multiply in besides float32.
+        fast_dtypes: those for which the hardware has instructions, so that they gain time too.
+    """
+
+    device: torch.device
+    memory_format: torch.memory_format
+    training_memory_format: torch.memory_format
+    attention: str
+    winograd: bool
+    speeds: Mapping[str, float]
+    autocast_dtypes: tuple[torch.dtype, ...]
+    fast_dtypes: tuple[torch.dtype, ...]
+
+    def prepare(self, network: nn.Module) -> nn.Module:
+        """Lay out a network's weights and choose its kernels, in place; the weights stay the same.
+
+        Doing it again changes nothing. Prepare before compiling.
+
+        Args:
+            network: on this plan's device.
+
+        Returns:
+            The same network.
+        """
+        # torch's own `to`: wrappers of it warn about casts that do not happen here.
+        nn.Module.to(network, memory_format=self.memory_format)
+        module: Any
+        for module in network.modules():
+            if hasattr(module, "use_winograd"):
+                module.use_winograd = self.winograd
+        return network
+
+    def prepare_training(self, network: nn.Module) -> nn.Module:
+        """Lay out a network's weights for training, in place; see `prepare`."""
+        nn.Module.to(network, memory_format=self.training_memory_format)
+        return network
+
+    def autocast(self, dtype: torch.dtype) -> torch.autocast:
+        """A context in which a float32 network computes in ``dtype``; float32 changes nothing."""
+        return torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32)
+
+    def describe(self) -> dict[str, str]:
+        """The choices and their reasons, in words."""
+        layout = "channels_last" if self.memory_format == torch.channels_last else "contiguous"
+        convolution = "torch"
+        if self.speeds:
+            ways = "Winograd F(4x4, 3x3) from 128 channels and 16x16 pixels up, else torch"
+            speeds = ", ".join(f"{name} {speed:.0f}" for name, speed in self.speeds.items())
+            convolution = f"{ways if self.winograd else 'torch'} (GFLOP/s a core: {speeds})"
+        return {
+            "memory format": layout,
+            "convolution": convolution,
+            "attention": self.attention,
+            "autocast": _names(self.autocast_dtypes) or "none",
+            "fast types": _names(self.fast_dtypes) or "float32 only",
+        }
+
+
+@cache
+def choose(device: torch.device) -> ComputePlan:
+    """Choose how to compute on a device; measures for some milliseconds the first time."""
+    if device.type == "cpu":
+        return _cpu(device)
+    if device.type == "cuda":
+        return _cuda(device)
+    return ComputePlan(
+        device=device,
+        memory_format=torch.contiguous_format,
+        training_memory_format=torch.contiguous_format,
+        attention="torch's choice",
+        winograd=False,
+        speeds={},
+        autocast_dtypes=(torch.float16,) if device.type == "mps" else (),
+        fast_dtypes=(torch.float16,) if device.type == "mps" else (),
+    )
+
+
+def describe(device: torch.device) -> dict[str, str]:
+    """What `choose` chose for a device, in words."""
+    return choose(device).describe()
+
+
+def _cpu(device: torch.device) -> ComputePlan:
+    speeds = _speeds()
+    bfloat16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return ComputePlan(
+        device=device,
+        memory_format=torch.channels_last,
+        # A step of a 4 M U-Net (16x16 grid, bfloat16 autocast, batch 64) took 1.16 times as long
+        # in channels_last.
+        training_memory_format=torch.contiguous_format,
+        attention="flash (torch, CPU)",
+        winograd=speeds["convolution"] < WINOGRAD_GAIN * speeds["product"],
+        speeds=speeds,
+        autocast_dtypes=(torch.bfloat16, torch.float16),
+        fast_dtypes=(torch.bfloat16,) if bfloat16 else (),
+    )
+
+
+def _cuda(device: torch.device) -> ComputePlan:
+    tensor_cores = torch.cuda.get_device_capability(device) >= (7, 0)
+    bfloat16 = torch.cuda.is_bf16_supported(including_emulation=False)
+    fast = (torch.bfloat16,) if bfloat16 else ()
+    # Tensor cores take channels_last; without it cuDNN transposes around each convolution.
+    layout = torch.channels_last if tensor_cores else torch.contiguous_format
+    return ComputePlan(
+        device=device,
+        memory_format=layout,
+        training_memory_format=layout,
+        attention="torch's choice of flash, cuDNN and memory-efficient",
+        winograd=False,
+        speeds={},
+        autocast_dtypes=(torch.float16, *fast),
+        fast_dtypes=(torch.float16, *fast) if tensor_cores else fast,
+    )
+
+
+def _speeds(rounds: int = 5) -> dict[str, float]:
+    """GFLOP/s of torch's float32 convolutions and matrix products on one core.
+
+    Convolutions run in oneDNN, products in BLAS, in torch's own builds MKL. They are about equally
+    fast on Intel processors; on some AMD processors MKL takes a path of half that speed or less.
+    """
+    x, kernel = torch.ones(1, 128, 32, 32), torch.ones(128, 128, 3, 3)
+    x = x.contiguous(memory_format=torch.channels_last)
+    kernel = kernel.contiguous(memory_format=torch.channels_last)
+    a = torch.ones(512, 512)
+    work: dict[str, tuple[float, Callable[[], Tensor]]] = {
+        "convolution": (2 * 32**2 * kernel.numel(), lambda: F.conv2d(x, kernel, padding=1)),
+        "product": (2 * 512**3, lambda: a @ a),
+    }
+    # In turn, and the best of each: the first calls load libraries. One thread, by its own clock:
+    # neighbours on a busy machine must not change the choice.
+    (seconds,) = workers(1).map(
+        lambda _: [{n: _seconds(run) for n, (_, run) in work.items()} for _ in range(rounds)], [0]
+    )
+    return {n: 1e-9 * flop / min(s[n] for s in seconds) for n, (flop, _) in work.items()}
+
+
+def _seconds(work: Callable[[], Tensor]) -> float:
+    started = time.thread_time()
+    work()
+    return time.thread_time() - started
+
+
+@cache
+def workers(count: int) -> ThreadPoolExecutor:
+    """Threads in which torch computes without sharing the work further.
+
+    torch spreads every operation over all cores and waits for the slowest of them, which on a busy
+    machine costs more than many small steps are worth. Let each of these threads do a whole part.
+    """
+    threads, started = torch.get_num_threads(), Barrier(count)
+    pool = ThreadPoolExecutor(count, "genlab-compute", torch.set_num_threads, (1,))
+    list(pool.map(lambda _: started.wait(), range(count)))
+    # Setting it in one thread also set what threads to come begin with: take that back.
+    torch.set_num_threads(threads)
+    return pool
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=workers.cache_clear)  # threads do not survive a fork
+
+
+def _names(dtypes: tuple[torch.dtype, ...]) -> str:
+    return ", ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)

@@ -1,0 +1,362 @@
+"""Typed configurations: dataclasses are the schema, YAML presets and dotted overrides fill them.
+
+A configuration is put together in layers, each over the ones before it: the schema's defaults, the
+caller's defaults, a YAML file or a shipped preset, then the overrides in their order. Each layer is
+checked by itself, so that a wrong key or type names where it stands. Two rules beyond plain
+merging:
+
+- Where the schema wants a mapping, the name of a preset stands for the preset: ``sampler=edm-heun``
+  reads ``configs/sampler/edm-heun.yaml`` in place of the whole mapping.
+- In a free mapping (one that no dataclass describes), ``name`` says what the other keys belong to,
+  so another ``name`` drops them: ``sampler.solver.name=euler`` does not keep Heun's options.
+"""
+
+import copy
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from enum import Enum
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin
+
+from omegaconf import DictConfig, MissingMandatoryValue, OmegaConf
+from omegaconf.errors import ConfigKeyError, OmegaConfBaseException, ValidationError
+from yaml import YAMLError
+
+import genlab
+from genlab.errors import ConfigError, UnknownNameError, nearest
+
+T = TypeVar("T")
+
+
+class _Whole(dict[str, Any]):
+    """A mapping that takes the place of what it is merged over (a preset named in its place)."""
+
+
+def load(
+    schema: type[T],
+    spec: str | None,
+    kind: str,
+    overrides: Sequence[str] = (),
+    defaults: Mapping[str, Any] | None = None,
+) -> T:
+    """Put a configuration together and check it.
+
+    Args:
+        schema: the dataclass to fill.
+        spec: a ``.yaml`` file, or the name of a preset (with or without ``configs/``, the kind and
+            ``.yaml``); None reads no file.
+        kind: the folder of presets below ``configs/``.
+        overrides: ``a.b.0.c=value``, later ones win; values are YAML, an empty one is null.
+        defaults: what stands below the file, for instance a model's own sampler.
+
+    Raises:
+        ConfigError: a key, type or value is wrong; the message names it, where it stands, and the
+            nearest right one.
+        UnknownNameError: there is no such preset.
+    """
+    merged = _plain(OmegaConf.structured(schema))
+    layers: list[tuple[str, Mapping[str, Any]]] = []
+    if defaults is not None:
+        layers.append(("the defaults", defaults))
+    if spec is not None:
+        layers.append(read_spec(kind, spec))
+    for source, layer in layers:
+        merged = _apply(schema, merged, layer, source)
+    for text in overrides:
+        layer = _override(schema, text)
+        merged = _apply(schema, merged, layer, f"the setting {text!r}")
+    return _build(schema, merged, layers[-1][0] if layers else "the configuration")
+
+
+def to_yaml(config: Any) -> str:
+    """A configuration (dataclass or mapping) as YAML, ready for ``--config``."""
+    return OmegaConf.to_yaml(OmegaConf.create(to_plain(config)))
+
+
+def to_plain(config: Any) -> dict[str, Any]:
+    """A configuration (dataclass or mapping) as plain dicts, lists and numbers, for JSON."""
+    is_schema = dataclasses.is_dataclass(config)
+    node = OmegaConf.structured(config) if is_schema else OmegaConf.create(dict(config))
+    return _plain(node)
+
+
+def preset_names(kind: str) -> list[str]:
+    """The shipped presets of one kind, sorted."""
+    return sorted(path.stem for folder in _folders(kind) for path in folder.glob("*.yaml"))
+
+
+def preset_kinds() -> list[str]:
+    """The kinds of presets (the folders below ``configs/``) that ship any, sorted."""
+    kinds = {path.parent.name for folder in _folders("") for path in folder.glob("*/*.yaml")}
+    return sorted(kinds)
+
+
+def preset_path(kind: str, name: str) -> Path:
+    """Where a shipped preset lies."""
+    for folder in _folders(kind):
+        if (path := folder / f"{name}.yaml").is_file():
+            return path
+    known = preset_names(kind)
+    raise UnknownNameError(f"there is no {kind} preset {name!r}; {nearest(name, known)}")
+
+
+def read_preset(kind: str, name: str) -> dict[str, Any]:
+    """A shipped preset as plain dicts and lists."""
+    return read_yaml(preset_path(kind, name))
+
+
+def read_spec(kind: str, spec: str) -> tuple[str, dict[str, Any]]:
+    """Read what ``--config SPEC`` means: (where it was read, what it says).
+
+    A ``.yaml`` file that exists is read as it is; otherwise a leading ``configs/`` (and kind) and a
+    trailing ``.yaml`` are dropped and what is left names a shipped preset.
+    """
+    path = Path(spec)
+    is_yaml = path.suffix in {".yaml", ".yml"}
+    if is_yaml and path.is_file():
+        return spec, read_yaml(path)
+    name = spec.removeprefix("configs/").removeprefix(f"{kind}/").removesuffix(".yaml")
+    known = preset_names(kind)
+    if name not in known:
+        what = "no such file, and no" if is_yaml else "there is no"
+        raise UnknownNameError(
+            f"--config {spec}: {what} {kind} preset {name!r}; {nearest(name, known)}"
+        )
+    return f"the {kind} preset {name!r}", read_preset(kind, name)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML file as plain dicts and lists; ``1e-4`` is a number (to plain YAML it is text)."""
+    try:
+        node = OmegaConf.load(path)
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror or error}") from error
+    except (YAMLError, UnicodeDecodeError, OmegaConfBaseException) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"{path} is not valid YAML: {reason}") from error
+    if not isinstance(node, DictConfig):
+        raise ConfigError(f"{path} must hold settings (KEY: VALUE), not a list or a single value")
+    return _plain(node)
+
+
+def _folders(kind: str) -> list[Path]:
+    """``configs/<kind>`` in the installed package or the checkout (see ``genlab/__init__.py``)."""
+    folders = [Path(root) / "configs" / kind for root in genlab.__path__]
+    return [folder for folder in folders if folder.is_dir()][:1]
+
+
+def _plain(node: Any) -> dict[str, Any]:
+    plain = OmegaConf.to_container(node, resolve=False, enum_to_str=True)
+    assert isinstance(plain, dict)
+    return typing.cast(dict[str, Any], plain)
+
+
+def _override(schema: type, text: str) -> dict[str, Any]:
+    """``a.b=value`` as the nested layer ``{"a": {"b": value}}``."""
+    path, equals, value = text.partition("=")
+    keys = path.split(".")
+    if not equals or not all(keys):
+        raise ConfigError(f"{text!r} is not a setting: write KEY=VALUE, for instance batch_size=8")
+    try:
+        parsed = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={value}"]))
+    except (YAMLError, OmegaConfBaseException) as error:
+        raise ConfigError(f"the value of {text!r} is not valid YAML; put it in quotes") from error
+    assert isinstance(parsed, dict)
+    layer = parsed["value"]
+    if layer is not None and _wants_text(_hint(schema, keys)):
+        layer = value.strip("'\"")  # as typed: YAML makes a number of 007
+    for key in reversed(keys):
+        layer = {key: layer}
+    return typing.cast(dict[str, Any], layer)
+
+
+def _apply(
+    schema: type, merged: dict[str, Any], layer: Mapping[str, Any], source: str
+) -> dict[str, Any]:
+    """Merge one layer and check the result, blaming the layer."""
+    layer = _expand(schema, dict(layer))
+    _reject_booleans(schema, layer, source, "")
+    result = _merge(merged, layer, schema, source, "")
+    _check(schema, result, source)
+    return typing.cast(dict[str, Any], result)
+
+
+def _expand(hint: Any, layer: dict[str, Any]) -> dict[str, Any]:
+    """Put presets in the place of their names."""
+    fields = _fields(hint)
+    for key, value in layer.items():
+        inner = fields.get(key)
+        if isinstance(value, str) and _wants_mapping(inner) and _folders(key):
+            layer[key] = _Whole(read_preset(key, value))
+        elif isinstance(value, dict) and _dataclass_in(inner):
+            layer[key] = _expand(_dataclass_in(inner), dict(value))
+    return layer
+
+
+def _merge(base: Any, layer: Any, hint: Any, source: str, path: str) -> Any:
+    """Merge plain containers; lists are replaced whole or changed by index."""
+    if isinstance(layer, _Whole):
+        return copy.deepcopy(dict(layer))
+    if not isinstance(layer, Mapping):
+        return copy.deepcopy(layer)
+    if isinstance(base, (list, tuple)) and all(str(key).isdigit() for key in layer):
+        return _merge_by_index(base, layer, hint, source, path)
+    if not isinstance(base, dict):
+        base = {}
+    schema = _dataclass_in(hint)
+    fields = _fields(schema)
+    if schema is None and "name" in layer and layer["name"] != base.get("name", layer["name"]):
+        base = {}
+    result = dict(base)
+    for key, value in layer.items():
+        inner = fields.get(str(key))
+        result[key] = _merge(base.get(key), value, inner, source, f"{path}{key}.")
+    return result
+
+
+def _merge_by_index(
+    base: Sequence[Any], layer: Mapping[str, Any], hint: Any, source: str, path: str
+) -> list[Any]:
+    result = list(base)
+    inner = next(iter(get_args(_dropping_none(hint))), None)
+    for key, value in layer.items():
+        index = int(key)
+        if index >= len(result):
+            raise ConfigError(
+                f"{source}: {path.rstrip('.')} has {len(result)} entries, so none with the number "
+                f"{index} (they count from 0); give the whole list"
+            )
+        result[index] = _merge(result[index], value, inner, source, f"{path}{key}.")
+    return result
+
+
+def _fields(hint: Any) -> dict[str, Any]:
+    return typing.get_type_hints(hint) if _is_schema(hint) else {}
+
+
+def _is_schema(hint: Any) -> bool:
+    return isinstance(hint, type) and dataclasses.is_dataclass(hint)
+
+
+def _dropping_none(hint: Any) -> Any:
+    """``X | None`` as X; anything else as it is."""
+    if get_origin(hint) in {Union, types.UnionType}:
+        rest = [arg for arg in get_args(hint) if arg is not type(None)]
+        return rest[0] if len(rest) == 1 else hint
+    return hint
+
+
+def _dataclass_in(hint: Any) -> type | None:
+    inner = _dropping_none(hint)
+    return inner if _is_schema(inner) else None
+
+
+def _wants_mapping(hint: Any) -> bool:
+    inner = _dropping_none(hint)
+    return _is_schema(inner) or (get_origin(inner) or inner) in {dict, Mapping}
+
+
+def _wants_text(hint: Any) -> bool:
+    return _dropping_none(hint) is str
+
+
+def _hint(schema: type, keys: Sequence[str]) -> Any:
+    """The type that the schema gives to a dotted key, or None where it says nothing."""
+    hint: Any = schema
+    for key in keys:
+        schema_or_none = _dataclass_in(hint)
+        if schema_or_none is not None:
+            hint = _fields(schema_or_none).get(key)
+        elif key.isdigit():
+            hint = next(iter(get_args(_dropping_none(hint))), None)
+        else:
+            return None
+    return hint
+
+
+def _takes(hint: Any) -> str:
+    """What a setting of this type may be, in words."""
+    inner = _dropping_none(hint)
+    words = {
+        int: "a whole number",
+        float: "a number",
+        bool: "true or false",
+        str: "text",
+        Path: "a path",
+    }
+    if inner in words:
+        return words[inner]
+    if get_origin(inner) is Literal:
+        return f"one of {', '.join(map(str, get_args(inner)))}"
+    if isinstance(inner, type) and issubclass(inner, Enum):
+        return f"one of {', '.join(member.name for member in inner)}"
+    if get_origin(inner) in {list, tuple, Sequence}:
+        return "a list"
+    return "a mapping (KEY: VALUE)" if _wants_mapping(inner) else "another type"
+
+
+def _reject_booleans(hint: Any, layer: Mapping[str, Any], source: str, path: str) -> None:
+    """Refuse a boolean where text or a number stands; OmegaConf would make it 'False' or 0."""
+    for key, inner in _fields(hint).items():
+        value = layer.get(key)
+        if isinstance(value, bool) and _dropping_none(inner) in {str, int, float}:
+            raise ConfigError(
+                f"{source}: {path}{key} takes {_takes(inner)}, not a boolean; YAML reads yes, no, "
+                "on and off as booleans, so put such a word in quotes"
+            )
+        if isinstance(value, Mapping) and (schema := _dataclass_in(inner)):
+            _reject_booleans(schema, value, source, f"{path}{key}.")
+
+
+def _structured(schema: type, values: Mapping[str, Any]) -> Any:
+    """The typed OmegaConf node of plain values."""
+    try:
+        return OmegaConf.merge(OmegaConf.structured(schema), values)
+    except OmegaConfBaseException:  # some of them are a TypeError or a ValueError too
+        raise
+    except (TypeError, ValueError) as error:
+        raise ValidationError(str(error)) from error
+
+
+def _check(schema: type, values: Mapping[str, Any], source: str) -> None:
+    try:
+        _structured(schema, values)
+    except ConfigKeyError as error:
+        owner = error.object_type if _is_schema(error.object_type) else schema
+        key = str(error.full_key or error.key)
+        names = [field.name for field in dataclasses.fields(typing.cast(Any, owner))]
+        last = key.rpartition(".")[2]
+        raise ConfigError(
+            f"{source}: there is no setting {key!r}; {nearest(last, names)}"
+        ) from error
+    except OmegaConfBaseException as error:
+        key, value = _culprit(schema, values)
+        takes = _takes(_hint(schema, key.split(".")))
+        raise ConfigError(f"{source}: {key} takes {takes}, not {value!r}") from error
+
+
+def _culprit(schema: type, values: Mapping[str, Any]) -> tuple[str, Any]:
+    """The dotted key and value that the typed configuration refuses."""
+    for key, value in values.items():
+        try:
+            _structured(schema, {key: value})
+        except OmegaConfBaseException:
+            inner = _dataclass_in(_fields(schema).get(key))
+            if inner is not None and isinstance(value, Mapping):
+                path, value = _culprit(inner, value)
+                return f"{key}.{path}", value
+            return key, value
+    raise AssertionError("the whole was refused but each part accepted")
+
+
+def _build(schema: type[T], values: Mapping[str, Any], source: str) -> T:
+    """Make the dataclass, whose own ``__post_init__`` checks what types cannot say."""
+    try:
+        return typing.cast(T, OmegaConf.to_object(_structured(schema, values)))
+    except MissingMandatoryValue as error:
+        key = error.full_key or error.key
+        raise ConfigError(f"{source}: {key} has no value; add {key}=...") from error
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{source}: {' '.join(str(error).split())}") from error

@@ -1,0 +1,69 @@
+"""Nothing half written: a file is made under a temporary name beside its place, then renamed."""
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from genlab.errors import OutputError
+
+CHUNK = 1 << 20
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """A temporary path that becomes ``path`` if the block ends well and is removed if it does not.
+
+    Raises:
+        OutputError: the folder is missing or not writable, or the disk is full; ``path`` is as it
+            was before.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # A unique name, so that two processes writing the same file cannot mix their bytes.
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        os.close(handle)
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
+    temporary = Path(name)
+    try:
+        yield temporary
+        make_public(temporary)
+        temporary.replace(path)
+    except OSError as error:
+        if isinstance(error, OutputError):
+            raise
+        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def make_public(path: Path) -> None:
+    """Give a file the permissions of any new file; mkstemp and safetensors make private ones."""
+    umask = os.umask(0)
+    os.umask(umask)
+    path.chmod(0o666 & ~umask)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a whole file at once or not at all."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a whole UTF-8 text file at once or not at all."""
+    write_bytes(path, text.encode())
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file, as 64 hexadecimal digits."""
+    digest = hashlib.sha256()
+    with Path(path).open("rb") as file:
+        while block := file.read(CHUNK):
+            digest.update(block)
+    return digest.hexdigest()

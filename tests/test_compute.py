@@ -1,0 +1,68 @@
+"""The choices of genlab.compute."""
+
+import pytest
+import torch
+from torch import nn
+
+from genlab import compute
+from genlab.networks import SongUNet
+from genlab.networks.layers import Conv2d
+
+CPU = torch.device("cpu")
+
+
+def test_the_cpu_plan_says_what_it_chose() -> None:
+    plan = compute.choose(CPU)
+    assert plan is compute.choose(CPU)
+    assert plan.memory_format is torch.channels_last
+    assert all(speed > 0 for speed in plan.speeds.values())
+    words = compute.describe(CPU)
+    assert words["memory format"] == "channels_last"
+    assert ("Winograd" in words["convolution"]) == plan.winograd
+    assert "bfloat16" in words["autocast"]
+
+
+@pytest.mark.parametrize(("product", "pays"), [(195, True), (90, False)])
+def test_winograd_needs_fast_products(
+    monkeypatch: pytest.MonkeyPatch, product: float, pays: bool
+) -> None:
+    monkeypatch.setattr(compute, "_speeds", lambda: {"convolution": 236.0, "product": product})
+    assert compute._cpu(CPU).winograd == pays
+
+
+def test_an_unknown_device_gets_a_plain_plan() -> None:
+    plan = compute.choose(torch.device("meta"))
+    assert not plan.winograd
+    assert plan.describe()["fast types"] == "float32 only"
+
+
+def test_preparing_moves_layout_and_kernels_but_no_number() -> None:
+    network = SongUNet(8, 1, 1, model_channels=8, channel_mult=[1], num_blocks=1)
+    before = {name: t.clone() for name, t in network.state_dict().items()}
+    plan = compute.choose(CPU)
+    assert plan.prepare(plan.prepare(network)) is network
+    convolution = network.get_submodule("enc.8x8_block0.conv0")
+    assert isinstance(convolution, Conv2d)
+    assert convolution.weight.is_contiguous(memory_format=torch.channels_last)
+    assert convolution.use_winograd == plan.winograd
+    for name, tensor in network.state_dict().items():
+        assert torch.equal(tensor, before[name])
+
+
+def test_preparing_takes_any_module() -> None:
+    compute.choose(CPU).prepare(nn.Sequential(nn.Linear(2, 2), nn.Conv2d(1, 1, 3)))
+
+
+def test_autocast_is_off_for_float32() -> None:
+    plan, layer = compute.choose(CPU), nn.Linear(2, 2)
+    with plan.autocast(torch.float32):
+        assert layer(torch.ones(1, 2)).dtype == torch.float32
+    with plan.autocast(torch.bfloat16):
+        assert layer(torch.ones(1, 2)).dtype == torch.bfloat16
+
+
+@pytest.mark.gpu
+def test_a_gpu_gets_its_own_plan() -> None:
+    plan = compute.choose(torch.device("cuda"))
+    assert not plan.winograd
+    assert torch.float16 in plan.autocast_dtypes
