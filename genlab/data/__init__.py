@@ -1,0 +1,1 @@
+"""Image folders, zips and idx files; labels, checks, augmentation, pixels and pictures."""

@@ -1,0 +1,140 @@
+"""Where files lie: a folder or a zip, read by name without unpacking anything to disk."""
+
+import os
+import re
+import zipfile
+import zlib
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any
+
+from genlab.errors import DataError
+
+MAX_MEMBER_BYTES = 2**28
+"""The largest single file that is read; a training image is far smaller, a zip bomb is not."""
+
+
+class Container(ABC):
+    """Named files; names have forward slashes, and those of folders end in one."""
+
+    path: Path
+
+    @abstractmethod
+    def names(self) -> list[str]:
+        """Every file and folder inside."""
+
+    @abstractmethod
+    def read(self, name: str) -> bytes:
+        """The bytes of one file.
+
+        Raises:
+            DataError: it cannot be read, is damaged, or is larger than `MAX_MEMBER_BYTES`.
+        """
+
+
+def _check_size(size: int, where: str) -> None:
+    if size > MAX_MEMBER_BYTES:
+        raise DataError(
+            f"{where} has {size / 2**20:,.0f} MiB, more than the {MAX_MEMBER_BYTES >> 20} MiB that "
+            "one image may take; remove it"
+        )
+
+
+class FolderContainer(Container):
+    """A folder; links to folders are followed, each place once."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def names(self) -> list[str]:
+        """Every file and folder below, with a path relative to it."""
+        found: list[str] = []
+        seen = {os.path.realpath(self.path)}
+        for folder, subfolders, files in os.walk(self.path, followlinks=True, onerror=_raise):
+            inside = os.path.relpath(folder, self.path).replace(os.sep, "/")
+            prefix = "" if inside == "." else f"{inside}/"
+            found += [prefix + name for name in files]
+            places = {name: os.path.realpath(Path(folder, name)) for name in subfolders}
+            fresh = [name for name in subfolders if places[name] not in seen]
+            seen |= {places[name] for name in fresh}
+            subfolders[:] = fresh
+            found += [f"{prefix}{name}/" for name in fresh]
+        return found
+
+    def read(self, name: str) -> bytes:
+        """The bytes of one file."""
+        file = self.path / name
+        try:
+            _check_size(file.stat().st_size, str(file))
+            return file.read_bytes()
+        except OSError as error:
+            raise DataError(f"cannot read {file}: {error.strerror or error}") from error
+
+
+def _raise(error: OSError) -> None:
+    raise DataError(f"cannot look into {error.filename}: {error.strerror or error}") from error
+
+
+def _plain(name: str) -> str:
+    r"""A member's name as seen outside.
+
+    Some Windows programs write backslashes, others begin with ``./`` or a slash. Nothing is ever
+    unpacked to disk, so a name that climbs out of a folder does no harm.
+
+    >>> _plain(".\\cats\\1.png")
+    'cats/1.png'
+    """
+    return re.sub(r"^(\.?/)+", "", name.replace("\\", "/"))
+
+
+class ZipContainer(Container):
+    """A zip, stored or deflated.
+
+    Each process opens the file for itself on first use: a handle shared by forked loader workers
+    would have one file position between them.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._zip: zipfile.ZipFile | None = None
+        self._owner = 0
+        self._members = {_plain(name): name for name in self._open().namelist()}
+
+    def _open(self) -> zipfile.ZipFile:
+        if self._zip is None or self._owner != os.getpid():
+            try:
+                self._zip = zipfile.ZipFile(self.path)
+            except (zipfile.BadZipFile, NotImplementedError) as error:  # a damaged version field
+                raise DataError(
+                    f"{self.path} is not a zip or is truncated ({error}); fetch or pack it again"
+                ) from error
+            except OSError as error:
+                raise DataError(f"cannot read {self.path}: {error.strerror or error}") from error
+            self._owner = os.getpid()
+        return self._zip
+
+    def names(self) -> list[str]:
+        """Every member."""
+        return list(self._members)
+
+    def read(self, name: str) -> bytes:
+        """The bytes of one member."""
+        archive = self._open()
+        try:
+            info = archive.getinfo(self._members[name])
+            _check_size(info.file_size, f"{self.path}: {name}")
+            return archive.read(info)
+        except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+            raise DataError(
+                f"{self.path}: {name} is damaged ({error}); fetch or pack the zip again"
+            ) from error
+        except (RuntimeError, NotImplementedError) as error:  # encrypted; unknown compression
+            raise DataError(
+                f"{self.path}: {name} cannot be unpacked ({error}); pack it stored or deflated, "
+                "without a password"
+            ) from error
+        except OSError as error:
+            raise DataError(f"cannot read {self.path}: {error.strerror or error}") from error
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_zip": None, "_owner": 0}

@@ -1,0 +1,144 @@
+"""Pictures to look at: a grid of images with class names, and a film of how they came to be."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+from genlab.data.writers import Pixels, to_pil
+from genlab.files import atomic_path
+
+MIN_TILE = 64
+"""Images are enlarged by a whole number until their shorter side has this many pixels."""
+
+FILM_FORMATS = ("gif", "webp")
+
+_GAP = 4
+_TEXT = 12
+_LINE = 18
+_BACKGROUND = (255, 255, 255)
+_INK = (32, 32, 32)
+
+
+def grid(
+    images: Sequence[Pixels],
+    labels: Sequence[int] | None = None,
+    class_names: Sequence[str] | None = None,
+    title: str = "",
+) -> Image.Image:
+    """Lay images out with their classes.
+
+    Where every class has the same number of images (at least two), each class gets its own row or
+    rows with its name on the left; otherwise each image has the name of its class below it.
+
+    Args:
+        images: all of one shape, (H, W, C).
+        labels: one class for each image.
+        class_names: where the classes have names; otherwise their numbers stand.
+        title: a line above.
+    """
+    tiles = [_enlarge(to_pil(pixels)) for pixels in images]
+    if labels is None:
+        return _sheet(tiles, _columns(len(tiles)), title)
+    names = [class_names[c] if class_names else f"class {c}" for c in labels]
+    classes = sorted(set(labels))
+    counts = {list(labels).count(c) for c in classes}
+    per_class = counts.pop()
+    if counts or per_class < 2 or len(classes) < 2:
+        return _sheet(tiles, _columns(len(tiles)), title, below=names)
+    order = sorted(range(len(tiles)), key=lambda i: labels[i])  # stable: seeds keep their order
+    columns = min(per_class, 16)
+    while per_class % columns:
+        columns -= 1
+    rows = [names[order[i]] for i in range(0, len(order), columns)]
+    return _sheet([tiles[i] for i in order], columns, title, left=rows)
+
+
+def _columns(count: int) -> int:
+    """About as wide as high, and no ragged last row where a near-square divisor exists."""
+    root = max(1, round(count**0.5))
+    near = range(root, min(2 * root, count) + 1)
+    return next((columns for columns in near if count % columns == 0), root)
+
+
+def _enlarge(image: Image.Image) -> Image.Image:
+    factor = max(1, -(-MIN_TILE // min(image.size)))
+    size = (image.width * factor, image.height * factor)
+    return image.convert("RGB").resize(size, Image.Resampling.NEAREST)
+
+
+def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(_TEXT)
+
+
+def _sheet(
+    tiles: Sequence[Image.Image],
+    columns: int,
+    title: str,
+    left: Sequence[str] = (),
+    below: Sequence[str] = (),
+) -> Image.Image:
+    """Draw tiles in rows, with a title above, names at the rows' left or below each tile."""
+    font = _font()
+    width, height = tiles[0].size
+    margin = 2 * _GAP + max((int(font.getlength(name)) for name in left), default=-_GAP)
+    top = _LINE + 2 * _GAP if title else _GAP
+    pitch = (width + _GAP, height + _GAP + (_LINE if below else 0))
+    rows = -(-len(tiles) // columns)
+    page_width = margin + columns * pitch[0]
+    title = _fit(title, page_width - 2 * _GAP, font)
+    page = Image.new("RGB", (page_width, top + rows * pitch[1]), _BACKGROUND)
+    pen = ImageDraw.Draw(page)
+    pen.text((_GAP, _GAP), title, _INK, font)
+    for row, name in enumerate(left):
+        pen.text((_GAP, top + row * pitch[1] + height // 2), name, _INK, font, anchor="lm")
+    for i, tile in enumerate(tiles):
+        x, y = margin + i % columns * pitch[0], top + i // columns * pitch[1]
+        page.paste(tile, (x, y))
+        if below:
+            name = _fit(below[i], width, font)
+            pen.text((x + width // 2, y + height + _LINE // 2), name, _INK, font, anchor="mm")
+    return page
+
+
+def _fit(text: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
+    """Shorten a text until it fits."""
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(text + "...") > width:
+        text = text[:-1]
+    return text.rstrip() + "..." if text else ""
+
+
+def write_grid(path: Path, picture: Image.Image) -> None:
+    """Write a picture as PNG, whole or not at all."""
+    with atomic_path(path) as temporary:
+        picture.save(temporary, format="png")
+
+
+def film_frame(images: Sequence[Pixels], title: str = "") -> Image.Image:
+    """One frame of a film: the images side by side in a near-square grid."""
+    tiles = [_enlarge(to_pil(pixels)) for pixels in images]
+    return _sheet(tiles, _columns(len(tiles)), title)
+
+
+def write_film(path: Path, frames: Sequence[Image.Image], seconds: float = 3.0) -> None:
+    """Write an endless film as GIF or WebP (by the ending of ``path``), whole or not at all.
+
+    Args:
+        path: ends in one of `FILM_FORMATS`.
+        frames: the pictures, all of one size.
+        seconds: how long they take together; the last frame then stands for another 2 seconds.
+    """
+    step = max(20, round(1000 * seconds / len(frames)))  # browsers slow frames below 20 ms down
+    durations = [step] * (len(frames) - 1) + [2000]
+    with atomic_path(path) as temporary:
+        frames[0].save(
+            temporary,
+            format=path.suffix.removeprefix("."),
+            save_all=True,
+            append_images=list(frames[1:]),
+            duration=durations,
+            loop=0,
+            **({"lossless": True} if path.suffix == ".webp" else {}),
+        )

@@ -1,0 +1,70 @@
+"""Grids and films."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from genlab.data import pictures
+
+
+def shades(values: list[int], channels: int = 1, size: int = 8) -> list[np.ndarray]:
+    return [np.full((size, size, channels), value, np.uint8) for value in values]
+
+
+def tiles(page: Image.Image, value: int) -> np.ndarray:
+    """Where the page shows a shade: whether each pixel has it."""
+    return (np.asarray(page) == value).all(-1)
+
+
+def test_every_image_is_shown_once_and_enlarged() -> None:
+    page = pictures.grid(shades([40, 80, 120, 160, 200]))
+    for value in (40, 80, 120, 160, 200):
+        assert tiles(page, value).sum() == pictures.MIN_TILE**2
+
+
+def test_a_class_has_its_own_row_where_counts_are_equal() -> None:
+    labels = [0, 1, 0, 1, 0, 1]
+    page = pictures.grid(shades([10 + 40 * c + i for i, c in enumerate(labels)]), labels)
+    wide = [tiles(page, 10 + 40 * c + i).sum(1) >= pictures.MIN_TILE for i, c in enumerate(labels)]
+    rows = [np.flatnonzero(lines)[0] for lines in wide]
+    assert len({rows[i] for i in (0, 2, 4)}) == len({rows[i] for i in (1, 3, 5)}) == 1
+    assert rows[0] < rows[1]
+
+
+def test_names_are_drawn_beside_rows_and_below_tiles() -> None:
+    images = shades([100, 100, 100, 100])
+    for labels in ([0, 0, 1, 1], [0, 1, 1, 1]):
+        named = pictures.grid(images, labels, ["ankle boot", "bag"])
+        other = pictures.grid(images, labels, ["ankle bool", "bag"])
+        assert named.size == other.size or named.size[1] == other.size[1]
+        assert named.tobytes() != other.tobytes()
+
+
+def test_a_long_name_does_not_widen_the_page() -> None:
+    short = pictures.grid(shades([1, 2, 3]), [0, 1, 1], ["a", "b"])
+    long = pictures.grid(shades([1, 2, 3]), [0, 1, 1], ["a" * 300, "b"], title="t" * 900)
+    assert long.width == short.width
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("end", pictures.FILM_FORMATS)
+def test_a_film_has_a_frame_for_each_step(tmp_path: Path, channels: int, end: str) -> None:
+    frames = [
+        pictures.film_frame(shades([20 * t, 255 - 20 * t], channels), f"step {t}") for t in range(6)
+    ]
+    path = tmp_path / f"film.{end}"
+    pictures.write_film(path, frames)
+    with Image.open(path) as film:
+        assert film.n_frames == 6  # type: ignore[attr-defined]
+        film.seek(5)
+        shown = np.asarray(film.convert("RGB")).astype(int)
+    # GIF has 256 colours a frame, which these frames keep nearly exactly.
+    assert np.abs(shown - np.asarray(frames[5]).astype(int)).max() <= 4
+
+
+def test_pictures_are_the_same_bytes_each_time(tmp_path: Path) -> None:
+    for name in ("a.png", "b.png"):
+        pictures.write_grid(tmp_path / name, pictures.grid(shades([1, 2, 3]), title="x"))
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
