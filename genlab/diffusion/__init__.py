@@ -1,0 +1,1 @@
+"""The denoiser contract: preconditioning, condition, noise, training losses."""

@@ -1,0 +1,94 @@
+"""A network behind its preconditioning: the denoiser of every model that GenLab trains or reads."""
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from genlab.diffusion.condition import Condition
+from genlab.diffusion.denoiser import Denoiser
+from genlab.diffusion.preconditioning import Preconditioning
+
+
+class PreconditionedDenoiser(Denoiser):
+    """``D(x; sigma) = c_skip x + c_out F(c_in x; c_noise)`` around a network ``F``.
+
+    Scalings and the sum are in float32, the network computes in its own dtype (or in autocast's),
+    and the estimate comes back in the dtype of ``x``. Gradients flow when the caller has them
+    switched on, so training uses this very object.
+
+    Args:
+        network: called as ``network(x, c_noise, class_embedding, augment_labels)``, with a method
+            ``embed_labels(labels)``. It may be wrapped for data-parallel training or compiled.
+        preconditioning: the scalings; `sigma_min`, `sigma_max`, `round_sigma` and `time` are its
+            own.
+        num_classes: 0 for an unconditional network.
+        has_null_class: whether the network was trained to denoise without a class, too.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        preconditioning: Preconditioning,
+        *,
+        num_classes: int,
+        has_null_class: bool,
+    ) -> None:
+        self.network = network
+        self.preconditioning = preconditioning
+        self.num_classes = num_classes
+        self.has_null_class = has_null_class
+        self.sigma_min = preconditioning.sigma_min
+        self.sigma_max = preconditioning.sigma_max
+        self.evaluations = 0
+
+    def __call__(
+        self,
+        x: Float[Tensor, "B C H W"],
+        sigma: Float[Tensor, ""] | Float[Tensor, " B"],
+        condition: Condition,
+    ) -> Float[Tensor, "B C H W"]:
+        """Denoise; see `Denoiser.__call__`.
+
+        A noise level on the CPU is best for a batch that shares it: its scalings stay on the CPU
+        and multiply the images without a round trip to the device.
+        """
+        c = self.preconditioning.coefficients(sigma.to(torch.float32))
+        c_noise = c.c_noise.to(x.device).reshape(-1)  # one row if the batch shares its noise level
+        x32 = x.to(torch.float32)
+        output = self.network(
+            (_rows(c.c_in, x) * x32).to(self._dtype),
+            c_noise,
+            self._class_embedding(condition),
+            condition.augment_labels,
+        )
+        self.evaluations += len(x)
+        # Channels beyond those of the images predict a variance (iDDPM).
+        F = output[:, : x.shape[1]].to(torch.float32)
+        return (_rows(c.c_skip, x) * x32 + _rows(c.c_out, x) * F).to(x.dtype)
+
+    def round_sigma(self, sigma: Float[Tensor, "*s"]) -> Float[Tensor, "*s"]:
+        """Nearest noise levels that the model knows."""
+        return self.preconditioning.round_sigma(sigma)
+
+    def time(self, sigma: Float[Tensor, "*s"]) -> Float[Tensor, "*s"]:
+        """The model's own normalised time in [0, 1]."""
+        return self.preconditioning.time(sigma)
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        # Asked anew at each call: `to(dtype)` on the network may come at any time. The first
+        # parameter tells.
+        return next(self.network.parameters()).dtype
+
+    def _class_embedding(self, condition: Condition) -> Float[Tensor, "rows E"] | None:
+        # Data-parallel wrappers hide the methods of what they wrap.
+        network: Any = getattr(self.network, "module", self.network)
+        embedding = network.embed_labels(condition.labels)
+        return None if embedding is None else condition.transform_embedding(embedding)
+
+
+def _rows(coefficient: Float[Tensor, "*s"], x: Float[Tensor, "B C H W"]) -> Tensor:
+    """A shared coefficient as it is (0-d), one for each sample as a column (B, 1, 1, 1)."""
+    return coefficient if coefficient.ndim == 0 else coefficient.to(x.device).reshape(-1, 1, 1, 1)

@@ -1,0 +1,7 @@
+"""Networks as in their papers: plain modules that know nothing of sampling."""
+
+from genlab.networks.base import DiffusionNetwork
+from genlab.networks.dhariwal_unet import DhariwalUNet
+from genlab.networks.song_unet import SongUNet
+
+__all__ = ["DhariwalUNet", "DiffusionNetwork", "SongUNet"]

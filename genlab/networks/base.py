@@ -1,0 +1,139 @@
+"""What the diffusion networks have in common: configuration, labels, gradient checkpointing."""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from diffusers.configuration_utils import ConfigMixin
+from diffusers.models.modeling_utils import ModelMixin
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from genlab.errors import ConfigError, LabelError
+
+Labels = Int64[Tensor, " B"] | Float[Tensor, "B K"]
+
+
+class DiffusionNetwork(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers is untyped
+    """A raw network F(x; c_noise, class embedding), before any preconditioning.
+
+    Subclasses decorate their constructor with ``@register_to_config``, so that ``save_pretrained``
+    writes its arguments to config.json and ``from_pretrained`` rebuilds the network.
+
+    Attributes:
+        label_dim: number of classes; 0 for an unconditional network.
+    """
+
+    _supports_gradient_checkpointing = True
+    _keep_in_fp32_modules = ["map_noise"]  # type: ignore[assignment]  # noqa: RUF012  # diffusers' hook
+    gradient_checkpointing = False
+    label_dim: int
+
+    @abstractmethod
+    def forward(
+        self,
+        x: Float[Tensor, "B C H W"],
+        c_noise: Float[Tensor, " #B"],
+        class_embedding: Float[Tensor, "#B E"] | None = None,
+        augment_labels: Float[Tensor, "#B A"] | None = None,
+    ) -> Float[Tensor, "B D H W"]:
+        """Evaluate the raw network.
+
+        Args:
+            x: scaled noisy images c_in * x; computed in the dtype of the weights.
+            c_noise: what the preconditioning makes of the noise level; embedded in float32 whatever
+                the dtype.
+            class_embedding: of `embed_labels`; None means the null class.
+            augment_labels: parameters of the training augmentation; None means none.
+        """
+
+    def embed_labels(self, labels: Labels | None) -> Float[Tensor, "#B E"] | None:
+        """Embed class labels; the result is added where the paper adds it.
+
+        Args:
+            labels: class indices (B,) with -1 for the null class; or rows of class weights (B,
+                label_dim), zero for the null class; or None for the null class in the whole batch.
+
+        Returns:
+            The embedding, one row a sample, or a single row for None; None where the network is
+            unconditional.
+
+        Raises:
+            LabelError: a class is out of range, or a row has not ``label_dim`` entries.
+        """
+        if self.label_dim == 0:
+            return None
+        return self._embed_rows(self._label_rows(labels).to(self.dtype))
+
+    @abstractmethod
+    def _embed_rows(self, rows: Float[Tensor, "B K"]) -> Float[Tensor, "B E"]:
+        """Embed rows of class weights."""
+
+    def _label_rows(self, labels: Labels | None) -> Float[Tensor, "B K"]:
+        if labels is None:
+            return torch.zeros(1, self.label_dim, device=self.device)
+        if labels.is_floating_point():
+            if labels.shape[1] != self.label_dim:
+                raise LabelError(
+                    f"label rows have {labels.shape[1]} entries, the network has {self.label_dim} "
+                    "classes; give one weight for each class"
+                )
+            return labels.to(self.device)
+        # Only on the CPU: elsewhere reading the values would stall the device at every step.
+        if (
+            not labels.is_cuda
+            and labels.numel()
+            and not -1 <= labels.min() <= labels.max() < self.label_dim
+        ):
+            raise LabelError(
+                f"class labels must lie in 0 ... {self.label_dim - 1} (or be -1 for the null "
+                f"class), got {labels.tolist()}"
+            )
+        classes = torch.arange(self.label_dim, device=self.device)
+        return (labels.to(self.device)[:, None] == classes).float()
+
+    def _run(self, block: nn.Module, *args: Tensor) -> Tensor:
+        """Run a block; where checkpointing is on, its activations are made again when needed."""
+        if self.gradient_checkpointing and torch.is_grad_enabled():
+            checkpoint: Any = self._gradient_checkpointing_func
+            return checkpoint(block, *args)
+        return block(*args)
+
+
+def check_positive(**arguments: int | Sequence[int]) -> None:
+    """Refuse constructor arguments that are not positive whole numbers.
+
+    Raises:
+        ConfigError: names the argument and its value.
+    """
+    for name, value in arguments.items():
+        numbers: list[Any] = list(value) if isinstance(value, Sequence) else [value]
+        if not numbers or any(not isinstance(n, int) or n < 1 for n in numbers):
+            raise ConfigError(f"{name} must be made of whole numbers above 0, got {value!r}")
+
+
+def check_choice(name: str, value: str, known: Sequence[str]) -> None:
+    """Refuse an unknown kind.
+
+    Raises:
+        ConfigError: names the argument, its value and the known ones.
+    """
+    if value not in known:
+        raise ConfigError(f"{name} must be one of {', '.join(known)}, got {value!r}")
+
+
+def level_resolutions(size: int, num_levels: int, what: str = "img_resolution") -> list[int]:
+    """Height and width at each level of a U-Net, finest first.
+
+    Raises:
+        ConfigError: the size cannot be halved often enough.
+    """
+    step = 2 ** (num_levels - 1)
+    if size % step:
+        near = max(step, round(size / step) * step)
+        raise ConfigError(
+            f"{what} {size} cannot be halved {num_levels - 1} times, as {num_levels} entries of "
+            f"channel_mult ask; use a multiple of {step} (for instance {near}) or fewer entries"
+        )
+    return [size >> level for level in range(num_levels)]

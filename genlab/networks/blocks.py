@@ -1,0 +1,161 @@
+"""The residual block of EDM's U-Nets, with optional resampling and self-attention."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from genlab.errors import ConfigError
+from genlab.networks.layers import (
+    Conv2d,
+    Direction,
+    Images,
+    Init,
+    Linear,
+    Resample,
+    ResampleConv2d,
+    group_norm,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockStyle:
+    """What all blocks of one network have in common.
+
+    Attributes:
+        embedding_channels: width of the noise-and-class embedding.
+        dropout: probability of dropping a feature before the second convolution, in training.
+        eps: of the group normalisations.
+        skip_scale: factor after each residual sum, sqrt(1/2) keeps the variance.
+        scale_shift: whether the embedding scales and shifts the second normalisation (ADM) or is
+            added before it.
+        project_resampled: whether the skip path of a resampling block has a 1x1 convolution
+            although the width stays the same.
+        channels_per_head: width of an attention head; None means one head over all channels.
+        taps: the resampling filter.
+        init: of ordinary layers.
+        init_last: of the last layer of each residual branch.
+        init_attention: of queries, keys and values.
+    """
+
+    embedding_channels: int
+    dropout: float
+    eps: float
+    skip_scale: float
+    scale_shift: bool
+    project_resampled: bool
+    channels_per_head: int | None
+    taps: Sequence[float]
+    init: Init
+    init_last: Init
+    init_attention: Init
+
+    def num_heads(self, channels: int) -> int:
+        """Attention heads over ``channels``; 0 where a head does not fit (ADM below 64 channels).
+
+        Raises:
+            ConfigError: the channels cannot be split evenly among the heads.
+        """
+        if self.channels_per_head is None:
+            return 1
+        heads = channels // self.channels_per_head
+        if heads and channels % heads:
+            raise ConfigError(
+                f"{channels} channels cannot be split evenly among {heads} attention heads of "
+                f"about {self.channels_per_head}; choose model_channels and channel_mult to give a "
+                f"multiple of {self.channels_per_head}, or leave that level out of attn_resolutions"
+            )
+        return heads
+
+
+class UNetBlock(nn.Module):
+    """Normalise, convolve, add the embedding, normalise, convolve, add the skip path; then attend.
+
+    Args:
+        in_channels: width of the input.
+        out_channels: width of the output.
+        style: what all blocks of the network share.
+        direction: resample before the first convolution and on the skip path.
+        attention: whether to attend over all pixels at the end, if a head fits.
+
+    Source: Karras et al. 2022, arXiv:2206.00364, Appendix F.2; the block is the union of those of
+    DDPM++, NCSN++ and ADM.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        style: BlockStyle,
+        *,
+        direction: Direction | None = None,
+        attention: bool = False,
+    ) -> None:
+        super().__init__()
+        self.skip_scale = style.skip_scale
+        self.scale_shift = style.scale_shift
+        self.num_heads = style.num_heads(out_channels) if attention else 0
+
+        self.norm0 = group_norm(in_channels, style.eps)
+        self.conv0 = _conv(in_channels, out_channels, 3, direction, style)
+        affine_channels = 2 * out_channels if style.scale_shift else out_channels
+        self.affine = Linear(style.embedding_channels, affine_channels, init=style.init)
+        self.norm1 = group_norm(out_channels, style.eps)
+        self.dropout = nn.Dropout(style.dropout)
+        self.conv1 = Conv2d(out_channels, out_channels, 3, init=style.init_last)
+
+        self.skip: nn.Module | None = None
+        if in_channels != out_channels or (direction and style.project_resampled):
+            self.skip = _conv(in_channels, out_channels, 1, direction, style)
+        elif direction:
+            self.skip = Resample(direction, style.taps)
+
+        if self.num_heads:
+            self.norm2 = group_norm(out_channels, style.eps)
+            self.qkv = Conv2d(out_channels, 3 * out_channels, 1, init=style.init_attention)
+            self.proj = Conv2d(out_channels, out_channels, 1, init=style.init_last)
+
+    def forward(self, x: Images, embedding: Float[Tensor, "#B E"]) -> Float[Tensor, "B D h w"]:
+        """Features (B, C, H, W) and embedding (B, E) -> features (B, D, H', W')."""
+        h = self.conv0(_silu(self.norm0(x)))
+        params = self.affine(embedding).to(h.dtype)[:, :, None, None]
+        if self.scale_shift:
+            scale, shift = params.chunk(2, dim=1)
+            h = torch.addcmul(shift, self.norm1(h), scale + 1)
+        else:
+            h = self.norm1(h.add_(params))
+        h = self.conv1(self.dropout(_silu(h)))
+        x = self._residual(x if self.skip is None else self.skip(x), h)
+        return self._residual(x, self._attend(x)) if self.num_heads else x
+
+    def _residual(self, x: Tensor, h: Tensor) -> Tensor:
+        h = h.add_(x)
+        return h if self.skip_scale == 1 else h.mul_(self.skip_scale)
+
+    def _attend(self, x: Tensor) -> Tensor:
+        # Official channel order of qkv: (head, channel within head, q/k/v), q/k/v fastest.
+        qkv = self.qkv(self.norm2(x))
+        qkv = rearrange(qkv, "b (h c t) y x -> t b h (y x) c", h=self.num_heads, t=3)
+        # Fused kernels want adjacent channels; left to itself, torch falls back to its slowest one.
+        q, k, v = qkv.contiguous()
+        h = F.scaled_dot_product_attention(q, k, v)
+        return self.proj(rearrange(h, "b h (y x) c -> b (h c) y x", y=x.shape[2]))
+
+
+def _conv(
+    in_channels: int, out_channels: int, kernel: int, direction: Direction | None, style: BlockStyle
+) -> Conv2d:
+    if direction is None:
+        return Conv2d(in_channels, out_channels, kernel, init=style.init)
+    return ResampleConv2d(
+        in_channels, out_channels, kernel, direction=direction, taps=style.taps, init=style.init
+    )
+
+
+def _silu(x: Tensor) -> Tensor:
+    # In place: x is always a fresh result that nobody else reads; autograd copies where it must.
+    return F.silu(x, inplace=True)

@@ -1,0 +1,284 @@
+"""Layers shared by EDM's U-Nets: linear, convolution and resampling layers, noise embeddings.
+
+Convolutions resample *before* the learned kernel (`ResampleConv2d`), except in the residual encoder
+of NCSN++ (`DownAfterConv2d`). Parameter and buffer names are those of the official EDM checkpoints.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from genlab.errors import ConfigError
+from genlab.networks import winograd
+
+Images = Float[Tensor, "B C H W"]
+Direction = Literal["up", "down"]
+
+
+@dataclass(frozen=True)
+class Init:
+    """How a layer's first weights are drawn (EDM's training from scratch).
+
+    With fan-in and fan-out counted over the kernel, the bounds are sqrt(6 / (fan_in + fan_out)) for
+    Xavier and sqrt(3 / fan_in) for Kaiming uniform numbers, the standard deviation 1 / sqrt(fan_in)
+    for Kaiming normal ones.
+
+    Attributes:
+        scheme: distribution.
+        weight: factor on the weights; 0 silences the layer.
+        bias: factor on the biases, which are drawn with the same fans; 0 leaves them at 0.
+    """
+
+    scheme: Literal["xavier_uniform", "kaiming_uniform", "kaiming_normal"]
+    weight: float = 1.0
+    bias: float = 0.0
+
+    @torch.no_grad()
+    def __call__(self, layer: nn.Linear | nn.Conv2d) -> None:
+        """Draw the layer's weights and biases from torch's global generator."""
+        fan_in = layer.weight[0].numel()
+        fan_out = len(layer.weight) * layer.weight[0, 0].numel()
+        self._draw(layer.weight, self.weight, fan_in, fan_out)
+        if layer.bias is not None:
+            self._draw(layer.bias, self.bias, fan_in, fan_out)
+
+    def _draw(self, tensor: Tensor, factor: float, fan_in: int, fan_out: int) -> None:
+        if self.scheme == "kaiming_normal":
+            nn.init.normal_(tensor, std=factor / math.sqrt(fan_in))
+            return
+        variance = 2 / (fan_in + fan_out) if self.scheme == "xavier_uniform" else 1 / fan_in
+        bound = factor * math.sqrt(3 * variance)
+        nn.init.uniform_(tensor, -bound, bound)
+
+
+class Linear(nn.Linear):
+    """A linear layer with its own initialisation."""
+
+    def __init__(
+        self, in_features: int, out_features: int, *, init: Init, bias: bool = True
+    ) -> None:
+        super().__init__(in_features, out_features, bias)
+        init(self)
+
+    def reset_parameters(self) -> None:
+        """Leave the parameters to `Init`, so that they are drawn once."""
+
+
+class Conv2d(nn.Conv2d):
+    """A convolution of odd kernel size that keeps height and width, with its own initialisation.
+
+    Attributes:
+        use_winograd: whether to take Winograd's algorithm where it suits; `genlab.compute` sets
+            it where it pays.
+    """
+
+    use_winograd = False
+
+    def __init__(self, in_channels: int, out_channels: int, kernel: int, *, init: Init) -> None:
+        super().__init__(in_channels, out_channels, kernel, padding=kernel // 2)
+        init(self)
+
+    def reset_parameters(self) -> None:
+        """Leave the parameters to `Init`, so that they are drawn once."""
+
+    def forward(self, x: Images) -> Float[Tensor, "B D H W"]:
+        """(B, C, H, W) -> (B, D, H, W)."""
+        if self.use_winograd and winograd.suits(x, self.weight):
+            return winograd.conv3x3(x, self.weight, self.bias)
+        return super().forward(x)
+
+
+def filter_2d(taps: Sequence[float]) -> Float[Tensor, "1 1 n n"]:
+    """The separable resampling filter of the given 1-d taps, normalised to sum 1.
+
+    Raises:
+        ConfigError: the number of taps is odd (images would shift by half a pixel), or their sum 0.
+    """
+    if not taps or len(taps) % 2 or sum(taps) == 0:  # no tensors: this also runs on the meta device
+        raise ConfigError(
+            f"resample_filter must have an even number of taps with a sum other than 0, got "
+            f"{list(taps)}; use [1, 1] (DDPM++) or [1, 3, 3, 1] (NCSN++)"
+        )
+    row = torch.tensor(list(taps), dtype=torch.float32)
+    return (row.outer(row) / row.sum().square())[None, None]
+
+
+def is_box(taps: Sequence[float]) -> bool:
+    """Whether the taps make the 2x2 box filter."""
+    return len(taps) == 2 and taps[0] == taps[1]
+
+
+def resample(
+    x: Images, kernel: Float[Tensor, "1 1 n n"], direction: Direction, *, box: bool
+) -> Float[Tensor, "B C h w"]:
+    """Halve or double height and width with a depthwise filter, zeros beyond the border.
+
+    Args:
+        x: images or features, H and W even for "down".
+        kernel: low-pass filter of sum 1, n even.
+        direction: "down" filters, then keeps every second pixel; "up" is its transpose times 4.
+        box: whether the kernel is the 2x2 box, which has faster names: mean and nearest neighbour.
+    """
+    if box:
+        if direction == "down":
+            return F.avg_pool2d(x, 2)
+        return F.interpolate(x, scale_factor=2.0, mode="nearest")
+    channels, padding = x.shape[1], (kernel.shape[-1] - 1) // 2
+    weight = kernel.to(x.dtype).expand(channels, -1, -1, -1)
+    if direction == "down":
+        return F.conv2d(x, weight, stride=2, padding=padding, groups=channels)
+    return F.conv_transpose2d(x, 4 * weight, stride=2, padding=padding, groups=channels)
+
+
+class Resample(nn.Module):
+    """Resampling without learned weights; holds only the filter."""
+
+    resample_filter: Tensor
+
+    def __init__(self, direction: Direction, taps: Sequence[float]) -> None:
+        super().__init__()
+        self.direction = direction
+        self.register_buffer("resample_filter", filter_2d(taps))
+        self.box = is_box(taps)
+
+    def forward(self, x: Images) -> Float[Tensor, "B C h w"]:
+        """(B, C, H, W) -> (B, C, 2H, 2W) or (B, C, H/2, W/2)."""
+        return resample(x, self.resample_filter, self.direction, box=self.box)
+
+
+class ResampleConv2d(Conv2d):
+    """Resample, then convolve."""
+
+    resample_filter: Tensor
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel: int,
+        *,
+        direction: Direction,
+        taps: Sequence[float],
+        init: Init,
+    ) -> None:
+        super().__init__(in_channels, out_channels, kernel, init=init)
+        self.direction = direction
+        self.register_buffer("resample_filter", filter_2d(taps))
+        self.box = is_box(taps)
+
+    def forward(self, x: Images) -> Float[Tensor, "B D h w"]:
+        """(B, C, H, W) -> (B, D, 2H, 2W) or (B, D, H/2, W/2)."""
+        return super().forward(resample(x, self.resample_filter, self.direction, box=self.box))
+
+
+class DownAfterConv2d(Conv2d):
+    """Convolve, then filter and keep every second pixel: the residual branch of NCSN++'s encoder.
+
+    The learned kernel is padded far enough for the filter to need no padding of its own, so its
+    border values are those of the convolution continued over zeros, not zeros.
+    """
+
+    resample_filter: Tensor
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel: int,
+        *,
+        taps: Sequence[float],
+        init: Init,
+    ) -> None:
+        super().__init__(in_channels, out_channels, kernel, init=init)
+        self.register_buffer("resample_filter", filter_2d(taps))
+        self.box = is_box(taps)
+
+    def forward(self, x: Images) -> Float[Tensor, "B D h w"]:
+        """(B, C, H, W) -> (B, D, H/2, W/2)."""
+        margin = (self.resample_filter.shape[-1] - 1) // 2
+        h = F.conv2d(x, self.weight, padding=self.kernel_size[0] // 2 + margin)
+        if self.box:
+            h = F.avg_pool2d(h, 2)
+        else:
+            weight = self.resample_filter.to(h.dtype).expand(h.shape[1], -1, -1, -1)
+            h = F.conv2d(h, weight, stride=2, groups=h.shape[1])
+        return h if self.bias is None else h + self.bias.to(h.dtype)[:, None, None]
+
+
+def group_norm(channels: int, eps: float) -> nn.GroupNorm:
+    """Group normalisation with EDM's number of groups, min(32, channels // 4).
+
+    Raises:
+        ConfigError: the channels cannot be split into that many groups.
+    """
+    groups = min(32, channels // 4)
+    if groups == 0 or channels % groups:
+        cure = "at least 4 channels" if groups == 0 else f"a multiple of {groups} there"
+        raise ConfigError(
+            f"a normalisation over {channels} channels (skip connections included) cannot be split "
+            f"into {max(groups, 1)} equal groups of 4 or more; choose model_channels and "
+            f"channel_mult to give {cure}"
+        )
+    return nn.GroupNorm(groups, channels, eps=eps)
+
+
+class PositionalEmbedding(nn.Module):
+    """Cosines and sines of the noise level at frequencies from 1 to 1 / 10000 (DDPM++, ADM).
+
+    Args:
+        channels: number of features, even.
+        endpoint: whether the last frequency is 1 / 10000 itself (DDPM++) or one step before (ADM).
+    """
+
+    def __init__(self, channels: int, *, endpoint: bool) -> None:
+        super().__init__()
+        half = channels // 2
+        if channels % 2 or (endpoint and half < 2):
+            raise ConfigError(
+                f"a noise embedding needs an even number of at least 4 channels, got {channels}"
+            )
+        self.num_frequencies = half
+        self.steps = half - 1 if endpoint else half
+
+    def forward(self, c_noise: Float[Tensor, " B"]) -> Float[Tensor, "B C"]:
+        """[cos | sin] features, float32."""
+        index = torch.arange(self.num_frequencies, dtype=torch.float32, device=c_noise.device)
+        phase = c_noise.float()[:, None] * (1 / 10000) ** (index / self.steps)
+        return torch.cat([phase.cos(), phase.sin()], dim=1)
+
+
+class FourierEmbedding(nn.Module):
+    """Cosines and sines of the noise level at random frequencies, kept in the checkpoint (NCSN++).
+
+    Args:
+        channels: number of features, even.
+        scale: standard deviation of the frequencies, in cycles per unit of c_noise.
+    """
+
+    freqs: Tensor
+
+    def __init__(self, channels: int, scale: float = 16.0) -> None:
+        super().__init__()
+        if channels % 2:
+            raise ConfigError(f"a noise embedding needs an even number of channels, got {channels}")
+        self.register_buffer("freqs", scale * torch.randn(channels // 2))
+
+    def forward(self, c_noise: Float[Tensor, " B"]) -> Float[Tensor, "B C"]:
+        """[cos | sin] features, float32."""
+        phase = c_noise.float()[:, None] * (2 * math.pi * self.freqs)
+        return torch.cat([phase.cos(), phase.sin()], dim=1)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        # Half-precision frequencies would turn phases of many cycles into noise: they move, but
+        # stay float32.
+        freqs = self.freqs
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        if self.freqs.dtype != freqs.dtype:
+            self.freqs = freqs.to(self.freqs.device)
+        return self

@@ -1,0 +1,52 @@
+"""Noise streams: a sample's numbers depend on its seed alone."""
+
+import pytest
+import torch
+
+from genlab.diffusion.noise import MAX_SEED, Noise, NoiseStream
+from genlab.errors import ConfigError
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (2, 4, 4)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_rows_ignore_their_batch(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    seeds = (7, 0, MAX_SEED, 7)
+    batch = NoiseStream(seeds)
+    for _ in range(2):  # streams move on together
+        normal, uniform = batch.randn(shape, dtype), batch.rand(shape, dtype)
+        assert normal.shape == uniform.shape == (4, *shape)
+        assert normal.dtype == dtype
+        assert torch.equal(normal[0], normal[3])
+        assert (normal[0] - normal[1]).abs().max() > 0
+        assert ((uniform >= 0) & (uniform < 1)).all()
+    for i, seed in enumerate(seeds):
+        alone = NoiseStream([seed])
+        for _ in range(2):
+            last = alone.randn(shape, dtype), alone.rand(shape, dtype)
+        assert torch.equal(last[0][0], normal[i])
+        assert torch.equal(last[1][0], uniform[i])
+
+
+def test_stream_is_torchs_own() -> None:
+    """The same numbers as anybody's `torch.Generator` with that seed, as official scripts draw."""
+    expected = torch.randn(3, 8, 8, generator=torch.Generator().manual_seed(11))
+    assert torch.equal(NoiseStream([11]).randn((3, 8, 8))[0], expected)
+
+
+def test_callers_generators_are_advanced() -> None:
+    generators = [torch.Generator().manual_seed(seed) for seed in (1, 2)]
+    stream = NoiseStream.from_generators(generators)
+    assert isinstance(stream, Noise)
+    assert len(stream) == 2
+    assert torch.equal(stream.randn((5,)), NoiseStream([1, 2]).randn((5,)))
+    assert not torch.equal(torch.randn(5, generator=generators[0]), NoiseStream([1]).randn((5,))[0])
+
+
+@pytest.mark.parametrize("seed", [-1, MAX_SEED + 1])
+def test_seed_out_of_range_is_refused(seed: int) -> None:
+    with pytest.raises(ConfigError, match="seeds must lie in"):
+        NoiseStream([0, seed])
+
+
+def test_no_samples_no_numbers() -> None:
+    assert NoiseStream([]).randn((3, 2), torch.float64).shape == (0, 3, 2)

@@ -1,0 +1,94 @@
+"""Resampling, initialisation and noise embeddings."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from genlab.networks.layers import (
+    DownAfterConv2d,
+    FourierEmbedding,
+    Init,
+    Linear,
+    PositionalEmbedding,
+    Resample,
+    ResampleConv2d,
+)
+
+XAVIER = Init("xavier_uniform")
+
+
+@pytest.mark.parametrize("taps", [[1, 1], [1, 3, 3, 1], [1, 2], [1, 5, 10, 10, 5, 1]])
+def test_resampling_keeps_constants_inside_and_up_is_the_transpose_of_down(
+    taps: list[float],
+) -> None:
+    down, up = Resample("down", taps), Resample("up", taps)
+    x, y = torch.randn(2, 3, 16, 16), torch.randn(2, 3, 8, 8)
+    # <down x, 4 y> = <x, up y>
+    torch.testing.assert_close((4 * down(x) * y).sum(), (x * up(y)).sum(), rtol=1e-4, atol=1e-4)
+    ones = down(torch.ones(1, 1, 16, 16))[..., 2:-2, 2:-2]
+    torch.testing.assert_close(ones, torch.ones_like(ones))
+
+
+def test_the_short_cut_for_the_box_is_the_box() -> None:
+    fast, slow = Resample("up", [1, 1]), Resample("up", [1, 1])
+    slow.box = False
+    x = torch.randn(2, 3, 8, 8)
+    torch.testing.assert_close(fast(x), slow(x))
+    fast, slow = Resample("down", [1, 1]), Resample("down", [1, 1])
+    slow.box = False
+    torch.testing.assert_close(fast(x), slow(x))
+
+
+@pytest.mark.parametrize("taps", [[1, 1], [1, 3, 3, 1]])
+def test_the_residual_branch_filters_after_the_convolution(taps: list[float]) -> None:
+    after = DownAfterConv2d(2, 3, 3, taps=taps, init=Init("xavier_uniform", bias=1.0))
+    before = ResampleConv2d(2, 3, 3, direction="down", taps=taps, init=XAVIER)
+    before.load_state_dict(after.state_dict())
+    x = torch.randn(1, 2, 16, 16)
+    filtered = Resample("down", taps)(nn.functional.conv2d(x, after.weight, padding=1))
+    assert after.bias is not None
+    expected = filtered + after.bias[:, None, None]
+    margin = len(taps) // 2
+    inner = (..., slice(margin, -margin), slice(margin, -margin))
+    torch.testing.assert_close(after(x)[inner], expected[inner])
+    assert not torch.allclose(before(x), after(x), atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("init", "bound"),
+    [
+        (XAVIER, math.sqrt(6 / (300 + 200))),
+        (Init("xavier_uniform", weight=0.1), 0.1 * math.sqrt(6 / (300 + 200))),
+        (Init("kaiming_uniform"), math.sqrt(3 / 300)),
+    ],
+)
+def test_uniform_weights_fill_their_bounds(init: Init, bound: float) -> None:
+    layer = Linear(300, 200, init=init)
+    assert float(layer.weight.detach().abs().max()) == pytest.approx(bound, rel=1e-3)
+    assert not layer.bias.any()
+
+
+def test_normal_weights_have_their_deviation_and_biases_their_layers_fans() -> None:
+    layer = Linear(300, 200, init=Init("kaiming_normal", weight=2.0, bias=0.5))
+    assert float(layer.weight.detach().std()) == pytest.approx(2 / math.sqrt(300), rel=0.02)
+    assert float(layer.bias.detach().std()) == pytest.approx(0.5 / math.sqrt(300), rel=0.2)
+
+
+def test_positional_features_end_where_they_should() -> None:
+    c_noise = torch.tensor([100.0])
+    for endpoint, last in ((True, 1e-4), (False, 1e-4 ** (7 / 8))):
+        cos, sin = PositionalEmbedding(16, endpoint=endpoint)(c_noise).chunk(2, dim=1)
+        assert float(sin[0, 0]) == pytest.approx(math.sin(100), abs=1e-5)
+        assert float(cos[0, -1]) == pytest.approx(math.cos(100 * last), abs=1e-6)
+        assert float(sin[0, -1]) == pytest.approx(math.sin(100 * last), abs=1e-6)
+
+
+def test_frequencies_stay_float32_in_every_dtype() -> None:
+    embedding = FourierEmbedding(16)
+    network, freqs = nn.Sequential(embedding), embedding.freqs.clone()
+    for dtype in (torch.bfloat16, torch.float16, torch.float32):
+        network.to(dtype)
+        assert torch.equal(embedding.freqs, freqs)
+    assert embedding(torch.tensor([0.3])).dtype == torch.float32
