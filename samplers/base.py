@@ -1,0 +1,156 @@
+"""The contracts of this room: schedule, solver, guidance, and what a solver reports."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol, runtime_checkable
+
+from jaxtyping import Float, Float64
+from torch import Tensor
+
+from genlab.diffusion.condition import Condition
+from genlab.diffusion.denoiser import Denoiser, StepInfo
+from genlab.diffusion.noise import Noise
+from genlab.registry import Registry
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """What a solver yields after each step; callbacks, previews and films hang on it.
+
+    Attributes:
+        index: number of the step that just ended, 0 <= index < num_steps.
+        num_steps: steps in this run.
+        sigma: noise level that the step started from.
+        sigma_next: noise level of ``x``.
+        x: the state after the step, (B, C, H, W), in the unscaled frame.
+        x0: the last denoised estimate inside the step, (B, C, H, W).
+    """
+
+    index: int
+    num_steps: int
+    sigma: float
+    sigma_next: float
+    x: Float[Tensor, "B C H W"]
+    x0: Float[Tensor, "B C H W"]
+
+
+@runtime_checkable
+class Schedule(Protocol):
+    """Chooses the noise levels of a run: a frozen dataclass with ``num_steps`` among its fields."""
+
+    @property
+    def num_steps(self) -> int:
+        """Solver steps, >= 1."""
+        ...
+
+    def sigma_range(self, denoiser: Denoiser) -> tuple[float, float]:
+        """(sigma_min, sigma_max) of the run: the schedule's, clipped to what the model knows."""
+        ...
+
+    def __call__(self, denoiser: Denoiser) -> Float64[Tensor, " levels"]:
+        """``num_steps`` decreasing noise levels and a final 0, on the CPU, not yet rounded."""
+        ...
+
+
+@runtime_checkable
+class Solver(Protocol):
+    """Integrates from the first noise level to 0: a frozen dataclass whose instance is called.
+
+    Attributes:
+        order: order of convergence in the step size, which the tests measure.
+    """
+
+    order: ClassVar[int]
+
+    def __call__(
+        self,
+        denoiser: Denoiser,
+        x: Float[Tensor, "B C H W"],
+        sigmas: Float64[Tensor, " levels"],
+        condition: Condition,
+        noise: Noise,
+    ) -> Iterator[Step]:
+        """Yield after every step; the last one holds the images.
+
+        Args:
+            denoiser: the model, guided or not.
+            x: the start, noise of standard deviation ``sigmas[0]``, in the dtype that the state is
+                kept in.
+            sigmas: decreasing noise levels and a final 0, already rounded to what the model knows.
+            condition: of the whole batch.
+            noise: the samples' own streams; a deterministic setting draws nothing.
+        """
+        ...
+
+
+@runtime_checkable
+class RangeAware(Protocol):
+    """A solver that also depends on the range of noise levels that the schedule was made for."""
+
+    def with_range(self, sigma_min: float, sigma_max: float) -> Solver:
+        """The solver for a schedule over this range, see `Schedule.sigma_range`."""
+        ...
+
+
+class Guidance(Denoiser):
+    """A denoiser around a denoiser: implements ``__call__``, may override `begin_step`."""
+
+    def __init__(self, inner: Denoiser) -> None:
+        self.inner = inner
+        self.sigma_min = inner.sigma_min
+        self.sigma_max = inner.sigma_max
+        self.num_classes = inner.num_classes
+        self.has_null_class = inner.has_null_class
+
+    @property
+    def evaluations(self) -> int:  # type: ignore[override]  # counted where the network is
+        """Network evaluations so far, in rows."""
+        return self.inner.evaluations
+
+    def round_sigma(self, sigma: Float[Tensor, "*s"]) -> Float[Tensor, "*s"]:
+        """As the model underneath."""
+        return self.inner.round_sigma(sigma)
+
+    def time(self, sigma: Float[Tensor, "*s"]) -> Float[Tensor, "*s"]:
+        """As the model underneath."""
+        return self.inner.time(sigma)
+
+    def begin_step(self, step: StepInfo) -> None:
+        """Pass the word on."""
+        self.inner.begin_step(step)
+
+
+GuidanceBuilder = Callable[..., Callable[[Denoiser], Guidance]]
+
+SOLVERS: Registry[type[Solver]] = Registry(
+    "genlab.solvers",
+    {
+        "euler": "genlab.samplers.solvers.euler:Euler",
+        "heun": "genlab.samplers.solvers.heun:Heun",
+        "two-stage": "genlab.samplers.solvers.two_stage:TwoStage",
+        "general": "genlab.samplers.solvers.general:General",
+    },
+)
+SCHEDULES: Registry[type[Schedule]] = Registry(
+    "genlab.schedules",
+    {
+        "karras": "genlab.samplers.schedules:Karras",
+        "vp": "genlab.samplers.schedules:VP",
+        "ve": "genlab.samplers.schedules:VE",
+        "iddpm": "genlab.samplers.schedules:IDDPM",
+        "cosine": "genlab.samplers.schedules:Cosine",
+        "linear": "genlab.samplers.schedules:Linear",
+    },
+)
+GUIDANCE: Registry[Any] = Registry(
+    "genlab.guidance", {"cfg": "genlab.samplers.guidance.classifier_free:ClassifierFree"}
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplerStack:
+    """A solver, a schedule and the guidance around the denoiser, innermost first, ready to run."""
+
+    solver: Solver
+    schedule: Schedule
+    guidance: Sequence[Callable[[Denoiser], Guidance]] = ()

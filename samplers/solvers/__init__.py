@@ -1,0 +1,1 @@
+"""Solvers: how a run gets from one noise level to the next."""

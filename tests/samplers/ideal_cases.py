@@ -1,0 +1,73 @@
+"""A small mixture with its exact denoiser, and a run over it in one call."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from genlab.diffusion.condition import Condition
+from genlab.diffusion.denoiser import Denoiser, StepInfo
+from genlab.diffusion.ideal import GaussianMixtureDenoiser
+from genlab.diffusion.noise import NoiseStream
+from genlab.samplers.base import Guidance, Step
+from genlab.samplers.run import build, sample_steps
+
+SHAPE = (2, 2, 2)
+SEEDS = (0, 1, 2, 3)
+
+
+def mixture() -> GaussianMixtureDenoiser:
+    """Three classes of tiny images; wide enough for the ODE to be smooth."""
+    numbers = torch.Generator().manual_seed(7)
+    means = torch.randn(3, *SHAPE, generator=numbers, dtype=torch.float64)
+    weights = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)
+    return GaussianMixtureDenoiser(weights, means, torch.tensor([0.5, 0.7, 0.9]).double())
+
+
+def run(
+    config: Mapping[str, Any],
+    denoiser: Denoiser | None = None,
+    seeds: Sequence[int] = SEEDS,
+    condition: Condition | None = None,
+) -> list[Step]:
+    """Every step of a run."""
+    steps = sample_steps(
+        build(config),
+        denoiser or mixture(),
+        noise=NoiseStream(seeds),
+        condition=condition or Condition(),
+        image_shape=SHAPE,
+        device="cpu",
+    )
+    return list(steps)
+
+
+class Listener(Guidance):
+    """A denoiser that notes what it is asked and told."""
+
+    def __init__(self, inner: Denoiser) -> None:
+        super().__init__(inner)
+        self.batches: list[int] = []
+        self.sigmas: list[float] = []
+        self.told: list[StepInfo] = []
+
+    def __call__(self, x: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
+        self.batches.append(len(x))
+        self.sigmas.append(float(sigma))
+        return self.inner(x, sigma, condition)
+
+    def begin_step(self, step: StepInfo) -> None:
+        self.told.append(step)
+        super().begin_step(step)
+
+
+class Discrete(Listener):
+    """The same model as one that knows multiples of 0.05 only, up to 40."""
+
+    def __init__(self, inner: Denoiser) -> None:
+        super().__init__(inner)
+        self.sigma_min, self.sigma_max = 0.05, 40.0
+
+    def round_sigma(self, sigma: Tensor) -> Tensor:
+        return (sigma * 20).round() / 20

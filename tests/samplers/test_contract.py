@@ -1,0 +1,160 @@
+"""What every registered solver and schedule promises."""
+
+import itertools
+import math
+from typing import Any
+
+import pytest
+import torch
+from ideal_cases import SEEDS, SHAPE, Discrete, Listener, mixture, run
+from torch import Tensor
+
+from genlab.diffusion.condition import Condition
+from genlab.diffusion.noise import NoiseStream
+from genlab.errors import ConfigError
+from genlab.samplers.base import SCHEDULES, SOLVERS, Schedule, Solver
+from genlab.samplers.run import build, noise_levels, sample_steps
+
+PAIRS = list(itertools.product(SOLVERS, SCHEDULES))
+
+
+@pytest.mark.parametrize(("solver", "schedule"), PAIRS)
+def test_run_reports_every_step(solver: str, schedule: str) -> None:
+    listener = Listener(mixture())
+    steps = run({"solver": solver, "schedule": {"name": schedule, "num_steps": 6}}, listener)
+    assert [step.index for step in steps] == list(range(6))
+    assert {step.num_steps for step in steps} == {6}
+    assert steps[-1].sigma_next == 0
+    assert all(a.sigma_next == pytest.approx(b.sigma) for a, b in itertools.pairwise(steps))
+    for step in steps:
+        assert step.x.shape == step.x0.shape == (len(SEEDS), *SHAPE)
+        assert step.x.dtype == torch.float64
+        assert step.x.isfinite().all()
+    # The denoiser heard of the same steps, before each of them.
+    assert [(s.index, s.sigma, s.sigma_next) for s in listener.told] == [
+        (s.index, s.sigma, s.sigma_next) for s in steps
+    ]
+    cost = 6 if SOLVERS[solver].order == 1 else 11  # N, and 2 N - 1, as the docstrings say
+    assert len(listener.sigmas) == cost
+    assert listener.evaluations == cost * len(SEEDS)
+
+
+@pytest.mark.parametrize(("solver", "schedule"), PAIRS)
+def test_single_step_is_one_denoising(solver: str, schedule: str) -> None:
+    """From the first noise level straight to 0: the answer is the denoised estimate itself."""
+    [step] = run({"solver": solver, "schedule": {"name": schedule, "num_steps": 1}})
+    torch.testing.assert_close(step.x, step.x0, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_many_steps_reach_the_data(solver: str) -> None:
+    """Samples of a class lie where its Gaussian is, as far as the class's own spread goes."""
+    labels = torch.zeros(16, dtype=torch.int64)
+    config = {"solver": solver, "schedule": {"num_steps": 24}}
+    x = run(config, seeds=range(16), condition=Condition(labels=labels))[-1].x
+    standard = (x - mixture().means[0]) / mixture().stds[0]
+    assert standard.mean().abs() < 0.35  # 128 numbers: three standard errors and a little bias
+    assert 0.7 < standard.std() < 1.3
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_deterministic_setting_draws_latents_only(solver: str) -> None:
+    fresh = NoiseStream(SEEDS)
+    fresh.randn(SHAPE)
+    used = NoiseStream(SEEDS)
+    stack = build({"solver": solver, "schedule": {"num_steps": 3}})
+    common: Any = {"condition": Condition(), "image_shape": SHAPE, "device": "cpu"}
+    list(sample_steps(stack, mixture(), noise=used, **common))
+    assert torch.equal(used.randn(()), fresh.randn(()))
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("seeds", [(5,), (3, 5, 8)])
+def test_churn_of_a_sample_ignores_its_batch(solver: str, seeds: tuple[int, ...]) -> None:
+    """The noise of seed 5 is the same alone and in company, and so is its image."""
+    config = {"solver": {"name": solver, "S_churn": 6, "S_noise": 1.01}}
+    alone = run(config, seeds=(5,))[-1].x[0]
+    inside = run(config, seeds=seeds)[-1].x[seeds.index(5)]
+    torch.testing.assert_close(inside, alone, rtol=0, atol=1e-12)
+    assert (alone - run({"solver": solver}, seeds=(5,))[-1].x[0]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_churn_raises_noise_within_its_limits(solver: str) -> None:
+    churn = {"S_churn": 1e9, "S_min": 1.0, "S_max": 10.0}
+    quiet = run({"solver": solver})
+    raised = run({"solver": {"name": solver, **churn}})
+    for before, after in zip(quiet, raised, strict=True):
+        factor = math.sqrt(2) if 1 <= before.sigma <= 10 else 1.0
+        assert after.sigma == pytest.approx(factor * before.sigma)
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_discrete_levels_are_kept_to(solver: str) -> None:
+    """Schedule and churn go through the model's rounding, so that it is asked for its own only."""
+    model = Discrete(mixture())
+    run({"solver": {"name": solver, "S_churn": 9}, "schedule": {"num_steps": 9}}, model)
+    asked = torch.tensor(model.sigmas, dtype=torch.float64)
+    # Up to the rounding of a solver that goes to its own time and back.
+    torch.testing.assert_close(asked, model.round_sigma(asked), rtol=1e-12, atol=0)
+    assert asked.max() > 40  # churn may go beyond, as officially
+    assert asked.min() > 0.049
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_gradients_flow_when_wanted(solver: str) -> None:
+    x = torch.full((1, *SHAPE), 3.0, dtype=torch.float64, requires_grad=True)
+    sigmas = torch.tensor([3.0, 1.0, 0.0], dtype=torch.float64)
+    *_, last = SOLVERS[solver]()(mixture(), x, sigmas, Condition(), NoiseStream([0]))
+    [gradient] = torch.autograd.grad(last.x.sum(), x)
+    assert gradient.abs().min() > 0
+    with torch.no_grad():
+        *_, last = SOLVERS[solver]()(mixture(), x, sigmas, Condition(), NoiseStream([0]))
+    assert not last.x.requires_grad
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_float32_state_stays_float32(solver: str) -> None:
+    """On a device without float64 the state is float32, and the noise is the same, rounded."""
+    x = torch.full((1, *SHAPE), 3.0)
+    sigmas = torch.tensor([3.0, 1.0, 0.0], dtype=torch.float64)
+    make: Any = SOLVERS[solver]
+    ends = []
+    for dtype in (torch.float32, torch.float64):
+        *_, last = make(S_churn=1)(mixture(), x.to(dtype), sigmas, Condition(), NoiseStream([0]))
+        assert last.x.dtype == dtype
+        ends.append(last.x.double())
+    torch.testing.assert_close(*ends, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_solver_says_what_it_is(name: str) -> None:
+    solver = SOLVERS[name]()
+    assert isinstance(solver, Solver)
+    text = str(SOLVERS[name].__doc__)
+    for word in ("Choose it", f"Order {solver.order}", "network evaluation", "Source:"):
+        assert word in text
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_schedule_keeps_to_what_the_model_knows(name: str) -> None:
+    schedule = SCHEDULES[name]()
+    assert isinstance(schedule, Schedule)
+    model = Discrete(mixture())
+    low, high = schedule.sigma_range(model)
+    assert (low, high) == (0.05, 40.0)
+    sigmas: Tensor = schedule(model)
+    assert sigmas.dtype == torch.float64
+    assert len(sigmas) == schedule.num_steps + 1
+    assert sigmas[-1] == 0
+    assert (sigmas[:-1].diff() < 0).all()
+    assert low - 1e-9 <= sigmas[-2] < sigmas[0] <= high + 1e-9
+    rounded = noise_levels(schedule, model)
+    assert torch.equal(rounded[:-1], model.round_sigma(sigmas[:-1]))
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_range_that_the_model_does_not_know_is_refused(name: str) -> None:
+    make: Any = SCHEDULES[name]
+    with pytest.raises(ConfigError, match=r"the model knows 0\.05 to 40 only"):
+        make(sigma_min=0.01, sigma_max=0.04)(Discrete(mixture()))

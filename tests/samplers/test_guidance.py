@@ -1,0 +1,93 @@
+"""Classifier-free guidance: the formula, its cost, and where it is refused."""
+
+import pytest
+import torch
+from ideal_cases import SHAPE, Listener, mixture, run
+from torch import Tensor
+
+from genlab.diffusion.condition import NULL_CLASS, Condition
+from genlab.errors import ConfigError
+from genlab.samplers.base import GUIDANCE
+from genlab.samplers.guidance.classifier_free import ClassifierFree
+
+LABELS = torch.tensor([0, 2, 1])
+X = torch.linspace(-2, 2, 3 * 8, dtype=torch.float64).reshape(3, *SHAPE)
+
+
+@pytest.mark.parametrize(
+    "sigma",
+    [torch.tensor(0.7).double(), torch.tensor([0.2, 1.0, 5.0]).double()],
+    ids=["one", "each"],
+)
+@pytest.mark.parametrize("soft", [False, True])
+@pytest.mark.parametrize("scale", [0.0, 0.5, 2.5])
+def test_formula(sigma: Tensor, soft: bool, scale: float) -> None:
+    labels = torch.nn.functional.one_hot(LABELS, 3).double() if soft else LABELS
+    condition = Condition(labels=labels)
+    with_class, without = (mixture()(X, sigma, c) for c in (condition, condition.null()))
+    guided = ClassifierFree(scale=scale)(mixture())(X, sigma, condition)
+    torch.testing.assert_close(guided, scale * with_class + (1 - scale) * without)
+
+
+def test_both_halves_run_as_one_batch() -> None:
+    listener = Listener(mixture())
+    ClassifierFree(scale=3.0)(listener)(X, torch.tensor(1.0).double(), Condition(labels=LABELS))
+    assert listener.batches == [6]
+
+
+@pytest.mark.parametrize(("scale", "labels"), [(1.0, LABELS), (3.0, None)])
+def test_off_costs_nothing(scale: float, labels: Tensor | None) -> None:
+    """A scale of 1, or a batch without any class: the conditional estimate as it is."""
+    listener = Listener(mixture())
+    sigma, condition = torch.tensor(1.0).double(), Condition(labels=labels)
+    guided = ClassifierFree(scale=scale)(listener)(X, sigma, condition)
+    assert listener.batches == [3]
+    assert torch.equal(guided, mixture()(X, sigma, condition))
+
+
+def test_null_rows_stay_where_they_are() -> None:
+    """A sample without a class is guided nowhere, whatever its neighbours are."""
+    sigma = torch.tensor(1.0).double()
+    labels = torch.tensor([0, NULL_CLASS, 1])
+    guided = ClassifierFree(scale=4.0)(mixture())(X, sigma, Condition(labels=labels))
+    plain = mixture()(X, sigma, Condition(labels=labels))
+    torch.testing.assert_close(guided[1], plain[1])
+    assert (guided[0] - plain[0]).abs().max() > 1e-3
+
+
+def test_stronger_guidance_makes_classes_clearer() -> None:
+    """Where the mixture's components overlap, guided samples move away from the other ones."""
+    responsibilities = []
+    for scale in (0.0, 1.0, 3.0):
+        config = {"guidance": [{"name": "cfg", "scale": scale}]}
+        labels = torch.full((32,), 2)
+        x = run(config, seeds=range(32), condition=Condition(labels=labels))[-1].x
+        distance = (x[:, None] - mixture().means).square().sum((2, 3, 4))
+        responsibilities.append((distance.argmin(1) == 2).float().mean())
+    assert responsibilities[0] < responsibilities[1] < responsibilities[2]
+
+
+def test_several_wrap_innermost_first() -> None:
+    """Guidance over guidance multiplies nothing: the outer one asks the inner one twice."""
+    inner, outer = ClassifierFree(scale=2.0), ClassifierFree(scale=3.0)
+    listener = Listener(mixture())
+    outer(inner(listener))(X, torch.tensor(1.0).double(), Condition(labels=LABELS))
+    assert listener.batches == [12]
+
+
+def test_refused_where_it_means_nothing() -> None:
+    no_null = Listener(mixture())
+    no_null.has_null_class = False
+    with pytest.raises(ConfigError, match="label dropout"):
+        ClassifierFree(scale=2.0)(no_null)
+    no_classes = Listener(mixture())
+    no_classes.num_classes = 0
+    with pytest.raises(ConfigError, match="has no classes"):
+        ClassifierFree(scale=2.0)(no_classes)
+    assert ClassifierFree(scale=1.0)(no_classes).num_classes == 0
+
+
+@pytest.mark.parametrize("scale", [-1.0, float("nan"), float("inf")])
+def test_impossible_scale_is_refused(scale: float) -> None:
+    with pytest.raises(ConfigError, match="scale >= 0"):
+        GUIDANCE.build("cfg", scale=scale)
