@@ -1,0 +1,6 @@
+"""The unified generator interface and its families."""
+
+from genlab.generators.base import Batch, Generator
+from genlab.generators.diffusion import DiffusionGenerator
+
+__all__ = ["Batch", "DiffusionGenerator", "Generator"]

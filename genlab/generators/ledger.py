@@ -1,0 +1,401 @@
+"""The sample ledger: a folder that knows which samples are done, so a run can stop and go on.
+
+Every finished sample is a PNG file, written whole or not at all; a batch whose files all exist is
+done. Batches are cut from the whole list of seeds and never from what is left of it, so a batch
+that is computed after an interruption, or by another process, is composed as it always was and
+gives the very same bytes.
+
+Layout of the folder::
+
+    images/00000/img00000012.png    the images by seed, and images/dataset.json with their classes
+                                    (format png)
+    images.zip, images.npz          the images in one file (formats zip and npz)
+    grid.png, film.gif              pictures to look at
+    manifest.json                   how all this was made; there only when everything else is
+    .genlab/                        an unfinished run: its plan, its progress, what it needs to end
+"""
+
+import json
+import re
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from genlab.data import pictures, writers
+from genlab.data.labels import format_seeds
+from genlab.data.writers import Pixels
+from genlab.errors import OutputError
+from genlab.files import write_bytes, write_text
+from genlab.generators.lock import lock_folder
+from genlab.generators.plan import FILMS, SamplePlan
+
+MANIFEST = "manifest.json"
+GRID = "grid.png"
+GRID_IMAGES = 100
+FILM_IMAGES = 16
+
+_STATE = ".genlab"
+
+
+@dataclass(frozen=True)
+class Work:
+    """A batch to compute: seeds, classes, and whether images and frames of the film are missing."""
+
+    seeds: tuple[int, ...]
+    labels: tuple[int, ...] | None
+    images: bool
+    frames: bool
+
+
+class SampleLedger:
+    """The samples of one plan in one folder.
+
+    Args:
+        folder: where everything goes.
+        plan: what is to be made.
+        rank: number of this process; process 0 calls `open` before the others start and `finish`
+            after they are done.
+    """
+
+    def __init__(self, folder: Path, plan: SamplePlan, rank: int = 0) -> None:
+        self.folder = folder
+        self.plan = plan
+        self.rank = rank
+        self._state = folder / _STATE
+        self._lock: IO[str] | None = None
+
+    # Opening
+
+    def open(self, overwrite: bool = False) -> bool:
+        """Take up the run in the folder, or begin one.
+
+        Args:
+            overwrite: throw an earlier run's files away. Files that no run of GenLab made are never
+                touched.
+
+        Returns:
+            Whether anything is left to do.
+
+        Raises:
+            OutputError: the folder is not writable, or holds other images.
+        """
+        if self.folder.exists() and not self.folder.is_dir():
+            raise OutputError(f"cannot write to {self.folder}: it is a file; -o names a folder")
+        before = self._earlier_record()
+        if before is None:
+            self._check_free()
+        elif overwrite:
+            self._check_lock()
+            self._remove_all()
+            before = None
+        elif self._is_empty():
+            self._remove_pictures()
+            before = None  # a run that failed before its first image binds nobody
+        else:
+            self.plan.check(before, str(self.folder))
+            if self._complete(before):
+                return False
+        self._check_lock()
+        self._remove_leftovers()
+        record = {**self.plan.record(), "spent": (before or {}).get("spent", {})}
+        if before is not None and before["seeds"] != record["seeds"]:
+            self._remove_pictures()
+        write_text(self._state / "plan.json", json.dumps(record, indent=1))
+        (self.folder / MANIFEST).unlink(missing_ok=True)
+        return True
+
+    def _earlier_record(self) -> dict[str, Any] | None:
+        """What the run said of itself: the plan of an unfinished one, else the manifest."""
+        for path in (self._state / "plan.json", self.folder / MANIFEST):
+            if path.is_file():
+                try:
+                    record = json.loads(path.read_text())
+                    return {
+                        key: record[key]
+                        for key in ("identity", "format", "seeds", "labels", "spent")
+                    }
+                except (ValueError, KeyError, TypeError) as error:
+                    raise OutputError(
+                        f"{path} is not a run of genlab sample ({error!r}); "
+                        "choose another folder with -o"
+                    ) from error
+        return None
+
+    def _check_free(self) -> None:
+        mine = [self._images, *(self.folder / f"images.{end}" for end in ("zip", "npz"))]
+        for path in [*mine, self.folder / GRID, *self._films()]:
+            if path.exists():
+                raise OutputError(
+                    f"{path} is there already and no run of genlab sample made it; "
+                    "choose another folder with -o"
+                )
+
+    def _check_lock(self) -> None:
+        if self._lock is None:
+            self._lock = lock_folder(self._state / "lock", str(self.folder))
+
+    def _complete(self, before: Mapping[str, Any]) -> bool:
+        return (
+            (self.folder / MANIFEST).is_file()
+            and before["seeds"] == format_seeds(self.plan.seeds)
+            and all(map(self._has_image, self.plan.seeds))
+            and (not self.plan.grid or (self.folder / GRID).is_file())
+            and (self.plan.film is None or self._film.is_file())
+        )
+
+    # Where things are
+
+    @property
+    def _images(self) -> Path:
+        return self.folder / "images"
+
+    @property
+    def archive(self) -> Path | None:
+        """The one file of the formats zip and npz."""
+        return None if self.plan.format == "png" else self.folder / f"images.{self.plan.format}"
+
+    @property
+    def _tree(self) -> Path:
+        """Where finished samples lie: in their place, or aside until the archive is made."""
+        return self._images if self.archive is None else self._state / "images"
+
+    @property
+    def _film(self) -> Path:
+        return self.folder / f"film.{self.plan.film}"
+
+    def _films(self) -> list[Path]:
+        return [self.folder / f"film.{end}" for end in FILMS]
+
+    def _frames(self, seed: int) -> Path:
+        return self._state / "frames" / f"{seed}.npz"
+
+    def _has_image(self, seed: int) -> bool:
+        # A finished archive holds every image; only then is it there.
+        return (self._tree / writers.image_name(seed)).is_file() or (
+            self.archive is not None and self.archive.is_file()
+        )
+
+    def _is_empty(self) -> bool:
+        """Whether the folder holds no image yet, in any format."""
+        trees = (self._images, self._state / "images")
+        archives = (self.folder / f"images.{end}" for end in ("zip", "npz"))
+        return not any(path.is_file() for path in archives) and not any(
+            path for tree in trees for path in tree.glob("*/img*.png")
+        )
+
+    # Work
+
+    def work(self, batch_size: int, rank: int = 0, num_processes: int = 1) -> list[Work]:
+        """The batches of one process that are not done yet."""
+        seeds, labels = self.plan.seeds, self.plan.labels
+        todo = []
+        for start in range(rank * batch_size, len(seeds), num_processes * batch_size):
+            part = slice(start, start + batch_size)
+            batch = seeds[part]
+            images = not all(map(self._has_image, batch))
+            frames = any(
+                self.wants_frames(seed) and not self._frames(seed).is_file() for seed in batch
+            )
+            if images or frames:
+                todo.append(Work(batch, None if labels is None else labels[part], images, frames))
+        return todo
+
+    def wants_frames(self, seed: int) -> bool:
+        """Whether the film shows this sample and is still to be made."""
+        return (
+            self.plan.film is not None
+            and seed in self.plan.seeds[:FILM_IMAGES]
+            and not self._film.is_file()
+        )
+
+    def record(
+        self,
+        work: Work,
+        images: Sequence[Pixels],
+        frames: Mapping[int, np.ndarray[Any, np.dtype[np.uint8]]],
+        sigmas: Sequence[float],
+        nfe: int,
+        seconds: float,
+    ) -> None:
+        """Write one finished batch.
+
+        Args:
+            work: the batch.
+            images: (H, W, C) each, in the order of ``work.seeds``.
+            frames: for samples that the film shows: (steps, H, W, C).
+            sigmas: the noise level of each frame.
+            nfe: network evaluations for each image.
+            seconds: time that the batch took.
+        """
+        self._note({"images": len(images), "nfe": nfe, "seconds": seconds})
+        for seed, film in frames.items():
+            buffer = BytesIO()
+            np.savez(buffer, frames=film, sigmas=np.asarray(sigmas))
+            write_bytes(self._frames(seed), buffer.getvalue())
+        if work.images:
+            for seed, pixels in zip(work.seeds, images, strict=True):
+                writers.write_png(self._tree / writers.image_name(seed), pixels)
+
+    def _note(self, entry: Mapping[str, Any]) -> None:
+        # Appended, not renamed: a line that is cut short by a crash costs the statistics of one
+        # batch, no image.
+        path = self._state / f"progress-{self.rank}.jsonl"
+        try:
+            with path.open("a") as file:
+                file.write(json.dumps(entry) + "\n")
+        except OSError as error:
+            raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
+
+    # Finishing
+
+    def finish(self, about: Mapping[str, Any]) -> None:
+        """Make archive, pictures and manifest from the finished samples, and end the run.
+
+        Args:
+            about: what the manifest says beyond the plan.
+        """
+        missing = [seed for seed in self.plan.seeds if not self._has_image(seed)]
+        if missing:
+            raise OutputError(
+                f"{len(missing)} images are missing in {self.folder} (first seed {missing[0]}); "
+                "all processes must write to the same folder; run the command again to make them"
+            )
+        self._write_archive()
+        self._write_grid()
+        self._write_film()
+        self._write_manifest(about)
+        with suppress(OSError):  # what is left of it does no harm
+            shutil.rmtree(self._state)
+        self.close()
+
+    def close(self) -> None:
+        """Let another run use the folder; a run that made nothing leaves nothing."""
+        if self._lock is None:
+            return
+        if self._is_empty():
+            shutil.rmtree(self._state, ignore_errors=True)
+            with suppress(OSError):  # it was there before, or holds other files
+                self.folder.rmdir()
+        self._lock.close()
+        self._lock = None
+
+    def _write_archive(self) -> None:
+        seeds, labels = self.plan.seeds, self.plan.labels
+        names = [writers.image_name(seed) for seed in seeds]
+        if self.archive is None:
+            if labels is not None:
+                write_text(self._images / "dataset.json", writers.dataset_json(names, labels))
+            return
+        if self.archive.is_file():
+            return
+        if self.plan.format == "zip":
+            encoded = ((name, (self._tree / name).read_bytes()) for name in names)
+            writers.write_zip(self.archive, encoded, labels)
+            return
+        channels, height, width = self.plan.image_shape
+        decoded = (writers.decode_png((self._tree / name).read_bytes()) for name in names)
+        writers.write_npz(self.archive, decoded, (len(seeds), height, width, channels), labels)
+
+    def _write_grid(self) -> None:
+        if not self.plan.grid:
+            return
+        count = min(GRID_IMAGES, len(self.plan.seeds))
+        labels = None if self.plan.labels is None else self.plan.labels[:count]
+        picture = pictures.grid(
+            list(self._first_images(count)), labels, self.plan.class_names, self.plan.title
+        )
+        pictures.write_grid(self.folder / GRID, picture)
+
+    def _first_images(self, count: int) -> Iterator[Pixels]:
+        if self.archive is None:
+            for seed in self.plan.seeds[:count]:
+                yield writers.decode_png((self._tree / writers.image_name(seed)).read_bytes())
+        else:
+            yield from writers.read_first(self.archive, count)
+
+    def _write_film(self) -> None:
+        if self.plan.film is None or self._film.is_file():
+            return
+        films = []
+        for seed in self.plan.seeds[:FILM_IMAGES]:
+            with np.load(self._frames(seed)) as stored:
+                films.append(stored["frames"])
+                sigmas = stored["sigmas"]
+        frames = [
+            pictures.film_frame([film[t] for film in films], f"sigma {sigma:.3g}")
+            for t, sigma in enumerate(sigmas)
+        ]
+        pictures.write_film(self._film, frames)
+
+    def _write_manifest(self, about: Mapping[str, Any]) -> None:
+        spent = self._spent()
+        manifest = {
+            **about,
+            **self.plan.record(),
+            "images": {
+                "count": len(self.plan.seeds),
+                "shape": list(self.plan.image_shape),
+                "path": self.archive.name if self.archive else "images",
+            },
+            "nfe": spent.get("nfe", 0),
+            "spent": spent,
+        }
+        write_text(self.folder / MANIFEST, _readable(manifest))
+
+    def _spent(self) -> dict[str, Any]:
+        """Evaluations and seconds of all processes and sittings; lost batches count too."""
+        plan = json.loads((self._state / "plan.json").read_text())
+        total = {"nfe": 0, "nfe_total": 0, "seconds": 0.0, **plan["spent"]}
+        for path in sorted(self._state.glob("progress-*.jsonl")):
+            for line in path.read_text().splitlines():
+                with suppress(ValueError):
+                    entry = json.loads(line)
+                    total["nfe"] = entry["nfe"]
+                    total["nfe_total"] += entry["nfe"] * entry["images"]
+                    total["seconds"] += entry["seconds"]
+        total["seconds"] = round(total["seconds"], 3)
+        return total
+
+    # Clearing
+
+    def _remove_all(self) -> None:
+        """Remove what an earlier run made, and nothing else."""
+        (self.folder / MANIFEST).unlink(missing_ok=True)
+        self._remove_pictures()
+        for end in ("zip", "npz"):
+            (self.folder / f"images.{end}").unlink(missing_ok=True)
+        for path in self._images.glob("*/img*.png"):
+            path.unlink()
+        (self._images / "dataset.json").unlink(missing_ok=True)
+        for folder in [*self._images.glob("*/"), self._images]:
+            with suppress(OSError):  # it holds files that are not ours, or is not there
+                folder.rmdir()
+        for path in self._state.iterdir():
+            if path.name != "lock":
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    def _remove_pictures(self) -> None:
+        for path in [self.folder / GRID, *self._films()]:
+            path.unlink(missing_ok=True)
+
+    def _remove_leftovers(self) -> None:
+        """Remove temporary files of killed processes; the lock says that none is at work."""
+        for pattern in (".*.tmp", "images/.*.tmp", "images/*/.*.tmp", f"{_STATE}/**/.*.tmp"):
+            for path in self.folder.glob(pattern):
+                if path.name.startswith(
+                    (".img", ".manifest", ".images", ".grid", ".film", ".dataset", ".plan")
+                ) or (self._state in path.parents):
+                    with suppress(OSError):
+                        path.unlink()
+
+
+def _readable(manifest: Mapping[str, Any]) -> str:
+    """Indented JSON with lists of numbers on one line: 50,000 labels should not be 50,000 lines."""
+    text = json.dumps(manifest, indent=2)
+    return re.sub(r"\[[\d\s,]+\]", lambda match: " ".join(match[0].split()), text) + "\n"

@@ -1,0 +1,113 @@
+"""What a sampling run is to make, and whether what lies in a folder was made the same way."""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from genlab.data.labels import format_seeds, parse_seeds
+from genlab.errors import ConfigError, OutputError
+
+FORMATS = ("png", "zip", "npz")
+FILMS = ("gif", "webp")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplePlan:
+    """One run of the sample ledger.
+
+    Attributes:
+        seeds: one for each image, in the order of archives and pictures.
+        labels: one class for each seed; None for an unconditional model.
+        image_shape: (C, H, W).
+        identity: everything else that decides the images (model, weights, sampler, dtype): a run
+            goes on only where it is equal.
+        format: ``png`` (a folder), ``zip`` (EDM's layout) or ``npz`` (ADM's layout).
+        class_names: for the grid.
+        grid: whether to lay the first images out in a picture.
+        film: ``gif`` or ``webp`` for a film of the first images' trajectories; None for no film.
+        title: what stands above grid and film.
+    """
+
+    seeds: tuple[int, ...]
+    labels: tuple[int, ...] | None
+    image_shape: tuple[int, int, int]
+    identity: Mapping[str, Any]
+    format: str = "png"
+    class_names: tuple[str, ...] | None = None
+    grid: bool = True
+    film: str | None = None
+    title: str = ""
+
+    def __post_init__(self) -> None:
+        if self.format not in FORMATS:
+            raise ConfigError(f"there is no format {self.format!r}; known: {', '.join(FORMATS)}")
+        if self.film is not None and self.film not in FILMS:
+            raise ConfigError(f"there is no film format {self.film!r}; known: {', '.join(FILMS)}")
+        if self.format != "npz" and self.image_shape[0] not in (1, 3):
+            raise ConfigError(
+                f"images with {self.image_shape[0]} channels are neither grey nor RGB; "
+                "use the format npz"
+            )
+
+    def record(self) -> dict[str, Any]:
+        """The part that is kept on disk and compared when the run is taken up again."""
+        return {
+            "identity": json.loads(json.dumps(self.identity)),  # as it comes back from the disk
+            "format": self.format,
+            "seeds": format_seeds(self.seeds),
+            "labels": None if self.labels is None else list(self.labels),
+        }
+
+    def check(self, record: Mapping[str, Any], where: str) -> None:
+        """Refuse to mix with images that were made differently.
+
+        More seeds than before are fine for a folder of PNGs, as long as the earlier images keep
+        their classes.
+
+        Raises:
+            OutputError: names the first setting that differs.
+        """
+        ours = self.record()
+        for key in ("identity", "format"):
+            for name, old, new in _differences(
+                record[key], ours[key], "" if key == "identity" else key
+            ):
+                raise OutputError(
+                    f"{where} holds images made with other settings: {name} was {old}, "
+                    f"now {new}; choose another folder with -o, or start again with --overwrite"
+                )
+        before = _classes(parse_seeds(record["seeds"]), record["labels"])
+        now = _classes(self.seeds, self.labels)
+        changed = [seed for seed, label in before.items() if now.get(seed, "") != label]
+        if changed or (self.format != "png" and list(before) != list(now)):
+            what = (
+                f"the class of seed {changed[0]}"
+                if changed and changed[0] in now
+                else f"seeds were {record['seeds']}, now {ours['seeds']}"
+            )
+            verb = " differs" if what.startswith("the class") else ""
+            raise OutputError(
+                f"{where} holds images of another run: {what}{verb}; choose another folder with "
+                "-o, or start again with --overwrite"
+            )
+
+
+def _classes(seeds: tuple[int, ...], labels: Any) -> dict[int, int | None]:
+    return dict(zip(seeds, labels or [None] * len(seeds), strict=True))
+
+
+def _differences(old: Any, new: Any, name: str) -> Iterator[tuple[str, Any, Any]]:
+    """Dotted names of the leaves that differ, with both values."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        for key in [*old, *(k for k in new if k not in old)]:
+            yield from _differences(
+                old.get(key, "not set"),
+                new.get(key, "not set"),
+                f"{name}.{key}" if name else str(key),
+            )
+    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        for i, pair in enumerate(zip(old, new, strict=True)):
+            yield from _differences(*pair, f"{name}.{i}")
+    elif old != new:
+        yield name, old, new
