@@ -1,0 +1,30 @@
+"""Readers of official files, GenLab's own format, the zoo and the bundled models.
+
+The public names are looked up on first use, so that the zoo can be listed without torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from genlab.checkpoints.base import READERS, Reader
+    from genlab.checkpoints.conversion import convert
+    from genlab.checkpoints.loading import load
+
+__all__ = ["READERS", "Reader", "convert", "load"]
+
+_HOMES = {
+    "READERS": "genlab.checkpoints.base",
+    "Reader": "genlab.checkpoints.base",
+    "convert": "genlab.checkpoints.conversion",
+    "load": "genlab.checkpoints.loading",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name from its home module on first use (PEP 562)."""
+    if name in _HOMES:
+        value = getattr(import_module(_HOMES[name]), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module 'genlab.checkpoints' has no attribute {name!r}")

@@ -1,0 +1,44 @@
+"""The contract of a checkpoint reader, and the registry of formats."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+from genlab.generators.base import Generator
+from genlab.registry import Registry
+
+Config = Mapping[str, Any]
+
+
+@runtime_checkable
+class Reader(Protocol):
+    """Turns files of one official format into generators, and runs nothing that stands in them.
+
+    A package adds a format with an entry point whose target is a class (or function) that is called
+    without arguments and gives a reader::
+
+        [project.entry-points."genlab.readers"]
+        my-format = "my_package.reader:MyReader"
+    """
+
+    def recognises(self, source: Path, config: Config | None) -> bool:
+        """Whether this looks like the reader's format; reads at most the head of the file."""
+        ...
+
+    def read(self, source: Path, config: Config | None) -> Generator:
+        """Read the checkpoint.
+
+        Args:
+            source: the official file.
+            config: the official constructor's keyword arguments, for files that do not carry them.
+
+        Raises:
+            CheckpointError: the file is damaged, of another format, or tries to run code.
+            ConfigError: the config is needed and missing, or wrong.
+        """
+        ...
+
+
+READERS: Registry[Any] = Registry(
+    "genlab.readers", {"edm": "genlab.checkpoints.edm:EDMReader"}, kind="checkpoint format"
+)

@@ -1,0 +1,73 @@
+"""The models that come with the package: pipeline folders under ``bundled/``."""
+
+import atexit
+import json
+from contextlib import ExitStack
+from functools import cache
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from genlab.errors import UnknownNameError, nearest
+
+INDEX = "model_index.json"
+"""The file that makes a folder a pipeline folder."""
+
+
+def bundled_names() -> list[str]:
+    """Names of the bundled models, sorted."""
+    root = files("genlab.checkpoints").joinpath("bundled")
+    if not root.is_dir():
+        return []
+    return sorted(entry.name for entry in root.iterdir() if entry.joinpath(INDEX).is_file())
+
+
+@cache
+def bundled_folder(name: str) -> Path:
+    """The folder of a bundled model.
+
+    It lasts until the program ends, also where the package itself lies in an archive.
+
+    Raises:
+        UnknownNameError: there is no bundled model of this name.
+    """
+    names = bundled_names()
+    if name not in names:
+        raise UnknownNameError(f"there is no bundled model {name!r}; {nearest(name, names)}")
+    stack = ExitStack()
+    atexit.register(stack.close)
+    return stack.enter_context(as_file(files("genlab.checkpoints").joinpath("bundled", name)))
+
+
+def bundled_card(name: str) -> str:
+    """The model card of a bundled model; empty where it has none."""
+    path = bundled_folder(name) / "README.md"
+    return path.read_text(encoding="utf-8") if path.is_file() else ""
+
+
+def _card_header(card: str) -> dict[str, Any]:
+    """The YAML between the first two lines of dashes, as model hubs read it."""
+    opening, _, rest = card.partition("---\n")
+    if opening.strip():
+        return {}
+    header = OmegaConf.to_container(OmegaConf.create(rest.partition("\n---")[0]))
+    return {str(key): value for key, value in header.items()} if isinstance(header, dict) else {}
+
+
+def bundled_facts(name: str) -> dict[str, Any]:
+    """A bundled model in a few words, without loading it."""
+    folder = bundled_folder(name)
+    network = json.loads((folder / "network" / "config.json").read_text(encoding="utf-8"))
+    header = _card_header(bundled_card(name))
+    data = header.get("datasets") or []
+    size = network["img_resolution"]
+    return {
+        "name": name,
+        "data": ", ".join(map(str, data)) if isinstance(data, list) else str(data),
+        "images": f"{network['in_channels']}x{size}x{size}",
+        "classes": network["label_dim"],
+        "licence": str(header.get("license") or ""),
+        "published score": "",
+    }

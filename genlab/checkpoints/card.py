@@ -1,0 +1,132 @@
+"""The model card (README.md) of a converted checkpoint: what it is and where it came from."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import genlab
+from genlab.errors import ConfigError
+from genlab.files import sha256
+from genlab.generators import DiffusionGenerator
+from genlab.generators.base import Generator
+
+
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """Where a converted checkpoint came from.
+
+    Attributes:
+        file: name of the official file.
+        sha256: of that file.
+        url: where it was published.
+        licence: in words; None where nobody said.
+        licence_id: as hubs write it, for instance ``cc-by-nc-sa-4.0``.
+        commercial_use: whether the licence allows it; None where nobody said.
+        paper: who made it.
+        data: what it was trained on.
+        scores: published scores with their setting, one line each.
+    """
+
+    file: str
+    sha256: str
+    url: str | None = None
+    licence: str | None = None
+    licence_id: str | None = None
+    commercial_use: bool | None = None
+    paper: str | None = None
+    data: str | None = None
+    scores: Sequence[str] = ()
+
+    @classmethod
+    def of(cls, source: Path, licence: str | None = None) -> "Origin":
+        """What can be said of any file."""
+        return cls(file=source.name, sha256=sha256(source), licence=licence)
+
+
+def with_card(
+    generator: Generator,
+    name: str,
+    origin: Origin,
+    class_names: Sequence[str] | None = None,
+    sampler: dict[str, Any] | None = None,
+) -> Generator:
+    """The same generator with a card, and perhaps with class names and a sampler of its own.
+
+    Raises:
+        ConfigError: class names or a sampler for a family that has none, or as many names as there
+            are not classes.
+    """
+    if not isinstance(generator, DiffusionGenerator):
+        if class_names or sampler:
+            raise ConfigError(
+                f"a {generator.family} generator takes neither class names nor a sampler here"
+            )
+        return generator
+    dressed = DiffusionGenerator(
+        generator.network,
+        generator.preconditioning,
+        class_names=class_names or generator.class_names,
+        sampler=sampler or generator.sampler,
+        has_null_class=generator.has_null_class,
+    )
+    dressed.card = card(dressed, name, origin)
+    return dressed
+
+
+def card(generator: DiffusionGenerator, name: str, origin: Origin) -> str:
+    """The text of README.md, with the header that model hubs read."""
+    lines = [
+        "---",
+        "library_name: diffusers",
+        f"license: {origin.licence_id or 'other'}",
+        *([f"license_name: {json.dumps(origin.licence)}"] if _only_words(origin) else []),
+        "tags: [genlab, image-generation, diffusion]",
+        "---",
+        "",
+        f"# {name}",
+        "",
+        f"Converted by GenLab {genlab.__version__}; nothing in the official file was executed.",
+        "",
+        *(f"- {key}: {value}" for key, value in _facts(generator, origin).items() if value),
+        "",
+        "```python",
+        "import genlab",
+        "",
+        'generator = genlab.load("path/to/this/folder")',
+        f"images = generator.sample(seeds=range(4){_labels(generator)})",
+        "```",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _only_words(origin: Origin) -> bool:
+    return origin.licence is not None and origin.licence_id is None
+
+
+def _labels(generator: DiffusionGenerator) -> str:
+    return ", labels=[0] * 4" if generator.num_classes else ""
+
+
+def _facts(generator: DiffusionGenerator, origin: Origin) -> dict[str, str | None]:
+    channels, height, width = generator.image_shape
+    parameters = sum(parameter.numel() for parameter in generator.network.parameters())
+    null = "with" if generator.has_null_class else "no"
+    allowed = {True: "allowed", False: "not allowed", None: None}[origin.commercial_use]
+    return {
+        "Network": f"{type(generator.network).__name__}, {parameters / 1e6:.1f}M parameters",
+        "Images": f"{height} x {width}, {channels} channels",
+        "Classes": f"{generator.num_classes or 'none'}"
+        + (f" ({null} null class)" if generator.num_classes else ""),
+        "Preconditioning": generator.preconditioning.name,
+        "Data": origin.data,
+        "Source file": f"`{origin.file}`",
+        "SHA-256 of the source file": f"`{origin.sha256}`",
+        "Published at": origin.url,
+        "Made by": origin.paper,
+        "Licence": origin.licence or "unknown: ask whoever published the source file",
+        "Commercial use": allowed,
+        "Published scores": "; ".join(origin.scores),
+    }

@@ -1,0 +1,67 @@
+"""`genlab.load`: a name, a folder or an official file becomes a generator."""
+
+from pathlib import Path
+
+import torch
+
+from genlab.checkpoints.bundled import INDEX, bundled_folder, bundled_names
+from genlab.checkpoints.conversion import convert
+from genlab.checkpoints.zoo import entries, pulled_folder
+from genlab.errors import CheckpointError, GenLabError, UnknownNameError, nearest
+from genlab.generators import DiffusionGenerator
+from genlab.generators.base import Generator
+
+
+def load(
+    name_or_path: Path | str,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+) -> Generator:
+    """Load a generator.
+
+    Args:
+        name_or_path: a bundled model (``edm-fmnist``), a zoo model that ``genlab zoo pull`` has
+            fetched, a folder that ``save_pretrained`` wrote, or an official file. Names win over
+            folders of the same name in the current folder; ``./name`` is always the folder.
+        device: where to put it; None leaves it on the CPU.
+        dtype: what the network computes in; None is float32.
+
+    Raises:
+        UnknownNameError: there is neither a model nor a file of this name.
+        CheckpointError: the folder or file cannot be read.
+    """
+    generator = _find(str(name_or_path))
+    return generator if device is None and dtype is None else generator.to(device, dtype)
+
+
+def _find(name: str) -> Generator:
+    if name in bundled_names():
+        return DiffusionGenerator.from_pretrained(bundled_folder(name))
+    pulled = pulled_folder(name) if name in entries() else None
+    if pulled is not None:
+        return DiffusionGenerator.from_pretrained(pulled)
+    path = Path(name)
+    if path.is_dir():
+        if not (path / INDEX).is_file():
+            raise CheckpointError(
+                f"{path} is no model: it has no {INDEX}; give the folder that save_pretrained or "
+                "genlab convert wrote"
+            )
+        return DiffusionGenerator.from_pretrained(path)
+    if path.is_file():
+        return convert(path)
+    if name not in entries() and (path.suffix or path.parent != Path()):
+        raise CheckpointError(f"there is no file or folder {path}; check the path")
+    raise _not_here(name)
+
+
+def _not_here(name: str) -> GenLabError:
+    zoo = entries()
+    if name in zoo:
+        return CheckpointError(
+            f"the zoo's model {name} is not on this machine yet; fetch it with "
+            f"'genlab zoo pull {name}' (licence {zoo[name].licence})"
+        )
+    return UnknownNameError(
+        f"there is no model {name!r}; {nearest(name, [*bundled_names(), *zoo])}"
+    )

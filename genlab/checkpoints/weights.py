@@ -1,0 +1,141 @@
+"""State dicts: read from files without running anything, and checked against a network."""
+
+import pickle
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from genlab.checkpoints.pickle_machine import readable_name
+from genlab.errors import CheckpointError
+
+StateDict = dict[str, Tensor]
+
+SAFETENSORS = (".safetensors",)
+TORCH = (".pt", ".pth", ".ckpt", ".bin")
+
+_CONTAINERS = ("ema", "state_dict", "model", "net")
+"""Keys under which training scripts keep the state dict, the averaged weights first."""
+
+
+def read_state_dict(path: Path) -> StateDict:
+    """Read a file of tensors; floating-point ones come as float32, whatever they were stored as.
+
+    Args:
+        path: a ``.safetensors`` file, or what ``torch.save`` wrote (``.pt``, ``.pth``, ``.ckpt``,
+            ``.bin``), which is read with PyTorch's weights-only unpickler.
+
+    Raises:
+        CheckpointError: the file is missing, cut short, no file of tensors, or asks to run code.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"there is no file {path}; check the path")
+    if path.suffix in SAFETENSORS:
+        tensors = _read_safetensors(path)
+    elif path.suffix in TORCH:
+        tensors = _read_torch(path)
+    else:
+        raise CheckpointError(
+            f"{path} is not a file of tensors that GenLab knows; it reads "
+            f"{', '.join(SAFETENSORS + TORCH)}"
+        )
+    return as_float32(tensors)
+
+
+def as_float32(tensors: Mapping[str, Tensor]) -> StateDict:
+    """Cast floating-point tensors to float32 (exact for 16-bit ones); leave whole numbers alone."""
+    return {
+        name: value.to(torch.float32) if value.is_floating_point() else value
+        for name, value in tensors.items()
+    }
+
+
+def _read_safetensors(path: Path) -> StateDict:
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"{path} is cut short or damaged ({str(error).rstrip('.')}); fetch or save it again"
+        ) from error
+
+
+def _read_torch(path: Path) -> StateDict:
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        wanted = re.search(r"GLOBAL ([\w.]+)", str(error))
+        what = f"asks for {readable_name(wanted[1])}" if wanted else "holds more than tensors"
+        raise CheckpointError(
+            f"{path} {what}, which GenLab never runs; save the bare state dict as safetensors "
+            "where you trust the file"
+        ) from error
+    except (
+        RuntimeError,
+        OSError,
+        EOFError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+        MemoryError,
+    ) as error:
+        reason = str(error).strip().split("\n")[0].rstrip(".") or type(error).__name__
+        raise CheckpointError(
+            f"{path} is cut short or damaged ({reason}); fetch or save it again"
+        ) from error
+    return _tensors_of(content, path)
+
+
+def _tensors_of(content: Any, path: Path) -> StateDict:
+    if isinstance(content, Mapping):
+        if content and all(isinstance(value, Tensor) for value in content.values()):
+            return {str(name): value for name, value in content.items()}
+        for key in _CONTAINERS:
+            if isinstance(content.get(key), Mapping):
+                return _tensors_of(content[key], path)
+    found = ", ".join(map(str, content)) if isinstance(content, Mapping) else type(content).__name__
+    raise CheckpointError(
+        f"{path} holds no state dict (found: {found or 'nothing'}); "
+        "save network.state_dict() itself"
+    )
+
+
+def check_state_dict(expected: Mapping[str, Tensor], got: Mapping[str, Any], where: str) -> None:
+    """Compare names and shapes.
+
+    Args:
+        expected: the network's own state dict (meta tensors will do).
+        got: what the file holds: tensors, or anything with a ``shape``.
+        where: file and network, as the error message begins.
+
+    Raises:
+        CheckpointError: names what is missing, unexpected or of another shape, in one sentence.
+    """
+    missing = [name for name in expected if name not in got]
+    unexpected = [name for name in got if name not in expected]
+    shapes = [
+        f"{name} is {list(got[name].shape)} where {list(value.shape)} is needed"
+        for name, value in expected.items()
+        if name in got and tuple(got[name].shape) != tuple(value.shape)
+    ]
+    faults = [
+        *(["missing: " + _some(missing)] if missing else []),
+        *(["unexpected: " + _some(unexpected)] if unexpected else []),
+        *([_some(shapes)] if shapes else []),
+    ]
+    if faults:
+        raise CheckpointError(
+            f"{where} does not fit: {'; '.join(faults)}; check the config against the file"
+        )
+
+
+def _some(names: list[str], shown: int = 3) -> str:
+    rest = len(names) - shown
+    return ", ".join(names[:shown]) + (f" and {rest} more" if rest > 0 else "")

@@ -1,0 +1,147 @@
+"""The zoo: what is known of official checkpoints, and which of them are on this machine."""
+
+import json
+import os
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from omegaconf import OmegaConf
+
+from genlab.checkpoints.bundled import INDEX
+from genlab.errors import UnknownNameError, nearest
+from genlab.files import write_text
+
+
+@dataclass(kw_only=True)
+class Score:
+    """A published score and what it was measured with.
+
+    Attributes:
+        metric: its name.
+        value: its value.
+        setting: sampler, steps, number of images.
+        source: where it was published.
+    """
+
+    metric: str
+    value: float
+    setting: str
+    source: str
+
+    def __str__(self) -> str:
+        return f"{self.metric} {self.value:g} ({self.setting}; {self.source})"
+
+
+@dataclass(kw_only=True)
+class ZooEntry:
+    """What is known of one official checkpoint: the schema of an entry of zoo.yaml.
+
+    Attributes:
+        url: where the publisher keeps it.
+        format: which reader reads it.
+        licence: in words.
+        licence_id: as hubs write it.
+        commercial_use: whether the licence allows it.
+        paper: who made it.
+        data: what it was trained on.
+        network: the architecture in words.
+        image_shape: (C, H, W).
+        num_classes: 0 = unconditional.
+        class_names: one a class, where they are known.
+        sha256: of the file, once somebody has checked it; None means trust on first use.
+        config: what the published training command gives the constructor; None where that is not
+            published.
+        sampler: how its authors sample from it.
+        scores: published ones.
+    """
+
+    url: str
+    format: str
+    licence: str
+    licence_id: str
+    commercial_use: bool
+    paper: str
+    data: str
+    network: str
+    image_shape: list[int]
+    num_classes: int = 0
+    class_names: list[str] | None = None
+    sha256: str | None = None
+    config: dict[str, Any] | None = None
+    sampler: dict[str, Any] | None = None
+    scores: list[Score] = field(default_factory=list)
+
+    @property
+    def file(self) -> str:
+        """Name of the official file."""
+        return urlsplit(self.url).path.rpartition("/")[2]
+
+
+@cache
+def entries() -> dict[str, ZooEntry]:
+    """Every checkpoint of the zoo by name, in the order of the table."""
+    text = files("genlab.checkpoints").joinpath("zoo.yaml").read_text(encoding="utf-8")
+    table: Any = OmegaConf.create(text)
+    found = {}
+    for name, facts in table.models.items():
+        entry = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(ZooEntry), facts))
+        assert isinstance(entry, ZooEntry)
+        found[str(name)] = entry
+    return found
+
+
+def find(name: str) -> ZooEntry:
+    """One entry.
+
+    Raises:
+        UnknownNameError: the zoo has no such model; names the nearest.
+    """
+    table = entries()
+    if name not in table:
+        raise UnknownNameError(f"the zoo has no model {name!r}; {nearest(name, table)}")
+    return table[name]
+
+
+def home() -> Path:
+    """Where fetched models are kept: ``$GENLAB_HOME``, by default ``~/.cache/genlab``."""
+    return Path(os.environ.get("GENLAB_HOME") or "~/.cache/genlab").expanduser()
+
+
+def model_folder(name: str) -> Path:
+    """Where the cache keeps a converted model, pulled or not."""
+    return home() / "zoo" / name
+
+
+def pulled_folder(name: str) -> Path | None:
+    """The converted model in the cache, if it has been pulled."""
+    folder = model_folder(name)
+    return folder if (folder / INDEX).is_file() else None
+
+
+def _checksums() -> Path:
+    return home() / "zoo" / "checksums.json"
+
+
+def _recorded() -> dict[str, str]:
+    """Checksums of first downloads, by address."""
+    with suppress(OSError, ValueError):
+        known = json.loads(_checksums().read_text(encoding="utf-8"))
+        if isinstance(known, dict):
+            return {str(url): str(value) for url, value in known.items()}
+    return {}
+
+
+def recorded_checksum(entry: ZooEntry) -> str | None:
+    """The checksum of this checkpoint's first download here, if there was one."""
+    return _recorded().get(entry.url)
+
+
+def record_checksum(entry: ZooEntry, checksum: str) -> None:
+    """Hold later downloads against this one."""
+    known = {**_recorded(), entry.url: checksum}
+    write_text(_checksums(), json.dumps(known, indent=2, sort_keys=True) + "\n")
