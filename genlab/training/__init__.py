@@ -1,0 +1,1 @@
+"""One training loop on accelerate, one small objective a family."""

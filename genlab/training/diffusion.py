@@ -1,0 +1,160 @@
+"""Training of diffusion models by denoising score matching, as EDM does it."""
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from genlab.data.augment import NUM_LABELS, AugmentPipe
+from genlab.diffusion.condition import NULL_CLASS, Condition
+from genlab.diffusion.losses import LOSSES, DenoisingLoss
+from genlab.diffusion.preconditioned import PreconditionedDenoiser
+from genlab.diffusion.preconditioning import Preconditioning, from_config
+from genlab.errors import ConfigError, nearest
+from genlab.generators.diffusion import DiffusionGenerator
+from genlab.networks import DiffusionNetwork
+from genlab.training.batches import DataFacts
+from genlab.training.objective import NETWORKS, Loss, Objective
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiffusionObjective(Objective):
+    """Denoise images at random noise levels.
+
+    Attributes:
+        preconditioning: ``name`` and options, see `genlab.diffusion.preconditioning`.
+        loss: ``name`` and options, see `genlab.diffusion.losses`.
+        label_dropout: probability of hiding a sample's class, which teaches the model to do without
+            and so makes classifier-free guidance possible; 0 teaches no null class.
+        augment: options of the non-leaky augmentation, see `genlab.data.augment.AugmentPipe`; None
+            switches it off.
+    """
+
+    family: ClassVar[str] = "diffusion"
+    phases: ClassVar[tuple[str, ...]] = ("network",)
+    main: ClassVar[str] = "network"
+
+    preconditioning: Mapping[str, Any] = field(default_factory=lambda: {"name": "edm"})
+    loss: Mapping[str, Any] = field(default_factory=lambda: {"name": "edm"})
+    label_dropout: float = 0.0
+    augment: Mapping[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.label_dropout < 1:
+            raise ConfigError(
+                f"objective.label_dropout must lie between 0 and 1, got {self.label_dropout}"
+            )
+        _ = (
+            self._preconditioning,
+            self._loss,
+            self._pipe,
+        )  # a wrong option is named before training starts
+
+    @cached_property
+    def _preconditioning(self) -> Preconditioning:
+        return from_config(self.preconditioning)
+
+    @cached_property
+    def _loss(self) -> DenoisingLoss:
+        options = dict(self.loss)
+        return LOSSES.build(options.pop("name", "edm"), **options)
+
+    @cached_property
+    def _pipe(self) -> AugmentPipe | None:
+        if self.augment is None:
+            return None
+        known = inspect.signature(AugmentPipe).parameters
+        for key in self.augment:
+            if key not in known:
+                raise ConfigError(f"the augmentation has no option {key!r}; {nearest(key, known)}")
+        return AugmentPipe(**self.augment)
+
+    def build(self, network: Mapping[str, Any], data: DataFacts) -> dict[str, nn.Module]:
+        """See `Objective.build`."""
+        options = dict(network)
+        name = options.pop("name", None)
+        if not isinstance(name, str):
+            raise ConfigError(f"network.name is missing; {nearest('', NETWORKS)}")
+        cls = NETWORKS[name]
+        known = [key for key in inspect.signature(cls).parameters if key != "self"]
+        for key in options:
+            if key not in known:
+                raise ConfigError(
+                    f"the network {name!r} has no argument {key!r}; {nearest(key, known)}"
+                )
+        for key, value in self._from_data(data).items():
+            if options.setdefault(key, value) != value:
+                raise ConfigError(
+                    f"network.{key} is {options[key]} but the data and the objective make it "
+                    f"{value}; leave it out, or "
+                    "change data.image_size, data.channels, data.labels or objective.augment"
+                )
+        return {"network": cls(**options)}
+
+    def _from_data(self, data: DataFacts) -> dict[str, int]:
+        channels, size, _ = data.image_shape
+        twice = self.preconditioning.get("name") == "iddpm"  # its second half predicts a variance
+        return {
+            "img_resolution": size,
+            "in_channels": channels,
+            "out_channels": channels * (2 if twice else 1),
+            "label_dim": data.num_classes,
+            "augment_dim": NUM_LABELS if self.augment is not None else 0,
+        }
+
+    def compute_loss(
+        self,
+        phase: str,
+        networks: Mapping[str, nn.Module],
+        images: Float[Tensor, "B C H W"],
+        labels: Int64[Tensor, " B"],
+        generator: torch.Generator,
+    ) -> Loss:
+        """The denoising loss; its ``mean`` is over pixels too: about 1 at first with EDM's."""
+        network = networks[self.main]
+        augment_labels = None
+        if self._pipe is not None:
+            images, augment_labels = self._pipe(images, generator)
+        denoiser = PreconditionedDenoiser(
+            network,
+            self._preconditioning,
+            num_classes=_plain(network).label_dim,
+            has_null_class=self.label_dropout > 0,
+        )
+        if self.label_dropout and denoiser.num_classes:
+            drop = torch.rand(len(labels), generator=generator, device=generator.device)
+            labels = labels.masked_fill((drop < self.label_dropout).to(labels.device), NULL_CLASS)
+        condition = Condition(
+            labels=labels if denoiser.num_classes else None, augment_labels=augment_labels
+        )
+        terms = self._loss(denoiser, images, condition, self._loss.draw(images, generator))
+        return Loss(total=terms.loss.sum(), mean=terms.loss.detach().mean())
+
+    def generator(
+        self,
+        network: nn.Module,
+        class_names: tuple[str, ...] | None,
+        sampler: Mapping[str, Any],
+        card: str | None = None,
+    ) -> DiffusionGenerator:
+        """See `Objective.generator`."""
+        return DiffusionGenerator(
+            network,
+            self._preconditioning,
+            class_names=class_names,
+            sampler=sampler or None,
+            has_null_class=self.label_dropout > 0,
+            card=card,
+        )
+
+
+def _plain(network: nn.Module) -> DiffusionNetwork:
+    """The network inside what trains it in parallel."""
+    inside = getattr(network, "module", network)
+    assert isinstance(inside, DiffusionNetwork)
+    return inside

@@ -1,0 +1,173 @@
+"""From a run to a generator: choose an average of the weights, write folder and model card."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from genlab.errors import ConfigError, TrainingError
+from genlab.generators.base import Generator
+from genlab.training.card import model_card
+from genlab.training.ema import sigma_rel_of
+from genlab.training.objective import build_objective
+from genlab.training.posthoc import read_snapshot, reconstruct
+from genlab.training.run import Run
+from genlab.training.snapshots import Snapshot, list_snapshots
+from genlab.training.state import load_state, states
+
+HALFLIFE = "halflife"
+RAW = "none"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which weights of a run are wanted.
+
+    Attributes:
+        average: ``halflife``, ``none`` (the weights as they are, not averaged), or a width
+            ``sigma_rel`` of a power-function average.
+        images: training time at which they are wanted; None is the latest.
+    """
+
+    average: str | float = HALFLIFE
+    images: int | None = None
+
+    @classmethod
+    def parse(cls, text: str, images: int | None = None) -> "Choice":
+        """Read ``halflife``, ``none``, ``0.08`` or ``sigma_rel=0.08``."""
+        if text in (HALFLIFE, RAW):
+            return cls(text, images)
+        key, equals, value = text.rpartition("=")
+        try:
+            if equals and key not in ("sigma_rel", "gamma"):
+                raise ValueError(key)
+            number = float(value)
+        except ValueError as error:
+            raise ConfigError(
+                f"--ema {text!r}: write halflife, none, or a width such as sigma_rel=0.08"
+            ) from error
+        return cls(sigma_rel_of(number) if key == "gamma" else number, images)
+
+    def __str__(self) -> str:
+        if isinstance(self.average, float):
+            return f"power-function average, sigma_rel {self.average:g}"
+        return "average by half-life" if self.average == HALFLIFE else "last weights, not averaged"
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Weights of a run.
+
+    Attributes:
+        weights: parameter name -> value.
+        images: training time they are from.
+        error: of the profile, for reconstructed averages; 0 for stored ones.
+    """
+
+    weights: Mapping[str, Tensor]
+    images: int
+    error: float = 0.0
+
+
+def choose_weights(run: Run, choice: Choice) -> Chosen:
+    """Find or reconstruct the wanted weights.
+
+    Raises:
+        TrainingError: the run has not stored them.
+    """
+    snapshots = list_snapshots(run.snapshots)
+    if isinstance(choice.average, float):
+        weights, error = reconstruct(snapshots, choice.average, choice.images)
+        end = choice.images or max(s.images for s in snapshots if s.sigma_rel is not None)
+        return Chosen(weights, end, error)
+    if choice.images is None or choice.average == RAW:
+        return _from_state(run, choice, snapshots)
+    for snapshot in snapshots:
+        if snapshot.average == HALFLIFE and snapshot.images == choice.images:
+            return Chosen(read_snapshot(snapshot), snapshot.images)
+    known = sorted({s.images for s in snapshots if s.average == HALFLIFE})
+    raise TrainingError(
+        f"{run.folder} holds no average by half-life after {choice.images} images; there are "
+        "some after "
+        f"{', '.join(map(str, known)) or 'none'}"
+    )
+
+
+def _from_state(run: Run, choice: Choice, snapshots: list[Snapshot]) -> Chosen:
+    """The latest weights: the last state's, in full precision, unless a snapshot is newer."""
+    found = states(run.states)
+    state = load_state(found[-1]) if found else None
+    if choice.average == RAW:
+        if state is None or choice.images not in (None, state.progress.images):
+            raise TrainingError(
+                f"{run.folder} holds unaveraged weights of its last state only; leave --images "
+                "out or take an average"
+            )
+        main = build_objective(run.read_config().objective).main
+        return Chosen(state.networks[main], state.progress.images)
+    newest = max(
+        (s for s in snapshots if s.average == HALFLIFE), key=lambda s: s.images, default=None
+    )
+    if state is not None and (newest is None or newest.images <= state.progress.images):
+        return Chosen(state.averages[HALFLIFE], state.progress.images)
+    if newest is None:
+        raise TrainingError(
+            f"the run in {run.folder} has saved no weights yet; wait for its first state"
+        )
+    return Chosen(read_snapshot(newest), newest.images)
+
+
+def make_generator(
+    run: Run, choice: Choice, facts: Mapping[str, Any] | None = None
+) -> tuple[Generator, Chosen]:
+    """The generator that a run has trained, in float32 on the CPU, with its model card.
+
+    Args:
+        run: finished or not.
+        choice: which weights.
+        facts: more rows for the model card's table, for instance a score.
+    """
+    config, data = run.read_config(), run.read_data()
+    objective = build_objective(config.objective)
+    network = objective.build(config.network, data)[objective.main]
+    chosen = choose_weights(run, choice)
+    with torch.no_grad():
+        parameters = dict(network.named_parameters())
+        missing = parameters.keys() - chosen.weights.keys()
+        if missing:
+            raise TrainingError(
+                f"the weights stored in {run.folder} lack {sorted(missing)[0]}: they are of "
+                "another network than its config.yaml"
+            )
+        for name, parameter in parameters.items():
+            parameter.copy_(chosen.weights[name])
+    names = data.class_names if config.class_names is None else tuple(config.class_names)
+    card = model_card(run, config, data, choice, chosen.images, facts or {})
+    network.eval()
+    return objective.generator(network, names, config.sampler, card), chosen
+
+
+def export(
+    run: Run,
+    folder: Path,
+    choice: Choice,
+    dtype: str | None = None,
+    facts: Mapping[str, Any] | None = None,
+) -> Chosen:
+    """Write the generator that a run has trained as a folder.
+
+    Args:
+        run: finished or not.
+        folder: what `genlab.load` reads afterwards.
+        choice: which weights.
+        dtype: what they are stored in; None is float32.
+        facts: more rows for the model card's table.
+    """
+    generator, chosen = make_generator(run, choice, facts)
+    if dtype is not None:
+        generator.to(dtype=getattr(torch, dtype))
+    generator.save_pretrained(folder)
+    return chosen

@@ -1,0 +1,255 @@
+"""The training loop, one for all families."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from torch import Tensor
+
+from genlab.data.pixels import from_uint8
+from genlab.errors import ConfigError
+from genlab.generators.lock import lock_folder
+from genlab.training.batches import Batches, Micro, Share
+from genlab.training.config import TrainConfig
+from genlab.training.machine import hardware
+from genlab.training.models import Models
+from genlab.training.objective import build_objective
+from genlab.training.recorder import Recorder
+from genlab.training.run import Run
+from genlab.training.schedule import learning_rate
+from genlab.training.seeds import derive, generator
+from genlab.training.state import Progress, load_state, read_progress, states
+from genlab.training.stop import StopRequest
+
+SIGNAL_STEPS = 8
+"""How often processes ask each other for a wish to stop; asking costs a round trip."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How a call of `Trainer.train` ended.
+
+    Attributes:
+        progress: where the run stands.
+        loss: mean over the steps of the last log line; nan if there was none.
+        signal: what stopped the run early, or None.
+    """
+
+    progress: Progress
+    loss: float
+    signal: int | None
+
+
+class Trainer:
+    """A run, from its start or its latest state to its end.
+
+    A run that goes on from a state computes what it would have computed without the stop: on the
+    CPU bit for bit, with the same number of threads. Several processes compute what one process
+    does in as many rounds of ``gradient_accumulation``, up to rounding.
+
+    Args:
+        config: what to do.
+        folder: of the run.
+        device: ``cpu`` keeps off the GPU, ``cuda:1`` chooses one; None takes what accelerate finds.
+        watch: called after each log line with its values.
+
+    Nothing is written before `train`.
+
+    Raises:
+        ConfigError: a setting is wrong.
+        DataError: the images cannot be read.
+        TrainingError: the folder holds a run with other settings.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        folder: Path,
+        *,
+        device: str | None = None,
+        watch: Callable[[dict[str, Any]], None] = lambda values: None,
+    ) -> None:
+        self.config = config
+        self.run = Run(folder)
+        self.accelerator = _accelerator(config, device)
+        self.device: torch.device = self.accelerator.device
+        self.is_main = bool(self.accelerator.is_main_process)
+        self.share = Share(
+            config.batch_size,
+            self.accelerator.num_processes,
+            self.accelerator.process_index,
+            config.gradient_accumulation,
+        )
+        self.objective = build_objective(config.objective)
+        self.batches = Batches(config.data, config.seed)
+        self.models = Models(config, self.objective, self.batches.facts, self.accelerator)
+        self.recorder = self._recorder(watch)
+        self.run.check(config, self.batches.facts)
+        self.progress = self._resume()
+        self.lr = learning_rate(config, self.progress.images)
+
+    def _recorder(self, watch: Callable[[dict[str, Any]], None]) -> Recorder:
+        config, objective, facts = self.config, self.objective, self.batches.facts
+        sampling = objective.build(config.network, facts)[objective.main].to(self.device)
+        names = facts.class_names if config.class_names is None else tuple(config.class_names)
+        made = objective.generator(sampling, names, config.sampler)
+        # A wrong setting of the sampler is to be known now, not at the first preview.
+        made.stream([0], None, config.output.preview_sampler or None)
+        return Recorder(
+            self.run, config, objective, self.models, self.accelerator, sampling, made, watch
+        )
+
+    def _resume(self) -> Progress:
+        found = states(self.run.states)
+        if not found:
+            return Progress()
+        state = load_state(found[-1], self.device)
+        self.models.load(state, found[-1])
+        return state.progress
+
+    def train(self, on_step: Callable[[Progress], None] = lambda progress: None) -> Outcome:
+        """Train to the end, or until SIGINT or SIGTERM asks to stop.
+
+        Args:
+            on_step: called after each step.
+
+        Raises:
+            TrainingError: the loss is not finite; the last state is from before that.
+            OutputError: something could not be written, or another process trains in this folder.
+        """
+        lock = (
+            lock_folder(self.run.folder / ".lock", str(self.run.folder)) if self.is_main else None
+        )
+        try:
+            return self._train(on_step)
+        finally:
+            if lock is not None:
+                lock.close()
+
+    def _train(self, on_step: Callable[[Progress], None]) -> Outcome:
+        end = self.config.num_steps
+        stopped = None
+        self._begin()
+        first = self.progress.step
+        try:
+            self.recorder.begin(self.progress)
+            stream = self.batches.stream(first, end, self.share)
+            with StopRequest() as stop:
+                for step in range(first, end):
+                    self._step(step, stream)
+                    stopped = self._agreed_signal(stop, step)
+                    last = step + 1 == end or stopped is not None
+                    self.recorder.after_step(self.progress, self.lr, last)
+                    on_step(self.progress)
+                    if last:
+                        break
+        finally:
+            self.recorder.end()
+        done = self.progress.step >= end
+        loss = self.recorder.last_loss
+        return Outcome(progress=self.progress, loss=loss, signal=None if done else stopped)
+
+    def _begin(self) -> None:
+        """Claim the folder, now that nobody else writes to it."""
+        found = states(self.run.states)
+        if found and read_progress(found[-1]).step != self.progress.step:
+            self.progress = self._resume()  # another process got on since this one looked
+        if self.is_main:
+            machine = hardware(self.device, self.share.processes)
+            self.run.start(self.config, self.batches.facts, machine)
+        self.accelerator.wait_for_everyone()
+        self._began, self._seconds_before = time.perf_counter(), self.progress.seconds
+
+    def _step(self, step: int, stream: Iterator[Micro]) -> None:
+        """One update of every network, and of the averages."""
+        images = step * self.config.batch_size
+        micro_batches = [next(stream) for _ in range(self.share.rounds)]
+        self.lr = learning_rate(self.config, images)
+        losses = []
+        for phase in range(len(self.objective.phases)):
+            self.models.optimizers[self.objective.phases[phase]].zero_grad(set_to_none=True)
+            means = [
+                self._micro_batch(step, phase, round_, micro)
+                for round_, micro in enumerate(micro_batches)
+            ]
+            self._descend(self.objective.phases[phase])
+            losses.append(torch.stack(means).mean())
+        self.recorder.note_losses(torch.stack(losses))
+        self.models.update_averages(images)
+        self.progress = Progress(
+            step=step + 1,
+            images=images + self.config.batch_size,
+            seconds=self._seconds_before + time.perf_counter() - self._began,
+        )
+
+    def _micro_batch(self, step: int, phase: int, round_: int, micro: Micro) -> Tensor:
+        """Add the gradient of one micro-batch; return its mean loss, still on the device."""
+        name, seed = self.objective.phases[phase], self.config.seed
+        address = (step, phase, self.share.micro_batches()[round_])
+        torch.manual_seed(derive(seed, "dropout", *address))
+        draws = generator(self.device, seed, "draws", *address)
+        pixels, labels = (tensor.to(self.device, non_blocking=True) for tensor in micro)
+        # Gradients of several processes meet once, with the last micro-batch.
+        apart = round_ + 1 < self.share.rounds
+        with self.accelerator.no_sync(self.models.networks[name]) if apart else nullcontext():
+            with self.accelerator.autocast():
+                loss = self.objective.compute_loss(
+                    name, self.models.networks, from_uint8(pixels), labels, draws
+                )
+            # Processes average their gradients, EDM divides the sum by the batch: hence their
+            # number.
+            scale = self.share.processes / self.config.batch_size
+            self.accelerator.backward(loss.total * scale)
+        return loss.mean
+
+    def _descend(self, name: str) -> None:
+        """Step one optimizer along the gradients gathered."""
+        optimizer, options = self.models.optimizers[name], self.config.optimizer
+        gradients = [p.grad for p in self.models.networks[name].parameters() if p.grad is not None]
+        # With float16 the gradient scaler itself drops a step whose gradients are not finite.
+        if options.zero_nonfinite_gradients and self.accelerator.scaler is None:
+            for gradient in gradients:
+                torch.nan_to_num(gradient, nan=0.0, posinf=1e5, neginf=-1e5, out=gradient)
+        if options.max_grad_norm is not None:
+            self.accelerator.clip_grad_norm_(
+                self.models.networks[name].parameters(), options.max_grad_norm
+            )
+        for group in optimizer.param_groups:
+            group["lr"] = self.lr
+        optimizer.step()
+
+    def _agreed_signal(self, stop: StopRequest, step: int) -> int | None:
+        """The signal that any process got, the same answer in all of them."""
+        if self.share.processes == 1:
+            return stop.signal
+        if (step + 1) % SIGNAL_STEPS:
+            return None
+        heard = torch.tensor([stop.signal or 0], device=self.device)
+        return int(self.accelerator.gather(heard).max()) or None
+
+
+def _accelerator(config: TrainConfig, device: str | None) -> Accelerator:
+    # accelerate keeps one precision for the whole process; a second run in it may want another.
+    AcceleratorState._reset_state()
+    try:
+        if device is not None and device.startswith("cuda"):
+            torch.cuda.set_device(torch.device(device))
+        accelerator = Accelerator(mixed_precision=config.mixed_precision.value, cpu=device == "cpu")
+    except (RuntimeError, ValueError, AssertionError, AttributeError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ConfigError(
+            f"cannot train on {device or 'this machine'} with mixed_precision="
+            f"{config.mixed_precision.value}: {reason}; 'genlab doctor' lists what it can do"
+        ) from error
+    if device is not None and device.partition(":")[0] != accelerator.device.type:
+        raise ConfigError(
+            f"--device {device}: accelerate offers {accelerator.device.type} here; 'genlab doctor' "
+            "lists the devices"
+        )
+    return accelerator

@@ -1,0 +1,143 @@
+"""Everything that a step changes: networks, their optimizers, the averages of the main one."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from genlab import compute
+from genlab.errors import TrainingError
+from genlab.training.batches import DataFacts
+from genlab.training.config import TrainConfig
+from genlab.training.ema import HalfLifeAverage, PowerAverage, WeightAverage
+from genlab.training.objective import Objective
+from genlab.training.seeds import derive
+from genlab.training.state import Progress, State
+
+
+class Models:
+    """The networks in training and what follows them.
+
+    Args:
+        config: of the run.
+        objective: which networks there are.
+        data: what their shapes follow from.
+        accelerator: where they are, and who trains with us.
+
+    Attributes:
+        networks: name -> network, as accelerate wrapped it.
+        optimizers: name -> its optimizer, wrapped too.
+        averages: of the main network; the first is that by half-life.
+    """
+
+    def __init__(
+        self, config: TrainConfig, objective: Objective, data: DataFacts, accelerator: Accelerator
+    ) -> None:
+        self.config, self.objective, self.accelerator = config, objective, accelerator
+        torch.manual_seed(derive(config.seed, "weights"))
+        self.networks: dict[str, nn.Module] = {}
+        self.optimizers: dict[str, Any] = {}
+        for name, network in objective.build(config.network, data).items():
+            # On its device before accelerate wraps it: optimizers hold the very parameters.
+            network.to(accelerator.device).train()
+            compute.choose(accelerator.device).prepare_training(network)
+            if config.gradient_checkpointing:
+                network.enable_gradient_checkpointing()  # type: ignore[operator]  # ModelMixin
+            self.networks[name], self.optimizers[name] = accelerator.prepare(
+                network, self._optimizer(network)
+            )
+        parameters = dict(self.main.named_parameters())
+        ema = config.ema
+        self.averages: list[WeightAverage] = [
+            HalfLifeAverage(parameters, ema.halflife_kimg * 1000, ema.rampup_ratio),
+            *(PowerAverage(parameters, sigma_rel) for sigma_rel in ema.sigma_rels),
+        ]
+
+    @property
+    def main(self) -> nn.Module:
+        """The network that is averaged and sampled, unwrapped."""
+        return self.plain(self.objective.main)
+
+    def plain(self, name: str) -> nn.Module:
+        """A network as its objective built it."""
+        network: nn.Module = self.accelerator.unwrap_model(self.networks[name])
+        return network
+
+    def _optimizer(self, network: nn.Module) -> torch.optim.Optimizer:
+        options = self.config.optimizer
+        return torch.optim.AdamW(
+            network.parameters(),
+            lr=options.lr,
+            betas=(options.beta1, options.beta2),
+            eps=options.eps,
+            weight_decay=options.weight_decay,
+            fused=self.accelerator.device.type in {"cpu", "cuda"},
+        )
+
+    def update_averages(self, images: int) -> None:
+        """Let the averages follow a step.
+
+        Args:
+            images: that the run had seen before it.
+        """
+        parameters = list(self.main.parameters())
+        for average in self.averages:
+            average.update(parameters, images, self.config.batch_size)
+
+    def state(self, progress: Progress) -> State:
+        """All of it, to be saved; shares its memory with the models."""
+        scaler = self.accelerator.scaler
+        return State(
+            progress=progress,
+            networks={name: dict(self.plain(name).state_dict()) for name in self.networks},
+            averages={average.name: average.state_dict() for average in self.averages},
+            optimizers={name: o.state_dict() for name, o in self.optimizers.items()},
+            scaler=None if scaler is None else scaler.state_dict(),
+        )
+
+    def load(self, state: State, where: object) -> None:
+        """Take over a saved state.
+
+        Raises:
+            TrainingError: it is of other networks.
+        """
+        try:
+            for name in self.networks:
+                self.plain(name).load_state_dict(state.networks[name])
+                self._load_optimizer(name, state.optimizers[name])
+            for average in self.averages:
+                average.load_state_dict(state.averages[average.name])
+        except (KeyError, ValueError, RuntimeError) as error:
+            raise TrainingError(
+                f"the state {where} does not fit this run ({' '.join(str(error).split())[:200]}); "
+                "remove it, or train into another folder with -o"
+            ) from error
+        if self.accelerator.scaler is not None and state.scaler is not None:
+            self.accelerator.scaler.load_state_dict(state.scaler)
+
+    def _load_optimizer(self, name: str, state: Mapping[str, Any]) -> None:
+        optimizer = self.optimizers[name]
+        optimizer.load_state_dict(state)
+        # Fused Adam walks through memory: its moments must lie as their parameter does, also when
+        # the state was saved on a device with another memory format.
+        for parameter, moments in optimizer.state.items():
+            for key, value in moments.items():
+                if isinstance(value, Tensor) and value.shape == parameter.shape:
+                    moments[key] = torch.empty_like(parameter).copy_(value)
+
+    def check_finite(self, progress: Progress) -> None:
+        """Refuse weights that are not finite, before they are saved.
+
+        Raises:
+            TrainingError: names the weight.
+        """
+        for name in self.networks:
+            for key, value in self.plain(name).named_parameters():
+                if not bool(value.isfinite().all()):
+                    raise TrainingError(
+                        f"the weight {key} of the {name} is not finite after step {progress.step}, "
+                        "earlier states are kept; lower optimizer.lr or lengthen "
+                        "schedule.warmup_kimg, and train into another folder with -o"
+                    )

@@ -1,0 +1,147 @@
+"""Any power-function average out of a few stored ones, after training (EDM2's post-hoc EMA).
+
+A power-function average of training time t weighs the weights at time tau with the density
+
+    p(tau) = (gamma + 1) tau^gamma / t^(gamma + 1),   0 <= tau <= t.
+
+A sum of stored averages has the weighted sum of their densities, so the sum that comes nearest to
+the wanted density (in the least-squares sense) comes nearest to the wanted average. The inner
+product of two densities has a closed form:
+
+    <p_i, p_j> = (gamma_i + 1) (gamma_j + 1) / (gamma_i + gamma_j + 1) * (t_i / t_j)^gamma_j / t_j,
+    t_i <= t_j
+
+Since our averages take whole steps, each with exactly the integral of the density over that step,
+the formula holds for them without approximation.
+
+Source: Karras et al. 2023 (EDM2), arXiv:2312.02696, section 3.2. Departure: the coefficients are
+    made to sum to 1, so that
+weights that never change come out as they are, whatever is stored.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float64
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from genlab.errors import CheckpointError, TrainingError
+from genlab.training.ema import gamma_of
+from genlab.training.snapshots import Snapshot
+
+Vector = Float64[np.ndarray, " n"]
+
+
+@dataclass(frozen=True)
+class Profile:
+    """The density of a power-function average.
+
+    Attributes:
+        gamma: its exponent, > 0.
+        t: the training time it ends at, > 0; any unit, the same for all.
+    """
+
+    gamma: float
+    t: float
+
+    def dot(self, other: "Profile") -> float:
+        """The inner product of two densities."""
+        first, last = sorted((self, other), key=lambda p: p.t)
+        scale = (first.gamma + 1) * (last.gamma + 1) / (first.gamma + last.gamma + 1)
+        return float(scale * (first.t / last.t) ** last.gamma / last.t)
+
+
+def coefficients(stored: Sequence[Profile], wanted: Profile) -> Vector:
+    """What to multiply stored averages with, so that their sum is nearest to the wanted one.
+
+    Returns:
+        One number for each stored average; they sum to 1.
+    """
+    # In units of the wanted time all numbers are near 1, and each density is scaled to unit length:
+    # profiles of early and late times differ by orders of magnitude, which would cost digits.
+    unit = [Profile(p.gamma, p.t / wanted.t) for p in stored]
+    target = Profile(wanted.gamma, 1.0)
+    lengths = np.array([np.sqrt(p.dot(p)) for p in unit])
+    gram = np.array([[a.dot(b) for b in unit] for a in unit]) / np.outer(lengths, lengths)
+    right = np.array([p.dot(target) for p in unit]) / lengths
+    # Least squares under one linear constraint: the stationary point of its Lagrangian.
+    count = len(unit)
+    system = np.zeros((count + 1, count + 1))
+    system[:count, :count] = gram
+    system[:count, count] = system[count, :count] = 1 / lengths
+    solution = np.linalg.lstsq(system, np.append(right, 1.0), rcond=1e-12)[0][:count] / lengths
+    return solution / solution.sum()
+
+
+def distance(stored: Sequence[Profile], weights: Vector, wanted: Profile) -> float:
+    """How far a reconstructed density is from the wanted one, relative to its length."""
+    both = [*stored, wanted]
+    signed = np.append(weights, -1.0)
+    gram = np.array([[a.dot(b) for b in both] for a in both])
+    return float(np.sqrt(max(signed @ gram @ signed, 0.0) / wanted.dot(wanted)))
+
+
+def reconstruct(
+    snapshots: Sequence[Snapshot], sigma_rel: float, images: int | None = None
+) -> tuple[dict[str, Tensor], float]:
+    """Make a power-function average from the stored ones.
+
+    Args:
+        snapshots: of one run; those of other kinds are left out, and so are those later than
+            ``images``.
+        sigma_rel: width wanted, between 0 and 0.28.
+        images: training time at which it is wanted; None is the latest.
+
+    Returns:
+        Name -> averaged parameter in float32, and how far the profile is from the wanted one (see
+        `distance`).
+
+    Raises:
+        TrainingError: nothing is stored, or the width is out of range.
+        CheckpointError: a snapshot is damaged.
+    """
+    if not 0 < sigma_rel < 0.28:
+        raise TrainingError(f"the width of an average must lie between 0 and 0.28, got {sigma_rel}")
+    usable = [
+        s for s in snapshots if s.sigma_rel is not None and (images is None or s.images <= images)
+    ]
+    if not usable:
+        raise TrainingError(
+            "no power-function averages are stored in this run; train with "
+            "ema.sigma_rels=[0.05,0.1], or take the "
+            "average by half-life (--ema halflife)"
+        )
+    end = images or max(s.images for s in usable)
+    stored = [Profile(gamma_of(s.sigma_rel or 0), s.images) for s in usable]
+    wanted = Profile(gamma_of(sigma_rel), end)
+    weights = coefficients(stored, wanted)
+    return _weighted_sum(usable, weights), distance(stored, weights, wanted)
+
+
+def _weighted_sum(snapshots: Sequence[Snapshot], weights: Vector) -> dict[str, Tensor]:
+    total: dict[str, Tensor] = {}
+    for snapshot, weight in zip(snapshots, weights, strict=True):
+        for name, value in read_snapshot(snapshot).items():
+            # float64: coefficients of opposite sign cancel.
+            part = value.double() * float(weight)
+            total[name] = total[name] + part if name in total else part
+    return {name: value.float() for name, value in total.items()}
+
+
+def read_snapshot(snapshot: Snapshot) -> Mapping[str, Tensor]:
+    """The tensors of a snapshot, as stored.
+
+    Raises:
+        CheckpointError: the file is damaged.
+    """
+    try:
+        tensors: dict[str, torch.Tensor] = load_file(snapshot.path)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(
+            f"{snapshot.path} cannot be read ({error}); remove it to do without this snapshot"
+        ) from error
+    return tensors

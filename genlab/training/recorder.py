@@ -1,0 +1,186 @@
+"""What a run writes while it trains, and when: log lines, states, snapshots, previews.
+
+Nothing here changes what is computed. Within a step the state comes last, so that a run that dies
+in between does the step's other files again.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from genlab.errors import TrainingError
+from genlab.generators.base import Generator
+from genlab.training.config import TrainConfig
+from genlab.training.logs import Log
+from genlab.training.machine import peak_memory_mib
+from genlab.training.models import Models
+from genlab.training.objective import Objective
+from genlab.training.preview import draw_preview
+from genlab.training.run import Run
+from genlab.training.snapshots import prune_snapshots, save_snapshots
+from genlab.training.state import Progress, save_state, states
+
+
+class Recorder:
+    """Keeps the run's files.
+
+    Args:
+        run: its folder.
+        config: of the run.
+        objective: names the phases whose losses are logged.
+        models: what is saved.
+        accelerator: only the main process writes, but all meet where something is written.
+        sampling: a second main network, which previews are drawn with.
+        generator: around it; None draws no previews.
+        watch: called after each log line with its values.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        config: TrainConfig,
+        objective: Objective,
+        models: Models,
+        accelerator: Accelerator,
+        sampling: nn.Module,
+        generator: Generator,
+        watch: Callable[[dict[str, Any]], None],
+    ) -> None:
+        self.run, self.config, self.models = run, config, models
+        self.accelerator, self.is_main = accelerator, bool(accelerator.is_main_process)
+        self.sampling, self.generator, self.watch = sampling, generator, watch
+        self.phases = objective.phases
+        self.last_loss = math.nan
+        self._losses: list[Tensor] = []
+
+    def begin(self, progress: Progress) -> None:
+        """Start the clocks; forget what an earlier life of the run wrote beyond its last state."""
+        self._line_began = self._state_saved = time.perf_counter()
+        self._log = None
+        if self.is_main:
+            self._log = Log(self.run.folder, progress.step, self.config.output.tensorboard)
+            prune_snapshots(self.run.snapshots, progress.images)
+
+    def end(self) -> None:
+        """Write out what is buffered."""
+        if self._log is not None:
+            self._log.close()
+
+    def note_losses(self, losses: Tensor) -> None:
+        """Keep the losses of a step, one for each phase, without waiting for the device."""
+        self._losses.append(losses)
+
+    def after_step(self, progress: Progress, lr: float, last: bool) -> None:
+        """Write what is due.
+
+        Args:
+            progress: after the step.
+            lr: the learning rate of the step.
+            last: whether the run ends here, or stops.
+        """
+        output = self.config.output
+        log = last or progress.step % output.log_steps == 0
+        snapshot = last or self._crossed(output.snapshot_kimg, progress)
+        preview = output.preview_kimg is not None and (
+            last or self._crossed(output.preview_kimg, progress)
+        )
+        if not (log or snapshot or preview):
+            return
+        self._write_line(progress, lr)  # first, since it refuses losses that are not finite
+        if snapshot:
+            self._save_snapshots(progress)
+        if preview:
+            self._draw_preview(progress)
+        if last or (log and self._state_is_due()):
+            self._save_state(progress)
+
+    def _crossed(self, kimg: float | None, progress: Progress) -> bool:
+        """Whether the step went over a multiple of ``kimg``."""
+        if kimg is None:
+            return False
+        every = kimg * 1000
+        return progress.images // every > (progress.images - self.config.batch_size) // every
+
+    def _write_line(self, progress: Progress, lr: float) -> None:
+        """Look at the losses since the last line; only here the program waits for the device."""
+        losses: Tensor = self.accelerator.reduce(torch.stack(self._losses), "mean")
+        values = losses.double().cpu()
+        self._refuse_bad_losses(values, progress)
+        self._losses = []
+        means = values.mean(0).tolist()
+        self.last_loss = sum(means) / len(means)
+        named = zip(self.phases, means, strict=True)
+        now = time.perf_counter()
+        images = len(values) * self.config.batch_size
+        line = {
+            "step": progress.step,
+            "kimg": progress.images / 1000,
+            "loss": self.last_loss,
+            **({f"loss_{name}": mean for name, mean in named} if len(means) > 1 else {}),
+            "lr": lr,
+            "images_per_second": images / (now - self._line_began),
+            "seconds": progress.seconds,
+            "peak_memory_mib": peak_memory_mib(),
+        }
+        self._line_began = now
+        if self._log is not None:
+            self._log.write(**line)
+            self.watch(line)
+
+    def _refuse_bad_losses(self, values: Tensor, progress: Progress) -> None:
+        bad = (~values.isfinite()).any(1).nonzero()
+        if len(bad) == 0:
+            return
+        first = int(bad[0])
+        step = progress.step - len(values) + first + 1
+        found = states(self.run.states)
+        kept = f"the state {found[-1]} is from before that" if found else "no state was saved yet"
+        raise TrainingError(
+            f"the loss of step {step} is {values[first].sum():g}, {kept}; lower optimizer.lr, "
+            "lengthen schedule.warmup_kimg or train without fp16, into another folder with -o"
+        )
+
+    def _state_is_due(self) -> bool:
+        minutes = (time.perf_counter() - self._state_saved) / 60
+        due = torch.tensor([minutes >= self.config.output.state_minutes])
+        # The main process's clock counts.
+        return bool(self.accelerator.gather(due.to(self.accelerator.device))[0])
+
+    def _save_state(self, progress: Progress) -> None:
+        self.models.check_finite(progress)
+        if self.is_main:
+            keep = self.config.output.keep_states
+            save_state(self.run.states, self.models.state(progress), keep)
+        self._state_saved = time.perf_counter()
+        self.accelerator.wait_for_everyone()
+
+    def _save_snapshots(self, progress: Progress) -> None:
+        if self.is_main:
+            dtype = getattr(torch, self.config.output.snapshot_dtype.value)
+            save_snapshots(self.run, self.models.averages, progress, dtype)
+
+    def _draw_preview(self, progress: Progress) -> None:
+        if not self.is_main:
+            return
+        paused = time.perf_counter()
+        # A copy: a generator lays its network out for sampling.
+        for parameter, value in zip(
+            self.sampling.parameters(), self.models.averages[0].values, strict=True
+        ):
+            parameter.data.copy_(value)
+        output = self.config.output
+        path = self.run.previews / f"{progress.images:09d}.png"
+        title = f"{progress.images / 1000:.0f} thousand images"
+        with self.accelerator.autocast():
+            picture = draw_preview(
+                self.generator, output.preview_count, output.preview_sampler, path, title
+            )
+        if self._log is not None:
+            self._log.picture("samples", np.asarray(picture), progress.step)
+        self._line_began += time.perf_counter() - paused  # the speed logged is that of training

@@ -1,0 +1,155 @@
+"""The folder of a run: what it was told, what it knows of its data, and where its results lie.
+
+config.yaml      the merged configuration
+data.json        facts of the training data
+machine.json     what it was trained on, and with which versions
+log.jsonl        one line every output.log_steps steps
+state/           states to go on from, one folder each
+snapshots/       averaged weights, one safetensors file for each average and time
+previews/        grids of samples
+tensorboard/     where TensorBoard is installed
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from genlab import __version__
+from genlab.config import load, to_plain, to_yaml
+from genlab.errors import TrainingError
+from genlab.files import write_text
+from genlab.training.batches import DataFacts
+from genlab.training.config import TrainConfig
+
+FREE = (
+    "output.",
+    "gradient_accumulation",
+    "data.path",
+    "data.max_memory_gib",
+    "data.num_workers",
+    "class_names",
+    "sampler.",
+    "license",
+)
+"""Settings that a run may go on with changed: they do not touch the numbers."""
+
+
+class Run:
+    """The folder of a run.
+
+    Args:
+        folder: need not exist.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = Path(folder)
+        self.config_path = self.folder / "config.yaml"
+        self.data_path = self.folder / "data.json"
+        self.machine_path = self.folder / "machine.json"
+        self.log_path = self.folder / "log.jsonl"
+        self.states = self.folder / "state"
+        self.snapshots = self.folder / "snapshots"
+        self.previews = self.folder / "previews"
+
+    @property
+    def exists(self) -> bool:
+        """Whether a run was started here."""
+        return self.config_path.is_file()
+
+    def start(self, config: TrainConfig, data: DataFacts, hardware: str) -> None:
+        """Write down what the run is told; see `check`.
+
+        Args:
+            config: merged.
+            data: facts of the training data.
+            hardware: what it trains on, in words.
+        """
+        machine = {"hardware": hardware, "genlab": __version__, "torch": version("torch")}
+        write_text(self.machine_path, json.dumps(machine, indent=2) + "\n")
+        write_text(self.data_path, json.dumps(asdict(data), indent=2) + "\n")
+        write_text(self.config_path, to_yaml(config))
+
+    def check(self, config: TrainConfig, data: DataFacts) -> None:
+        """Refuse to go on with a run that was begun otherwise.
+
+        Raises:
+            TrainingError: a setting that matters, or the data, differ from those of the start.
+        """
+        if not self.exists:
+            return
+        old = _flat(to_plain(self.read_config()))
+        new = _flat(to_plain(config))
+        for key in sorted({*old, *new}):
+            if old.get(key) != new.get(key) and not _is_free(key, config):
+                raise TrainingError(
+                    f"{self.folder} holds a run with {key}={old.get(key)}, now it is "
+                    f"{new.get(key)}; set it back to go "
+                    "on, or train into another folder with -o"
+                )
+        if self.data_path.is_file():
+            before = asdict(self.read_data())
+            for key, value in asdict(data).items():
+                if before[key] != value and key != "class_names":
+                    raise TrainingError(
+                        f"the run in {self.folder} was begun on other data: {key} was "
+                        f"{before[key]}, now it is {value}; "
+                        "set data.path back to go on, or train into another folder with -o"
+                    )
+
+    def read_config(self) -> TrainConfig:
+        """What the run was told.
+
+        Raises:
+            TrainingError: there is no run in this folder.
+        """
+        if not self.exists:
+            raise TrainingError(
+                f"{self.folder} holds no training run (no config.yaml); check the path"
+            )
+        return load(TrainConfig, str(self.config_path), "train")
+
+    def read_data(self) -> DataFacts:
+        """What the run knows of its data."""
+        facts = json.loads(self.data_path.read_text())
+        names = facts["class_names"]
+        return DataFacts(
+            num_images=facts["num_images"],
+            image_shape=tuple(facts["image_shape"]),
+            num_classes=facts["num_classes"],
+            class_names=None if names is None else tuple(names),
+        )
+
+    def read_machine(self) -> dict[str, str]:
+        """What the run was trained on."""
+        if not self.machine_path.is_file():
+            return {}
+        machine: dict[str, str] = json.loads(self.machine_path.read_text())
+        return machine
+
+    def snapshot_path(self, images: int, average: str) -> Path:
+        """Where an average is stored, for instance ``snapshots/000512000-halflife.safetensors``."""
+        return self.snapshots / f"{images:09d}-{average}.safetensors"
+
+
+def _is_free(key: str, config: TrainConfig) -> bool:
+    if (
+        key == "duration_kimg"
+    ):  # a run may be made longer, unless its learning rate was planned for its length
+        return config.schedule.decay.value == "constant" or config.schedule.decay_kimg is not None
+    return key.startswith(FREE)
+
+
+def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Dotted key -> value."""
+
+    def items(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:
+        if isinstance(value, Mapping) and value:
+            for key, inner in value.items():
+                yield from items(f"{prefix}.{key}" if prefix else str(key), inner)
+        else:
+            yield prefix, value
+
+    return dict(items("", config))
