@@ -1,0 +1,85 @@
+"""The command line: one file a command, and one place where errors become a sentence.
+
+The command ``foo`` is the attribute ``command`` of ``genlab/cli/foo.py``, imported only when it is
+asked for, so that ``genlab --help`` answers at once and no command pays for the imports of another.
+"""
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+import click
+
+from genlab import __version__
+from genlab.cli.errors import explain
+from genlab.errors import nearest
+
+COMMANDS = {
+    "sample": "Draw images from a generator.",
+    "train": "Train a generator, or go on with a run.",
+    "convert": "Turn an official checkpoint into a GenLab folder; nothing in it is executed.",
+    "data": "Check a data set, or pack it into a zip.",
+    "zoo": "List the official checkpoints, show their facts, fetch them.",
+    "presets": "List the shipped configurations, or print one.",
+    "doctor": "Say what this machine can do, or what a checkpoint holds.",
+}
+"""Command -> the line that ``genlab --help`` shows for it, in the order shown."""
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported when they are asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The commands in the order of the table."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import the module of one command."""
+        if cmd_name not in COMMANDS:
+            return None
+        command = import_module(f"genlab.cli.{cmd_name}").command
+        assert isinstance(command, click.Command)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command; an unknown one names the nearest."""
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            raise click.UsageError(f"there is no command {args[0]!r}; {nearest(args[0], COMMANDS)}")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands from the table, without importing any."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="'genlab COMMAND --help' tells more about a command.",
+)
+@click.version_option(__version__, prog_name="genlab", message="%(prog)s %(version)s")
+def genlab() -> None:
+    """Sample, train and convert class-conditional image generators."""
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        args: the arguments after the program's name; None reads ``sys.argv``.
+
+    Returns:
+        The exit code: 0; 2 after an error that the user can mend (one sentence on stderr); 130
+        after Ctrl-C; 1 when the reader of a pipe went away.
+    """
+    try:
+        code = genlab.main(args, prog_name="genlab", standalone_mode=False)
+        sys.stdout.flush()  # here, so that a reader who left is noticed here
+    except BaseException as error:
+        message, code = explain(error)
+        if message:
+            click.echo(message, err=True)
+    return code if isinstance(code, int) else 0

@@ -1,0 +1,112 @@
+"""What several commands share: options that read alike everywhere, progress bars, JSON."""
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+FOLDER = click.Path(file_okay=False, path_type=Path)
+"""A folder that need not exist yet."""
+
+ANY_PATH = click.Path(path_type=Path)
+"""A file or folder that the command checks itself: its message can say what was expected there."""
+
+
+def _check_overrides(
+    ctx: click.Context, param: click.Parameter, value: tuple[str, ...]
+) -> tuple[str, ...]:
+    for text in value:
+        key, equals, _ = text.partition("=")
+        if not equals or not key or key.startswith("-"):
+            raise click.UsageError(
+                f"{text!r} is not a setting: write KEY=VALUE, for instance batch_size=8", ctx
+            )
+    return value
+
+
+overrides_argument: Decorator = click.argument(
+    "overrides", nargs=-1, metavar="[KEY=VALUE]...", callback=_check_overrides
+)
+"""Dotted overrides of the configuration; the function gets ``overrides: tuple[str, ...]``."""
+
+config_option: Decorator = click.option(
+    "--config",
+    "config",
+    metavar="SPEC",
+    help="A YAML file, or the name of a shipped configuration ('genlab presets').",
+)
+"""``--config SPEC``; the function gets ``config: str | None`` for `genlab.config.load`."""
+
+dry_run_option: Decorator = click.option(
+    "--dry-run", is_flag=True, help="Print the merged configuration and stop."
+)
+"""``--dry-run``; the function gets ``dry_run: bool``."""
+
+json_option: Decorator = click.option(
+    "--json", "as_json", is_flag=True, help="Print JSON for other programs."
+)
+"""``--json``; the function gets ``as_json: bool``."""
+
+device_option: Decorator = click.option(
+    "--device", metavar="DEVICE", help="cpu, cuda, cuda:1, mps; default: the best there is."
+)
+"""``--device``; the function gets ``device: str | None``."""
+
+dtype_option: Decorator = click.option(
+    "--dtype",
+    type=click.Choice(["float32", "float16", "bfloat16"]),
+    help="What the network computes in; default: float32.",
+)
+"""``--dtype``; the function gets ``dtype: str | None``."""
+
+
+def echo_json(value: Mapping[str, Any] | list[Any]) -> None:
+    """Print one JSON document on stdout; paths and other plain objects as text."""
+    click.echo(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+
+
+class Progress:
+    """One progress bar, advanced by the work done; ``set_total`` tells a size learnt later."""
+
+    def __init__(
+        self,
+        advance: Callable[[int], None],
+        describe: Callable[[str], None],
+        set_total: Callable[[int], None],
+    ) -> None:
+        self.advance = advance
+        self.describe = describe
+        self.set_total = set_total
+
+
+@contextmanager
+def progress(description: str, total: int | None, done: int = 0) -> Iterator[Progress]:
+    """A progress bar on stderr; nothing at all where stderr is not a terminal.
+
+    Args:
+        description: what is being done, at the left of the bar.
+        total: how much there is to do, in any unit; None if unknown.
+        done: how much of it an earlier run did.
+    """
+    if not sys.stderr.isatty():
+        yield Progress(lambda amount: None, lambda text: None, lambda total: None)
+        return
+    # Heavy, so only where a bar is drawn.
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Bars(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bars:
+        task = bars.add_task(description, total=total, completed=done)
+        yield Progress(
+            lambda amount: bars.advance(task, amount),
+            lambda text: bars.update(task, description=text),
+            lambda total: bars.update(task, total=total),
+        )

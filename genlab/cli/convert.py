@@ -1,0 +1,90 @@
+"""``genlab convert``: an official checkpoint becomes a folder that GenLab and diffusers read."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from genlab.cli.common import ANY_PATH, FOLDER, overrides_argument
+from genlab.errors import OutputError
+
+EPILOG = """\b
+Examples:
+  genlab convert edm-cifar10-32x32-cond-vp.pkl -o edm-cifar10/
+  genlab convert weights.safetensors -o mine/ --config arguments.json
+  genlab convert weights.safetensors -o mine/ cls=EDMPrecond img_resolution=32 img_channels=3 \\
+      label_dim=10 model_type=SongUNet 'channel_mult=[2,2,2]'"""
+
+
+@click.command("convert", epilog=EPILOG)
+@click.argument("source", type=ANY_PATH)
+@overrides_argument
+@click.option("-o", "--out", "folder", type=FOLDER, required=True, help="The folder to write.")
+@click.option("--format", "format_", metavar="NAME", help="How to read SOURCE; default: guessed.")
+@click.option(
+    "--config",
+    type=ANY_PATH,
+    metavar="FILE",
+    help="JSON or YAML: the official constructor's arguments, where SOURCE has none.",
+)
+@click.option("--class-names", metavar="A,B,...", help="Names of the classes, in their order.")
+@click.option("--licence", metavar="TEXT", help="Licence of SOURCE, for the model card.")
+@click.option("--overwrite", is_flag=True, help="Replace the model that is in the folder.")
+def command(
+    source: Path,
+    overrides: tuple[str, ...],
+    folder: Path,
+    format_: str | None,
+    config: Path | None,
+    class_names: str | None,
+    licence: str | None,
+    overwrite: bool,
+) -> None:
+    """Turn an official checkpoint into a GenLab folder; nothing in it is executed.
+
+    KEY=VALUE settings are arguments of the official constructor, for files that hold nothing but
+    tensors; they go over those of --config.
+    """
+    from genlab.checkpoints import convert
+    from genlab.checkpoints.card import Origin, with_card
+    from genlab.checkpoints.pull import recognise
+
+    _check_folder(folder, overwrite)
+    generator = convert(source, format_, _arguments(config, overrides))
+    origin = Origin.of(source, licence)
+    if licence is None:
+        origin = recognise(source, origin.sha256) or origin
+    names = [name.strip() for name in class_names.split(",")] if class_names else None
+    dressed = with_card(generator, folder.resolve().name, origin, names)
+    dressed.save_pretrained(folder)
+    click.echo(f"{folder}: {_summary(dressed)}")
+
+
+def _check_folder(folder: Path, overwrite: bool) -> None:
+    """Say before the work begins that the folder is taken."""
+    from genlab.checkpoints.bundled import INDEX
+
+    if (folder / INDEX).is_file():
+        if not overwrite:
+            raise OutputError(
+                f"{folder} holds a model already; choose another folder, or give --overwrite"
+            )
+    elif folder.is_dir() and any(folder.iterdir()):
+        raise OutputError(f"{folder} holds other files; choose a new or empty folder")
+
+
+def _arguments(config: Path | None, overrides: tuple[str, ...]) -> dict[str, Any] | None:
+    """The official constructor's arguments; None where none are given."""
+    if config is None and not overrides:
+        return None
+    from genlab.checkpoints.arguments import read_arguments
+
+    return read_arguments(config, overrides)
+
+
+def _summary(generator: Any) -> str:
+    parameters = sum(parameter.numel() for parameter in generator.network.parameters())
+    shape = " x ".join(map(str, generator.image_shape))
+    classes = f"{generator.num_classes} classes" if generator.num_classes else "unconditional"
+    network = type(generator.network).__name__
+    return f"{network}, {parameters / 1e6:.1f}M parameters, {shape}, {classes}"

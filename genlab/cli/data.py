@@ -1,0 +1,267 @@
+"""``genlab data``: look at a data set, or pack it into a zip."""
+
+import os
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from genlab.cli.common import ANY_PATH, Decorator, echo_json, json_option, progress
+from genlab.errors import DataError
+
+if TYPE_CHECKING:
+    from genlab.data.checks import Report
+
+FITS = ("none", "pad", "resize", "crop")
+MAX_CLASSES_SHOWN = 20
+STYLES = {"error": "bold red", "warning": "yellow", "note": "cyan"}
+
+size_option: Decorator = click.option(
+    "--size", type=click.IntRange(min=1), metavar="N", help="Height and width wanted, in pixels."
+)
+fit_option: Decorator = click.option(
+    "--fit",
+    type=click.Choice(FITS),
+    default="none",
+    show_default=True,
+    help="What to do with images of another size: refuse them; pad with black (larger ones shrink "
+    "first); resize, whatever the shape; crop the centre.",
+)
+channels_option: Decorator = click.option(
+    "--channels", type=click.Choice(["1", "3"]), help="Make all grey (1) or RGB (3)."
+)
+alpha_option: Decorator = click.option(
+    "--alpha",
+    type=click.Choice(["refuse", "black", "white"]),
+    default="refuse",
+    show_default=True,
+    help="What lies behind transparent images.",
+)
+split_option: Decorator = click.option(
+    "--split",
+    type=click.Choice(["train", "test"]),
+    default="train",
+    show_default=True,
+    help="Which part, where the data have several.",
+)
+
+
+def _workers_option(what: str) -> Decorator:
+    return click.option(
+        "--workers",
+        type=click.IntRange(min=1),
+        default=lambda: min(8, os.cpu_count() or 1),
+        show_default="one for each core, 8 at most",
+        help=what,
+    )
+
+
+@click.group()
+def command() -> None:
+    """Check a data set, or pack it into a zip.
+
+    Data are a folder with one folder of images for each class, any folder or zip with a
+    dataset.json, a folder with idx(.gz) files, or an npz with arr_0 and arr_1.
+    """
+
+
+@command.command()
+@click.argument("path", type=ANY_PATH)
+@size_option
+@fit_option
+@channels_option
+@alpha_option
+@split_option
+@_workers_option("Threads that decode images.")
+@click.option(
+    "--grid",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Draw some images of each class.",
+)
+@json_option
+def check(
+    path: Path,
+    size: int | None,
+    fit: str,
+    channels: str | None,
+    alpha: str,
+    split: str,
+    workers: int,
+    grid: Path | None,
+    as_json: bool,
+) -> int:
+    """Read every image of PATH and say what stands in the way of training.
+
+    The exit code is 2 if the data cannot be trained on with these settings, otherwise 0.
+    """
+    from genlab.data.checks import check as check_data
+    from genlab.data.conform import Conform
+
+    conform = Conform(
+        image_size=size, fit=fit, channels=int(channels) if channels else None, alpha=alpha
+    )
+    with ExitStack() as stack:
+        report = check_data(
+            path, conform=conform, split=split, threads=workers, progress=_bar(stack, "reading")
+        )
+    if as_json:
+        echo_json(report.to_dict())
+    else:
+        _print_report(report)
+    if grid is not None:
+        _draw(path, split, size, grid)
+    return 0 if report.trainable else 2
+
+
+def _bar(stack: ExitStack, description: str) -> Callable[[int, int], None]:
+    """A progress bar that opens with its first advance, when the total is known."""
+    bars: list[Any] = []
+
+    def advance(amount: int, total: int) -> None:
+        if not bars:
+            bars.append(stack.enter_context(progress(description, total)))
+        bars[0].advance(amount)
+
+    return advance
+
+
+def _draw(path: Path, split: str, size: int | None, file: Path) -> None:
+    from genlab.data.contact_sheet import contact_sheet
+    from genlab.data.pictures import write_grid
+    from genlab.data.sources import open_source
+
+    try:
+        source = open_source(path, split)
+    except DataError:
+        click.echo(f"{file} is not drawn: the data cannot be opened", err=True)
+        return
+    write_grid(file, contact_sheet(source, size))
+    click.echo(f"drew {file}", err=True)
+
+
+def _print_report(report: "Report") -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(soft_wrap=True, highlight=False)
+    facts = Table.grid(padding=(0, 2))
+    for name, value in _facts(report).items():
+        facts.add_row(Text(name, style="bold"), Text(value))
+    console.print(Text(f"{report.path}: {report.kind}", style="bold"))
+    console.print(facts)
+    for finding in report.findings:
+        line = Text(f"{finding.level}: ", style=STYLES[finding.level])
+        console.print(line.append(finding.message, style="default"))
+    console.print(_verdict(report))
+
+
+def _facts(report: "Report") -> dict[str, str]:
+    facts = {"images": f"{report.num_images:,}"}
+    for name, counts in (
+        ("sizes", report.sizes),
+        ("channels", report.modes),
+        ("files", report.formats),
+    ):
+        if counts:
+            facts[name] = _counts(counts, 5)
+    if report.classes is not None:
+        facts[f"{len(report.classes):,} classes"] = _counts(report.classes, MAX_CLASSES_SHOWN)
+    return facts
+
+
+def _counts(counts: dict[str, int], most: int) -> str:
+    parts = [f"{name} {count:,}" for name, count in list(counts.items())[:most]]
+    more = f", ... ({len(counts) - most:,} more)" if len(counts) > most else ""
+    return ", ".join(parts) + more
+
+
+def _verdict(report: "Report") -> str:
+    levels = [finding.level for finding in report.findings]
+    if not report.trainable:
+        errors = levels.count("error")
+        return f"cannot be trained on like this: {errors} error{'s' * (errors > 1)}"
+    warnings = levels.count("warning")
+    return f"can be trained on{f', {warnings} warning' + 's' * (warnings > 1) if warnings else ''}"
+
+
+@command.command()
+@click.argument("source", type=ANY_PATH)
+@click.argument("dest", type=ANY_PATH)
+@size_option
+@fit_option
+@channels_option
+@alpha_option
+@split_option
+@click.option(
+    "--encoding",
+    type=click.Choice(["png", "webp"]),
+    default="png",
+    show_default=True,
+    help="How images are stored, both without loss; webp is smaller but knows no grey.",
+)
+@_workers_option("Processes that decode and encode.")
+@click.option("--skip-broken", is_flag=True, help="Leave images out that cannot be read.")
+@click.option("--overwrite", is_flag=True, help="Replace DEST.")
+@json_option
+def prepare(
+    source: Path,
+    dest: Path,
+    size: int | None,
+    fit: str,
+    channels: str | None,
+    alpha: str,
+    split: str,
+    encoding: str,
+    workers: int,
+    skip_broken: bool,
+    overwrite: bool,
+    as_json: bool,
+) -> None:
+    """Pack the images of SOURCE into DEST, an EDM-style zip of one size and without loss.
+
+    The same images give the same bytes, and DEST is there whole or not at all.
+    """
+    from genlab.data.conform import Conform
+    from genlab.data.prepare import prepare as pack
+    from genlab.data.sources import open_source
+
+    conform = Conform(
+        image_size=size, fit=fit, channels=int(channels) if channels else None, alpha=alpha
+    )
+    opened = open_source(source, split)
+    with progress("packing", len(opened)) as bar:
+        done = pack(
+            opened,
+            dest,
+            conform=conform,
+            encoding=encoding,
+            workers=workers,
+            skip_broken=skip_broken,
+            overwrite=overwrite,
+            progress=bar.advance,
+        )
+    for reason in done.skipped:
+        click.echo(f"left out: {reason.partition(';')[0]}", err=True)
+    size_bytes = done.path.stat().st_size
+    facts = {
+        "path": str(done.path),
+        "images": done.num_images,
+        "image_shape": list(done.image_shape),
+        "classes": done.num_classes,
+        "bytes": size_bytes,
+        "skipped": len(done.skipped),
+    }
+    if as_json:
+        echo_json(facts)
+        return
+    depth, height, width = done.image_shape
+    colour = "grey" if depth == 1 else "RGB"
+    classes = f"{done.num_classes:,} classes" if done.num_classes else "no labels"
+    click.echo(
+        f"wrote {dest}: {done.num_images:,} images, {width}x{height} {colour}, {classes}, "
+        f"{size_bytes / 2**20:,.1f} MiB"
+        + (f", {len(done.skipped):,} left out" if done.skipped else "")
+    )

@@ -1,0 +1,189 @@
+"""``genlab doctor``: what this machine can do, what GenLab chose on it, what a checkpoint holds."""
+
+import os
+import platform
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import click
+
+from genlab.cli.common import echo_json, json_option
+
+PACKAGES = ("torchvision", "diffusers", "accelerate", "safetensors", "numpy", "Pillow")
+DTYPES = ("float64", "float32", "bfloat16", "float16")
+
+Facts = dict[str, Any]
+
+
+@click.command("doctor")
+@click.argument("checkpoint", required=False)
+@json_option
+def command(checkpoint: str | None, as_json: bool) -> None:
+    """Say what this machine can do, or what a checkpoint holds.
+
+    Without CHECKPOINT: versions, devices, the number types each of them computes in, what GenLab
+    chose for them and why, memory and folders. With CHECKPOINT (a model's name, a folder or an
+    official file): its facts. Nothing in it is executed.
+    """
+    facts = _machine() if checkpoint is None else _checkpoint(checkpoint)
+    if as_json:
+        echo_json(facts)
+    else:
+        click.echo("\n".join(_lines(facts)))
+
+
+def _machine() -> Facts:
+    import torch
+
+    from genlab import compute
+    from genlab.checkpoints import zoo
+    from genlab.checkpoints.bundled import bundled_names
+
+    names = _devices()
+    return {
+        "versions": {
+            "genlab": _version("genlab"),
+            "python": f"{platform.python_version()} ({sys.executable})",
+            "torch": torch.__version__,  # with the build (+cpu, +cu130), which metadata leave out
+            **{package: _version(package) for package in PACKAGES},
+        },
+        "machine": {
+            "system": f"{platform.system()} {platform.machine()}",
+            "cores": os.cpu_count(),
+            "threads": torch.get_num_threads(),
+            "memory": _memory(),
+        },
+        "devices": {
+            name: {"what": what, "dtypes": _dtypes(name), **compute.describe(torch.device(name))}
+            for name, what in names.items()
+        },
+        "models": {
+            "bundled": bundled_names(),
+            "pulled": [name for name in zoo.entries() if zoo.pulled_folder(name)],
+            "cache folder": str(zoo.home()),
+        },
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _memory() -> str:
+    """Memory of the machine, from the kernel where it tells."""
+    path = Path("/proc/meminfo")
+    if not path.exists():
+        return f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.1f} GiB"
+    lines = (line.split() for line in path.read_text(encoding="utf-8").splitlines())
+    kib = {words[0].rstrip(":"): int(words[1]) for words in lines}
+    return f"{kib['MemTotal'] / 2**20:.1f} GiB, {kib['MemAvailable'] / 2**20:.1f} GiB free"
+
+
+def _devices() -> dict[str, str]:
+    """Device -> what it is; the CPU always, then what torch can use."""
+    import torch
+
+    capability = torch.backends.cpu.get_cpu_capability()
+    found = {"cpu": f"{_cpu_name()}, {capability}"}
+    for index in range(torch.cuda.device_count()):
+        gpu = torch.cuda.get_device_properties(index)
+        memory = gpu.total_memory / 2**30
+        found[f"cuda:{index}"] = f"{gpu.name}, {memory:.0f} GiB, compute {gpu.major}.{gpu.minor}"
+    if torch.backends.mps.is_available():
+        found["mps"] = "Apple GPU"
+    return found
+
+
+def _cpu_name() -> str:
+    path = Path("/proc/cpuinfo")
+    if path.exists():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _dtypes(device: str) -> list[str]:
+    """The number types that this device convolves in, found by trying."""
+    import torch
+
+    supported = []
+    for name in DTYPES:
+        dtype = getattr(torch, name)
+        try:
+            x = torch.ones(1, 4, 8, 8, device=device, dtype=dtype)
+            torch.nn.functional.conv2d(x, torch.ones(4, 4, 3, 3, device=device, dtype=dtype))
+        except (RuntimeError, TypeError):  # TypeError is how mps refuses float64
+            continue
+        supported.append(name)
+    return supported
+
+
+def _checkpoint(name: str) -> Facts:
+    from genlab.checkpoints import load
+
+    generator: Any = load(name)
+    network = generator.network
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    names = generator.class_names
+    return {
+        "checkpoint": {
+            "source": name,
+            "format": _format(Path(name)),
+            "family": generator.family,
+            "network": f"{type(network).__module__}.{type(network).__name__}",
+            "parameters": f"{parameters:,}",
+            "image shape": " x ".join(map(str, generator.image_shape)),
+            "classes": generator.num_classes or "none (unconditional)",
+            "class names": ", ".join(names) if names else "none",
+            **_diffusion_facts(generator),
+            "weights sha256": generator.weights_sha256(),
+        },
+    }
+
+
+def _diffusion_facts(generator: Any) -> Facts:
+    if generator.family != "diffusion":
+        return {}
+    denoiser = generator.denoiser
+    return {
+        "null class": "yes" if generator.has_null_class else "no: no classifier-free guidance",
+        "preconditioning": generator.preconditioning.to_config(),
+        "noise levels": f"{denoiser.sigma_min:g} to {denoiser.sigma_max:g}",
+        "sampler": generator.sampler,
+    }
+
+
+def _format(path: Path) -> str:
+    from genlab.checkpoints.conversion import guess_format
+
+    if path.is_file():
+        return f"{guess_format(path)}, an official file of {path.stat().st_size:,} bytes"
+    return "GenLab folder" if path.is_dir() else "model that comes with GenLab"
+
+
+def _lines(facts: Facts, indent: str = "") -> list[str]:
+    """Facts as aligned lines, nested ones indented."""
+    lines = []
+    width = max((len(str(key)) for key in facts), default=0)
+    for key, value in facts.items():
+        if isinstance(value, dict) and not indent:
+            lines += [f"{key}:", *_lines(value, "  ")]
+        elif isinstance(value, dict) and any(isinstance(v, (dict, list)) for v in value.values()):
+            lines += [f"{indent}{key}:", *_lines(value, indent + "  ")]
+        else:
+            lines.append(f"{indent}{key:<{width}}  {_inline(value)}")
+    return lines
+
+
+def _inline(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key}={_inline(inner)}" for key, inner in value.items())
+    if isinstance(value, (list, tuple)):
+        return ", ".join(_inline(inner) for inner in value) or "none"
+    return str(value)

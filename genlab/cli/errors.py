@@ -1,0 +1,94 @@
+"""What becomes of an exception at the command line: one sentence and an exit code."""
+
+import errno
+import os
+import sys
+
+import click
+
+from genlab.errors import GenLabError
+
+USER_ERROR = 2
+INTERRUPTED = 130  # 128 + SIGINT
+PIPE_CLOSED = 1  # as click does where it notices first
+
+CURES = {
+    errno.ENOSPC: "free some space or choose another folder",
+    errno.EDQUOT: "free some space or choose another folder",
+    errno.EACCES: "choose a place that you may read and write",
+    errno.EPERM: "choose a place that you may read and write",
+    errno.EROFS: "choose a folder that can be written",
+    errno.ENOENT: "check the path",
+    errno.EMFILE: "raise the limit of open files (ulimit -n)",
+}
+
+
+def explain(error: BaseException) -> tuple[str, int]:
+    """The sentence to print (maybe empty) and the exit code for what ended a command.
+
+    Anything that is not a user's to mend is raised again: its traceback is a bug report. The
+    environment variable ``GENLAB_TRACEBACK=1`` raises everything again.
+    """
+    if isinstance(error, SystemExit):
+        return "", error.code if isinstance(error.code, int) else int(error.code is not None)
+    if isinstance(error, click.exceptions.Exit):
+        return "", error.exit_code
+    if isinstance(error, (KeyboardInterrupt, click.Abort)):
+        return "genlab: interrupted; the same command again goes on where it can", INTERRUPTED
+    if isinstance(error, BrokenPipeError):
+        _silence_stdout()
+        return "", PIPE_CLOSED
+    if os.environ.get("GENLAB_TRACEBACK") == "1":
+        raise error
+    sentence = _sentence(error)
+    if sentence is None:
+        raise error
+    return f"{_program(error)}: {sentence}", USER_ERROR
+
+
+def _sentence(error: BaseException) -> str | None:
+    if isinstance(error, click.UsageError):
+        program = error.ctx.command_path if error.ctx else "genlab"
+        return f"{_plain(error.format_message())} (see '{program} --help')"
+    if isinstance(error, click.ClickException):
+        return _plain(error.format_message())
+    if isinstance(error, GenLabError):
+        return " ".join(str(error).split("\n"))
+    if isinstance(error, OSError):
+        return _os_sentence(error)
+    if isinstance(error, MemoryError) or _is_out_of_memory(error):
+        return "out of memory; use a smaller batch, a smaller image or a smaller model"
+    return None
+
+
+def _os_sentence(error: OSError) -> str:
+    what = error.strerror or str(error) or type(error).__name__
+    where = f"{error.filename}: " if error.filename else ""
+    cure = CURES.get(error.errno or 0)
+    return f"{where}{what[:1].lower()}{what[1:]}" + (f"; {cure}" if cure else "")
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """Whether torch ran out of memory: on a GPU its own class, on the CPU a plain RuntimeError."""
+    torch = sys.modules.get("torch")  # without torch it is not torch's error
+    if torch is not None and isinstance(error, torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+
+
+def _program(error: BaseException) -> str:
+    context = getattr(error, "ctx", None)
+    return context.command_path if isinstance(context, click.Context) else "genlab"
+
+
+def _plain(message: str) -> str:
+    """Click's messages as one sentence in our form: no capital, no full stop, one line."""
+    line = " ".join(message.split()).rstrip(".")
+    return line[:1].lower() + line[1:]
+
+
+def _silence_stdout() -> None:
+    """Point stdout at nothing, so that the interpreter's own flush at exit stays quiet."""
+    sink = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(sink, sys.stdout.fileno())
+    os.close(sink)

@@ -1,0 +1,78 @@
+"""``genlab presets``: what configurations are shipped, and what stands in them."""
+
+import click
+
+from genlab.cli.common import echo_json, json_option
+from genlab.errors import UnknownNameError, nearest
+
+HOW = {
+    "sample": "genlab sample --config NAME",
+    "sampler": "genlab sample MODEL sampler=NAME",
+    "train": "genlab train NAME",
+}
+"""Kind of preset -> the command that takes it."""
+
+
+@click.group("presets", invoke_without_command=True)
+@click.pass_context
+def command(context: click.Context) -> None:
+    """List the shipped configurations, or print one.
+
+    A preset is a YAML file: 'genlab presets show NAME > mine.yaml' makes a copy to change, and
+    mine.yaml goes where the name went.
+    """
+    if context.invoked_subcommand is None:
+        context.invoke(list_presets)
+
+
+@command.command("list")
+@json_option
+def list_presets(as_json: bool = False) -> None:
+    """List the presets of every kind, with what their first line says."""
+    found = _all_presets()
+    if as_json:
+        echo_json(
+            [{"kind": kind, "name": name, "about": _about(kind, name)} for kind, name in found]
+        )
+        return
+    width = max(len(name) for _, name in found)
+    kinds = dict.fromkeys(kind for kind, _ in found)
+    for kind in kinds:
+        click.echo(f"{kind} ({HOW.get(kind, 'see the README')}):")
+        for name in (name for its_kind, name in found if its_kind == kind):
+            click.echo(f"  {name:<{width}}  {_about(kind, name)}".rstrip())
+
+
+@command.command("show")
+@click.argument("name")
+def show(name: str) -> None:
+    """Print a preset; NAME is 'edm-heun', or 'sampler/edm-heun' where two kinds share a name."""
+    from genlab.config import preset_path
+
+    wanted_kind, _, wanted = name.removesuffix(".yaml").rpartition("/")
+    wanted_kind = wanted_kind.removeprefix("configs/")
+    presets = _all_presets()
+    matches = [(k, n) for k, n in presets if n == wanted and wanted_kind in {"", k}]
+    if len(matches) > 1:
+        forms = " or ".join(f"{kind}/{preset}" for kind, preset in matches)
+        raise click.UsageError(f"several presets are called {wanted!r}; say {forms}")
+    if not matches:
+        known = {n for k, n in presets if wanted_kind in {"", k}} or {
+            f"{k}/{n}" for k, n in presets
+        }
+        raise UnknownNameError(f"there is no preset {name!r}; {nearest(wanted, known)}")
+    click.echo(preset_path(*matches[0]).read_text(encoding="utf-8"), nl=False)
+
+
+def _all_presets() -> list[tuple[str, str]]:
+    from genlab.config import preset_kinds, preset_names
+
+    return [(kind, name) for kind in preset_kinds() for name in preset_names(kind)]
+
+
+def _about(kind: str, name: str) -> str:
+    """The comment that a preset opens with, up to its first full stop or line end."""
+    from genlab.config import preset_path
+
+    first = preset_path(kind, name).read_text(encoding="utf-8").partition("\n")[0]
+    return first.lstrip("# ").rstrip() if first.startswith("#") else ""

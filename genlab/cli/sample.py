@@ -1,0 +1,293 @@
+"""``genlab sample``: draw images from a generator."""
+
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from genlab.cli.common import (
+    FOLDER,
+    Progress,
+    config_option,
+    device_option,
+    dry_run_option,
+    dtype_option,
+    progress,
+)
+
+if TYPE_CHECKING:  # torch is imported only when images are drawn: --help answers at once
+    from genlab.generators.base import Generator
+    from genlab.generators.plan import SamplePlan
+    from genlab.generators.sample_config import SampleConfig
+
+EPILOG = """\b
+Examples:
+  genlab sample edm-fmnist                               # 16 images, random classes
+  genlab sample edm-fmnist --seeds 0-63 --classes sneaker,bag -o out/
+  genlab sample edm-fmnist --labels balanced --seeds 0-79 --guidance 2 --film gif
+  genlab sample edm-fmnist --seeds 0-49999 --format npz  # for FID tools; goes on after a stop
+  genlab sample my-model/ sampler.schedule.num_steps=40 sampler.solver.S_churn=20
+  genlab sample --config configs/sample/edm-fmnist.yaml --seeds 0-3 -o there/
+  accelerate launch --multi_gpu -m genlab sample edm-fmnist --seeds 0-49999
+
+The folder gets images/ (or images.zip, images.npz), grid.png and manifest.json. The same seed gives
+the same image whatever the batch size and the number of processes. A run that was stopped, even
+killed, goes on where it was when the same command is given again."""
+
+
+@click.command("sample", epilog=EPILOG)
+@click.argument("arguments", nargs=-1, metavar="[MODEL] [KEY=VALUE]...")
+@config_option
+@click.option("--seeds", metavar="LIST", help="One for each image: 0-63,100. Default: 0-15.")
+@click.option(
+    "--labels",
+    metavar="LIST",
+    help="random (default), balanced, or one class for each seed: 3,1,sneaker.",
+)
+@click.option(
+    "--classes", metavar="LIST", help="Classes that take turns over the seeds: sneaker,bag."
+)
+@click.option("-o", "--output", type=FOLDER, help="Folder to write to. Default: samples/MODEL.")
+@click.option(
+    "--format", "format_", type=click.Choice(["png", "zip", "npz"]), help="Default: png, a folder."
+)
+@click.option("--steps", type=click.IntRange(1), metavar="N", help="Solver steps.")
+@click.option(
+    "--guidance", type=float, metavar="S", help="Classifier-free guidance scale; 1 is off."
+)
+@click.option("--batch-size", type=click.IntRange(1), metavar="N", help="Images at a time.")
+@click.option("--grid/--no-grid", default=None, help="Lay the first images out in grid.png.")
+@click.option("--film", type=click.Choice(["gif", "webp"]), help="Film how the first images form.")
+@device_option
+@dtype_option
+@click.option("--compile/--no-compile", "compile_", default=None, help="Compile the network first.")
+@dry_run_option
+@click.option(
+    "--overwrite", is_flag=True, help="Throw away what an earlier run left in the folder."
+)
+@click.option("-q", "--quiet", is_flag=True, help="No progress bar, no summary.")
+def command(
+    arguments: tuple[str, ...],
+    config: str | None,
+    steps: int | None,
+    guidance: float | None,
+    dry_run: bool,
+    overwrite: bool,
+    quiet: bool,
+    **flags: Any,
+) -> None:
+    """Draw images from a generator.
+
+    MODEL is a bundled model (genlab doctor lists them), a zoo model, a folder or an official
+    checkpoint. KEY=VALUE changes any setting of the configuration; --dry-run prints them all.
+    """
+    model, overrides = _split(arguments)
+    flags = {key.rstrip("_"): value for key, value in flags.items() if value is not None}
+    if model is not None:
+        flags["model"] = model
+    if "output" in flags:
+        flags["output"] = str(flags["output"])
+    if {"labels", "classes"} <= flags.keys():
+        raise click.UsageError("--labels and --classes exclude each other")
+    run = _Run(config, overrides, flags, steps, guidance)
+    if dry_run:
+        run.show()
+        return
+    run.draw(overwrite, quiet)
+
+
+def _split(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
+    """The model, which may be left to the configuration, and the overrides."""
+    words = [word for word in arguments if "=" not in word]
+    if len(words) > 1:
+        raise click.UsageError(
+            f"{words[1]!r} is not a setting: write KEY=VALUE, for instance batch_size=8"
+        )
+    return (words[0] if words else None), [word for word in arguments if "=" in word]
+
+
+class _Run:
+    """The merged configuration with its model; what is wrong with them is found out here."""
+
+    def __init__(
+        self,
+        spec: str | None,
+        overrides: Sequence[str],
+        flags: Mapping[str, Any],
+        steps: int | None,
+        guidance: float | None,
+    ) -> None:
+        from genlab import config, load
+        from genlab.errors import ConfigError
+        from genlab.generators.processes import join
+        from genlab.generators.sample_config import SampleConfig
+        from genlab.generators.sampler import adjust_sampler, resolve_sampler
+
+        def merged(defaults: Mapping[str, Any] | None = None) -> "SampleConfig":
+            return replace(config.load(SampleConfig, spec, "sample", overrides, defaults), **flags)
+
+        first = merged()
+        if first.model is None:
+            raise ConfigError("which model? name one, for instance genlab sample edm-fmnist")
+        _check_output(first.output)
+        self.processes = join(first.device)
+        self.generator: Generator = load(first.model)
+        # Once more, now that the model's own sampler can stand below the changes to it.
+        self.config = merged({"sampler": self.generator.sampler})
+        self.sampler = adjust_sampler(resolve_sampler(self.config.sampler), steps, guidance)
+        self.generator.build_sampler(self.sampler)
+        self.config.sampler = self.sampler
+        if self.config.output is None:
+            self.config.output = str(Path("samples") / self._name)
+        self.plan = self._plan()
+
+    def show(self) -> None:
+        """Print the merged configuration, ready for --config."""
+        from genlab.config import to_yaml
+
+        if self.processes.rank == 0:
+            click.echo(to_yaml(self.config), nl=False)
+
+    def _plan(self) -> "SamplePlan":
+        from genlab.data.labels import format_seeds, parse_seeds
+        from genlab.generators.plan import SamplePlan
+
+        config, generator = self.config, self.generator
+        seeds = parse_seeds(config.seeds)
+        schedule, solver = self.sampler["schedule"], self.sampler["solver"]
+        guided = "".join(
+            f", {g['name']} {g.get('scale', '')}".rstrip() for g in self.sampler["guidance"]
+        )
+        return SamplePlan(
+            seeds=seeds,
+            labels=self._labels(seeds),
+            image_shape=generator.image_shape,
+            identity={
+                "weights_sha256": generator.weights_sha256(),
+                **{key: generator.facts()[key] for key in ("family", "preconditioning")},
+                "sampler": self.sampler,
+                "dtype": config.dtype,
+            },
+            format=config.format,
+            class_names=generator.class_names,
+            grid=config.grid,
+            film=config.film,
+            title=f"{self._name}: {solver['name']}, {schedule.get('num_steps')} steps"
+            f"{guided}, seeds {format_seeds(seeds)}",
+        )
+
+    @property
+    def _name(self) -> str:
+        path = Path(str(self.config.model))
+        return path.stem if path.is_file() else path.resolve().name
+
+    def _labels(self, seeds: tuple[int, ...]) -> tuple[int, ...] | None:
+        from genlab.data.labels import cycle_classes, parse_labels
+
+        known = self.generator.num_classes, self.generator.class_names
+        if self.config.classes is not None:
+            return cycle_classes(self.config.classes, seeds, *known)
+        return parse_labels(self.config.labels, seeds, *known)
+
+    def draw(self, overwrite: bool, quiet: bool) -> None:
+        """Sample what is missing, and say what is there."""
+        from genlab.generators.drawing import draw_samples
+
+        quiet = quiet or self.processes.rank > 0
+        generator, batch_size = self._placed()
+        folder = Path(str(self.config.output))
+        with ExitStack() as stack:
+            bar = _Bar(stack, quiet)
+            fresh = draw_samples(
+                generator,
+                self.plan,
+                folder,
+                sampler=self.sampler,
+                batch_size=batch_size,
+                config=asdict(self.config),
+                processes=self.processes,
+                overwrite=overwrite,
+                on_start=bar.start,
+                on_progress=bar.advance,
+            )
+        if not quiet:
+            click.echo(_summary(self.plan, folder, fresh))
+
+    def _placed(self) -> "tuple[Generator, int]":
+        import torch
+
+        device = self.processes.device or self.config.device or best_device()
+        dtype = {"float32": None}.get(self.config.dtype, getattr(torch, self.config.dtype))
+        generator = self.generator.to(device, dtype)
+        if self.config.compile:
+            generator.compile()
+        size = self.config.batch_size or (16 if generator.device.type == "cpu" else 128)
+        return generator, size
+
+
+def _check_output(output: str | None) -> None:
+    from genlab.errors import ConfigError
+
+    for end in (".zip", ".npz"):
+        if output is not None and output.endswith(end):
+            name = output.removesuffix(end)
+            raise ConfigError(
+                f"-o {output} names a file; name a folder and the format: "
+                f"-o {name} --format {end[1:]} writes {name}/images{end}"
+            )
+
+
+def best_device() -> str:
+    """The accelerator where there is one, else the CPU."""
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+class _Bar:
+    """A progress bar that appears when sampling starts and tells the speed."""
+
+    def __init__(self, stack: ExitStack, quiet: bool) -> None:
+        self._stack = stack
+        self._quiet = quiet
+        self._done = 0.0
+        self._started = 0.0
+        self._bar: Progress | None = None
+
+    def start(self, todo: int, total: int) -> None:
+        """Begin to count: ``todo`` of ``total`` images are to be computed here."""
+        if self._quiet or todo == 0:
+            return
+        self._started = time.perf_counter()
+        self._bar = self._stack.enter_context(progress("sampling", todo))
+
+    def advance(self, images: float) -> None:
+        """Count images, or the fraction of one that a solver step is."""
+        if self._bar is None:
+            return
+        before, self._done = round(self._done), self._done + images
+        rate = self._done / (time.perf_counter() - self._started)
+        self._bar.describe(f"sampling, {rate:.3g} images/s")
+        self._bar.advance(round(self._done) - before)
+
+
+def _summary(plan: "SamplePlan", folder: Path, fresh: bool) -> str:
+    import json
+
+    where = folder / ("images" if plan.format == "png" else f"images.{plan.format}")
+    count = f"{len(plan.seeds)} image{'s' if len(plan.seeds) > 1 else ''}"
+    if not fresh:
+        return f"{count} in {where}: all there already, nothing to do"
+    spent = json.loads((folder / "manifest.json").read_text())["spent"]
+    pictures = [folder / "grid.png"] * plan.grid + [folder / f"film.{plan.film}"] * bool(plan.film)
+    also = "".join(f", {picture}" for picture in pictures)
+    return (
+        f"{count} in {where}{also} ({spent['nfe']} network evaluations an image, "
+        f"{spent['seconds']:.1f} s)"
+    )

@@ -1,0 +1,163 @@
+"""``genlab train``: train a generator, go on with a run, take a generator out of it."""
+
+import math
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from genlab.cli.common import (
+    ANY_PATH,
+    FOLDER,
+    config_option,
+    device_option,
+    dry_run_option,
+    dtype_option,
+    progress,
+)
+
+if TYPE_CHECKING:  # torch is imported only when training starts: --help answers at once
+    from genlab.training.config import TrainConfig
+    from genlab.training.state import Progress
+
+
+EPILOG = """\b
+Examples:
+  genlab train edm-fmnist data.path=fashion-mnist/         # CONFIG: a shipped one, or a YAML file
+  genlab train my.yaml batch_size=256 optimizer.lr=2e-3 -o runs/mine
+  accelerate launch --multi_gpu -m genlab train edm-cifar10 data.path=cifar10.zip
+  genlab train export runs/mine -o my-model/ --ema sigma_rel=0.08
+
+\b
+The same command again goes on where the run stopped, even after kill -9. Ctrl-C and SIGTERM save
+the state and stop with exit code 130 and 143. 'genlab train export --help' tells about weights."""
+
+
+class TrainGroup(click.Group):
+    """``genlab train CONFIG`` trains; ``genlab train export`` is a command of its own."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Take what names no command for a configuration to train."""
+        if args and args[0] not in {*self.commands, "-h", "--help"}:
+            args = ["run", *args]
+        return super().parse_args(ctx, args)
+
+
+@click.group(
+    "train", cls=TrainGroup, subcommand_metavar="CONFIG [KEY=VALUE]... | COMMAND", epilog=EPILOG
+)
+def command() -> None:
+    """Train a generator, or go on with a run."""
+
+
+@command.command("run", epilog=EPILOG)
+@click.argument("arguments", nargs=-1, metavar="CONFIG [KEY=VALUE]...")
+@config_option
+@click.option("-o", "--output", type=FOLDER, help="The run's folder. Default: runs/CONFIG.")
+@device_option
+@dry_run_option
+def run(
+    arguments: tuple[str, ...],
+    config: str | None,
+    output: Path | None,
+    device: str | None,
+    dry_run: bool,
+) -> None:
+    """Train by CONFIG ('run' may be left out)."""
+    from genlab.config import load, to_yaml
+    from genlab.training.config import TrainConfig
+
+    spec, overrides = _split(arguments, config)
+    settings = load(TrainConfig, spec, "train", overrides)
+    if dry_run:
+        click.echo(to_yaml(settings), nl=False)
+        return
+    _train(settings, output or Path("runs") / Path(spec).stem, device)
+
+
+def _split(arguments: tuple[str, ...], config: str | None) -> tuple[str, tuple[str, ...]]:
+    """The configuration (from ``--config``, or the first argument) and its overrides."""
+    spec, overrides = config, arguments
+    if spec is None and arguments and "=" not in arguments[0]:
+        spec, overrides = arguments[0], arguments[1:]
+    if spec is None:
+        raise click.UsageError("which CONFIG? a YAML file, or one that 'genlab presets' lists")
+    for text in overrides:
+        if "=" not in text:
+            raise click.UsageError(f"{text!r} is not a setting: write KEY=VALUE")
+    return spec, overrides
+
+
+def _train(settings: "TrainConfig", folder: Path, device: str | None) -> None:
+    from genlab.training.loop import Trainer
+
+    lines: list[dict[str, Any]] = []
+    trainer = Trainer(settings, folder, device=device, watch=lines.append)
+    images, total = trainer.progress.images, settings.num_steps * settings.batch_size
+    if trainer.is_main:
+        verb = "going on with" if images else "training into"
+        click.echo(f"{verb} {folder} at image {images:,} of {total:,}", err=True)
+    with progress("training", total, images) as bar:
+
+        def show(now: "Progress") -> None:
+            bar.advance(settings.batch_size)
+            if not lines:
+                return
+            line = lines.pop()
+            text = f"loss {line['loss']:.4f}, {line['images_per_second']:.0f} images/s"
+            bar.describe(text)
+            if not sys.stderr.isatty():
+                click.echo(f"{now.images / 1000:.1f} kimg, {text}", err=True)
+
+        outcome = trainer.train(show)
+    if trainer.is_main:
+        done = f"{outcome.progress.images:,} images"
+        if outcome.signal is None:
+            loss = "" if math.isnan(outcome.loss) else f", loss {outcome.loss:.4f}"
+            click.echo(f"{folder}: {done}{loss}")
+        else:
+            again = "the state is saved; the same command goes on"
+            click.echo(f"genlab: stopped after {done}, {again}", err=True)
+    if outcome.signal is not None:
+        sys.exit(128 + outcome.signal)
+
+
+@command.command("export")
+@click.argument("run_folder", metavar="RUN", type=ANY_PATH)
+@click.option("-o", "--output", type=FOLDER, required=True, help="The folder to write.")
+@click.option(
+    "--ema",
+    default="halflife",
+    show_default=True,
+    metavar="AVERAGE",
+    help="Which average of the weights: halflife, none, or sigma_rel=0.08 (reconstructed from "
+    "snapshots).",
+)
+@click.option(
+    "--images", type=int, help="Training time in images at which it is taken; default: the latest."
+)
+@dtype_option
+@click.option(
+    "--fact", "facts", multiple=True, metavar="NAME=TEXT", help="A row for the model card's table."
+)
+def export(
+    run_folder: Path,
+    output: Path,
+    ema: str,
+    images: int | None,
+    dtype: str | None,
+    facts: tuple[str, ...],
+) -> None:
+    """Write the generator that RUN has trained as a folder, with a model card."""
+    from genlab.training.export import Choice, export
+    from genlab.training.run import Run
+
+    for fact in facts:
+        if "=" not in fact:
+            raise click.UsageError(f"--fact {fact!r}: write NAME=TEXT")
+    rows = {name: text for name, _, text in (fact.partition("=") for fact in facts)}
+    choice = Choice.parse(ema, images)
+    chosen = export(Run(run_folder), output, choice, dtype, rows)
+    error = f"; its profile is within {chosen.error:.1%} of the wanted one" if chosen.error else ""
+    click.echo(f"{output}: {choice} after {chosen.images:,} images{error}")

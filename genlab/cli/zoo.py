@@ -1,0 +1,171 @@
+"""``genlab zoo``: official checkpoints by name."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from genlab.cli.common import FOLDER, echo_json, json_option, progress
+from genlab.errors import UnknownNameError, nearest
+
+MEGABYTE = 1_000_000
+COLUMNS = ("name", "data", "images", "classes", "licence", "published score", "state")
+
+
+@click.group("zoo", invoke_without_command=True)
+@click.pass_context
+def command(context: click.Context) -> None:
+    """List the official checkpoints, show their facts, fetch them.
+
+    A fetched model is converted once and kept; 'genlab sample NAME' and genlab.load("NAME") find it
+    there. The weights belong to their publishers: mind their licence.
+    """
+    if context.invoked_subcommand is None:
+        context.invoke(list_models)
+
+
+@command.command("list")
+@json_option
+def list_models(as_json: bool = False) -> None:
+    """List bundled and official models."""
+    rows = _rows()
+    if as_json:
+        echo_json(rows)
+        return
+    import shutil
+
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in COLUMNS:
+        table.add_column(column, no_wrap=column in ("name", "state"))
+    for row in rows:
+        table.add_row(*(str(row[column]) for column in COLUMNS))
+    # Into a pipe each model keeps its one line, for grep.
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 200
+    Console(width=width).print(table)
+
+
+def _rows() -> list[dict[str, Any]]:
+    from genlab.checkpoints.bundled import bundled_facts, bundled_names
+    from genlab.checkpoints.zoo import entries, pulled_folder
+
+    rows = [bundled_facts(name) | {"state": "bundled"} for name in bundled_names()]
+    for name, entry in entries().items():
+        score = entry.scores[-1] if entry.scores else None
+        rows.append(
+            {
+                "name": name,
+                "data": entry.data,
+                "images": "x".join(map(str, entry.image_shape)),
+                "classes": entry.num_classes,
+                "licence": entry.licence + ("" if entry.commercial_use else ", non-commercial"),
+                "published score": f"{score.metric} {score.value:g}" if score else "",
+                "state": "pulled" if pulled_folder(name) else "not pulled",
+            }
+        )
+    return rows
+
+
+@command.command("show")
+@click.argument("name")
+@json_option
+def show(name: str, as_json: bool) -> None:
+    """Show what is known of a model: address, licence, checksum, architecture, published scores."""
+    from genlab.checkpoints.bundled import bundled_card, bundled_names
+
+    if name in bundled_names():
+        card = bundled_card(name)
+        if as_json:
+            echo_json({"name": name, "state": "bundled", "card": card})
+        else:
+            click.echo(card)
+        return
+    facts = _facts(name)
+    if as_json:
+        echo_json(facts)
+        return
+    from genlab.config import to_yaml
+
+    click.echo(to_yaml(facts).rstrip())
+    click.echo(f"\nfetch it with 'genlab zoo pull {name}', then 'genlab sample {name}'")
+
+
+def _facts(name: str) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    from genlab.checkpoints.bundled import bundled_names
+    from genlab.checkpoints.zoo import entries, pulled_folder, recorded_checksum
+
+    table = entries()
+    if name not in table:
+        known = [*bundled_names(), *table]
+        raise UnknownNameError(f"there is no model {name!r}; {nearest(name, known)}")
+    folder = pulled_folder(name)
+    facts = asdict(table[name])
+    return {
+        "name": name,
+        **facts,
+        "sha256": facts["sha256"] or "unknown: the first download is trusted",
+        "sha256 of the first download": recorded_checksum(table[name]) or "none yet",
+        "state": str(folder) if folder else "not pulled",
+    }
+
+
+@command.command("pull")
+@click.argument("name")
+@click.option("--to", type=FOLDER, help="The model's folder; default: the cache ($GENLAB_HOME).")
+@click.option("--base-url", metavar="URL", help="A mirror: a folder with the same file names.")
+@click.option("--again", is_flag=True, help="Fetch it although it is there already.")
+def pull(name: str, to: Path | None, base_url: str | None, again: bool) -> None:
+    """Fetch an official checkpoint and convert it.
+
+    A pull that was interrupted goes on where it stopped. The file is held against its published
+    checksum, or, where none is published, against that of the first download.
+    """
+    from genlab.checkpoints.bundled import bundled_names
+    from genlab.checkpoints.pull import pull as fetch
+    from genlab.checkpoints.zoo import find
+
+    if name in bundled_names():
+        click.echo(f"{name} comes with GenLab: nothing to fetch")
+        return
+    entry = find(name)
+    use = "" if entry.commercial_use else ": no commercial use"
+    click.echo(f"{name}: {entry.paper}; licence {entry.licence}{use}", err=True)
+    with _download_bar(entry.file) as advance:
+        pulled = fetch(name, to, base_url=base_url, again=again, on_progress=advance)
+    if pulled.sha256 is None:
+        click.echo(f"{pulled.folder} is there already; --again fetches it anew")
+        return
+    if pulled.first_use:
+        click.echo(
+            f"no checksum is published for {entry.file}: this download was trusted and its sha256 "
+            f"{pulled.sha256} recorded; later ones are held against it",
+            err=True,
+        )
+    click.echo(f"{pulled.folder}: ready, use it as '{pulled.folder if to else name}'")
+
+
+def _download_bar(file: str) -> Any:
+    """A progress bar in megabytes that learns the size from the first answer."""
+    from contextlib import contextmanager
+
+    @contextmanager
+    def bar() -> Any:
+        with progress(f"{file} (MB)", None) as shown:
+            last = 0
+
+            def advance(have: int, total: int | None) -> None:
+                nonlocal last
+                if total is not None:
+                    shown.set_total(total // MEGABYTE)
+                shown.advance(have // MEGABYTE - last)
+                last = have // MEGABYTE
+
+            yield advance
+
+    return bar()

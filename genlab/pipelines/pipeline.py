@@ -1,0 +1,307 @@
+"""`GenLabPipeline`: a generator as a diffusers pipeline object."""
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from diffusers.models.modeling_utils import ModelMixin
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline, ImagePipelineOutput
+from huggingface_hub import snapshot_download
+from jaxtyping import Float
+from torch import Tensor
+
+import genlab.networks  # diffusers loads only classes of modules that are imported already
+from genlab.data.labels import class_index, random_label
+from genlab.data.pixels import to_uint8
+from genlab.data.writers import to_pil
+from genlab.diffusion.noise import MAX_SEED, NoiseStream
+from genlab.diffusion.preconditioning import from_config
+from genlab.errors import ConfigError
+from genlab.generators.base import SamplerLike
+from genlab.generators.diffusion import DiffusionGenerator
+from genlab.generators.folder import INDEX, NETWORK, read_index, read_network
+from genlab.generators.sampler import adjust_sampler, resolve_sampler
+from genlab.samplers.base import Step
+
+OUTPUT_TYPES = ("pil", "np", "pt")
+
+_HUB = ("cache_dir", "force_download", "local_files_only", "revision", "token")
+_DTYPE = ("dtype", "torch_dtype")
+_FACTS = ("family", "preconditioning", "class_names", "has_null_class", "sampler")
+
+StepCallback = Callable[[Any, int, float, dict[str, Any]], dict[str, Any] | None]
+"""``(pipeline, step index, sigma, tensors) -> tensors to replace, or None``."""
+
+
+class GenLabPipeline(DiffusionPipeline):
+    """A diffusion model in the manner of diffusers, read from the folder of a generator.
+
+    Args:
+        network: the raw network.
+        family: ``diffusion``.
+        preconditioning: what makes the network a denoiser, as a mapping with its ``name``.
+        class_names: one name for each class.
+        has_null_class: whether classifier-free guidance is possible.
+        sampler: the model's own sampler config.
+
+    Example::
+
+        pipe = genlab.GenLabPipeline.from_pretrained("my-model/")
+        seeds = [torch.Generator().manual_seed(s) for s in (0, 1)]
+        pipe(class_labels=[7, 8], num_inference_steps=18, generator=seeds).images
+    """
+
+    model_cpu_offload_seq = NETWORK  # type: ignore[assignment]  # diffusers' own types say None
+    _callback_tensor_inputs = ("latents", "x0")
+
+    def __init__(
+        self,
+        network: ModelMixin,
+        family: str = "diffusion",
+        preconditioning: dict[str, Any] | None = None,
+        class_names: list[str] | None = None,
+        has_null_class: bool = False,
+        sampler: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        if family != DiffusionGenerator.family:
+            raise ConfigError(
+                f"GenLabPipeline runs the family {DiffusionGenerator.family!r}, not {family!r}"
+            )
+        self.register_modules(network=network)  # type: ignore[no-untyped-call]
+        self.register_to_config(  # type: ignore[no-untyped-call]
+            family=family,
+            preconditioning=preconditioning or {"name": "edm"},
+            class_names=class_names,
+            has_null_class=has_null_class,
+            sampler=sampler,
+        )
+        self._interrupt = False
+
+    @classmethod
+    def from_generator(cls, generator: DiffusionGenerator) -> "GenLabPipeline":
+        """The pipeline object around a generator; both use the same network."""
+        return cls(cast(ModelMixin, generator.network), **generator.facts())
+
+    def as_generator(self) -> DiffusionGenerator:
+        """The generator behind the pipeline; both use the same network."""
+        config = self.config
+        return DiffusionGenerator(
+            self.network,
+            from_config(config["preconditioning"]),
+            class_names=config["class_names"],
+            sampler=config["sampler"],
+            has_null_class=config["has_null_class"],
+        )
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any
+    ) -> "GenLabPipeline":
+        """Load a folder or a repository of the hub; arguments as in diffusers.
+
+        Raises:
+            CheckpointError: it is no generator's folder, or weights are missing or damaged.
+        """
+        folder = Path(pretrained_model_name_or_path)
+        if not folder.is_dir():
+            hub = {key: kwargs.pop(key) for key in _HUB if key in kwargs}
+            # diffusers' own download refuses networks that are not its own.
+            patterns = [INDEX, f"{NETWORK}/*.json", f"{NETWORK}/*.safetensors", "README.md"]
+            name = str(pretrained_model_name_or_path)
+            folder = Path(snapshot_download(name, allow_patterns=patterns, **hub))
+        index = read_index(folder)
+        if not kwargs.keys() <= set(_DTYPE):
+            return super().from_pretrained(folder, **kwargs)
+        # The plain case takes our own reader, which refuses incomplete weights; diffusers only
+        # warns.
+        network = read_network(folder, index, kwargs.get("dtype", kwargs.get("torch_dtype")))
+        facts = {key: index[key] for key in _FACTS if key in index}
+        pipeline = cls(network, **facts)
+        source = str(pretrained_model_name_or_path)
+        pipeline.register_to_config(_name_or_path=source)  # type: ignore[no-untyped-call]
+        return pipeline
+
+    @property
+    def interrupt(self) -> bool:
+        """Set ``_interrupt`` in a callback to stop and get the denoised estimate as it stands."""
+        return self._interrupt
+
+    @property
+    def num_timesteps(self) -> int:
+        """Steps of the last call."""
+        return self._num_timesteps
+
+    @property
+    def guidance_scale(self) -> float | None:
+        """Classifier-free guidance scale that the last call was given."""
+        return self._guidance_scale
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        class_labels: int | str | Sequence[int | str] | Tensor | None = None,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        latents: Float[Tensor, "B C H W"] | None = None,
+        output_type: str = "pil",
+        return_dict: bool = True,
+        callback_on_step_end: StepCallback | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
+        *,
+        batch_size: int | None = None,
+        sampler: SamplerLike = None,
+    ) -> ImagePipelineOutput | tuple[Any]:
+        """Draw images.
+
+        Args:
+            class_labels: classes by number or name, one for each image; a single one goes for all.
+                None draws each image's class from a sub-stream of its generator's seed.
+            num_inference_steps: solver steps; None is the sampler's own number.
+            guidance_scale: classifier-free guidance; 1.0 is off, None is the sampler's own.
+            generator: one for each image, so that a seed always gives the same image, the one that
+                ``genlab sample --seeds`` draws; a single one is drawn from in turn; None draws
+                seeds from torch's global generator.
+            latents: unit normal start (B, C, H, W), in place of drawing it.
+            output_type: ``pil``; ``np``, (B, H, W, C) in [0, 1]; or ``pt``, (B, C, H, W) in [0, 1].
+            return_dict: whether to return an `ImagePipelineOutput` rather than a tuple.
+            callback_on_step_end: called after each step with the pipeline, the number of the step,
+                the noise level reached, and the tensors asked for; those that it returns replace
+                ours.
+            callback_on_step_end_tensor_inputs: ``latents`` (the noisy state) and ``x0`` (the
+                estimate).
+            batch_size: number of images where nothing else tells.
+            sampler: a preset's name, or changes to the model's own sampler.
+
+        Raises:
+            ConfigError: arguments contradict each other or do not fit the model.
+            LabelError: the model does not know a class.
+        """
+        if output_type not in OUTPUT_TYPES:
+            raise ConfigError(
+                f"there is no output_type {output_type!r}; known: {', '.join(OUTPUT_TYPES)}"
+            )
+        model = self.as_generator()
+        count = _count(class_labels, generator, latents, batch_size)
+        generators = _generators(generator, count)
+        labels = _labels(model, class_labels, generators)
+        config = adjust_sampler(
+            resolve_sampler(sampler, model.sampler), num_inference_steps, guidance_scale
+        )
+        stack = model.build_sampler(config)
+        self._interrupt = False
+        self._guidance_scale = guidance_scale
+        self._num_timesteps = stack.schedule.num_steps
+        callback = _Callback(self, callback_on_step_end, callback_on_step_end_tensor_inputs)
+        noise = NoiseStream.from_generators(generators, model.device)
+        with self.progress_bar(total=self._num_timesteps) as bar:
+            for step in model.steps(noise, labels, stack, latents):
+                callback(step)
+                images = step.x
+                bar.update()
+                if self._interrupt:
+                    images = step.x0
+                    break
+        result = _output(images.to(torch.float32), output_type)
+        self.maybe_free_model_hooks()  # type: ignore[no-untyped-call]
+        return ImagePipelineOutput(images=result) if return_dict else (result,)
+
+
+class _Callback:
+    """Hands tensors to the user's callback, and what it returns back to the solver."""
+
+    def __init__(
+        self, pipeline: GenLabPipeline, function: StepCallback | None, names: Sequence[str]
+    ) -> None:
+        names = getattr(
+            function, "tensor_inputs", names
+        )  # diffusers' callback objects bring their own
+        unknown = [name for name in names if name not in pipeline._callback_tensor_inputs]
+        if unknown:
+            raise ConfigError(
+                f"callback_on_step_end_tensor_inputs has no {unknown[0]!r}; known: "
+                f"{', '.join(pipeline._callback_tensor_inputs)}"
+            )
+        self._pipeline = pipeline
+        self._function = function
+        self._names = names
+
+    def __call__(self, step: Step) -> None:
+        if self._function is None:
+            return
+        tensors = {"latents": step.x, "x0": step.x0}
+        given = {name: tensors[name] for name in self._names}
+        returned = self._function(self._pipeline, step.index, step.sigma_next, given) or {}
+        latents = returned.get("latents", step.x)
+        if latents is not step.x:
+            step.x.copy_(latents)  # the solver goes on from this very tensor
+
+
+def _count(
+    class_labels: Any, generator: Any, latents: Tensor | None, batch_size: int | None
+) -> int:
+    """The number of images, on which all arguments that tell must agree."""
+    all_told = {
+        "class_labels": None if _single(class_labels) else len(class_labels),
+        "generator": len(generator) if isinstance(generator, list) else None,
+        "latents": None if latents is None else len(latents),
+        "batch_size": batch_size,
+    }
+    told = {name: number for name, number in all_told.items() if number is not None}
+    if len(set(told.values())) > 1:
+        numbers = ", ".join(f"{name} {number}" for name, number in told.items())
+        raise ConfigError(f"the arguments are for different numbers of images: {numbers}")
+    count = next(iter(told.values()), 1)
+    if count < 1:
+        raise ConfigError("there is nothing to draw: the arguments are for 0 images")
+    return count
+
+
+def _single(class_labels: Any) -> bool:
+    return (
+        class_labels is None
+        or isinstance(class_labels, int | str)
+        or (isinstance(class_labels, Tensor) and class_labels.ndim == 0)
+    )
+
+
+def _generators(generator: Any, count: int) -> list[torch.Generator]:
+    if isinstance(generator, list):
+        return generator
+    if generator is not None:
+        return [generator] * count
+    seeds = torch.randint(MAX_SEED, (count,)).tolist()
+    return [torch.Generator().manual_seed(seed) for seed in seeds]
+
+
+def _labels(
+    model: DiffusionGenerator, class_labels: Any, generators: Sequence[torch.Generator]
+) -> tuple[int, ...] | None:
+    seeds = [g.initial_seed() % (MAX_SEED + 1) for g in generators]
+    if class_labels is None:
+        if model.num_classes == 0:
+            return None
+        shared = len({id(g) for g in generators}) < len(generators)
+        # Images that share a generator should not share its one class, too.
+        own = [(s + i) % MAX_SEED if shared else s for i, s in enumerate(seeds)]
+        return tuple(random_label(seed, model.num_classes) for seed in own)
+    if isinstance(class_labels, Tensor):
+        class_labels = class_labels.tolist()
+    if isinstance(class_labels, int | str):
+        class_labels = [class_labels] * len(seeds)
+    known = model.num_classes, model.class_names
+    indices = [class_index(c, *known) if isinstance(c, str) else int(c) for c in class_labels]
+    return model.choose_labels(seeds, indices)
+
+
+def _output(images: Float[Tensor, "B C H W"], output_type: str) -> Any:
+    if output_type == "pil":
+        return [to_pil(p) for p in to_uint8(images).permute(0, 2, 3, 1).cpu().numpy()]
+    images = (images / 2 + 0.5).clamp(0, 1)
+    return images if output_type == "pt" else images.permute(0, 2, 3, 1).cpu().numpy()
+
+
+assert genlab.networks  # imported for its side effect, see above

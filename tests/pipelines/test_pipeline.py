@@ -1,0 +1,255 @@
+"""The diffusers pipeline object: calls, callbacks, folders, and the images of ``genlab sample``."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import ImagePipelineOutput
+from torch import Tensor
+
+import genlab
+from genlab import DiffusionGenerator, GenLabPipeline
+from genlab.data.pixels import to_uint8
+from genlab.errors import CheckpointError, ConfigError, LabelError
+
+Pipe = Any
+"""A `GenLabPipeline`; the arguments of a call decide which of several types it gives."""
+
+
+@pytest.fixture(scope="module")
+def pipe(tiny_model: Path) -> Pipe:
+    pipe: Pipe = GenLabPipeline.from_pretrained(tiny_model)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def seeded(*seeds: int) -> list[torch.Generator]:
+    return [torch.Generator().manual_seed(seed) for seed in seeds]
+
+
+FEW = {"schedule": {"num_steps": 4}}
+
+
+def test_a_list_of_generators_gives_the_images_of_the_seeds(
+    pipe: Pipe, tiny_generator: DiffusionGenerator
+) -> None:
+    seeds, labels = (0, 1, 17), (2, 0, 1)
+    images = pipe(list(labels), 4, generator=seeded(*seeds)).images
+    expected = to_uint8(tiny_generator.sample(seeds, labels, FEW))
+    np.testing.assert_array_equal(np.stack([np.asarray(image) for image in images]), expected[:, 0])
+
+
+def test_classes_that_are_not_given_are_those_of_the_seeds(
+    pipe: Pipe, tiny_generator: DiffusionGenerator
+) -> None:
+    images = pipe(num_inference_steps=4, generator=seeded(5, 6), output_type="pt").images
+    expected = tiny_generator.sample((5, 6), None, FEW)
+    assert torch.equal(images, expected / 2 + 0.5)
+
+
+def test_output_types_show_the_same_image(pipe: Pipe) -> None:
+    def draw(kind: str) -> Any:
+        return pipe(1, 4, generator=seeded(3), output_type=kind).images
+
+    pil, array, tensor = draw("pil"), draw("np"), draw("pt")
+    assert pil[0].mode == "L"
+    assert array.shape == (1, 8, 8, 1)
+    np.testing.assert_array_equal(array[0], tensor[0].permute(1, 2, 0).numpy())
+    # Our pixels are floor(255 y + 0.5): half a level at most.
+    assert np.abs(np.asarray(pil[0]) - array[0, ..., 0] * 255).max() <= 0.5 + 1e-4
+
+
+def test_return_dict(pipe: Pipe) -> None:
+    assert isinstance(pipe(0, 2), ImagePipelineOutput)
+    plain = pipe(0, 2, return_dict=False)
+    assert isinstance(plain, tuple)
+    assert len(plain[0]) == 1
+
+
+def test_latents_replace_the_first_draw(pipe: Pipe) -> None:
+    (generator,) = seeded(11)
+    latents = torch.randn(1, 8, 8, generator=generator)[None]
+    given = pipe(1, 4, latents=latents, output_type="pt").images
+    drawn = pipe(1, 4, generator=seeded(11), output_type="pt").images
+    assert torch.equal(given, drawn)
+
+
+def test_one_generator_serves_all_images_in_turn(pipe: Pipe) -> None:
+    (one,) = seeded(4)
+    first = pipe([0, 0], 2, generator=one, output_type="pt").images
+    (again,) = seeded(4)
+    assert torch.equal(first, pipe([0, 0], 2, generator=again, output_type="pt").images)
+    assert not torch.equal(first[0], first[1])
+
+
+def test_without_generators_the_global_one_decides(pipe: Pipe) -> None:
+    torch.manual_seed(7)
+    first = pipe(batch_size=2, num_inference_steps=2, output_type="pt").images
+    other = pipe(batch_size=2, num_inference_steps=2, output_type="pt").images
+    torch.manual_seed(7)
+    again = pipe(batch_size=2, num_inference_steps=2, output_type="pt").images
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_classes_by_name_number_and_tensor(pipe: Pipe) -> None:
+    def draw(labels: Any) -> Tensor:
+        return pipe(labels, 2, generator=seeded(1, 2), output_type="pt").images
+
+    assert torch.equal(draw(["sneaker", "Ankle boot"]), draw([1, 2]))
+    assert torch.equal(draw(torch.tensor([1, 2])), draw([1, 2]))
+    assert torch.equal(draw("sneaker"), draw([1, 1]))
+
+
+def test_guidance_and_samplers(pipe: Pipe, tiny_generator: DiffusionGenerator) -> None:
+    guided = pipe(1, 4, 3.0, generator=seeded(0), output_type="pt").images
+    sampler = {**FEW, "guidance": [{"name": "cfg", "scale": 3.0}]}
+    expected = tiny_generator.sample([0], [1], sampler) / 2 + 0.5
+    assert torch.equal(guided, expected)
+    euler = pipe(1, generator=seeded(0), sampler={**FEW, "solver": {"name": "euler"}})
+    assert pipe.num_timesteps == 4
+    assert euler.images != guided
+    assert pipe(1, 4, 1.0, sampler="cfg", generator=seeded(0), output_type="pt").images.equal(
+        pipe(1, 4, sampler="edm-heun", generator=seeded(0), output_type="pt").images
+    )
+
+
+def test_callbacks_see_every_step_and_may_change_it(pipe: Pipe) -> None:
+    seen: list[tuple[int, float]] = []
+
+    def look(owner: Any, index: int, sigma: float, tensors: dict[str, Tensor]) -> None:
+        assert owner is pipe
+        assert set(tensors) == {"latents", "x0"}
+        seen.append((index, sigma))
+
+    pipe(1, 4, callback_on_step_end=look, callback_on_step_end_tensor_inputs=["latents", "x0"])
+    assert [index for index, _ in seen] == [0, 1, 2, 3]
+    assert seen[-1][1] == 0
+
+    def erase(
+        owner: Any, index: int, sigma: float, tensors: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
+        return {
+            "latents": torch.full_like(tensors["latents"], 0.25)
+            if index == 3
+            else tensors["latents"]
+        }
+
+    images = pipe(1, 4, callback_on_step_end=erase, output_type="pt").images
+    assert (images == 0.625).all()
+
+    def mirror(
+        owner: Any, index: int, sigma: float, tensors: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
+        return {"latents": tensors["latents"].flip(-1)} if index == 0 else {}
+
+    plain = pipe(1, 4, generator=seeded(0), output_type="pt").images
+    changed = pipe(1, 4, generator=seeded(0), callback_on_step_end=mirror, output_type="pt").images
+    assert not torch.allclose(plain, changed)
+
+
+def test_a_callback_may_stop(pipe: Pipe) -> None:
+    estimates: list[Tensor] = []
+
+    def stop(owner: Any, index: int, sigma: float, tensors: dict[str, Tensor]) -> None:
+        estimates.append(tensors["x0"])
+        owner._interrupt = index == 1
+
+    images = pipe(
+        1, 4, callback_on_step_end=stop, callback_on_step_end_tensor_inputs=["x0"], output_type="pt"
+    ).images
+    assert len(estimates) == 2
+    assert torch.equal(images, (estimates[1].float() / 2 + 0.5).clamp(0, 1))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"class_labels": [0, 1], "batch_size": 3}, ConfigError, "class_labels 2, batch_size 3"),
+        ({"class_labels": []}, ConfigError, "0 images"),
+        ({"class_labels": 3}, LabelError, "class 3"),
+        ({"class_labels": "ankle bot"}, LabelError, "did you mean 'Ankle boot'"),
+        ({"output_type": "jpg"}, ConfigError, "'jpg'"),
+        ({"latents": torch.zeros(1, 1, 4, 4)}, ConfigError, "shape"),
+        ({"num_inference_steps": 0}, ConfigError, "at least 1"),
+        ({"callback_on_step_end_tensor_inputs": ["embeds"]}, ConfigError, "'embeds'"),
+    ],
+)
+def test_wrong_arguments_are_named(
+    pipe: Pipe, arguments: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        pipe(**arguments)
+
+
+FRESH = """
+import sys
+import numpy as np
+import torch
+import genlab
+
+pipe = genlab.GenLabPipeline.from_pretrained(sys.argv[1])
+pipe.set_progress_bar_config(disable=True)
+seeds = [torch.Generator().manual_seed(s) for s in (0, 1)]
+np.save(sys.argv[2], pipe([1, 2], 4, 2.0, generator=seeds, output_type="np").images)
+"""
+
+
+def test_folders_go_round_in_a_fresh_process(
+    pipe: Pipe, tiny_generator: DiffusionGenerator, tmp_path: Path
+) -> None:
+    pipe.save_pretrained(tmp_path / "model")
+    command: list[str | Path] = [
+        sys.executable,
+        "-W",
+        "error",
+        "-c",
+        FRESH,
+        tmp_path / "model",
+        tmp_path / "images.npy",
+    ]
+    # The number of threads decides in what order sums are taken, hence the last bits.
+    subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    ours = pipe([1, 2], 4, 2.0, generator=seeded(0, 1), output_type="np").images
+    np.testing.assert_array_equal(np.load(tmp_path / "images.npy"), ours)
+    generator = genlab.load(tmp_path / "model")
+    assert generator.facts() == tiny_generator.facts()
+    sampler = {**FEW, "guidance": [{"name": "cfg", "scale": 2.0}]}
+    images = generator.sample([0, 1], [1, 2], sampler) / 2 + 0.5
+    np.testing.assert_array_equal(images.permute(0, 2, 3, 1).numpy(), ours)
+
+
+def test_pipeline_and_generator_are_made_of_each_other(
+    pipe: Pipe, tiny_generator: DiffusionGenerator
+) -> None:
+    assert pipe.as_generator().network is pipe.network
+    other: Pipe = GenLabPipeline.from_generator(tiny_generator)
+    assert other.as_generator().facts() == tiny_generator.facts()
+    assert list(pipe.components) == ["network"]
+
+
+def test_diffusers_own_way_of_loading(tiny_model: Path, pipe: Pipe) -> None:
+    # Any argument beyond the type takes diffusers' code, which finds our classes imported.
+    other: Pipe = GenLabPipeline.from_pretrained(tiny_model, use_safetensors=True)
+    other.set_progress_bar_config(disable=True)
+    ours = pipe(1, 4, generator=seeded(0), output_type="pt").images
+    theirs = other(1, 4, generator=seeded(0), output_type="pt").images
+    # Loaded weights may lie elsewhere in memory, which changes the last bits.
+    torch.testing.assert_close(theirs, ours, rtol=0, atol=1e-5)
+
+
+def test_the_type_is_chosen_when_loading(tiny_model: Path) -> None:
+    half: Pipe = GenLabPipeline.from_pretrained(tiny_model, dtype=torch.bfloat16)
+    half.set_progress_bar_config(disable=True)
+    assert half.dtype == torch.bfloat16
+    assert half(1, 2, output_type="pt").images.dtype == torch.float32
+
+
+def test_what_is_no_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"model_index\.json"):
+        GenLabPipeline.from_pretrained(tmp_path)
