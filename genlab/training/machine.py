@@ -18,7 +18,8 @@ def hardware(device: torch.device, processes: int = 1) -> str:
     """
     if device.type == "cuda":
         return f"{processes} x {torch.cuda.get_device_name(device)}"
-    return f"{os.cpu_count()} CPU cores ({_processor()})"
+    together = f"{processes} processes on " if processes > 1 else ""
+    return f"{together}{os.cpu_count()} CPU cores ({_processor()})"
 
 
 def peak_memory_mib() -> float:

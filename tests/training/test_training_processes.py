@@ -1,5 +1,6 @@
 """The command in processes of its own: killed, interrupted, several at once."""
 
+import json
 import os
 import signal
 import subprocess
@@ -74,7 +75,8 @@ def test_a_signal_saves_and_stops(config: Path, tmp_path: Path, number: signal.S
 
 def test_two_processes_compute_what_one_does_in_two_rounds(config: Path, tmp_path: Path) -> None:
     train(config, tmp_path / "one", "gradient_accumulation=2")
-    launch = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
+    # --multi_gpu is how accelerate starts several processes; --device cpu keeps them off the GPUs.
+    launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
     ports = ["--main_process_port", "0", "--num_machines", "1", "--mixed_precision", "no"]
     command = [sys.executable, *launch, *ports, "--dynamo_backend", "no", "-m", "genlab", "train"]
     result = subprocess.run(
@@ -86,6 +88,8 @@ def test_two_processes_compute_what_one_does_in_two_rounds(config: Path, tmp_pat
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     assert result.returncode == 0, result.stderr
+    machine = json.loads((tmp_path / "two" / "machine.json").read_text())
+    assert machine["hardware"].startswith("2 processes")
     one, two = everything(tmp_path / "one"), everything(tmp_path / "two")
     assert [step for step, _, _ in one["log"]] == [step for step, _, _ in two["log"]]
     for key, value in one.items():
