@@ -5,7 +5,7 @@ import sys
 import zipfile
 from pathlib import Path
 
-TOP = {"samplers": "genlab/samplers", "configs": "genlab/configs", "genlab": "genlab"}
+TOP = {name: f"genlab/{name}" for name in ("samplers", "eval", "configs")} | {"genlab": "genlab"}
 NOT_SHIPPED = {".pyc"}
 LARGEST = 70_000_000  # bytes; what a package index takes without asking is 100 MB
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 _package = Path(__file__).resolve().parent
 if not (_package / "samplers").exists() and (_package.parent / "samplers").is_dir():
-    # A checkout: samplers/ and configs/ lie beside this folder; a wheel has them inside it.
+    # A checkout: samplers/, eval/ and configs/ lie beside this folder; a wheel has them inside it.
     __path__.append(str(_package.parent))
 
 try:

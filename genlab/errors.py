@@ -45,6 +45,10 @@ class TrainingError(GenLabError, RuntimeError):
     """Training cannot go on (loss is not finite, state does not match the run)."""
 
 
+class EvaluationError(GenLabError, ValueError):
+    """A score cannot be computed (too few images, features not finite, statistics do not fit)."""
+
+
 class DownloadError(GenLabError, OSError):
     """A file could not be fetched, or what arrived is not what was promised."""
 

@@ -12,7 +12,8 @@ CHECKOUT = Path(__file__).resolve().parents[1]
 def modules() -> list[str]:
     """All modules, found on the disk, so that collecting imports none of them."""
     names = []
-    for folder, package in (("genlab", "genlab"), ("samplers", "genlab.samplers")):
+    for folder in ("genlab", "samplers", "eval"):
+        package = folder if folder == "genlab" else f"genlab.{folder}"
         for path in (CHECKOUT / folder).rglob("*.py"):
             parts = path.relative_to(CHECKOUT / folder).with_suffix("").parts
             names.append(".".join([package, *(part for part in parts if part != "__init__")]))

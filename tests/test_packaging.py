@@ -9,8 +9,11 @@ from typing import Any
 import pytest
 
 CHECKOUT = Path(__file__).resolve().parents[1]
+CODE = ("genlab", "samplers", "eval")
 SETTINGS = tomllib.loads((CHECKOUT / "pyproject.toml").read_text(encoding="utf-8"))
 SETUPTOOLS: dict[str, Any] = SETTINGS["tool"]["setuptools"]
+BESIDE = [[folder] for folder in ("configs", "eval", "samplers")]
+"""Folders that lie beside ``genlab/`` in a checkout."""
 
 
 def python(*code: str, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -28,13 +31,13 @@ def folders_with(pattern: str, below: str) -> set[str]:
 
 
 def test_package_list_is_the_folders_on_disk() -> None:
-    modules = folders_with("*.py", "genlab") | folders_with("*.py", "samplers")
+    modules = set().union(*(folders_with("*.py", folder) for folder in CODE))
     presets = folders_with("*.yaml", "configs")
     assert set(SETUPTOOLS["packages"]) == modules | presets | {"genlab.configs"}
 
 
 def test_every_folder_of_modules_is_a_package() -> None:
-    for below in ("genlab", "samplers"):
+    for below in CODE:
         for path in (CHECKOUT / below).rglob("*.py"):
             assert (path.parent / "__init__.py").is_file(), f"{path.parent} has no __init__.py"
 
@@ -50,21 +53,21 @@ def test_package_data_are_there() -> None:
     shipped: set[Path] = set()
     for package, globs in patterns.items():
         parts = package.split(".")
-        folder = CHECKOUT.joinpath(*(parts[1:] if parts[1:2] == ["configs"] else parts))
+        folder = CHECKOUT.joinpath(*(parts if parts[1:2] not in BESIDE else parts[1:]))
         for glob in globs:
             found = {path for path in folder.glob(glob) if path.is_file()}
             assert found, f"package-data of {package}: nothing matches {glob}"
             shipped |= found
     data = {
         path
-        for below in ("genlab", "samplers", "configs")
+        for below in (*CODE, "configs")
         for path in (CHECKOUT / below).rglob("*")
         if path.is_file() and path.suffix not in {".py", ".pyc"}
     }
     assert data == shipped
 
 
-@pytest.mark.parametrize("folder", ["samplers"])
+@pytest.mark.parametrize("folder", ["samplers", "eval"])
 def test_folders_beside_the_package_refuse_their_bare_name(folder: str) -> None:
     result = python(f"import {folder}", cwd=CHECKOUT)
     assert f"ImportError: this folder is the package genlab.{folder}" in result.stderr
@@ -74,7 +77,7 @@ def test_a_checkout_works_without_installing(tmp_path: Path) -> None:
     result = python(
         "import sys",
         f"sys.path.insert(0, {str(CHECKOUT)!r})",
-        "import genlab, genlab.samplers, genlab.config",
+        "import genlab, genlab.samplers, genlab.eval, genlab.config",
         "print(genlab.__file__, genlab.samplers.__name__, genlab.config.preset_kinds())",
         cwd=tmp_path,
     )

@@ -1,0 +1,98 @@
+"""The contract of a feature extractor: uint8 RGB images in, named features out."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from genlab.registry import Registry
+
+
+class FeatureExtractor(ABC):
+    """A frozen network that metrics look at images with.
+
+    Attributes:
+        name: as it stands on the protocol card and in brackets behind a score: ``cnn-fmnist``.
+        outputs: output -> its width. Every extractor has ``features``; some also have ``logits`` (a
+            classifier's, without softmax) and ``spatial`` (flattened feature maps, for sFID).
+        resize: how images get to the size that the network takes, in words.
+        weights_sha256: hash of the weights in use.
+        official: whether scores made with it carry the official names (FID, IS, sFID, KID); true
+            for the whole Inception network of 2015-12-05 alone.
+        class_names: of the logits, or None.
+    """
+
+    name: str
+    outputs: Mapping[str, int]
+    resize: str
+    weights_sha256: str
+    official: ClassVar[bool] = False
+    class_names: tuple[str, ...] | None = None
+
+    @abstractmethod
+    def __call__(
+        self, images: UInt8[Tensor, "B 3 H W"], outputs: Sequence[str] = ("features",)
+    ) -> dict[str, Float[Tensor, "B _"]]:
+        """Compute features.
+
+        Args:
+            images: RGB, 0 to 255, any size; grey images have three equal channels.
+            outputs: names in `outputs`.
+
+        Returns:
+            Output -> (B, width), float32, on the extractor's device.
+        """
+
+    @property
+    @abstractmethod
+    def device(self) -> torch.device:
+        """Where the network is."""
+
+    @abstractmethod
+    def to(self, device: torch.device | str) -> "FeatureExtractor":
+        """Move the network; returns the extractor itself."""
+
+    def identity(self) -> dict[str, Any]:
+        """All that its features depend on: part of every protocol and of every cache key."""
+        return {
+            "name": self.name,
+            "weights_sha256": self.weights_sha256,
+            "resize": self.resize,
+        }
+
+
+EXTRACTORS: Registry[Any] = Registry(
+    "genlab.extractors",
+    {
+        "inception": "genlab.eval.extractors.inception:inception",
+        "inception-768": "genlab.eval.extractors.inception:inception_768",
+        "inception-192": "genlab.eval.extractors.inception:inception_192",
+        "inception-64": "genlab.eval.extractors.inception:inception_64",
+        "dinov2-vitl14": "genlab.eval.extractors.dinov2:dinov2_vitl14",
+        "cnn-fmnist": "genlab.eval.extractors.cnn:cnn_fmnist",
+        "cnn-cifar10": "genlab.eval.extractors.cnn:cnn_cifar10",
+    },
+)
+"""Name -> a builder ``(weights: Path | None) -> FeatureExtractor``; None finds or fetches them."""
+
+
+def build_extractor(name: str, weights: Path | str | None = None) -> FeatureExtractor:
+    """Make an extractor on the CPU.
+
+    Args:
+        name: in `EXTRACTORS`.
+        weights: a local file; None takes the bundled or cached one, or fetches it with its
+            checksum.
+
+    Raises:
+        UnknownNameError: there is none of this name.
+        CheckpointError: the file is damaged or of another network.
+        DownloadError: it is not here and cannot be fetched.
+    """
+    extractor = EXTRACTORS[name](None if weights is None else Path(weights))
+    assert isinstance(extractor, FeatureExtractor)
+    return extractor

@@ -1,0 +1,1 @@
+"""Metrics: numbers made of features."""
