@@ -143,7 +143,9 @@ def test_a_reader_who_leaves_is_no_error() -> None:
 def test_ctrl_c_is_one_sentence(tmp_path: Path) -> None:
     code = "\n".join(
         [
-            "import sys, time",
+            "import signal, sys, time",
+            # What a shell starts in the background inherits that Ctrl-C is ignored.
+            "signal.signal(signal.SIGINT, signal.default_int_handler)",
             "from genlab import cli",
             "cli.genlab.main = lambda *a, **k: (print('ready', flush=True), time.sleep(60))",
             "sys.exit(cli.main([]))",
