@@ -32,8 +32,8 @@ class FeatureSet:
     Attributes:
         count: images in the set.
         moments: output -> moments in float64.
-        rows: output -> (N, d) float32.
-        labels: (N,), or None where the images have none.
+        rows: output -> (N, d) float32; a reference may keep the rows of some images only.
+        labels: one for each row, or None where the images have none.
         images: (N, C, H, W), where a metric asked for them.
     """
 

@@ -47,8 +47,8 @@ def bundled_card(name: str) -> str:
     return path.read_text(encoding="utf-8") if path.is_file() else ""
 
 
-def _card_header(card: str) -> dict[str, Any]:
-    """The YAML between the first two lines of dashes, as model hubs read it."""
+def card_header(card: str) -> dict[str, Any]:
+    """What a model card says between its first two lines of dashes, as model hubs read it."""
     opening, _, rest = card.partition("---\n")
     if opening.strip():
         return {}
@@ -60,7 +60,7 @@ def bundled_facts(name: str) -> dict[str, Any]:
     """A bundled model in a few words, without loading it."""
     folder = bundled_folder(name)
     network = json.loads((folder / "network" / "config.json").read_text(encoding="utf-8"))
-    header = _card_header(bundled_card(name))
+    header = card_header(bundled_card(name))
     data = header.get("datasets") or []
     size = network["img_resolution"]
     return {

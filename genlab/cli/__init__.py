@@ -17,6 +17,7 @@ from genlab.errors import nearest
 COMMANDS = {
     "sample": "Draw images from a generator.",
     "train": "Train a generator, or go on with a run.",
+    "eval": "Score a model or a set of images; the record says how.",
     "convert": "Turn an official checkpoint into a GenLab folder; nothing in it is executed.",
     "data": "Check a data set, or pack it into a zip.",
     "zoo": "List the official checkpoints, show their facts, fetch them.",
@@ -62,7 +63,7 @@ class LazyGroup(click.Group):
 )
 @click.version_option(__version__, prog_name="genlab", message="%(prog)s %(version)s")
 def genlab() -> None:
-    """Sample, train and convert class-conditional image generators."""
+    """Sample, train, score and convert class-conditional image generators."""
 
 
 def main(args: Sequence[str] | None = None) -> int:

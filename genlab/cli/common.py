@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -64,6 +64,25 @@ dtype_option: Decorator = click.option(
     help="What the network computes in; default: float32.",
 )
 """``--dtype``; the function gets ``dtype: str | None``."""
+
+
+def split_arguments(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
+    """The subject of a command, which may be left out, and the overrides behind it."""
+    words = [word for word in arguments if "=" not in word]
+    if len(words) > 1:
+        raise click.UsageError(
+            f"{words[1]!r} is not a setting: write KEY=VALUE, for instance batch_size=8"
+        )
+    return (words[0] if words else None), [word for word in arguments if "=" in word]
+
+
+def best_device() -> str:
+    """The accelerator where there is one, else the CPU."""
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
 def echo_json(value: Mapping[str, Any] | list[Any]) -> None:

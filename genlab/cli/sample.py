@@ -12,11 +12,13 @@ import click
 from genlab.cli.common import (
     FOLDER,
     Progress,
+    best_device,
     config_option,
     device_option,
     dry_run_option,
     dtype_option,
     progress,
+    split_arguments,
 )
 
 if TYPE_CHECKING:  # torch is imported only when images are drawn: --help answers at once
@@ -85,7 +87,7 @@ def command(
     MODEL is a bundled model (genlab doctor lists them), a zoo model, a folder or an official
     checkpoint. KEY=VALUE changes any setting of the configuration; --dry-run prints them all.
     """
-    model, overrides = _split(arguments)
+    model, overrides = split_arguments(arguments)
     flags = {key.rstrip("_"): value for key, value in flags.items() if value is not None}
     if model is not None:
         flags["model"] = model
@@ -98,16 +100,6 @@ def command(
         run.show()
         return
     run.draw(overwrite, quiet)
-
-
-def _split(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
-    """The model, which may be left to the configuration, and the overrides."""
-    words = [word for word in arguments if "=" not in word]
-    if len(words) > 1:
-        raise click.UsageError(
-            f"{words[1]!r} is not a setting: write KEY=VALUE, for instance batch_size=8"
-        )
-    return (words[0] if words else None), [word for word in arguments if "=" in word]
 
 
 class _Run:
@@ -239,15 +231,6 @@ def _check_output(output: str | None) -> None:
                 f"-o {output} names a file; name a folder and the format: "
                 f"-o {name} --format {end[1:]} writes {name}/images{end}"
             )
-
-
-def best_device() -> str:
-    """The accelerator where there is one, else the CPU."""
-    import torch
-
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
 class _Bar:

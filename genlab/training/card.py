@@ -57,6 +57,7 @@ def model_card(
     return f"""---
 license: {json.dumps(config.license.lower())}
 library_name: genlab
+datasets: [{json.dumps(Path(config.data.path).stem)}]
 tags: [image-generation, {config.objective.get("name", "")}]
 ---
 # {name}

@@ -1,0 +1,301 @@
+"""Evaluate a generator or a folder of images: from a configuration to a record."""
+
+import base64
+import io
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+import torch
+
+from genlab.checkpoints.zoo import home
+from genlab.data.labels import format_seeds, parse_labels
+from genlab.data.pictures import grid
+from genlab.errors import EvaluationError
+from genlab.eval.collect import Collected, collect
+from genlab.eval.config import EvalConfig
+from genlab.eval.datasets import dataset_name, known_dataset
+from genlab.eval.extractors.base import FeatureExtractor, build_extractor
+from genlab.eval.metrics.base import FeatureSet, Need, score_name
+from genlab.eval.protocol import (
+    build_metrics,
+    check_names,
+    environment_facts,
+    protocol_facts,
+    summarise,
+)
+from genlab.eval.records import Record
+from genlab.eval.reference import find_reference
+from genlab.eval.reference_files import Reference
+from genlab.eval.samples import GeneratedImages, Samples, text_sha256
+from genlab.eval.subject import Subject
+from genlab.generators.processes import Processes
+from genlab.generators.sampler import resolve_sampler
+from genlab.training.machine import peak_memory_mib
+
+OnProgress = Callable[[str, int, int], None]
+"""Called with (what is being done, images just done, images in all)."""
+
+
+def evaluate(
+    subject: Subject,
+    config: EvalConfig,
+    *,
+    processes: Processes | None = None,
+    on_progress: OnProgress = lambda what, images, total: None,
+) -> Record | None:
+    """Score a model or a set of images.
+
+    Args:
+        subject: what to score.
+        config: how.
+        processes: this process and its peers, which share the batches out.
+        on_progress: hears how far the work has come.
+
+    Returns:
+        The record in the process of rank 0, None in the others.
+
+    Raises:
+        EvaluationError: the sets do not fit each other or the metrics.
+        GenLabError: anything else that a setting or a file can cause.
+    """
+    return _Evaluation(subject, config, processes or Processes(), on_progress).run()
+
+
+class _Evaluation:
+    """One evaluation; whatever a wrong setting can break breaks here, before the long work."""
+
+    def __init__(
+        self,
+        subject: Subject,
+        config: EvalConfig,
+        processes: Processes,
+        on_progress: OnProgress,
+    ) -> None:
+        self.subject, self.config, self.processes = subject, config, processes
+        self.on_progress = on_progress
+        self.device = _device(subject, config, processes)
+        told = config.dataset
+        self.dataset = subject.dataset if told is None else dataset_name(told)
+        self.metrics = build_metrics(config.metrics)
+        self.extractor = self._extractor()
+        check_names(config.metrics, self.extractor)
+        self._check_outputs()
+        self.runs = self._runs()
+
+    def _extractor(self) -> FeatureExtractor:
+        name = self.config.extractor
+        if name == "classifier":
+            name = known_dataset(self.dataset, "which classifier looks at the images").classifier
+        return build_extractor(name, self.config.weights).to(self.device)
+
+    def _check_outputs(self) -> None:
+        for name, metric in self.metrics.items():
+            for need in (*metric.needs, *metric.reference_needs):
+                if need.output and need.output not in self.extractor.outputs:
+                    raise EvaluationError(
+                        f"the metric {name} needs the output {need.output!r}, and the extractor "
+                        f"{self.extractor.name} has only {', '.join(self.extractor.outputs)}; "
+                        "leave the metric out or take another extractor"
+                    )
+                if need.what == "labels" and self._label_sampling() == "none":
+                    raise EvaluationError(
+                        f"the metric {name} needs the class of every image, and "
+                        f"{self.subject.name} has none; leave the metric out"
+                    )
+
+    def _label_sampling(self) -> str:
+        """How the classes of the samples came about, for the card."""
+        if self.subject.images is not None:
+            if self.subject.images.labels is None:
+                return "none"
+            made = self.subject.manifest.get("config", {})
+            return str(made.get("classes") or made.get("labels") or "as stored")
+        assert self.subject.generator is not None
+        return self.config.labels if self.subject.generator.num_classes else "none"
+
+    def _runs(self) -> list[Samples]:
+        """One set of samples for each repeat."""
+        images, generator, config = self.subject.images, self.subject.generator, self.config
+        if images is not None:
+            if config.repeats > 1:
+                raise EvaluationError(
+                    "a folder of images is one draw; repeats need a model, or repeats=1"
+                )
+            return [images]
+        assert generator is not None
+        sampler = resolve_sampler(config.sampler, generator.sampler)
+        generator.build_sampler(sampler)
+        runs: list[Samples] = []
+        for repeat in range(config.repeats):
+            first = config.first_seed + repeat * config.count
+            seeds = range(first, first + config.count)
+            labels = parse_labels(config.labels, seeds, generator.num_classes)
+            runs.append(GeneratedImages(generator, seeds, labels, sampler, config.dtype))
+        return runs
+
+    def run(self) -> Record | None:
+        reference = self._reference()
+        self._check_sizes(reference)
+        needs = [need for metric in self.metrics.values() for need in metric.needs]
+        values: dict[str, list[float]] = {}
+        gathered: list[Collected] = []
+        for number, samples in enumerate(self.runs):
+            collected = self._collect(samples, needs, number)
+            if collected is None:
+                continue
+            gathered.append(collected)
+            for score, value in self._scores(collected.features, reference).items():
+                values.setdefault(score, []).append(value)
+        return self._record(values, gathered, reference) if gathered else None
+
+    def _reference(self) -> Reference | None:
+        """The reference; one process makes it, the others find it in the cache."""
+        needs = [need for metric in self.metrics.values() for need in metric.reference_needs]
+        if not needs:
+            return None
+        if self.config.reference is None:
+            raise EvaluationError(
+                "these metrics compare with real images; name them with --reference"
+            )
+        if self.processes.rank > 0:
+            self.processes.wait()
+        found = find_reference(
+            self.config.reference,
+            self.extractor,
+            needs,
+            dataset=self.dataset,
+            split=self.config.reference_split,
+            on_progress=lambda done, total: self.on_progress("reading the reference", done, total),
+        )
+        if self.processes.rank == 0:
+            self.processes.wait()
+        return found
+
+    def _check_sizes(self, reference: Reference | None) -> None:
+        ours = self.runs[0].image_shape[1:]
+        size = None if reference is None else reference.image_size
+        if size is not None and ours != (size, size):
+            raise EvaluationError(
+                f"the samples are {ours[1]}x{ours[0]} and the reference {size}x{size}: resizing "
+                "alone would decide the score; make a reference of the samples' size with "
+                "'genlab eval reference'"
+            )
+
+    def _collect(self, samples: Samples, needs: Sequence[Need], number: int) -> Collected | None:
+        size = self.config.batch_size or (50 if self.device.type == "cpu" else 250)
+        what = "scoring" if len(self.runs) == 1 else f"scoring, draw {number + 1}"
+        key = text_sha256([samples.identity(), self.extractor.identity(), size])
+        return collect(
+            samples,
+            self.extractor,
+            needs,
+            batch_size=size,
+            folder=home() / "evaluations" / key[:24],
+            processes=self.processes,
+            on_progress=lambda images: self.on_progress(what, images, samples.count),
+        )
+
+    def _scores(self, samples: FeatureSet, reference: Reference | None) -> dict[str, float]:
+        real = None if reference is None else reference.features
+        found: dict[str, float] = {}
+        for name, metric in self.metrics.items():
+            with _naming(name):
+                for score, value in metric(samples, real).items():
+                    full = score_name(score, self.extractor.name, self.extractor.official)
+                    found[full] = value
+        return found
+
+    def _record(
+        self,
+        values: Mapping[str, Sequence[float]],
+        gathered: Sequence[Collected],
+        reference: Reference | None,
+    ) -> Record:
+        protocol = protocol_facts(
+            self.config,
+            self.extractor,
+            self.metrics,
+            None if reference is None else reference.identity,
+            self.runs[0].count,
+            self._label_sampling(),
+        )
+        return Record(
+            model=self.subject.name,
+            dataset=self.dataset or "unknown",
+            scores={name: summarise(runs) for name, runs in values.items()},
+            protocol=protocol,
+            sampling=self._sampling(),
+            provenance=self._provenance(),
+            environment=environment_facts(self.device, self.processes.count),
+            cost=self._cost(gathered),
+            picture=self._picture(gathered[0]),
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
+
+    def _sampling(self) -> dict[str, Any]:
+        manifest, samples = self.subject.manifest, self.runs[0]
+        if not isinstance(samples, GeneratedImages):
+            made = manifest.get("identity", {})
+            known = {key: made[key] for key in ("sampler", "dtype") if key in made}
+            return known | ({"seeds": manifest["seeds"]} if "seeds" in manifest else {})
+        seeds = [
+            seed for run in self.runs if isinstance(run, GeneratedImages) for seed in run.seeds
+        ]
+        return {
+            "sampler": dict(samples.sampler),
+            "seeds": format_seeds(seeds),
+            "dtype": samples.dtype,
+        }
+
+    def _provenance(self) -> dict[str, Any]:
+        generator = self.subject.generator
+        if generator is None:
+            made = self.subject.manifest.get("identity", {})
+            return {key: made[key] for key in ("family", "weights_sha256") if key in made}
+        return {
+            "family": generator.family,
+            "weights_sha256": generator.weights_sha256(),
+            "parameters": sum(p.numel() for p in generator.network.parameters()),
+            "ema": self.subject.ema,
+        }
+
+    def _cost(self, gathered: Sequence[Collected]) -> dict[str, float]:
+        if self.subject.generator is None:
+            spent = self.subject.manifest.get("spent", {})
+            count = self.runs[0].count
+            return (
+                {"nfe": spent["nfe"], "seconds_per_image": spent["seconds"] / count}
+                if spent
+                else {}
+            )
+        images = sum(run.count for run in self.runs)
+        return {
+            "nfe": gathered[0].nfe,
+            "seconds_per_image": sum(c.seconds for c in gathered) / images,
+            "peak_memory_mib": peak_memory_mib(),
+        }
+
+    def _picture(self, collected: Collected) -> str:
+        pixels = list(collected.first.permute(0, 2, 3, 1).contiguous().numpy())
+        buffer = io.BytesIO()
+        grid(pixels).save(buffer, format="png", optimize=True)
+        return base64.b64encode(buffer.getvalue()).decode()
+
+
+@contextmanager
+def _naming(metric: str) -> Iterator[None]:
+    """Say which metric an error comes from."""
+    try:
+        yield
+    except EvaluationError as error:
+        raise EvaluationError(f"{metric}: {error}") from error
+
+
+def _device(subject: Subject, config: EvalConfig, processes: Processes) -> torch.device:
+    if processes.device is not None:
+        return processes.device
+    if subject.generator is not None:
+        return subject.generator.device
+    return torch.device(config.device or ("cuda" if torch.cuda.is_available() else "cpu"))

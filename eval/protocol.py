@@ -1,0 +1,138 @@
+"""The protocol card: all that a score depends on, and the names of frozen protocols."""
+
+import math
+import platform
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import diffusers
+import numpy as np
+import torch
+
+import genlab
+from genlab import config as configs
+from genlab.data.pixels import PIXEL_RULE
+from genlab.errors import ConfigError, UnknownNameError, nearest
+from genlab.eval.config import EvalConfig
+from genlab.eval.extractors.base import FeatureExtractor
+from genlab.eval.metrics.base import ALIASES, METRICS, Metric
+from genlab.eval.records import Score
+
+FROZEN = ("extractor", "metrics", "reference_split", "count", "labels", "repeats")
+"""What a protocol's name stands for; changing any of these takes the name off the card."""
+
+T_975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
+"""Student's t for 95 % intervals with 1 ... 9 degrees of freedom; beyond, 1.96 is near enough."""
+
+
+def build_metrics(entries: Sequence[Any]) -> dict[str, Metric]:
+    """The metrics that a configuration names, by plain name.
+
+    Args:
+        entries: names (official ones too: ``fid`` is ``fd``, ``prdc`` two of them) or mappings with
+            a ``name`` and options.
+
+    Raises:
+        UnknownNameError: there is no such metric.
+        ConfigError: an option is wrong, or a metric stands twice.
+    """
+    metrics: dict[str, Metric] = {}
+    for entry in entries:
+        options = dict(entry) if isinstance(entry, Mapping) else {"name": entry}
+        names = str(options.pop("name", ""))
+        for name in ALIASES.get(names, names).split(","):
+            if name not in METRICS:
+                known = [*METRICS, *ALIASES]
+                raise UnknownNameError(f"there is no metric {name!r}; {nearest(name, known)}")
+            if name in metrics:
+                raise ConfigError(f"the metric {name!r} stands twice; name it once")
+            metrics[name] = METRICS.build(name, **options)
+    return metrics
+
+
+def check_names(entries: Sequence[Any], extractor: FeatureExtractor) -> None:
+    """Refuse an official name (``fid``) for what another network than Inception would see.
+
+    Raises:
+        ConfigError: says how the score is called instead.
+    """
+    for entry in entries:
+        name = entry.get("name") if isinstance(entry, Mapping) else entry
+        if name in ALIASES and name != "prdc" and not extractor.official:
+            raise ConfigError(
+                f"{name} means the official Inception network, and this extractor is "
+                f"{extractor.name}; ask for {ALIASES[name]}, which is then called "
+                f"{ALIASES[name]}[{extractor.name}]"
+            )
+
+
+def frozen_name(config: EvalConfig) -> str | None:
+    """The frozen protocol that a configuration is, whatever it samples and compares with.
+
+    >>> frozen_name(EvalConfig()) is None
+    True
+    """
+    ours = _frozen(config)
+    for name in configs.preset_names("eval"):
+        if ours == _frozen(configs.load(EvalConfig, name, "eval")):
+            return name
+    return None
+
+
+def _frozen(config: EvalConfig) -> dict[str, Any]:
+    plain = configs.to_plain(config)
+    entries = [dict(e) if isinstance(e, Mapping) else {"name": e} for e in plain["metrics"]]
+    return {**{key: plain[key] for key in FROZEN}, "metrics": sorted(entries, key=str)}
+
+
+def protocol_facts(
+    config: EvalConfig,
+    extractor: FeatureExtractor,
+    metrics: Mapping[str, Metric],
+    reference: Mapping[str, Any] | None,
+    count: int,
+    labels: str,
+) -> dict[str, Any]:
+    """All that must be equal for two scores to be ranked together."""
+    return {
+        "name": frozen_name(config),
+        "extractor": extractor.identity(),
+        "pixel_rule": PIXEL_RULE,
+        "reference": None if reference is None else dict(reference),
+        "count": count,
+        "labels": labels,
+        "metrics": {name: metric.settings() for name, metric in metrics.items()},
+    }
+
+
+def environment_facts(device: torch.device, processes: int) -> dict[str, Any]:
+    """What a score should not depend on, but might."""
+    cuda = device.type == "cuda"
+    return {
+        "device": torch.cuda.get_device_name(device) if cuda else device.type,
+        "processes": processes,
+        "tf32": cuda and torch.backends.cuda.matmul.allow_tf32,
+        "versions": {
+            "genlab": genlab.__version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "diffusers": diffusers.__version__,
+            "numpy": np.__version__,
+        },
+    }
+
+
+def summarise(values: Sequence[float]) -> Score:
+    """Mean and 95 % interval of independent repeats; one run has no interval.
+
+    >>> summarise([2.0, 2.2]).value
+    2.1
+    """
+    mean = statistics.fmean(values)
+    if len(values) < 2:
+        return Score(value=mean, values=tuple(values))
+    freedom = len(values) - 1
+    t = T_975[freedom - 1] if freedom <= len(T_975) else 1.96
+    half = t * statistics.stdev(values) / math.sqrt(len(values))
+    return Score(value=mean, low=mean - half, high=mean + half, values=tuple(values))

@@ -1,0 +1,183 @@
+"""Where the images under evaluation come from: files at rest, or a generator as it draws them.
+
+Both are cut into the same numbered batches whoever asks, so that a batch is composed alike in one
+process or many, before and after an interruption.
+"""
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Int64, UInt8
+from torch import Tensor
+
+from genlab.data.dataset import ImageDataset
+from genlab.data.pixels import to_uint8
+from genlab.errors import DataError, EvaluationError, SamplingError
+from genlab.files import sha256
+from genlab.generators.base import Generator
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawn:
+    """One batch of images.
+
+    Attributes:
+        images: (B, 3, H, W), RGB, 0 to 255; grey images have three equal channels.
+        nfe: network evaluations for each image; 0 for images that were read.
+        seconds: that drawing them took.
+    """
+
+    images: UInt8[Tensor, "B 3 H W"]
+    nfe: int = 0
+    seconds: float = 0.0
+
+
+class Samples(ABC):
+    """A set of images in a fixed order.
+
+    Attributes:
+        count: of images.
+        image_shape: (C, H, W) as the source has them; C is 1 or 3.
+        labels: (N,), or None where the images have none.
+        class_names: or None where the classes have none.
+    """
+
+    count: int
+    image_shape: tuple[int, int, int]
+    labels: Int64[Tensor, " N"] | None
+    class_names: tuple[str, ...] | None
+
+    @abstractmethod
+    def read(self, start: int, stop: int) -> Drawn:
+        """The images ``start`` ... ``stop - 1``."""
+
+    @abstractmethod
+    def identity(self) -> dict[str, Any]:
+        """All that the images depend on, as JSON: equal identities mean equal images."""
+
+
+class StoredImages(Samples):
+    """Images in a folder, zip, npz or idx files.
+
+    Args:
+        path: see `genlab.data.sources.open_source`.
+        image_size: height and width wanted; None keeps that of the first image.
+        fit: what to do with images of another size: ``none`` refuses them; see `Conform`.
+        split: which part, where there are several.
+
+    Raises:
+        DataError: nothing there, or images of different sizes.
+    """
+
+    def __init__(
+        self,
+        path: Path | str,
+        image_size: int | None = None,
+        fit: str = "none",
+        split: str = "train",
+    ) -> None:
+        self.path = Path(path).expanduser()
+        self._options = {"image_size": image_size, "fit": fit, "split": split}
+        has_labels = self._open(labels=False).source.labels is not None
+        self._dataset = self._open(labels=has_labels)
+        self.count = len(self._dataset)
+        self.image_shape = self._dataset.image_shape
+        self.labels = self._dataset.labels if has_labels else None
+        self.class_names = self._dataset.class_names
+        if self.image_shape[0] not in (1, 3):
+            raise DataError(
+                f"{path} has images with {self.image_shape[0]} channels; 1 or 3 can be scored"
+            )
+
+    def _open(self, labels: bool) -> ImageDataset:
+        return ImageDataset(self.path, labels=labels, alpha="refuse", **self._options)  # type: ignore[arg-type]  # three keywords of its own
+
+    def read(self, start: int, stop: int) -> Drawn:
+        """See `Samples.read`."""
+        images = torch.stack([self._dataset[i][0] for i in range(start, stop)])
+        return Drawn(images=as_rgb(images))
+
+    def identity(self) -> dict[str, Any]:
+        """See `Samples.identity`; it reads every file once."""
+        return {"data_sha256": content_sha256(self.path), **self._options}
+
+
+class GeneratedImages(Samples):
+    """Images that a generator draws when they are read.
+
+    Args:
+        generator: on its device.
+        seeds: one for each image.
+        labels: one class for each seed; None for an unconditional model.
+        sampler: the whole sampler config.
+        dtype: what the network computes in, as it stands on the card.
+    """
+
+    def __init__(
+        self,
+        generator: Generator,
+        seeds: Sequence[int],
+        labels: Sequence[int] | None,
+        sampler: Mapping[str, Any],
+        dtype: str = "float32",
+    ) -> None:
+        self.generator, self.seeds, self.sampler, self.dtype = generator, seeds, sampler, dtype
+        self.count = len(seeds)
+        self.image_shape = generator.image_shape
+        self.class_names = generator.class_names
+        self.labels = None if labels is None else torch.tensor(labels)
+        if self.image_shape[0] not in (1, 3):
+            raise EvaluationError(
+                f"the model draws {self.image_shape[0]} channels; only grey and RGB images can "
+                "be scored"
+            )
+
+    def read(self, start: int, stop: int) -> Drawn:
+        """See `Samples.read`."""
+        seeds = self.seeds[start:stop]
+        labels = None if self.labels is None else self.labels[start:stop].tolist()
+        (batch,) = self.generator.stream(seeds, labels, self.sampler, len(seeds))
+        finite = batch.images.isfinite().flatten(1).all(1).tolist()
+        bad = [seed for seed, good in zip(seeds, finite, strict=True) if not good]
+        if bad:
+            raise SamplingError(
+                f"{len(bad)} images are not finite (first seed {bad[0]}); try --dtype float32, a "
+                "smaller guidance scale, or check the model's weights"
+            )
+        return Drawn(images=as_rgb(to_uint8(batch.images)), nfe=batch.nfe, seconds=batch.seconds)
+
+    def identity(self) -> dict[str, Any]:
+        """See `Samples.identity`."""
+        labels = None if self.labels is None else self.labels.tolist()
+        return {
+            "weights_sha256": self.generator.weights_sha256(),
+            "facts": self.generator.facts(),
+            "sampler": dict(self.sampler),
+            "dtype": self.dtype,
+            "seeds_sha256": text_sha256([list(self.seeds), labels]),
+        }
+
+
+def as_rgb(images: UInt8[Tensor, "B C H W"]) -> UInt8[Tensor, "B 3 H W"]:
+    """Grey images with their channel three times; RGB images as they are."""
+    return images if images.shape[1] == 3 else images.expand(-1, 3, -1, -1)
+
+
+def text_sha256(value: Any) -> str:
+    """The SHA-256 of a value as canonical JSON."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def content_sha256(path: Path) -> str:
+    """The SHA-256 of a file, or of a folder's files and their names."""
+    if path.is_file():
+        return sha256(path)
+    files = sorted(file for file in path.rglob("*") if file.is_file())
+    return text_sha256([[file.relative_to(path).as_posix(), sha256(file)] for file in files])

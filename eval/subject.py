@@ -1,0 +1,81 @@
+"""What is evaluated: a model, or images at rest with what is known of how they were made."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from genlab.checkpoints.bundled import INDEX, bundled_card, bundled_names, card_header
+from genlab.errors import EvaluationError
+from genlab.eval.datasets import dataset_name
+from genlab.eval.samples import StoredImages
+from genlab.generators.base import Generator
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """What is evaluated.
+
+    Attributes:
+        name: how the leaderboard calls it.
+        generator: the model, on its device; or None.
+        images: a set of images; or None.
+        manifest: what ``genlab sample`` wrote beside the images; empty where it did not.
+    """
+
+    name: str
+    generator: Generator | None = None
+    images: StoredImages | None = None
+    manifest: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of_folder(cls, path: Path, name: str | None = None) -> "Subject":
+        """Images at rest, with the manifest of the run that made them, if one did."""
+        manifest = _read_manifest(path)
+        images = path / manifest["images"]["path"] if manifest else path
+        made = str(manifest.get("config", {}).get("model") or path.resolve().stem)
+        return cls(name=name or Path(made).name, images=StoredImages(images), manifest=manifest)
+
+    @property
+    def dataset(self) -> str | None:
+        """What the model generates, where its card says so."""
+        datasets = card_header(self._card).get("datasets") or []
+        return dataset_name(str(datasets[0])) if datasets else None
+
+    @property
+    def ema(self) -> str | None:
+        """Which average of the weights the model is, where its card says so."""
+        for line in self._card.splitlines():
+            if line.startswith("| Weights |"):
+                return line.removeprefix("| Weights |").strip(" |")
+        return None
+
+    @property
+    def _card(self) -> str:
+        if self.generator is not None:
+            return getattr(self.generator, "card", None) or ""
+        model = str(self.manifest.get("config", {}).get("model") or "")
+        return bundled_card(model) if model in bundled_names() else ""
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    file = path / "manifest.json"
+    if not file.is_file():
+        return {}
+    try:
+        manifest = json.loads(file.read_text(encoding="utf-8"))
+        _ = manifest["images"]["path"], manifest["identity"], manifest["spent"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise EvaluationError(
+            f"{file} is not the manifest of a finished run of genlab sample ({error!r})"
+        ) from error
+    assert isinstance(manifest, dict)
+    return manifest
+
+
+def holds_images(path: Path) -> bool:
+    """Whether a path is a set of images rather than a model."""
+    if path.is_dir():
+        return not (path / INDEX).is_file()
+    return path.suffix in (".zip", ".npz") and path.is_file()

@@ -1,0 +1,324 @@
+"""``genlab eval``: score a model or a set of images; ``genlab eval reference``: the real ones."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from genlab.cli.common import (
+    ANY_PATH,
+    FOLDER,
+    Progress,
+    best_device,
+    device_option,
+    dry_run_option,
+    dtype_option,
+    echo_json,
+    json_option,
+    progress,
+    split_arguments,
+)
+
+if TYPE_CHECKING:  # torch is imported only when something is scored: --help answers at once
+    from genlab.eval.config import EvalConfig
+    from genlab.eval.records import Record
+    from genlab.eval.subject import Subject
+    from genlab.generators.processes import Processes
+
+EPILOG = """\b
+Examples:
+  genlab eval edm-fmnist --protocol offline-2k             # nothing to fetch, a few minutes
+  genlab eval out/ --reference cifar10.zip --dataset cifar10 --metrics fid,is
+  genlab eval my-model/ --protocol edm-50k --reference cifar10-32x32.npz
+  genlab eval edm-fmnist --protocol offline-2k --steps 9 --name edm-fmnist-9-steps
+  accelerate launch --multi_gpu -m genlab eval my-model/ --protocol quick-5k --reference data.zip
+  genlab eval reference data.zip -o reference.npz --layout edm
+  genlab leaderboard show
+
+Protocols (genlab presets eval): adm-50k, edm-50k, quick-5k, offline-2k. Metrics: fd (fid), sfd
+(sfid), cs (is), kd (kid), pr, dc (both: prdc), vendi, similarity, fd-infinity, nearest,
+consistency, cas. The official names in brackets belong to the official Inception network; with
+any other extractor a score carries the extractor's name: fd[cnn-fmnist].
+
+The record goes into ./leaderboard, one file a record; its protocol card says how the score was
+made. A run that was stopped, even killed, goes on where it was when the same command is given
+again."""
+
+
+class _DefaultGroup(click.Group):
+    """A group whose first word may be the subject of its main command instead of a command."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Everything that names no command is handed to the main one."""
+        if args and args[0] in self.commands:
+            return super().resolve_command(ctx, args)
+        return ctx.info_name, run, args
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """``--help`` in first place is the main command's, which lists the others."""
+        if not args or args[0] in ctx.help_option_names:
+            args = ["--", *(args or ["--help"])]
+        return super().parse_args(ctx, args)
+
+
+@click.group(
+    "eval",
+    cls=_DefaultGroup,
+    context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
+)
+def command() -> None:
+    """Score a model or a set of images."""
+
+
+@click.command("eval", epilog=EPILOG)
+@click.argument("arguments", nargs=-1, metavar="SOURCE [KEY=VALUE]...")
+@click.option(
+    "--protocol", metavar="SPEC", help="A frozen protocol, or a YAML file ('genlab presets')."
+)
+@click.option("--reference", metavar="WHAT", help="train, test, a file of statistics, or images.")
+@click.option("--metrics", metavar="LIST", help="For instance fd,cs,kd,prdc.")
+@click.option("--extractor", metavar="NAME", help="What looks at the images.")
+@click.option("--weights", metavar="FILE", help="A local file of the extractor's weights.")
+@click.option("--dataset", metavar="NAME", help="What the model generates: fmnist, cifar10, ...")
+@click.option("--count", type=click.IntRange(2), metavar="N", help="Images to draw.")
+@click.option("--repeats", type=click.IntRange(1), metavar="N", help="Independent draws.")
+@click.option("--labels", type=click.Choice(["random", "balanced"]))
+@click.option("--steps", type=click.IntRange(1), metavar="N", help="Solver steps.")
+@click.option("--guidance", type=float, metavar="S", help="Classifier-free guidance; 1 is off.")
+@click.option("--batch-size", type=click.IntRange(1), metavar="N", help="Images at a time.")
+@device_option
+@dtype_option
+@click.option("--compile/--no-compile", "compile_", default=None, help="Compile the network first.")
+@click.option("--name", metavar="NAME", help="How the leaderboard calls the model.")
+@click.option(
+    "-o",
+    "--output",
+    type=FOLDER,
+    default=Path("leaderboard"),
+    show_default=True,
+    help="Folder of records.",
+)
+@click.option("--no-record", is_flag=True, help="Only print the scores.")
+@dry_run_option
+@json_option
+@click.option("-q", "--quiet", is_flag=True, help="No progress bar.")
+def run(
+    arguments: tuple[str, ...],
+    protocol: str | None,
+    steps: int | None,
+    guidance: float | None,
+    name: str | None,
+    output: Path,
+    no_record: bool,
+    dry_run: bool,
+    as_json: bool,
+    quiet: bool,
+    **flags: Any,
+) -> None:
+    """Score a model or a set of images.
+
+    SOURCE is a model (bundled, of the zoo, a folder, an official file) or images (a folder that
+    genlab sample wrote, any folder of images, a zip, an npz file). KEY=VALUE changes any setting;
+    --dry-run prints them all. 'genlab eval reference --help' tells about statistics of real images.
+    """
+    source, overrides = split_arguments(arguments)
+    if source is None:
+        raise click.UsageError("what is to be scored? name a model or a folder of images")
+    from genlab import config as configs
+    from genlab.eval.config import EvalConfig
+    from genlab.eval.records import write_record
+    from genlab.generators.processes import join
+
+    chosen = {key.rstrip("_"): value for key, value in flags.items() if value is not None}
+    if "metrics" in chosen:
+        chosen["metrics"] = chosen["metrics"].split(",")
+    config = replace(configs.load(EvalConfig, protocol, "eval", overrides), **chosen)
+    processes = join(config.device)
+    subject, config = _subject(source, config, processes, name, steps, guidance)
+    if dry_run:
+        click.echo(configs.to_yaml(config), nl=False)
+        return
+    record = _evaluate(subject, config, processes, quiet)
+    if record is None:
+        return
+    path = None if no_record else write_record(output, record)
+    if as_json:
+        from genlab.eval.records import to_json
+
+        echo_json(to_json(record))
+        return
+    click.echo(_summary(record))
+    if path is not None:
+        click.echo(f"record: {path}")
+
+
+def _subject(
+    source: str,
+    config: "EvalConfig",
+    processes: "Processes",
+    name: str | None,
+    steps: int | None,
+    guidance: float | None,
+) -> "tuple[Subject, EvalConfig]":
+    """The model or the images, and the configuration with the model's own sampler below it."""
+    from genlab import load
+    from genlab.eval.subject import Subject, holds_images
+    from genlab.generators.sampler import adjust_sampler, resolve_sampler
+
+    if holds_images(Path(source)):
+        if steps is not None or guidance is not None:
+            raise click.UsageError(f"{source} holds images: --steps and --guidance need a model")
+        return Subject.of_folder(Path(source), name), config
+    generator = load(source)
+    sampler = resolve_sampler(config.sampler, generator.sampler)
+    config = replace(config, sampler=adjust_sampler(sampler, steps, guidance))
+    generator.to(processes.device or config.device or best_device(), _dtype(config.dtype))
+    if config.compile:
+        generator.compile()
+    path = Path(source)
+    plain = path.stem if path.is_file() else path.resolve().name
+    return Subject(name=name or plain, generator=generator), config
+
+
+def _dtype(name: str) -> Any:
+    import torch
+
+    return None if name == "float32" else getattr(torch, name)
+
+
+def _evaluate(
+    subject: "Subject", config: "EvalConfig", processes: "Processes", quiet: bool
+) -> "Record | None":
+    from genlab.eval.evaluate import evaluate
+
+    with ExitStack() as stack:
+        bars = _Bars(stack, quiet or processes.rank > 0)
+        return evaluate(subject, config, processes=processes, on_progress=bars.advance)
+
+
+class _Bars:
+    """One progress bar after the other, one for each kind of work."""
+
+    def __init__(self, stack: ExitStack, quiet: bool) -> None:
+        self._stack, self._quiet = stack, quiet
+        self._what: str | None = None
+        self._bar: Progress | None = None
+
+    def advance(self, what: str, images: int, total: int) -> None:
+        """Count images."""
+        if self._quiet:
+            return
+        if what != self._what:
+            self._stack.close()
+            self._what, self._bar = what, self._stack.enter_context(progress(what, total))
+        assert self._bar is not None
+        self._bar.advance(images)
+
+
+def _summary(record: "Record") -> str:
+    """The scores as lines, with their intervals, and what they were made with."""
+    facts = record.protocol
+    reference = facts["reference"]
+    against = f" against {reference['name']}" if reference else ""
+    frozen = f", protocol {facts['name']}" if facts["name"] else ""
+    lines = [
+        f"{record.model}: {facts['count']:,} images{against}, extractor "
+        f"{facts['extractor']['name']}{frozen}"
+    ]
+    width = max(map(len, record.scores))
+    for name, score in record.scores.items():
+        interval = "" if score.low is None else f"   95 %: {score.low:.4f} ... {score.high:.4f}"
+        lines.append(f"  {name:<{width}}  {score.value:>10.4f}{interval}")
+    if record.cost:
+        lines.append("  " + _cost(record.cost))
+    return "\n".join(lines)
+
+
+def _cost(cost: Mapping[str, float]) -> str:
+    words: Sequence[tuple[str, str]] = (
+        ("nfe", "{:.0f} network evaluations an image"),
+        ("seconds_per_image", "{:.3g} s an image"),
+        ("peak_memory_mib", "peak memory {:,.0f} MiB"),
+    )
+    return ", ".join(text.format(cost[key]) for key, text in words if key in cost)
+
+
+@command.command("reference")
+@click.argument("data", type=ANY_PATH)
+@click.option("-o", "--output", type=ANY_PATH, required=True, help="The file to write.")
+@click.option(
+    "--layout",
+    type=click.Choice(["genlab", "edm", "adm"]),
+    help="edm: mu, sigma; adm: with mu_s, sigma_s and images. Default: by the file's name.",
+)
+@click.option("--extractor", default="inception", show_default=True, metavar="NAME")
+@click.option("--weights", metavar="FILE", help="A local file of the extractor's weights.")
+@click.option("--size", type=click.IntRange(1), metavar="N", help="Bring images to this size.")
+@click.option(
+    "--fit",
+    type=click.Choice(["none", "pad", "crop", "resize"]),
+    default="none",
+    show_default=True,
+    help="How images of another size get there.",
+)
+@click.option("--split", default="train", show_default=True, help="Part of the data.")
+@click.option("--name", metavar="NAME", help="How protocol cards call it.")
+@click.option(
+    "--rows",
+    type=click.IntRange(0),
+    metavar="N",
+    help="Keep the features of N images, for precision and the like; default: of all.",
+)
+@device_option
+@click.option("-q", "--quiet", is_flag=True, help="No progress bar.")
+def reference(
+    data: Path,
+    output: Path,
+    layout: str | None,
+    extractor: str,
+    weights: str | None,
+    size: int | None,
+    fit: str,
+    split: str,
+    name: str | None,
+    rows: int | None,
+    device: str | None,
+    quiet: bool,
+) -> None:
+    """Make a file of reference statistics from real images.
+
+    DATA is a folder of images, a zip, a folder with idx files or an npz file. The file is what
+    'genlab eval --reference FILE' takes; the layouts edm and adm are read by those projects' tools.
+    """
+    from genlab.eval.extractors.base import build_extractor
+    from genlab.eval.metrics.base import Need
+    from genlab.eval.reference import compute_reference, with_fewer_rows
+    from genlab.eval.reference_files import write_reference
+    from genlab.eval.samples import StoredImages
+
+    images = StoredImages(data, size, fit, split)
+    looking = build_extractor(extractor, weights).to(device or best_device())
+    with ExitStack() as stack:
+        bars = _Bars(stack, quiet)
+        made = compute_reference(
+            images,
+            looking,
+            [
+                Need(what, output)
+                for output in looking.outputs
+                for what in ("moments", "rows")
+                if what == "moments" or output != "spatial"
+            ],
+            name=name or f"{data.resolve().stem}-{split}",
+            on_progress=lambda done, total: bars.advance("reading images", done, total),
+        )
+    if rows is not None:
+        made = with_fewer_rows(made, rows)
+    chosen = layout or ("edm" if output.suffix == ".npz" else "genlab")
+    write_reference(output, made, chosen)
+    click.echo(f"{output}: {images.count:,} images, extractor {looking.name}, layout {chosen}")
