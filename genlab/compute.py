@@ -17,6 +17,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+FAST_GAIN = 1.2
+"""A type is fast when its convolutions are at least so many times as fast as float32's. Processors
+without matrix units may have bfloat16 instructions of half the float32 rate: it has to be measured.
+"""
+
 WINOGRAD_GAIN = 2.0
 """How much faster than products torch's convolution may be before Winograd's algorithm, a quarter
 of the work done by products, gains nothing: transforming to and fro costs the rest."""
@@ -34,7 +39,7 @@ class ComputePlan:
         winograd: whether float32 3x3 convolutions without gradients take Winograd's algorithm.
         speeds: what that choice rests on: GFLOP/s of torch's operations, measured here.
         autocast_dtypes: what torch can convolve and multiply in besides float32.
-        fast_dtypes: those for which the hardware has instructions, so that they gain time too.
+        fast_dtypes: those that gain time too: on a CPU measured, on a GPU by its instructions.
     """
 
     device: torch.device
@@ -117,7 +122,7 @@ def describe(device: torch.device) -> dict[str, str]:
 
 def _cpu(device: torch.device) -> ComputePlan:
     speeds = _speeds()
-    bfloat16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    bfloat16 = speeds["bfloat16 convolution"] >= FAST_GAIN * speeds["convolution"]
     return ComputePlan(
         device=device,
         memory_format=torch.channels_last,
@@ -151,7 +156,7 @@ def _cuda(device: torch.device) -> ComputePlan:
 
 
 def _speeds(rounds: int = 5) -> dict[str, float]:
-    """GFLOP/s of torch's float32 convolutions and matrix products on one core.
+    """GFLOP/s of torch's convolutions and matrix products on one core.
 
     Convolutions run in oneDNN, products in BLAS, in torch's own builds MKL. They are about equally
     fast on Intel processors; on some AMD processors MKL takes a path of half that speed or less.
@@ -159,9 +164,12 @@ def _speeds(rounds: int = 5) -> dict[str, float]:
     x, kernel = torch.ones(1, 128, 32, 32), torch.ones(128, 128, 3, 3)
     x = x.contiguous(memory_format=torch.channels_last)
     kernel = kernel.contiguous(memory_format=torch.channels_last)
+    half_x, half_kernel = x.bfloat16(), kernel.bfloat16()
     a = torch.ones(512, 512)
+    flop = 2 * 32**2 * kernel.numel()
     work: dict[str, tuple[float, Callable[[], Tensor]]] = {
-        "convolution": (2 * 32**2 * kernel.numel(), lambda: F.conv2d(x, kernel, padding=1)),
+        "convolution": (flop, lambda: F.conv2d(x, kernel, padding=1)),
+        "bfloat16 convolution": (flop, lambda: F.conv2d(half_x, half_kernel, padding=1)),
         "product": (2 * 512**3, lambda: a @ a),
     }
     # In turn, and the best of each: the first calls load libraries. One thread, by its own clock:

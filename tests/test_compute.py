@@ -26,8 +26,20 @@ def test_the_cpu_plan_says_what_it_chose() -> None:
 def test_winograd_needs_fast_products(
     monkeypatch: pytest.MonkeyPatch, product: float, pays: bool
 ) -> None:
-    monkeypatch.setattr(compute, "_speeds", lambda: {"convolution": 236.0, "product": product})
+    speeds = {"convolution": 236.0, "bfloat16 convolution": 400.0, "product": product}
+    monkeypatch.setattr(compute, "_speeds", lambda: speeds)
     assert compute._cpu(CPU).winograd == pays
+
+
+@pytest.mark.parametrize(("speed", "fast"), [(440.0, True), (240.0, False)])
+def test_a_fast_type_is_one_that_gains_time(
+    monkeypatch: pytest.MonkeyPatch, speed: float, fast: bool
+) -> None:
+    speeds = {"convolution": 236.0, "bfloat16 convolution": speed, "product": 100.0}
+    monkeypatch.setattr(compute, "_speeds", lambda: speeds)
+    plan = compute._cpu(CPU)
+    assert (torch.bfloat16 in plan.fast_dtypes) == fast
+    assert torch.bfloat16 in plan.autocast_dtypes
 
 
 def test_an_unknown_device_gets_a_plain_plan() -> None:
