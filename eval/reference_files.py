@@ -26,6 +26,8 @@ from genlab.eval.moments import Moments
 from genlab.eval.samples import StoredImages
 from genlab.files import atomic_path, sha256
 
+Array = np.ndarray[Any, np.dtype[Any]]
+
 LAYOUTS = ("genlab", "edm", "adm")
 ADM_IMAGES = 10_000
 """Images that guided-diffusion's reference batches carry for precision and recall."""
@@ -141,7 +143,7 @@ def _from_tensors(about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Re
     )
 
 
-def _npz_arrays(reference: Reference, layout: str) -> dict[str, np.ndarray[Any, Any]]:
+def _npz_arrays(reference: Reference, layout: str) -> dict[str, Array]:
     moments = reference.features.moments
     needed = ("features", "spatial") if layout == "adm" else ("features",)
     for output in needed:
@@ -165,7 +167,7 @@ def _npz_arrays(reference: Reference, layout: str) -> dict[str, np.ndarray[Any, 
     return arrays
 
 
-def _write_npz(path: Path, arrays: Mapping[str, np.ndarray[Any, Any]]) -> None:
+def _write_npz(path: Path, arrays: Mapping[str, Array]) -> None:
     if path.suffix != ".npz":
         raise OutputError(f"{path}: this layout is an npz file; let the name end in .npz")
     with atomic_path(path) as temporary, temporary.open("wb") as file:
@@ -197,7 +199,7 @@ def _read_npz(path: Path) -> Reference:
     )
 
 
-def _foreign(mean: np.ndarray[Any, Any], cov: np.ndarray[Any, Any], path: Path) -> Moments:
+def _foreign(mean: Array, cov: Array, path: Path) -> Moments:
     if mean.ndim != 1 or cov.shape != (len(mean), len(mean)):
         raise EvaluationError(
             f"{path}: mu {mean.shape} and sigma {cov.shape} are no mean and covariance"

@@ -3,13 +3,13 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+from launching import free_port, start_all
 
 from genlab.cli import main
 
@@ -62,27 +62,12 @@ def test_a_killed_run_goes_on_to_the_same_bytes(
     assert not (out / ".genlab").exists()
 
 
-def free_port() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return str(probe.getsockname()[1])
-
-
 OPTIONS = ("--seeds", "0-15", "--batch-size", "4", "--steps", "3", "--film", "gif")
 
 
 def test_two_processes_write_the_same_as_one(tiny_model: Path, tmp_path: Path) -> None:
-    # The environment is what every launcher sets: accelerate launch, torchrun, Slurm scripts.
-    port = free_port()
-    processes = []
-    for rank in ("0", "1"):
-        launched = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
-        meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        python = [sys.executable, "-m", "genlab", *command(tiny_model, tmp_path / "two", *OPTIONS)]
-        environment = {**ENVIRONMENT, **launched, **meeting}
-        processes.append(
-            subprocess.Popen(python, env=environment, stdout=subprocess.PIPE, text=True)
-        )
+    python = [sys.executable, "-m", "genlab", *command(tiny_model, tmp_path / "two", *OPTIONS)]
+    processes = start_all(python)
     said = [process.communicate(timeout=600)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0]
     assert said[0].startswith("16 images in ")

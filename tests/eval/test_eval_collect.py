@@ -144,7 +144,7 @@ def test_one_run_at_a_time(samples: GeneratedImages, tmp_path: Path) -> None:
 def test_features_that_are_not_finite_are_refused(samples: GeneratedImages) -> None:
     extractor = TinyExtractor()
     extractor.network["head"].weight.data[0, 0] = float("nan")
-    with pytest.raises(EvaluationError, match="images 0 ... 7 are not finite"):
+    with pytest.raises(EvaluationError, match=r"images 0 \.\.\. 7 are not finite"):
         collect(samples, extractor, [Need("rows", "logits")], batch_size=8)
 
 

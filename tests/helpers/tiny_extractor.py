@@ -31,9 +31,7 @@ class TinyExtractor(FeatureExtractor):
         self.network.requires_grad_(requires_grad=False)
         self.weights_sha256 = f"{seed:064x}"
 
-    def __call__(
-        self, images: Tensor, outputs: Sequence[str] = ("features",)
-    ) -> dict[str, Tensor]:
+    def __call__(self, images: Tensor, outputs: Sequence[str] = ("features",)) -> dict[str, Tensor]:
         x = images.float() / 127.5 - 1
         for layer in ("first", "second"):
             x = F.relu(self.network[layer](x))
