@@ -1,5 +1,6 @@
 """Mean and covariance of features, in one pass, in float64, mergeable across processes and runs."""
 
+import math
 from typing import Any
 
 import torch
@@ -66,20 +67,30 @@ class Moments:
             return
         rows = rows.to(self._mean)
         mean = rows.mean(0)
-        centred = rows - mean
-        self._merge(len(rows), mean, centred.T @ centred)
+        step = self._step(len(rows), mean)
+        # Chan's correction is the square of one more row: one product, added in place.
+        centred = torch.cat([rows - mean, step[None]])
+        self._scatter.addmm_(centred.T, centred)
+        self._advance(len(rows), mean)
 
     def merge(self, other: "Moments") -> None:
         """Take in the rows of other moments."""
         if other.count:
-            self._merge(other.count, other._mean.to(self._mean), other._scatter.to(self._scatter))
+            mean = other._mean.to(self._mean)
+            step = self._step(other.count, mean)
+            self._scatter.add_(other._scatter.to(self._scatter)).addr_(step, step)
+            self._advance(other.count, mean)
 
-    def _merge(self, count: int, mean: Tensor, scatter: Tensor) -> None:
-        total = self.count + count
-        step = mean - self._mean
-        self._scatter += scatter + torch.outer(step, step) * (self.count * count / total)
-        self._mean += step * (count / total)
-        self.count = total
+    def _step(self, count: int, mean: Tensor) -> Tensor:
+        """The vector whose outer square goes into the scatter when other rows come in.
+
+        Chan, Golub and LeVeque 1983, Eq. 2.1b, with the root of its weight.
+        """
+        return (mean - self._mean) * math.sqrt(self.count * count / (self.count + count))
+
+    def _advance(self, count: int, mean: Tensor) -> None:
+        self.count += count
+        self._mean += (mean - self._mean) * (count / self.count)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Everything, as tensors, for a file."""
