@@ -1,14 +1,16 @@
 """The contract of a feature extractor: uint8 RGB images in, named features out."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from genlab.errors import EvaluationError, UnknownNameError, nearest
 from genlab.registry import Registry
 
 
@@ -22,7 +24,7 @@ class FeatureExtractor(ABC):
         resize: how images get to the size that the network takes, in words.
         weights_sha256: hash of the weights in use.
         official: whether scores made with it carry the official names (FID, IS, sFID, KID); true
-            for the whole Inception network of 2015-12-05 alone.
+            for the whole Inception network of 2015-12-05 with its own weights and resize alone.
         class_names: of the logits, or None.
     """
 
@@ -30,7 +32,7 @@ class FeatureExtractor(ABC):
     outputs: Mapping[str, int]
     resize: str
     weights_sha256: str
-    official: ClassVar[bool] = False
+    official: bool = False
     class_names: tuple[str, ...] | None = None
 
     @abstractmethod
@@ -69,10 +71,13 @@ EXTRACTORS: Registry[Any] = Registry(
     "genlab.extractors",
     {
         "inception": "genlab.eval.extractors.inception:inception",
+        "inception-clean": "genlab.eval.extractors.inception:inception_clean",
+        "inception-legacy": "genlab.eval.extractors.inception:inception_legacy",
         "inception-768": "genlab.eval.extractors.inception:inception_768",
         "inception-192": "genlab.eval.extractors.inception:inception_192",
         "inception-64": "genlab.eval.extractors.inception:inception_64",
         "dinov2-vitl14": "genlab.eval.extractors.dinov2:dinov2_vitl14",
+        "cnn": "genlab.eval.extractors.cnn:cnn",
         "cnn-fmnist": "genlab.eval.extractors.cnn:cnn_fmnist",
         "cnn-cifar10": "genlab.eval.extractors.cnn:cnn_cifar10",
     },
@@ -96,3 +101,47 @@ def build_extractor(name: str, weights: Path | str | None = None) -> FeatureExtr
     extractor = EXTRACTORS[name](None if weights is None else Path(weights))
     assert isinstance(extractor, FeatureExtractor)
     return extractor
+
+
+def check_call(extractor: FeatureExtractor, images: Tensor, outputs: Sequence[str]) -> None:
+    """Refuse what no extractor takes, in a sentence.
+
+    Raises:
+        EvaluationError: the images are not uint8 (B, 3, H, W).
+        UnknownNameError: the extractor has no such output.
+    """
+    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
+        raise EvaluationError(
+            f"{extractor.name} takes uint8 RGB images (B, 3, H, W), got {images.dtype} "
+            f"{tuple(images.shape)}; genlab.data.pixels.to_uint8 makes them of floats in [-1, 1]"
+        )
+    for output in outputs:
+        if output not in extractor.outputs:
+            raise UnknownNameError(
+                f"{extractor.name} has no output {output!r}; {nearest(output, extractor.outputs)}"
+            )
+
+
+@contextmanager
+def exact_float32(device: torch.device) -> Iterator[None]:
+    """Compute in float32 proper, whatever the caller has switched on: no autocast, no TF32.
+
+    A score must not depend on such settings. Autocast belongs to a thread: enter it in each.
+    """
+    with torch.autocast(device.type, enabled=False):
+        if device.type != "cuda":
+            yield
+            return
+        backends: Any = torch.backends
+        switches, name = [backends.cudnn, backends.cuda.matmul], "allow_tf32"
+        off: bool | str = False
+        if hasattr(backends.cudnn, "conv"):  # since PyTorch 2.9, which refuses a mixture of both
+            switches, name, off = [backends.cudnn.conv, switches[1]], "fp32_precision", "ieee"
+        kept = [getattr(switch, name) for switch in switches]
+        try:
+            for switch in switches:
+                setattr(switch, name, off)
+            yield
+        finally:
+            for switch, value in zip(switches, kept, strict=True):
+                setattr(switch, name, value)
