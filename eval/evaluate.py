@@ -4,6 +4,7 @@ import base64
 import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -17,7 +18,8 @@ from genlab.eval.collect import Collected, collect
 from genlab.eval.config import EvalConfig
 from genlab.eval.datasets import dataset_name, known_dataset
 from genlab.eval.extractors.base import FeatureExtractor, build_extractor
-from genlab.eval.metrics.base import FeatureSet, Need, score_name
+from genlab.eval.metrics.base import LIKELIHOOD, FeatureSet, Need, score_name
+from genlab.eval.metrics.likelihood import likelihoods
 from genlab.eval.protocol import (
     build_metrics,
     check_names,
@@ -138,6 +140,7 @@ class _Evaluation:
     def run(self) -> Record | None:
         reference = self._reference()
         self._check_sizes(reference)
+        reference = self._with_likelihood(reference)
         needs = [need for metric in self.metrics.values() for need in metric.needs]
         values: dict[str, list[float]] = {}
         gathered: list[Collected] = []
@@ -173,6 +176,32 @@ class _Evaluation:
             self.processes.wait()
         return found
 
+    def _with_likelihood(self, reference: Reference | None) -> Reference | None:
+        """Add what the model thinks of each real image, where a metric asks for it."""
+        metrics = self.metrics.values()
+        if not any(n.what == LIKELIHOOD for metric in metrics for n in metric.reference_needs):
+            return reference
+        generator = self.subject.generator
+        if reference is None or reference.images is None or generator is None:
+            raise EvaluationError(
+                "bits per dimension need a model and real images; give a model and the images with "
+                "--reference PATH"
+            )
+        if self.processes.rank > 0:
+            return reference  # the process of rank 0 makes the scores
+        bits = likelihoods(
+            generator,
+            reference.images,
+            self._batch_size,
+            lambda done, total: self.on_progress("computing likelihoods", done, total),
+        )
+        rows = {**reference.features.rows, LIKELIHOOD: bits[:, None]}
+        return replace(reference, features=replace(reference.features, rows=rows))
+
+    @property
+    def _batch_size(self) -> int:
+        return self.config.batch_size or (50 if self.device.type == "cpu" else 250)
+
     def _check_sizes(self, reference: Reference | None) -> None:
         ours = self.runs[0].image_shape[1:]
         size = None if reference is None else reference.image_size
@@ -184,7 +213,11 @@ class _Evaluation:
             )
 
     def _collect(self, samples: Samples, needs: Sequence[Need], number: int) -> Collected | None:
-        size = self.config.batch_size or (50 if self.device.type == "cpu" else 250)
+        if not needs:  # nobody looks at samples: none are drawn
+            nothing = torch.zeros(0, 3, 1, 1, dtype=torch.uint8)
+            features = FeatureSet(count=0)
+            return Collected(features=features, first=nothing, nfe=0, seconds=0.0)
+        size = self._batch_size
         what = "scoring" if len(self.runs) == 1 else f"scoring, draw {number + 1}"
         key = text_sha256([samples.identity(), self.extractor.identity(), size])
         return collect(
@@ -218,7 +251,7 @@ class _Evaluation:
             self.extractor,
             self.metrics,
             None if reference is None else reference.identity,
-            self.runs[0].count,
+            gathered[0].features.count,
             self._label_sampling(),
         )
         return Record(
@@ -270,7 +303,9 @@ class _Evaluation:
                 if spent
                 else {}
             )
-        images = sum(run.count for run in self.runs)
+        images = sum(collected.features.count for collected in gathered)
+        if images == 0:
+            return {"peak_memory_mib": peak_memory_mib()}
         return {
             "nfe": gathered[0].nfe,
             "seconds_per_image": sum(c.seconds for c in gathered) / images,
@@ -278,6 +313,8 @@ class _Evaluation:
         }
 
     def _picture(self, collected: Collected) -> str:
+        if len(collected.first) == 0:
+            return ""
         pixels = list(collected.first.permute(0, 2, 3, 1).contiguous().numpy())
         buffer = io.BytesIO()
         grid(pixels).save(buffer, format="png", optimize=True)

@@ -11,17 +11,20 @@ from torch import Tensor
 from genlab.eval.moments import Moments
 from genlab.registry import Registry
 
+LIKELIHOOD = "likelihood"
+
 
 class Need(NamedTuple):
     """One thing that a metric reads of a set of images.
 
     Attributes:
         what: ``moments`` (count, mean and covariance: memory does not grow with the images),
-            ``rows`` (the features themselves), ``labels``, ``images`` (uint8).
+            ``rows`` (the features themselves), ``labels``, ``images`` (uint8), or ``likelihood``
+            (bits per dimension of real images under the model, as rows of that name).
         output: which output of the extractor, for moments and rows.
     """
 
-    what: Literal["moments", "rows", "labels", "images"]
+    what: Literal["moments", "rows", "labels", "images", "likelihood"]
     output: str = ""
 
 
@@ -92,6 +95,7 @@ METRICS: Registry[type[Metric]] = Registry(
         "nearest": "genlab.eval.metrics.memorisation:NearestTrainingImages",
         "consistency": "genlab.eval.metrics.classification:ClassConsistency",
         "cas": "genlab.eval.metrics.classification:ClassificationAccuracyScore",
+        "bpd": "genlab.eval.metrics.likelihood:BitsPerDimension",
     },
 )
 """Plain names; TF-GAN calls the Inception Score with other features classifier score, too."""
@@ -117,6 +121,8 @@ def score_name(score: str, extractor_name: str, official: bool) -> str:
     'fd[cnn-fmnist]'
     """
     head, dash, tail = score.partition("_")
+    if head == "bpd":  # no extractor takes part
+        return score
     if official:
         return OFFICIAL_NAMES.get(head, head) + dash + tail
     return f"{score}[{extractor_name}]"

@@ -40,7 +40,7 @@ Examples:
 
 Protocols (genlab presets eval): adm-50k, edm-50k, quick-5k, offline-2k. Metrics: fd (fid), sfd
 (sfid), cs (is), kd (kid), pr, dc (both: prdc), vendi, similarity, fd-infinity, nearest,
-consistency, cas. The official names in brackets belong to the official Inception network; with
+consistency, cas, bpd. The official names in brackets belong to the official Inception network; with
 any other extractor a score carries the extractor's name: fd[cnn-fmnist].
 
 The record goes into ./leaderboard, one file a record; its protocol card says how the score was

@@ -86,6 +86,23 @@ class Generator(ABC):
     def build_sampler(self, sampler: SamplerLike = None) -> Any:
         """Make what `stream` runs, refusing settings that are wrong or do not fit this model."""
 
+    def bits_per_dimension(
+        self, images: Float[Tensor, "B C H W"], labels: Sequence[int] | None = None
+    ) -> Float[Tensor, " B"]:
+        """How many bits the model needs for each channel of each pixel of given images.
+
+        Args:
+            images: 8-bit images, as floats in [-1, 1].
+            labels: one class for each image; None for an unconditional model.
+
+        Raises:
+            ConfigError: the family has no likelihood.
+        """
+        raise ConfigError(
+            f"a generator of the family {self.family!r} tells no likelihood; bits per dimension "
+            "need an autoregressive model"
+        )
+
     def sample(
         self,
         seeds: Sequence[int],
