@@ -18,6 +18,7 @@ COMMANDS = {
     "sample": "Draw images from a generator.",
     "train": "Train a generator, or go on with a run.",
     "eval": "Score a model or a set of images; the record says how.",
+    "leaderboard": "Rank scores that were made alike, as a table or a page.",
     "convert": "Turn an official checkpoint into a GenLab folder; nothing in it is executed.",
     "data": "Check a data set, or pack it into a zip.",
     "zoo": "List the official checkpoints, show their facts, fetch them.",

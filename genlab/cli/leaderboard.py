@@ -1,0 +1,252 @@
+"""``genlab leaderboard``: rank the records of evaluations, as a table or as a page."""
+
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from genlab.cli.common import ANY_PATH, FOLDER, Decorator
+
+if TYPE_CHECKING:
+    from genlab.errors import EvaluationError
+    from genlab.eval.leaderboard import Entry, Section
+    from genlab.eval.records import Record
+
+DEFAULT = Path("leaderboard")
+
+EPILOG = """\b
+Examples:
+  genlab eval edm-fmnist --protocol offline-2k     # writes a record into ./leaderboard
+  genlab leaderboard show                          # what is there, best first
+  genlab leaderboard show --dataset fmnist --score fd
+  genlab leaderboard html -o leaderboard.html      # one file: open it, send it, publish it
+  genlab leaderboard add ~/theirs/*.json           # check records of others and copy them in
+  genlab leaderboard csv -o scores.csv             # every score with all its digits
+
+Scores are ranked only against scores made alike: same data set, extractor and weights, reference,
+number of images, label sampling, metric settings. '=2' is a tie: the 95 % intervals overlap.
+Keep the folder in git: one record is one file, and files of different records never collide."""
+
+
+def _after(function: Any, *options: Decorator) -> Any:
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
+def reading(function: Any) -> Any:
+    """Options of every command that reads records: where from, and which of them."""
+    return _after(
+        function,
+        click.option(
+            "--dir",
+            "folder",
+            type=FOLDER,
+            default=DEFAULT,
+            show_default=True,
+            help="Folder of records.",
+        ),
+        click.option("--dataset", metavar="NAME", help="Only this data set."),
+        click.option("--score", metavar="NAME", help="Only this score, for instance fd."),
+        click.option("--protocol", metavar="NAME", help="Only this protocol."),
+        click.option(
+            "--published/--no-published",
+            default=True,
+            show_default=True,
+            help="Show scores of papers beside ours.",
+        ),
+        skip_option,
+    )
+
+
+skip_option: Decorator = click.option(
+    "--skip-broken", is_flag=True, help="Leave files out that are no sound records."
+)
+
+
+def output_option(default: str, text: str) -> Decorator:
+    """``-o FILE``; ``-`` is standard output."""
+    return click.option(
+        "-o", "--output", type=ANY_PATH, default=default, show_default=True, help=text
+    )
+
+
+@click.group("leaderboard", invoke_without_command=True, epilog=EPILOG)
+@click.pass_context
+def command(context: click.Context) -> None:
+    """Rank scores that were made alike.
+
+    Without a command: show.
+    """
+    if context.invoked_subcommand is None:
+        context.invoke(show)
+
+
+@command.command()
+@reading
+def show(
+    folder: Path = DEFAULT,
+    dataset: str | None = None,
+    score: str | None = None,
+    protocol: str | None = None,
+    published: bool = True,
+    skip_broken: bool = False,
+) -> None:
+    """Show the ranking in the terminal."""
+    sections = _sections(folder, dataset, score, protocol, published, skip_broken)
+    sections = sections if dataset else [each for each in sections if each.groups]
+    if not sections:
+        from genlab.eval.page import EMPTY
+
+        click.echo(EMPTY)
+        return
+    from genlab.eval.terminal import print_sections
+
+    # Into a pipe each model keeps its one line with all its scores, for grep.
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    print_sections(sections, width)
+
+
+@command.command()
+@reading
+@output_option("leaderboard.html", "The page; - is standard output.")
+def html(output: Path, **chosen: Any) -> None:
+    """Write one self-contained page: tables, sample pictures, quality against cost."""
+    from genlab.eval.page import render_page
+
+    sections = _sections(**chosen)
+    _write(output, render_page(sections), sections)
+
+
+@command.command("csv")
+@reading
+@output_option("-", "The file; - is standard output.")
+def csv_(output: Path, **chosen: Any) -> None:
+    """Write every score as a line, with all its digits."""
+    from genlab.eval.tables import to_csv
+
+    sections = _ours_or_asked(_sections(**chosen), chosen["dataset"])
+    _write(output, to_csv(sections), sections)
+
+
+@command.command()
+@reading
+@output_option("-", "The file; - is standard output.")
+def markdown(output: Path, **chosen: Any) -> None:
+    """Write tables for a README."""
+    from genlab.eval.page import EMPTY
+    from genlab.eval.tables import to_markdown
+
+    sections = _ours_or_asked(_sections(**chosen), chosen["dataset"])
+    _write(output, to_markdown(sections) if sections else f"{EMPTY}\n", sections)
+
+
+@command.command()
+@click.argument("sources", nargs=-1, required=True, metavar="FILE_OR_FOLDER...", type=ANY_PATH)
+@click.option(
+    "--dir", "folder", type=FOLDER, default=DEFAULT, show_default=True, help="Where they go."
+)
+@skip_option
+def add(sources: tuple[Path, ...], folder: Path, skip_broken: bool) -> None:
+    """Check records and copy them into the folder.
+
+    All are checked before the first is copied. A record that is there already is not added twice.
+    """
+    from genlab.eval.records import file_name, write_record
+
+    entries, broken = _read_all(sources)
+    _report(broken, skip_broken)
+    known = {path.name for path in folder.glob("*.json")}
+    new = [entry for entry in entries if file_name(entry.record) not in known]
+    for entry in new:
+        click.echo(f"added {write_record(folder, entry.record)}")
+    there = len(entries) - len(new)
+    click.echo(f"{folder}: {len(new)} added" + (f", {there} there already" if there else ""))
+
+
+def _read_all(sources: Sequence[Path]) -> "tuple[list[Entry], list[EvaluationError]]":
+    from genlab.errors import EvaluationError
+    from genlab.eval.leaderboard import Entry, read_folder
+    from genlab.eval.records import read_record, record_id
+
+    entries: dict[str, Entry] = {}
+    broken: list[EvaluationError] = []
+    for source in sources:
+        if source.is_dir():
+            found, bad = read_folder(source)
+            if not found and not bad:
+                raise EvaluationError(f"{source} holds no record: no file there ends in .json")
+            entries |= {entry.key: entry for entry in found}
+            broken += bad
+            continue
+        try:
+            record = read_record(source)
+        except EvaluationError as error:
+            broken.append(error)
+        else:
+            entry = Entry(key=record_id(record), record=record)
+            entries[entry.key] = entry
+    return list(entries.values()), broken
+
+
+def _report(broken: "Sequence[EvaluationError]", skip: bool) -> None:
+    """Name every broken file; they stop the command unless they were to be skipped."""
+    from genlab.errors import EvaluationError
+    from genlab.eval.wording import printable
+
+    for error in broken if skip else broken[:-1]:
+        click.echo(f"{'left out: ' if skip else ''}{printable(str(error))}", err=True)
+    if broken and not skip:
+        number = f"{len(broken)} files are" if len(broken) > 1 else "one file is"
+        raise EvaluationError(
+            f"{printable(str(broken[-1]))}; {number} no sound record: mend or remove it, or go on "
+            "without with --skip-broken"
+        )
+
+
+def _sections(
+    folder: Path,
+    dataset: str | None,
+    score: str | None,
+    protocol: str | None,
+    published: bool,
+    skip_broken: bool,
+) -> "list[Section]":
+    """Read, report what is broken, choose, group."""
+    from genlab.eval import published as papers
+    from genlab.eval.leaderboard import arrange, read_folder, select
+
+    # The default folder may not be there yet; a folder that somebody names must be.
+    missing = folder == DEFAULT and not folder.exists()
+    entries, broken = ([], []) if missing else read_folder(folder)
+    _report(broken, skip_broken)
+    rows = papers.published() if published and protocol is None else ()
+    rows = tuple(row for row in rows if dataset in (None, row.dataset) and _has(row, score))
+    if entries and not (dataset and rows and all(e.record.dataset != dataset for e in entries)):
+        entries = select(entries, dataset, score, protocol)
+    else:
+        entries = []
+    return arrange(entries, rows)
+
+
+def _has(record: "Record", score: str | None) -> bool:
+    return score is None or score in record.scores
+
+
+def _ours_or_asked(sections: "list[Section]", dataset: str | None) -> "list[Section]":
+    """Published scores of data sets that nobody here works on only if they are asked for."""
+    return [section for section in sections if dataset or section.groups]
+
+
+def _write(output: Path, text: str, sections: "Sequence[Section]") -> None:
+    from genlab.files import write_text
+
+    if str(output) == "-":
+        click.echo(text, nl=False)
+        return
+    write_text(output, text)
+    records = sum(len(group.entries) for section in sections for group in section.groups)
+    click.echo(f"wrote {output}: {records} records, {len(text.encode()) / 2**20:.1f} MiB")
