@@ -26,13 +26,14 @@ class Histogram(Generator):
     family: ClassVar[str] = "autoregressive"
 
     def __init__(self, probabilities: Tensor) -> None:
-        self.network = nn.ParameterDict({"p": nn.Parameter(probabilities)})
+        self.probabilities = nn.Parameter(probabilities)
+        self.network = nn.ParameterDict({"probabilities": self.probabilities})
         self.image_shape, self.num_classes, self.class_names = (3, 8, 8), 0, None
         self.sampler: dict[str, Any] = {}
 
     def bits_per_dimension(self, images: Tensor, labels: Sequence[int] | None = None) -> Tensor:
         values = ((images + 1) * 127.5).round().long()
-        return -self.network["p"][values].log2().flatten(1).mean(1)
+        return -self.probabilities[values].log2().flatten(1).mean(1)
 
     def stream(
         self,
