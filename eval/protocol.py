@@ -112,7 +112,7 @@ def environment_facts(device: torch.device, processes: int) -> dict[str, Any]:
     return {
         "device": torch.cuda.get_device_name(device) if cuda else device.type,
         "processes": processes,
-        "tf32": cuda and torch.backends.cuda.matmul.allow_tf32,
+        "tf32": _tf32() if cuda else "none",
         "versions": {
             "genlab": genlab.__version__,
             "python": platform.python_version(),
@@ -121,6 +121,18 @@ def environment_facts(device: torch.device, processes: int) -> dict[str, Any]:
             "numpy": np.__version__,
         },
     }
+
+
+def _tf32() -> str:
+    """Where a GPU may round float32 to TF32 while it samples; extractors never do."""
+    try:
+        flags = {
+            "products": torch.backends.cuda.matmul.allow_tf32,
+            "convolutions": torch.backends.cudnn.allow_tf32,
+        }
+    except RuntimeError:  # set through torch's newer switches, which these refuse to tell
+        return "not known"
+    return " and ".join(name for name, on in flags.items() if on) or "none"
 
 
 def summarise(values: Sequence[float]) -> Score:

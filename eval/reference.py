@@ -19,6 +19,10 @@ from genlab.eval.metrics.base import Need
 from genlab.eval.reference_files import Reference, is_statistics, read_reference, write_reference
 from genlab.eval.samples import Drawn, Samples, StoredImages, text_sha256
 
+INCEPTIONS = ("inception", "inception-clean", "inception-legacy")
+"""Extractors with the official weights: which of their resizes a foreign file was made with, it
+does not say (EDM and ADM: inception; clean-fid: -clean; pytorch-fid: -legacy)."""
+
 OnProgress = Callable[[int, int], None]
 """Called with (images just done, images in all)."""
 
@@ -158,10 +162,11 @@ def check_extractor(reference: Reference, extractor: FeatureExtractor, where: st
     """
     ours = extractor.identity()
     if reference.extractor is None:
-        if extractor.outputs["features"] != 2048 or not ours["name"].startswith("inception"):
+        if ours["name"] not in INCEPTIONS:
             raise EvaluationError(
                 f"{where} holds statistics of Inception's 2048 features, the samples are looked at "
-                f"with {ours['name']}; use --extractor inception, or give the real images"
+                f"with {ours['name']}; use --extractor inception with the official weights, or give the "
+                "real images"
             )
         return
     differs = [key for key in ours if reference.extractor.get(key) != ours[key]]
@@ -238,6 +243,4 @@ def with_fewer_rows(reference: Reference, count: int) -> Reference:
     rows = {output: values[index].contiguous() for output, values in have.rows.items() if count}
     labels = None if have.labels is None else have.labels[index]
     identity = {**reference.identity, "rows": len(index)}
-    return replace(
-        reference, features=replace(have, rows=rows, labels=labels), identity=identity
-    )
+    return replace(reference, features=replace(have, rows=rows, labels=labels), identity=identity)

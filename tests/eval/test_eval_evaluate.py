@@ -57,7 +57,7 @@ def test_a_model_is_scored_and_its_card_tells_how(
     assert record.sampling["seeds"] == "0-39"
     assert record.sampling["sampler"]["schedule"]["num_steps"] == 2
     assert record.provenance["weights_sha256"] == tiny_generator.weights_sha256()
-    assert record.environment["tf32"] is False
+    assert record.environment["tf32"] == "none"
     assert record.cost["nfe"] == 3
     assert record.cost["seconds_per_image"] > 0
     assert Image.open(io.BytesIO(base64.b64decode(record.picture))).width > 100
