@@ -165,8 +165,8 @@ def check_extractor(reference: Reference, extractor: FeatureExtractor, where: st
         if ours["name"] not in INCEPTIONS:
             raise EvaluationError(
                 f"{where} holds statistics of Inception's 2048 features, the samples are looked at "
-                f"with {ours['name']}; use --extractor inception with the official weights, or give the "
-                "real images"
+                f"with {ours['name']}; use --extractor inception with the official weights, or "
+                "give the real images"
             )
         return
     differs = [key for key in ours if reference.extractor.get(key) != ours[key]]
