@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from genlab.checkpoints.zoo import home
-from genlab.errors import EvaluationError, OutputError
+from genlab.errors import EvaluationError, OutputError, nearest
 from genlab.eval.collect import collect
 from genlab.eval.datasets import DATASETS
 from genlab.eval.extractors.base import FeatureExtractor
@@ -244,3 +244,23 @@ def with_fewer_rows(reference: Reference, count: int) -> Reference:
     labels = None if have.labels is None else have.labels[index]
     identity = {**reference.identity, "rows": len(index)}
     return replace(reference, features=replace(have, rows=rows, labels=labels), identity=identity)
+
+
+def everything(extractor: FeatureExtractor, outputs: Sequence[str] | None = None) -> list[Need]:
+    """What a file of statistics can hold of an extractor: moments, and features but for maps.
+
+    Args:
+        extractor: whose outputs.
+        outputs: some of them; None takes all.
+
+    Raises:
+        EvaluationError: it has no such output.
+    """
+    chosen = list(extractor.outputs) if outputs is None else list(outputs)
+    for output in chosen:
+        if output not in extractor.outputs:
+            raise EvaluationError(
+                f"{extractor.name} has no output {output!r}; {nearest(output, extractor.outputs)}"
+            )
+    moments = [Need("moments", output) for output in chosen]
+    return [*moments, *(Need("rows", output) for output in chosen if output != "spatial")]

@@ -48,29 +48,23 @@ made. A run that was stopped, even killed, goes on where it was when the same co
 again."""
 
 
-class _DefaultGroup(click.Group):
-    """A group whose first word may be the subject of its main command instead of a command."""
+class _Evaluate(click.Group):
+    """``genlab eval SOURCE``, unless the first word names another command of the group."""
 
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Everything that names no command is handed to the main one."""
+    def make_context(
+        self,
+        info_name: str | None,
+        args: list[str],
+        parent: click.Context | None = None,
+        **extra: Any,
+    ) -> click.Context:
+        """Hand everything that names no command to `run`, options and help included."""
         if args and args[0] in self.commands:
-            return super().resolve_command(ctx, args)
-        return ctx.info_name, run, args
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """``--help`` in first place is the main command's, which lists the others."""
-        if not args or args[0] in ctx.help_option_names:
-            args = ["--", *(args or ["--help"])]
-        return super().parse_args(ctx, args)
+            return super().make_context(info_name, args, parent, **extra)
+        return run.make_context(info_name, args, parent, **extra)
 
 
-@click.group(
-    "eval",
-    cls=_DefaultGroup,
-    context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
-)
+@click.group("eval", cls=_Evaluate)
 def command() -> None:
     """Score a model or a set of images."""
 
@@ -274,6 +268,7 @@ def _cost(cost: Mapping[str, float]) -> str:
     metavar="N",
     help="Keep the features of N images, for precision and the like; default: of all.",
 )
+@click.option("--outputs", metavar="LIST", help="Of the extractor; default: all of them.")
 @device_option
 @click.option("-q", "--quiet", is_flag=True, help="No progress bar.")
 def reference(
@@ -287,6 +282,7 @@ def reference(
     split: str,
     name: str | None,
     rows: int | None,
+    outputs: str | None,
     device: str | None,
     quiet: bool,
 ) -> None:
@@ -296,24 +292,19 @@ def reference(
     'genlab eval --reference FILE' takes; the layouts edm and adm are read by those projects' tools.
     """
     from genlab.eval.extractors.base import build_extractor
-    from genlab.eval.metrics.base import Need
-    from genlab.eval.reference import compute_reference, with_fewer_rows
+    from genlab.eval.reference import compute_reference, everything, with_fewer_rows
     from genlab.eval.reference_files import write_reference
     from genlab.eval.samples import StoredImages
 
     images = StoredImages(data, size, fit, split)
     looking = build_extractor(extractor, weights).to(device or best_device())
+    needs = everything(looking, None if outputs is None else outputs.split(","))
     with ExitStack() as stack:
         bars = _Bars(stack, quiet)
         made = compute_reference(
             images,
             looking,
-            [
-                Need(what, output)
-                for output in looking.outputs
-                for what in ("moments", "rows")
-                if what == "moments" or output != "spatial"
-            ],
+            needs,
             name=name or f"{data.resolve().stem}-{split}",
             on_progress=lambda done, total: bars.advance("reading images", done, total),
         )
