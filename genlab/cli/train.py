@@ -1,4 +1,4 @@
-"""``genlab train``: train a generator, go on with a run, take a generator out of it."""
+"""``genlab train``: train a generator or a classifier, go on with a run, take it out."""
 
 import math
 import sys
@@ -48,7 +48,7 @@ class TrainGroup(click.Group):
     "train", cls=TrainGroup, subcommand_metavar="CONFIG [KEY=VALUE]... | COMMAND", epilog=EPILOG
 )
 def command() -> None:
-    """Train a generator, or go on with a run."""
+    """Train a generator or a classifier, or go on with a run."""
 
 
 @command.command("run", epilog=EPILOG)
@@ -106,6 +106,8 @@ def _train(settings: "TrainConfig", folder: Path, device: str | None) -> None:
                 return
             line = lines.pop()
             text = f"loss {line['loss']:.4f}, {line['images_per_second']:.0f} images/s"
+            for score, form in trainer.objective.scores.items():
+                text += f", {score} {line[score]:{form}}" if score in line else ""
             bar.describe(text)
             if not sys.stderr.isatty():
                 click.echo(f"{now.images / 1000:.1f} kimg, {text}", err=True)
@@ -149,7 +151,7 @@ def export(
     dtype: str | None,
     facts: tuple[str, ...],
 ) -> None:
-    """Write the generator that RUN has trained as a folder, with a model card."""
+    """Write what RUN has trained as a folder, with a model card."""
     from genlab.training.export import Choice, export
     from genlab.training.run import Run
 

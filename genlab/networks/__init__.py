@@ -1,7 +1,8 @@
 """Networks as in their papers: plain modules that know nothing of sampling."""
 
 from genlab.networks.base import DiffusionNetwork
+from genlab.networks.classifier_cnn import ClassifierCNN
 from genlab.networks.dhariwal_unet import DhariwalUNet
 from genlab.networks.song_unet import SongUNet
 
-__all__ = ["DhariwalUNet", "DiffusionNetwork", "SongUNet"]
+__all__ = ["ClassifierCNN", "DhariwalUNet", "DiffusionNetwork", "SongUNet"]

@@ -1,4 +1,4 @@
-"""The model card of a trained generator: its README.md, with the metadata that hubs read."""
+"""The model card of what a run has trained: its README.md, with the metadata that hubs read."""
 
 import json
 from collections.abc import Mapping
@@ -11,6 +11,7 @@ from genlab.config import to_yaml
 from genlab.training.batches import DataFacts
 from genlab.training.config import TrainConfig
 from genlab.training.logs import read_log
+from genlab.training.objective import Objective
 from genlab.training.run import Run
 
 
@@ -18,6 +19,7 @@ def model_card(
     run: Run,
     config: TrainConfig,
     data: DataFacts,
+    objective: Objective,
     choice: object,
     images: int,
     facts: Mapping[str, Any],
@@ -28,14 +30,14 @@ def model_card(
         run: where its log and the machine it ran on are noted.
         config: of the run.
         data: that it was trained on.
+        objective: of the run: what the product is for, and which scores it has.
         choice: which weights, in words.
         images: training time of the weights.
         facts: more rows for the table.
     """
     lines = read_log(run.log_path) if run.log_path.is_file() else []
-    line: dict[str, Any] = next(
-        (entry for entry in reversed(lines) if entry["kimg"] * 1000 <= images), {}
-    )
+    past = [entry for entry in lines if entry["kimg"] * 1000 <= images]
+    line: dict[str, Any] = past[-1] if past else {}
     steps = images // config.batch_size
     rows = {
         "Family": config.objective.get("name", ""),
@@ -47,18 +49,19 @@ def model_card(
         "Precision in training": config.mixed_precision.value.replace("no", "float32"),
         "Loss at the end": f"{line['loss']:.4f}" if line else "not logged",
         "Weights": str(choice),
+        **_scores(config, objective, past),
         "Licence": config.license,
         **facts,
     }
     table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
     # Where the data lay on somebody's machine is nobody else's business.
-    shown = to_yaml(replace(config, data=replace(config.data, path=Path(config.data.path).name)))
+    shown = to_yaml(_without_folders(config))
     name = run.folder.resolve().name
     return f"""---
 license: {json.dumps(config.license.lower())}
 library_name: genlab
 datasets: [{json.dumps(Path(config.data.path).stem)}]
-tags: [image-generation, {config.objective.get("name", "")}]
+tags: [{objective.task}, {config.objective.get("name", "")}]
 ---
 # {name}
 
@@ -66,17 +69,35 @@ tags: [image-generation, {config.objective.get("name", "")}]
 |---|---|
 {table}
 
-Trained with GenLab {__version__}. To draw samples:
-
-```
-genlab sample PATH_TO_THIS_FOLDER --seeds 0-63 -o samples/
-```
+Trained with GenLab {__version__}. {objective.usage}
 
 ## Configuration
 
 ```yaml
 {shown}```
 """
+
+
+def _scores(
+    config: TrainConfig, objective: Objective, lines: list[dict[str, Any]]
+) -> dict[str, str]:
+    """The newest value of each score on held-out images."""
+    images = Path(config.validation.path or config.data.path).name
+    where = ", ".join(filter(None, (images, config.validation.split)))
+    rows = {}
+    for name, form in objective.scores.items():
+        values = [line[name] for line in lines if name in line]
+        if values:
+            rows[name.capitalize()] = f"{values[-1]:{form}} on {where} (average by half-life)"
+    return rows
+
+
+def _without_folders(config: TrainConfig) -> TrainConfig:
+    validation = config.validation
+    if validation.path is not None:
+        validation = replace(validation, path=Path(validation.path).name)
+    data = replace(config.data, path=Path(config.data.path).name)
+    return replace(config, data=data, validation=validation)
 
 
 def _shape(data: DataFacts) -> str:

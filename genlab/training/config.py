@@ -68,6 +68,22 @@ class DataConfig:
 
 
 @dataclass(kw_only=True)
+class ValidationConfig:
+    """Images that a run is judged by but not trained on, where its objective knows how.
+
+    They are read as `DataConfig` says (size, channels, fit) and looked at each time snapshots are
+    stored, with the average by half-life; the scores stand in log.jsonl and on the model card.
+
+    Attributes:
+        path: where they lie; null is data.path.
+        split: part of the set, where it has several. Neither path nor split: nothing is validated.
+    """
+
+    path: str | None = None
+    split: str | None = None
+
+
+@dataclass(kw_only=True)
 class OptimizerConfig:
     """Adam with decoupled weight decay.
 
@@ -140,7 +156,8 @@ class OutputConfig:
         snapshot_kimg: averaged weights are stored every so many thousand images; null stores them
             at the end only.
         snapshot_dtype: what they are stored in.
-        preview_kimg: a grid of samples every so many thousand images; null draws none.
+        preview_kimg: a grid of samples every so many thousand images, where a generator is
+            trained; null draws none.
         preview_count: samples in it; their seeds are 0, 1, 2, ... and their classes take turns.
         preview_sampler: how they are drawn, what is left out is the model's default.
         tensorboard: write logs for TensorBoard too; null does so when it is installed.
@@ -166,8 +183,9 @@ class TrainConfig:
         network: ``name`` (see `genlab.training.objective.NETWORKS`) and its constructor's
             arguments; what follows from the data (resolution, channels, classes, augmentation
             labels) may be left out.
-        objective: ``name`` (diffusion) and its options, see
-            `genlab.training.diffusion.DiffusionObjective`.
+        objective: ``name`` (see `genlab.training.objective.OBJECTIVES`) and its options, for
+            instance those of `genlab.training.diffusion.DiffusionObjective`.
+        validation: images to judge the run by.
         optimizer: of every network in training.
         schedule: of the learning rate.
         ema: averages of the weights.
@@ -180,13 +198,14 @@ class TrainConfig:
         gradient_checkpointing: save memory, pay with time.
         seed: of everything random.
         class_names: one for each class; null takes those of the data.
-        sampler: how the trained model is sampled by default, stored with it.
+        sampler: how a trained generator is sampled by default, stored with it.
         license: of the data and the model, for the model card.
     """
 
     data: DataConfig = field(default_factory=DataConfig)
     network: dict[str, Any] = field(default_factory=lambda: {"name": "song-unet"})
     objective: dict[str, Any] = field(default_factory=lambda: {"name": "diffusion"})
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     ema: EmaConfig = field(default_factory=EmaConfig)

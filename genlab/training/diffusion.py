@@ -19,7 +19,7 @@ from genlab.errors import ConfigError, nearest
 from genlab.generators.diffusion import DiffusionGenerator
 from genlab.networks import DiffusionNetwork
 from genlab.training.batches import DataFacts
-from genlab.training.objective import NETWORKS, Loss, Objective
+from genlab.training.objective import Loss, Objective, build_network
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,25 +76,7 @@ class DiffusionObjective(Objective):
 
     def build(self, network: Mapping[str, Any], data: DataFacts) -> dict[str, nn.Module]:
         """See `Objective.build`."""
-        options = dict(network)
-        name = options.pop("name", None)
-        if not isinstance(name, str):
-            raise ConfigError(f"network.name is missing; {nearest('', NETWORKS)}")
-        cls = NETWORKS[name]
-        known = [key for key in inspect.signature(cls).parameters if key != "self"]
-        for key in options:
-            if key not in known:
-                raise ConfigError(
-                    f"the network {name!r} has no argument {key!r}; {nearest(key, known)}"
-                )
-        for key, value in self._from_data(data).items():
-            if options.setdefault(key, value) != value:
-                raise ConfigError(
-                    f"network.{key} is {options[key]} but the data and the objective make it "
-                    f"{value}; leave it out, or "
-                    "change data.image_size, data.channels, data.labels or objective.augment"
-                )
-        return {"network": cls(**options)}
+        return {"network": build_network(network, self._from_data(data), " or objective.augment")}
 
     def _from_data(self, data: DataFacts) -> dict[str, int]:
         channels, size, _ = data.image_shape
@@ -135,14 +117,14 @@ class DiffusionObjective(Objective):
         terms = self._loss(denoiser, images, condition, self._loss.draw(images, generator))
         return Loss(total=terms.loss.sum(), mean=terms.loss.detach().mean())
 
-    def generator(
+    def product(
         self,
         network: nn.Module,
         class_names: tuple[str, ...] | None,
         sampler: Mapping[str, Any],
         card: str | None = None,
     ) -> DiffusionGenerator:
-        """See `Objective.generator`."""
+        """See `Objective.product`."""
         return DiffusionGenerator(
             network,
             self._preconditioning,

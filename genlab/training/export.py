@@ -1,4 +1,4 @@
-"""From a run to a generator: choose an average of the weights, write folder and model card."""
+"""From a run to what it was for: choose an average of the weights, write folder and model card."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 
 from genlab.errors import ConfigError, TrainingError
-from genlab.generators.base import Generator
 from genlab.training.card import model_card
 from genlab.training.ema import sigma_rel_of
-from genlab.training.objective import build_objective
+from genlab.training.objective import Product, build_objective
 from genlab.training.posthoc import read_snapshot, reconstruct
 from genlab.training.run import Run
 from genlab.training.snapshots import Snapshot, list_snapshots
@@ -120,10 +119,10 @@ def _from_state(run: Run, choice: Choice, snapshots: list[Snapshot]) -> Chosen:
     return Chosen(read_snapshot(newest), newest.images)
 
 
-def make_generator(
+def make_product(
     run: Run, choice: Choice, facts: Mapping[str, Any] | None = None
-) -> tuple[Generator, Chosen]:
-    """The generator that a run has trained, in float32 on the CPU, with its model card.
+) -> tuple[Product, Chosen]:
+    """What a run has trained (a generator, a classifier), in float32 on the CPU, with its card.
 
     Args:
         run: finished or not.
@@ -145,9 +144,9 @@ def make_generator(
         for name, parameter in parameters.items():
             parameter.copy_(chosen.weights[name])
     names = data.class_names if config.class_names is None else tuple(config.class_names)
-    card = model_card(run, config, data, choice, chosen.images, facts or {})
+    card = model_card(run, config, data, objective, choice, chosen.images, facts or {})
     network.eval()
-    return objective.generator(network, names, config.sampler, card), chosen
+    return objective.product(network, names, config.sampler, card), chosen
 
 
 def export(
@@ -157,17 +156,17 @@ def export(
     dtype: str | None = None,
     facts: Mapping[str, Any] | None = None,
 ) -> Chosen:
-    """Write the generator that a run has trained as a folder.
+    """Write what a run has trained as a folder.
 
     Args:
         run: finished or not.
-        folder: what `genlab.load` reads afterwards.
+        folder: what `genlab.load` reads afterwards, where it is a generator.
         choice: which weights.
         dtype: what they are stored in; None is float32.
         facts: more rows for the model card's table.
     """
-    generator, chosen = make_generator(run, choice, facts)
+    product, chosen = make_product(run, choice, facts)
     if dtype is not None:
-        generator.to(dtype=getattr(torch, dtype))
-    generator.save_pretrained(folder)
+        product.to(dtype=getattr(torch, dtype))
+    product.save_pretrained(folder)
     return chosen

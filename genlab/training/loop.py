@@ -14,6 +14,7 @@ from torch import Tensor
 
 from genlab.data.pixels import from_uint8
 from genlab.errors import ConfigError
+from genlab.generators.base import Generator
 from genlab.generators.lock import lock_folder
 from genlab.training.batches import Batches, Micro, Share
 from genlab.training.config import TrainConfig
@@ -26,6 +27,7 @@ from genlab.training.schedule import learning_rate
 from genlab.training.seeds import derive, generator
 from genlab.training.state import Progress, load_state, read_progress, states
 from genlab.training.stop import StopRequest
+from genlab.training.validation import build_validation
 
 SIGNAL_STEPS = 8
 """How often processes ask each other for a wish to stop; asking costs a round trip."""
@@ -96,13 +98,28 @@ class Trainer:
 
     def _recorder(self, watch: Callable[[dict[str, Any]], None]) -> Recorder:
         config, objective, facts = self.config, self.objective, self.batches.facts
-        sampling = objective.build(config.network, facts)[objective.main].to(self.device)
+        averaged = objective.build(config.network, facts)[objective.main].to(self.device).eval()
         names = facts.class_names if config.class_names is None else tuple(config.class_names)
-        made = objective.generator(sampling, names, config.sampler)
-        # A wrong setting of the sampler is to be known now, not at the first preview.
-        made.stream([0], None, config.output.preview_sampler or None)
+        product = objective.product(averaged, names, config.sampler)
+        generator = product if isinstance(product, Generator) else None
+        if generator is not None:
+            # A wrong setting of the sampler is to be known now, not at the first preview.
+            generator.stream([0], None, config.output.preview_sampler or None)
+        elif config.sampler or config.output.preview_sampler:
+            raise ConfigError(
+                f"sampler and output.preview_sampler have no effect: the objective "
+                f"{config.objective['name']!r} trains no generator; leave them out"
+            )
         return Recorder(
-            self.run, config, objective, self.models, self.accelerator, sampling, made, watch
+            self.run,
+            config,
+            objective,
+            self.models,
+            self.accelerator,
+            averaged,
+            generator,
+            build_validation(config, objective, facts, self.device),
+            watch,
         )
 
     def _resume(self) -> Progress:

@@ -8,7 +8,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from genlab import compute
-from genlab.errors import TrainingError
+from genlab.errors import ConfigError, TrainingError
 from genlab.training.batches import DataFacts
 from genlab.training.config import TrainConfig
 from genlab.training.ema import HalfLifeAverage, PowerAverage, WeightAverage
@@ -44,7 +44,7 @@ class Models:
             network.to(accelerator.device).train()
             compute.choose(accelerator.device).prepare_training(network)
             if config.gradient_checkpointing:
-                network.enable_gradient_checkpointing()  # type: ignore[operator]  # ModelMixin
+                _enable_gradient_checkpointing(network)
             self.networks[name], self.optimizers[name] = accelerator.prepare(
                 network, self._optimizer(network)
             )
@@ -57,7 +57,7 @@ class Models:
 
     @property
     def main(self) -> nn.Module:
-        """The network that is averaged and sampled, unwrapped."""
+        """The network that is averaged, unwrapped."""
         return self.plain(self.objective.main)
 
     def plain(self, name: str) -> nn.Module:
@@ -141,3 +141,13 @@ class Models:
                         "earlier states are kept; lower optimizer.lr or lengthen "
                         "schedule.warmup_kimg, and train into another folder with -o"
                     )
+
+
+def _enable_gradient_checkpointing(network: nn.Module) -> None:
+    try:
+        network.enable_gradient_checkpointing()  # type: ignore[operator]  # ModelMixin
+    except ValueError as error:
+        raise ConfigError(
+            f"gradient_checkpointing: {type(network).__name__} is too small to need it; set it to "
+            "false"
+        ) from error

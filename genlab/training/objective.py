@@ -1,20 +1,23 @@
-"""What is specific to a family of models in training: networks, losses, the resulting generator.
+"""What is specific to a family of models in training: networks, losses, and what comes out.
 
 The loop knows nothing of it. A step runs the objective's phases one after another, and each phase
-updates one network: a diffusion model has one phase, a GAN has two.
+updates one network: a diffusion model has one phase, a GAN has two. What comes out is a generator,
+or a network that serves another purpose (a classifier). An objective that can tell how good its
+network is on images that it was not trained on names its scores.
 """
 
+import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from genlab.errors import ConfigError
-from genlab.generators.base import Generator
+from genlab.errors import ConfigError, nearest
 from genlab.registry import Registry
 from genlab.training.batches import DataFacts
 
@@ -32,18 +35,37 @@ class Loss:
     mean: Float[Tensor, ""]
 
 
+@runtime_checkable
+class Product(Protocol):
+    """What comes out of a run. Where it is a generator, previews are drawn with it."""
+
+    def to(self, device: Any = None, dtype: Any = None) -> Any:
+        """Move the product, or change what it computes in."""
+
+    def save_pretrained(self, folder: Path) -> None:
+        """Write it as a folder, model card included."""
+
+
 class Objective(ABC):
     """One family in training. Subclasses are frozen dataclasses whose fields are the options.
 
     Attributes:
-        family: of the generator that comes out.
+        family: of what comes out.
         phases: the networks that a step updates, in order; a name may come twice.
-        main: the network that is averaged and that the generator samples with.
+        main: the network that is averaged and that the product is made of.
+        task: what the product does, as hubs tag it.
+        usage: how to use it, for its model card (Markdown).
+        scores: what `evaluate` gives -> how it is written (a format specification).
     """
 
     family: ClassVar[str]
     phases: ClassVar[tuple[str, ...]]
     main: ClassVar[str]
+    task: ClassVar[str] = "image-generation"
+    usage: ClassVar[str] = (
+        "To draw samples:\n\n```\ngenlab sample PATH_TO_THIS_FOLDER --seeds 0-63 -o samples/\n```"
+    )
+    scores: ClassVar[Mapping[str, str]] = {}
 
     @abstractmethod
     def build(self, network: Mapping[str, Any], data: DataFacts) -> dict[str, nn.Module]:
@@ -77,18 +99,43 @@ class Objective(ABC):
         """
 
     @abstractmethod
-    def generator(
+    def product(
         self,
         network: nn.Module,
         class_names: tuple[str, ...] | None,
         sampler: Mapping[str, Any],
         card: str | None = None,
-    ) -> Generator:
-        """The generator around the main network."""
+    ) -> Product:
+        """What a trained main network is used as.
+
+        Args:
+            network: with its final weights.
+            class_names: one for each class, or None.
+            sampler: how a generator samples by default; empty for anything else.
+            card: text of the model card.
+        """
+
+    def evaluate(
+        self, network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]
+    ) -> dict[str, float]:
+        """Judge the main network by images that it was not trained on; draws nothing at random.
+
+        Args:
+            network: in evaluation mode.
+            batches: images (B, C, H, W) in [-1, 1] and labels (B,), on the network's device.
+
+        Returns:
+            A value for each of `scores`.
+        """
+        return {}
 
 
 OBJECTIVES: Registry[type[Objective]] = Registry(
-    "genlab.objectives", {"diffusion": "genlab.training.diffusion:DiffusionObjective"}
+    "genlab.objectives",
+    {
+        "classifier": "genlab.training.classification:ClassifierObjective",
+        "diffusion": "genlab.training.diffusion:DiffusionObjective",
+    },
 )
 
 
@@ -105,7 +152,49 @@ def build_objective(config: Mapping[str, Any]) -> Objective:
 NETWORKS: Registry[type[nn.Module]] = Registry(
     "genlab.networks",
     {
+        "classifier-cnn": "genlab.networks.classifier_cnn:ClassifierCNN",
         "song-unet": "genlab.networks.song_unet:SongUNet",
         "dhariwal-unet": "genlab.networks.dhariwal_unet:DhariwalUNet",
     },
 )
+
+
+def build_network(
+    network: Mapping[str, Any], from_data: Mapping[str, Any], settings: str = ""
+) -> nn.Module:
+    """Build a registered network with fresh weights.
+
+    Args:
+        network: ``name`` and the constructor's arguments.
+        from_data: arguments that follow from the data and the objective; they may be left out of
+            ``network`` but not contradicted.
+        settings: more settings that they follow from, for the message.
+
+    Raises:
+        ConfigError: an argument is unknown or contradicts the data.
+    """
+    options = dict(network)
+    name = options.pop("name", None)
+    if not isinstance(name, str):
+        raise ConfigError(f"network.name is missing; {nearest('', NETWORKS)}")
+    cls = NETWORKS[name]
+    known = [key for key in inspect.signature(cls).parameters if key != "self"]
+    for key in options:
+        if key not in known:
+            raise ConfigError(
+                f"the network {name!r} has no argument {key!r}; {nearest(key, known)}"
+            )
+    for key in from_data:
+        if key not in known:
+            raise ConfigError(
+                f"the network {name!r} does not suit this objective: it takes no {key}; choose "
+                "another network.name"
+            )
+    for key, value in from_data.items():
+        if options.setdefault(key, value) != value:
+            raise ConfigError(
+                f"network.{key} is {options[key]} but the data and the objective make it "
+                f"{value}; leave it out, or "
+                f"change data.image_size, data.channels, data.labels{settings}"
+            )
+    return cls(**options)

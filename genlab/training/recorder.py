@@ -1,4 +1,4 @@
-"""What a run writes while it trains, and when: log lines, states, snapshots, previews.
+"""What a run writes while it trains, and when: log lines, states, snapshots, scores, previews.
 
 Nothing here changes what is computed. Within a step the state comes last, so that a run that dies
 in between does the step's other files again.
@@ -36,8 +36,10 @@ class Recorder:
         objective: names the phases whose losses are logged.
         models: what is saved.
         accelerator: only the main process writes, but all meet where something is written.
-        sampling: a second main network, which previews are drawn with.
+        averaged: a second main network, for the averaged weights: previews are drawn with it, and
+            it is what is validated.
         generator: around it; None draws no previews.
+        validate: judges it; None does not.
         watch: called after each log line with its values.
     """
 
@@ -48,13 +50,15 @@ class Recorder:
         objective: Objective,
         models: Models,
         accelerator: Accelerator,
-        sampling: nn.Module,
-        generator: Generator,
+        averaged: nn.Module,
+        generator: Generator | None,
+        validate: Callable[[nn.Module], dict[str, float]] | None,
         watch: Callable[[dict[str, Any]], None],
     ) -> None:
         self.run, self.config, self.models = run, config, models
         self.accelerator, self.is_main = accelerator, bool(accelerator.is_main_process)
-        self.sampling, self.generator, self.watch = sampling, generator, watch
+        self.averaged, self.generator = averaged, generator
+        self.validate, self.watch = validate, watch
         self.phases = objective.phases
         self.last_loss = math.nan
         self._losses: list[Tensor] = []
@@ -87,12 +91,15 @@ class Recorder:
         output = self.config.output
         log = last or progress.step % output.log_steps == 0
         snapshot = last or self._crossed(output.snapshot_kimg, progress)
-        preview = output.preview_kimg is not None and (
-            last or self._crossed(output.preview_kimg, progress)
+        preview = (
+            self.generator is not None
+            and output.preview_kimg is not None
+            and (last or self._crossed(output.preview_kimg, progress))
         )
         if not (log or snapshot or preview):
             return
-        self._write_line(progress, lr)  # first, since it refuses losses that are not finite
+        losses = self._take_losses(progress)  # first, since it refuses some that are not finite
+        self._write_line(progress, lr, losses, self._scores() if snapshot else {})
         if snapshot:
             self._save_snapshots(progress)
         if preview:
@@ -107,22 +114,28 @@ class Recorder:
         every = kimg * 1000
         return progress.images // every > (progress.images - self.config.batch_size) // every
 
-    def _write_line(self, progress: Progress, lr: float) -> None:
-        """Look at the losses since the last line; only here the program waits for the device."""
+    def _take_losses(self, progress: Progress) -> Tensor:
+        """Those since the last line, (steps, phases); here the program waits for the device."""
         losses: Tensor = self.accelerator.reduce(torch.stack(self._losses), "mean")
         values = losses.double().cpu()
         self._refuse_bad_losses(values, progress)
         self._losses = []
-        means = values.mean(0).tolist()
+        return values
+
+    def _write_line(
+        self, progress: Progress, lr: float, losses: Tensor, scores: dict[str, float]
+    ) -> None:
+        means = losses.mean(0).tolist()
         self.last_loss = sum(means) / len(means)
         named = zip(self.phases, means, strict=True)
         now = time.perf_counter()
-        images = len(values) * self.config.batch_size
+        images = len(losses) * self.config.batch_size
         line = {
             "step": progress.step,
             "kimg": progress.images / 1000,
             "loss": self.last_loss,
             **({f"loss_{name}": mean for name, mean in named} if len(means) > 1 else {}),
+            **scores,
             "lr": lr,
             "images_per_second": images / (now - self._line_began),
             "seconds": progress.seconds,
@@ -165,15 +178,28 @@ class Recorder:
             dtype = getattr(torch, self.config.output.snapshot_dtype.value)
             save_snapshots(self.run, self.models.averages, progress, dtype)
 
-    def _draw_preview(self, progress: Progress) -> None:
-        if not self.is_main:
-            return
+    def _scores(self) -> dict[str, float]:
+        """What the objective makes of the averaged weights; the log's speed is that of training."""
+        if self.validate is None or not self.is_main:
+            return {}
         paused = time.perf_counter()
-        # A copy: a generator lays its network out for sampling.
+        self._average()
+        scores = self.validate(self.averaged)
+        self._line_began += time.perf_counter() - paused
+        return scores
+
+    def _average(self) -> None:
+        """Copy the averaged weights: a generator lays its network out for sampling."""
         for parameter, value in zip(
-            self.sampling.parameters(), self.models.averages[0].values, strict=True
+            self.averaged.parameters(), self.models.averages[0].values, strict=True
         ):
             parameter.data.copy_(value)
+
+    def _draw_preview(self, progress: Progress) -> None:
+        if self.generator is None or not self.is_main:
+            return
+        paused = time.perf_counter()
+        self._average()
         output = self.config.output
         path = self.run.previews / f"{progress.images:09d}.png"
         title = f"{progress.images / 1000:.0f} thousand images"

@@ -32,6 +32,7 @@ FREE = (
     "data.num_workers",
     "class_names",
     "sampler.",
+    "validation.",
     "license",
 )
 """Settings that a run may go on with changed: they do not touch the numbers."""

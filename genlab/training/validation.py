@@ -1,0 +1,67 @@
+"""Images that a run is judged by while it trains, though it never trains on them."""
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor, nn
+
+from genlab.data.dataset import ImageDataset
+from genlab.data.pixels import from_uint8
+from genlab.errors import ConfigError
+from genlab.training.batches import DataFacts
+from genlab.training.config import TrainConfig
+from genlab.training.objective import Objective
+
+BATCH_SIZE = 250
+
+
+def build_validation(
+    config: TrainConfig, objective: Objective, data: DataFacts, device: torch.device
+) -> Callable[[nn.Module], dict[str, float]] | None:
+    """What judges the main network, or None where nothing is to be validated.
+
+    Args:
+        config: of the run; the images are brought into shape as those in training.
+        objective: judges.
+        data: facts of the training images, which these must fit.
+        device: where the network is.
+
+    Raises:
+        ConfigError: the objective has no scores, or the images are of other classes or shape.
+        DataError: the images cannot be read.
+    """
+    wanted = config.validation
+    if wanted.path is None and wanted.split is None:
+        return None
+    if not objective.scores:
+        raise ConfigError(
+            f"validation has no effect: the objective {config.objective.get('name')!r} has no "
+            "score of its own; leave it out"
+        )
+    path, split = wanted.path or config.data.path, wanted.split or "train"
+    if (path, split) == (config.data.path, config.data.split):
+        raise ConfigError(
+            f"the validation images are those in training ({path}, {split}); name others with "
+            "validation.path or validation.split"
+        )
+    dataset = ImageDataset(
+        path,
+        image_size=config.data.image_size,
+        channels=config.data.channels,
+        fit=config.data.fit.value,
+        labels=config.data.labels,
+        split=split,
+    )
+    if (dataset.image_shape, dataset.num_classes) != (data.image_shape, data.num_classes):
+        raise ConfigError(
+            f"the validation images are {dataset.image_shape} of {dataset.num_classes} classes, "
+            f"those in training {data.image_shape} of {data.num_classes}; check validation.path"
+        )
+    return lambda network: objective.evaluate(network, _batches(dataset, device))
+
+
+def _batches(dataset: ImageDataset, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+    images, labels = dataset.load_all()
+    for start in range(0, len(images), BATCH_SIZE):
+        part = slice(start, start + BATCH_SIZE)
+        yield from_uint8(images[part].to(device)), labels[part].to(device)
