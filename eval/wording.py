@@ -36,7 +36,7 @@ def score_text(score: Score, published: bool = False) -> str:
         return f"{value:.2f}" if round(value, 2) == value else repr(value)
     if score.low is None or score.high is None:
         return number_text(value)
-    half = (score.high - score.low) / 2
+    half = float(f"{(score.high - score.low) / 2:.1e}")  # so that 0.0999... has the digits of 0.1
     if not half:
         return f"{number_text(value)} ± 0"
     if half < 1e-4:

@@ -39,7 +39,7 @@ def test_a_file_is_for_people_and_for_git(tmp_path: Path) -> None:
     assert keys[-1] == "picture"  # long, so behind all that people read
     assert list(json.loads(text)["protocol"]) == sorted(record.protocol)
     assert text.endswith("}\n")
-    turned = replace(record, protocol=dict(reversed(record.protocol.items())))
+    turned = replace(record, protocol=dict(reversed(list(record.protocol.items()))))
     assert write_record(tmp_path, turned).read_text(encoding="utf-8") == text
 
 
