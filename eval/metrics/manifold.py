@@ -1,0 +1,128 @@
+"""Precision, recall, density and coverage: sets of features as unions of balls."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from jaxtyping import Float, Float64
+from torch import Tensor
+
+from genlab.errors import ConfigError
+from genlab.eval.metrics.adm_distances import adm_precision_recall
+from genlab.eval.metrics.base import FeatureSet, Metric, Need
+from genlab.eval.metrics.checks import check_width, rows_of
+from genlab.eval.metrics.neighbours import crossings, nearest
+
+VARIANTS = ("torch-fidelity", "adm", "adm-evaluate", "prdc")
+
+
+def squared_radii(rows: Float[Tensor, "N d"], k: int) -> Float64[Tensor, " N"]:
+    """The squared distance of each row to its k-th nearest other row."""
+    return nearest(rows, k=k).squared[:, -1]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrecisionRecall(Metric):
+    """Improved precision and recall, and their harmonic mean; 0 to 1, higher is better.
+
+    The reference's manifold is the union of balls around its images, each reaching to the k-th
+    nearest other one. Precision is the share of samples inside; recall the share of reference
+    images inside the samples' manifold. Both depend on the numbers of images: fix these.
+
+    The official tools disagree:
+
+    - ``torch-fidelity``, and the authors' own code: a point on a sphere is inside. Which of the two
+      sets is called the first differs; precision is always about the samples here;
+    - ``prdc``: a point on a sphere is outside. With k + 1 equal images a radius is 0, and then that
+      decides whether their copies are inside;
+    - ``adm`` (guided-diffusion): as torch-fidelity, in float16, see `adm_precision_recall`;
+    - ``adm-evaluate``: the same through that evaluator's other code path.
+
+    Their default features differ, too: torch-fidelity's and the authors' VGG-16, ADM's Inception.
+
+    Source: Kynkäänniemi et al. 2019, arXiv:1904.06991, Eqs. 1 and 2.
+
+    Attributes:
+        k: neighbours that radii reach to.
+        variant: see above.
+    """
+
+    k: int = 3
+    variant: str = "torch-fidelity"
+
+    needs: ClassVar[tuple[Need, ...]] = (Need("rows", "features"),)
+    reference_needs: ClassVar[tuple[Need, ...]] = (Need("rows", "features"),)
+    cost: ClassVar[Literal["moments", "features", "training"]] = "features"
+
+    def __post_init__(self) -> None:
+        _check_k(self.k)
+        if self.variant not in VARIANTS:
+            raise ConfigError(f"variant must be one of {', '.join(VARIANTS)}, got {self.variant!r}")
+
+    def __call__(self, samples: FeatureSet, reference: FeatureSet | None) -> dict[str, float]:
+        """Compute ``precision``, ``recall`` and ``f_score``."""
+        fake, real = _both(samples, reference, self.k)
+        if self.variant.startswith("adm"):
+            other_way = self.variant == "adm-evaluate"
+            precision, recall = adm_precision_recall(fake, real, self.k, from_samples=other_way)
+        else:
+            precision, recall = self._exact(fake, real)
+        # torch-fidelity's guard against 0 / 0.
+        f_score = 2 * precision * recall / max(1e-5, precision + recall)
+        return {"precision": precision, "recall": recall, "f_score": f_score}
+
+    def _exact(self, fake: Float[Tensor, "N d"], real: Float[Tensor, "M d"]) -> tuple[float, float]:
+        radii = squared_radii(fake, self.k), squared_radii(real, self.k)
+        closed = self.variant != "prdc"
+        around_fake, around_real = crossings(fake, real, *radii, closed=closed)
+        shares = [float((c.balls > 0).double().mean()) for c in (around_real, around_fake)]
+        return shares[0], shares[1]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DensityCoverage(Metric):
+    """Density and coverage; higher is better.
+
+    Density is the mean number of reference balls that a sample lies in, over k: about 1 for real
+    images, more where samples crowd where the reference does. Coverage is the share of reference
+    balls with a sample inside, 0 to 1. Unlike recall, neither builds balls around samples, which a
+    few outliers would blow up.
+
+    A point on a sphere is outside, as in the authors' package prdc.
+
+    Source: Naeem et al. 2020, arXiv:2002.09797, Eqs. 3 and 4.
+
+    Attributes:
+        k: neighbours that radii reach to.
+    """
+
+    k: int = 5
+
+    needs: ClassVar[tuple[Need, ...]] = (Need("rows", "features"),)
+    reference_needs: ClassVar[tuple[Need, ...]] = (Need("rows", "features"),)
+    cost: ClassVar[Literal["moments", "features", "training"]] = "features"
+
+    def __post_init__(self) -> None:
+        _check_k(self.k)
+
+    def __call__(self, samples: FeatureSet, reference: FeatureSet | None) -> dict[str, float]:
+        """Compute ``density`` and ``coverage``."""
+        fake = rows_of(samples, "features", "samples", at_least=1)
+        real = rows_of(reference, "features", "reference", at_least=self.k + 1)
+        check_width(fake.shape[1], real.shape[1])
+        _, found = crossings(fake, real, None, squared_radii(real, self.k), closed=False)
+        return {
+            "density": float(found.balls.double().mean()) / self.k,
+            "coverage": float((found.points > 0).double().mean()),
+        }
+
+
+def _both(samples: FeatureSet, reference: FeatureSet | None, k: int) -> tuple[Tensor, Tensor]:
+    fake = rows_of(samples, "features", "samples", at_least=k + 1)
+    real = rows_of(reference, "features", "reference", at_least=k + 1)
+    check_width(fake.shape[1], real.shape[1])
+    return fake, real
+
+
+def _check_k(k: int) -> None:
+    if k < 1:
+        raise ConfigError(f"k must be at least 1, got {k}")
