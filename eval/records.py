@@ -150,7 +150,7 @@ def file_name(record: Record) -> str:
     """Model, protocol and hash.
 
     >>> file_name(Record(model="EDM / 9 steps", dataset="fmnist", scores={}, protocol={}))
-    'edm-9-steps--custom--a5cd5ccd6f33.json'
+    'edm-9-steps--custom--e8a95da827b8.json'
     """
     protocol = record.protocol.get("name") or "custom"
     return f"{_slug(record.model)}--{_slug(str(protocol))}--{record_id(record)}.json"
