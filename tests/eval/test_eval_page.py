@@ -90,7 +90,7 @@ def test_places_ties_and_intervals_stand_in_the_table() -> None:
 
 
 def test_500_records_take_less_than_two_seconds() -> None:
-    """In a process without the type checks of the test run. Measured: 0.24 s; 1.1 s at 60 kB each."""
+    """In a process without the checks of the test run. Measured: 0.24 s; 1.1 s at 60 kB each."""
     code = """if True:
         import time
         from small_records import PICTURE, make_record
