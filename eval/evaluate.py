@@ -6,13 +6,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from genlab.checkpoints.zoo import home
 from genlab.data.labels import format_seeds, parse_labels
-from genlab.data.pictures import grid
+from genlab.data.pictures import grid, write_grid
 from genlab.errors import EvaluationError
 from genlab.eval.collect import Collected, collect
 from genlab.eval.config import EvalConfig
@@ -20,6 +21,7 @@ from genlab.eval.datasets import dataset_name, known_dataset
 from genlab.eval.extractors.base import FeatureExtractor, build_extractor
 from genlab.eval.metrics.base import LIKELIHOOD, FeatureSet, Need, score_name
 from genlab.eval.metrics.likelihood import likelihoods
+from genlab.eval.pairs import pairs_picture
 from genlab.eval.protocol import (
     build_metrics,
     check_names,
@@ -46,6 +48,7 @@ def evaluate(
     *,
     processes: Processes | None = None,
     on_progress: OnProgress = lambda what, images, total: None,
+    pictures: Path | None = None,
 ) -> Record | None:
     """Score a model or a set of images.
 
@@ -54,6 +57,8 @@ def evaluate(
         config: how.
         processes: this process and its peers, which share the batches out.
         on_progress: hears how far the work has come.
+        pictures: a folder for ``nearest.png``, samples beside their nearest training images, where
+            the metric ``nearest`` is computed; None draws none.
 
     Returns:
         The record in the process of rank 0, None in the others.
@@ -62,7 +67,8 @@ def evaluate(
         EvaluationError: the sets do not fit each other or the metrics.
         GenLabError: anything else that a setting or a file can cause.
     """
-    return _Evaluation(subject, config, processes or Processes(), on_progress).run()
+    evaluation = _Evaluation(subject, config, processes or Processes(), on_progress)
+    return evaluation.run(pictures)
 
 
 class _Evaluation:
@@ -137,7 +143,8 @@ class _Evaluation:
             runs.append(GeneratedImages(generator, seeds, labels, sampler, config.dtype))
         return runs
 
-    def run(self) -> Record | None:
+    def run(self, pictures: Path | None = None) -> Record | None:
+        """See `evaluate`."""
         reference = self._reference()
         self._check_sizes(reference)
         reference = self._with_likelihood(reference)
@@ -149,6 +156,8 @@ class _Evaluation:
             if collected is None:
                 continue
             gathered.append(collected)
+            if pictures is not None and "nearest" in self.metrics and number == 0:
+                self._draw_pairs(collected, reference, pictures)
             for score, value in self._scores(collected.features, reference).items():
                 values.setdefault(score, []).append(value)
         return self._record(values, gathered, reference) if gathered else None
@@ -239,6 +248,11 @@ class _Evaluation:
                     full = score_name(score, self.extractor.name, self.extractor.official)
                     found[full] = value
         return found
+
+    def _draw_pairs(self, collected: Collected, reference: Reference | None, folder: Path) -> None:
+        assert reference is not None
+        title = f"{self.subject.name}: samples, their nearest training images, distances"
+        write_grid(folder / "nearest.png", pairs_picture(collected, reference, title))
 
     def _record(
         self,

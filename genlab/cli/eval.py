@@ -97,6 +97,9 @@ def command() -> None:
     show_default=True,
     help="Folder of records.",
 )
+@click.option(
+    "--pictures", type=FOLDER, help="Folder for nearest.png: samples beside training images."
+)
 @click.option("--no-record", is_flag=True, help="Only print the scores.")
 @dry_run_option
 @json_option
@@ -108,6 +111,7 @@ def run(
     guidance: float | None,
     name: str | None,
     output: Path,
+    pictures: Path | None,
     no_record: bool,
     dry_run: bool,
     as_json: bool,
@@ -137,7 +141,7 @@ def run(
     if dry_run:
         click.echo(configs.to_yaml(config), nl=False)
         return
-    record = _evaluate(subject, config, processes, quiet)
+    record = _evaluate(subject, config, processes, quiet, pictures)
     if record is None:
         return
     path = None if no_record else write_record(output, record)
@@ -186,13 +190,19 @@ def _dtype(name: str) -> Any:
 
 
 def _evaluate(
-    subject: "Subject", config: "EvalConfig", processes: "Processes", quiet: bool
+    subject: "Subject",
+    config: "EvalConfig",
+    processes: "Processes",
+    quiet: bool,
+    pictures: Path | None,
 ) -> "Record | None":
     from genlab.eval.evaluate import evaluate
 
     with ExitStack() as stack:
         bars = _Bars(stack, quiet or processes.rank > 0)
-        return evaluate(subject, config, processes=processes, on_progress=bars.advance)
+        return evaluate(
+            subject, config, processes=processes, on_progress=bars.advance, pictures=pictures
+        )
 
 
 class _Bars:

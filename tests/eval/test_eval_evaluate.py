@@ -130,6 +130,15 @@ def test_what_does_not_fit_is_said_at_once(
         evaluate(subject, config_of(real, **changes))
 
 
+def test_nearest_training_images_are_drawn(real: Path, tmp_path: Path) -> None:
+    config = config_of(real, metrics=["nearest"])
+    record = evaluate(Subject.of_folder(real), config, pictures=tmp_path / "pictures")
+    assert record is not None
+    assert record.scores["nearest_ratio[tiny]"].value == 0  # every image is its own copy
+    with Image.open(tmp_path / "pictures" / "nearest.png") as picture:
+        assert picture.height > 12 * 64
+
+
 def test_sizes_must_agree(tiny_generator: DiffusionGenerator, tmp_path: Path) -> None:
     pixels = np.zeros((4, 16, 16, 3), np.uint8)
     write_npz(tmp_path / "big.npz", iter(pixels), pixels.shape, None)
