@@ -1,11 +1,12 @@
 """The kernel distance: squared maximum mean discrepancy between two sets of features."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
 from genlab.errors import ConfigError, EvaluationError
@@ -95,15 +96,24 @@ class KernelDistance(Metric):
         check_width(x.shape[1], y.shape[1])
         if self.variant == "exact":
             return {"kd": self.mmd2(x, y)}
-        size = self._subset_size(len(x), len(y))
-        values = []
-        random = np.random.RandomState(self.seed)
-        for _ in range(self.subsets):
-            drawn = [torch.from_numpy(random.choice(len(s), size, replace=False)) for s in (x, y)]
-            subset = [s[i.to(s.device)] for s, i in zip((x, y), drawn, strict=True)]
-            values.append(self.mmd2(*subset))
+        values = [self.mmd2(x[i], y[j]) for i, j in self.draw(len(x), len(y))]
         spread = {"kd_std": float(np.std(values))} if self.variant == "torch-fidelity" else {}
         return {"kd": float(np.mean(values))} | spread
+
+    def draw(
+        self, num_samples: int, num_reference: int
+    ) -> Iterator[tuple[Int64[Tensor, " size"], Int64[Tensor, " size"]]]:
+        """The rows of the samples and of the reference in each subset.
+
+        Raises:
+            EvaluationError: there are too few for a subset.
+        """
+        size = self._subset_size(num_samples, num_reference)
+        random = np.random.RandomState(self.seed)  # the stream of both official tools
+        for _ in range(self.subsets):
+            of_samples = random.choice(num_samples, size, replace=False)
+            of_reference = random.choice(num_reference, size, replace=False)
+            yield torch.from_numpy(of_samples), torch.from_numpy(of_reference)
 
     def _subset_size(self, *counts: int) -> int:
         if self.variant == "clean-fid":

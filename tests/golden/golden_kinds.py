@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from golden_cases import Case, MismatchError, NotBuiltError, Run
+from golden_metrics import metrics
 from torch import Tensor
 
 import genlab
@@ -46,7 +47,6 @@ PLANNED = {
     "diffusers' models": ["hf_dit", "hf_trajectory", "hf_unet", "hf_vae"],
     "BigGAN": ["source BigGAN-PyTorch", "source pytorch-pretrained-BigGAN"],
     "PixelCNN": ["source pixel-cnn-pp", "source pytorch-vqvae"],
-    "metrics": ["source Vendi-Score", "source torch-fidelity"],
 }
 """Kinds that later issues build; whoever does adds the check to CHECKS and removes it here."""
 
@@ -307,4 +307,6 @@ CHECKS: dict[str, Callable[[Run], None]] = {
     "edm_round_sigma": edm_round_sigma,
     "edm_sampler": edm_sampler,
     "edm_sigma_sweep": edm_sigma_sweep,
+    "source Vendi-Score": metrics,
+    "source torch-fidelity": metrics,
 }
