@@ -19,6 +19,7 @@ from genlab.eval.collect import Collected, collect
 from genlab.eval.config import EvalConfig
 from genlab.eval.datasets import dataset_name, known_dataset
 from genlab.eval.extractors.base import FeatureExtractor, build_extractor
+from genlab.eval.leaderboard.records import Record
 from genlab.eval.metrics.base import LIKELIHOOD, FeatureSet, Need, score_name
 from genlab.eval.metrics.likelihood import likelihoods
 from genlab.eval.pairs import pairs_picture
@@ -29,7 +30,6 @@ from genlab.eval.protocol import (
     protocol_facts,
     summarise,
 )
-from genlab.eval.records import Record
 from genlab.eval.reference import find_reference
 from genlab.eval.reference_files import Reference
 from genlab.eval.samples import GeneratedImages, Samples, text_sha256

@@ -16,8 +16,8 @@ from genlab.data.pixels import PIXEL_RULE
 from genlab.errors import ConfigError, UnknownNameError, nearest
 from genlab.eval.config import EvalConfig
 from genlab.eval.extractors.base import FeatureExtractor
+from genlab.eval.leaderboard.records import Score
 from genlab.eval.metrics.base import ALIASES, METRICS, Metric
-from genlab.eval.records import Score
 
 FROZEN = ("extractor", "metrics", "reference_split", "count", "labels", "repeats")
 """What a protocol's name stands for; changing any of these takes the name off the card."""

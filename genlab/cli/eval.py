@@ -24,7 +24,7 @@ from genlab.cli.common import (
 
 if TYPE_CHECKING:  # torch is imported only when something is scored: --help answers at once
     from genlab.eval.config import EvalConfig
-    from genlab.eval.records import Record
+    from genlab.eval.leaderboard.records import Record
     from genlab.eval.subject import Subject
     from genlab.generators.processes import Processes
 
@@ -129,7 +129,7 @@ def run(
         raise click.UsageError("what is to be scored? name a model or a folder of images")
     from genlab import config as configs
     from genlab.eval.config import EvalConfig
-    from genlab.eval.records import write_record
+    from genlab.eval.leaderboard.records import write_record
     from genlab.generators.processes import join
 
     chosen = {key.rstrip("_"): value for key, value in flags.items() if value is not None}
@@ -146,7 +146,7 @@ def run(
         return
     path = None if no_record else write_record(output, record)
     if as_json:
-        from genlab.eval.records import to_json
+        from genlab.eval.leaderboard.records import to_json
 
         echo_json(to_json(record))
         return

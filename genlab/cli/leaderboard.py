@@ -12,8 +12,8 @@ from genlab.cli.common import ANY_PATH, FOLDER, Decorator
 
 if TYPE_CHECKING:
     from genlab.errors import EvaluationError
-    from genlab.eval.leaderboard import Entry, Section
-    from genlab.eval.records import Record
+    from genlab.eval.leaderboard.board import Entry, Section
+    from genlab.eval.leaderboard.records import Record
 
 DEFAULT = Path("leaderboard")
 
@@ -99,11 +99,11 @@ def show(
     sections = _sections(folder, dataset, score, protocol, published, skip_broken)
     sections = sections if dataset else [each for each in sections if each.groups]
     if not sections:
-        from genlab.eval.page import EMPTY
+        from genlab.eval.leaderboard.page import EMPTY
 
         click.echo(EMPTY)
         return
-    from genlab.eval.terminal import print_sections
+    from genlab.eval.leaderboard.terminal import print_sections
 
     # Into a pipe each model keeps its one line with all its scores, for grep.
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
@@ -115,7 +115,7 @@ def show(
 @output_option("leaderboard.html", "The page; - is standard output.")
 def html(output: Path, **chosen: Any) -> None:
     """Write one self-contained page: tables, sample pictures, quality against cost."""
-    from genlab.eval.page import render_page
+    from genlab.eval.leaderboard.page import render_page
 
     sections = _sections(**chosen)
     _write(output, render_page(sections), sections)
@@ -126,7 +126,7 @@ def html(output: Path, **chosen: Any) -> None:
 @output_option("-", "The file; - is standard output.")
 def csv_(output: Path, **chosen: Any) -> None:
     """Write every score as a line, with all its digits."""
-    from genlab.eval.tables import to_csv
+    from genlab.eval.leaderboard.tables import to_csv
 
     sections = _ours_or_asked(_sections(**chosen), chosen["dataset"])
     _write(output, to_csv(sections), sections)
@@ -137,8 +137,8 @@ def csv_(output: Path, **chosen: Any) -> None:
 @output_option("-", "The file; - is standard output.")
 def markdown(output: Path, **chosen: Any) -> None:
     """Write tables for a README."""
-    from genlab.eval.page import EMPTY
-    from genlab.eval.tables import to_markdown
+    from genlab.eval.leaderboard.page import EMPTY
+    from genlab.eval.leaderboard.tables import to_markdown
 
     sections = _ours_or_asked(_sections(**chosen), chosen["dataset"])
     _write(output, to_markdown(sections) if sections else f"{EMPTY}\n", sections)
@@ -155,7 +155,7 @@ def add(sources: tuple[Path, ...], folder: Path, skip_broken: bool) -> None:
 
     All are checked before the first is copied. A record that is there already is not added twice.
     """
-    from genlab.eval.records import file_name, write_record
+    from genlab.eval.leaderboard.records import file_name, write_record
 
     entries, broken = _read_all(sources)
     _report(broken, skip_broken)
@@ -169,8 +169,8 @@ def add(sources: tuple[Path, ...], folder: Path, skip_broken: bool) -> None:
 
 def _read_all(sources: Sequence[Path]) -> "tuple[list[Entry], list[EvaluationError]]":
     from genlab.errors import EvaluationError
-    from genlab.eval.leaderboard import Entry, read_folder
-    from genlab.eval.records import read_record, record_id
+    from genlab.eval.leaderboard.board import Entry, read_folder
+    from genlab.eval.leaderboard.records import read_record, record_id
 
     entries: dict[str, Entry] = {}
     broken: list[EvaluationError] = []
@@ -195,7 +195,7 @@ def _read_all(sources: Sequence[Path]) -> "tuple[list[Entry], list[EvaluationErr
 def _report(broken: "Sequence[EvaluationError]", skip: bool) -> None:
     """Name every broken file; they stop the command unless they were to be skipped."""
     from genlab.errors import EvaluationError
-    from genlab.eval.wording import printable
+    from genlab.eval.leaderboard.wording import printable
 
     for error in broken if skip else broken[:-1]:
         click.echo(f"{'left out: ' if skip else ''}{printable(str(error))}", err=True)
@@ -216,8 +216,8 @@ def _sections(
     skip_broken: bool,
 ) -> "list[Section]":
     """Read, report what is broken, choose, group."""
-    from genlab.eval import published as papers
-    from genlab.eval.leaderboard import arrange, read_folder, select
+    from genlab.eval.leaderboard import published as papers
+    from genlab.eval.leaderboard.board import arrange, read_folder, select
 
     # The default folder may not be there yet; a folder that somebody names must be.
     missing = folder == DEFAULT and not folder.exists()

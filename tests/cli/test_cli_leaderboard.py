@@ -9,7 +9,7 @@ import pytest
 from small_records import make_record
 
 from genlab.cli import main
-from genlab.eval.records import write_record
+from genlab.eval.leaderboard.records import write_record
 
 
 @pytest.fixture

@@ -16,9 +16,9 @@ from genlab.data.writers import write_npz
 from genlab.errors import EvaluationError
 from genlab.eval.config import EvalConfig
 from genlab.eval.evaluate import evaluate
+from genlab.eval.leaderboard.records import Record
 from genlab.eval.metrics.frechet import frechet_distance
 from genlab.eval.moments import Moments
-from genlab.eval.records import Record
 from genlab.eval.samples import StoredImages
 from genlab.eval.subject import Subject, holds_images
 

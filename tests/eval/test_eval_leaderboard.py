@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from small_records import make_record
 
 from genlab.errors import EvaluationError, UnknownNameError
-from genlab.eval.facts import differences
-from genlab.eval.leaderboard import Entry, Group, Section, arrange, read_folder, select
+from genlab.eval.leaderboard.board import Entry, Group, Section, arrange, read_folder, select
+from genlab.eval.leaderboard.facts import differences
+from genlab.eval.leaderboard.ranking import SCORES, lower_is_better, pareto_front, rank
+from genlab.eval.leaderboard.records import Record, Score, record_id, write_record
+from genlab.eval.leaderboard.tables import to_csv, to_markdown
+from genlab.eval.leaderboard.wording import column_notes, score_text
 from genlab.eval.metrics.base import METRICS, OFFICIAL_NAMES
-from genlab.eval.ranking import SCORES, lower_is_better, pareto_front, rank
-from genlab.eval.records import Record, Score, record_id, write_record
-from genlab.eval.tables import to_csv, to_markdown
-from genlab.eval.wording import column_notes, score_text
 
 
 def entries_of(*records: Record) -> list[Entry]:

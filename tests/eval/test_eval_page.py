@@ -11,10 +11,10 @@ import browser
 import pytest
 from small_records import PICTURE, make_record
 
-from genlab.eval.leaderboard import Entry, arrange
-from genlab.eval.page import EMPTY, render_page
-from genlab.eval.published import published
-from genlab.eval.records import Record, record_id
+from genlab.eval.leaderboard.board import Entry, arrange
+from genlab.eval.leaderboard.page import EMPTY, render_page
+from genlab.eval.leaderboard.published import published
+from genlab.eval.leaderboard.records import Record, record_id
 
 HOSTILE = '<script>document.title = "owned"</script>"\'><img src=x onerror=alert(1)>{{ 7 * 7 }}'
 LONG = "averylongmodelname" * 25
@@ -94,9 +94,9 @@ def test_500_records_take_less_than_two_seconds() -> None:
     code = """if True:
         import time
         from small_records import PICTURE, make_record
-        from genlab.eval.leaderboard import Entry, arrange
-        from genlab.eval.page import render_page
-        from genlab.eval.published import published
+        from genlab.eval.leaderboard.board import Entry, arrange
+        from genlab.eval.leaderboard.page import render_page
+        from genlab.eval.leaderboard.published import published
 
         entries = []
         for i in range(500):

@@ -6,11 +6,11 @@ from importlib.resources import files
 
 from small_records import make_record
 
-from genlab.eval.leaderboard import Entry, arrange
-from genlab.eval.published import published
-from genlab.eval.ranking import SCORES
-from genlab.eval.records import record_id
-from genlab.eval.wording import score_text, source_url
+from genlab.eval.leaderboard.board import Entry, arrange
+from genlab.eval.leaderboard.published import published
+from genlab.eval.leaderboard.ranking import SCORES
+from genlab.eval.leaderboard.records import record_id
+from genlab.eval.leaderboard.wording import score_text, source_url
 
 
 def test_every_row_says_where_it_stands_and_how_it_was_made() -> None:
@@ -30,7 +30,7 @@ def test_no_row_stands_twice() -> None:
 
 def test_digits_are_those_of_the_table() -> None:
     """The text of the file against what is shown: YAML and formatting lose trailing zeros."""
-    text = files("genlab.eval").joinpath("published.yaml").read_text(encoding="utf-8")
+    text = files("genlab.eval.leaderboard").joinpath("published.yaml").read_text(encoding="utf-8")
     rows = [line for line in text.splitlines() if "scores: {" in line]
     assert len(rows) == len(published())
     for line, record in zip(rows, published(), strict=True):

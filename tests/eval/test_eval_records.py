@@ -13,7 +13,7 @@ import pytest
 from small_records import PICTURE, make_record
 
 from genlab.errors import EvaluationError
-from genlab.eval.records import (
+from genlab.eval.leaderboard.records import (
     Score,
     file_name,
     from_json,
@@ -174,7 +174,7 @@ def test_two_processes_add_the_same_records_at_once(tmp_path: Path) -> None:
     code = "\n".join(
         [
             "import sys; from pathlib import Path; from small_records import make_record",
-            "from genlab.eval.records import write_record",
+            "from genlab.eval.leaderboard.records import write_record",
             "for i in range(50): write_record(Path(sys.argv[1]), make_record(f'm{i}', fd=1.0 + i))",
         ]
     )

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from genlab.eval.records import Record, Score
+from genlab.eval.leaderboard.records import Record, Score
 
 PICTURE = (
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNoAAAAggCBd81ytgAAAABJRU5ErkJggg=="

@@ -4,7 +4,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from genlab.eval.records import Score
+from genlab.eval.leaderboard.records import Score
 
 
 class ScoreFacts(NamedTuple):

@@ -15,11 +15,11 @@ from jinja2 import DictLoader, Environment, StrictUndefined
 from markupsafe import Markup
 
 import genlab
-from genlab.eval.leaderboard import Column, Group, Section
-from genlab.eval.page_rows import facts, own_row, published_row
-from genlab.eval.ranking import plain_name
-from genlab.eval.records import Record
-from genlab.eval.wording import COSTS, arrow, column_notes, group_title, value_text
+from genlab.eval.leaderboard.board import Column, Group, Section
+from genlab.eval.leaderboard.page_rows import facts, own_row, published_row
+from genlab.eval.leaderboard.ranking import plain_name
+from genlab.eval.leaderboard.records import Record
+from genlab.eval.leaderboard.wording import COSTS, arrow, column_notes, group_title, value_text
 
 TITLE = "GenLab leaderboard"
 EMPTY = (
@@ -33,8 +33,8 @@ def render_page(sections: Sequence[Section]) -> str:
     """The whole page.
 
     Args:
-        sections: from `genlab.eval.leaderboard.arrange`; those without records of ours are folded
-            away at the end.
+        sections: from `genlab.eval.leaderboard.board.arrange`; those without records of ours are
+            folded away at the end.
 
     Returns:
         HTML; the same records give the same text.
@@ -66,7 +66,7 @@ def render_page(sections: Sequence[Section]) -> str:
 
 
 def _template(name: str) -> str:
-    return files("genlab.eval").joinpath("templates", name).read_text(encoding="utf-8")
+    return files("genlab.eval.leaderboard").joinpath("templates", name).read_text(encoding="utf-8")
 
 
 def _policy(script: str, style: str) -> str:

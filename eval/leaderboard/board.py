@@ -14,9 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from genlab.errors import EvaluationError, UnknownNameError, nearest
-from genlab.eval.facts import canonical, differences
-from genlab.eval.ranking import SCORES, Rank, lower_is_better, pareto_front, plain_name, rank
-from genlab.eval.records import Record, Score, read_record, record_id
+from genlab.eval.leaderboard.facts import canonical, differences
+from genlab.eval.leaderboard.ranking import (
+    SCORES,
+    Rank,
+    lower_is_better,
+    pareto_front,
+    plain_name,
+    rank,
+)
+from genlab.eval.leaderboard.records import Record, Score, read_record, record_id
 
 NOT_COUNTED = ("name", "metrics")
 """Keys of a protocol that do not split records into groups; metrics split columns instead."""

@@ -3,11 +3,11 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from genlab.eval.facts import flatten
-from genlab.eval.leaderboard import Group
-from genlab.eval.ranking import plain_name
-from genlab.eval.records import Record, Score
-from genlab.eval.wording import (
+from genlab.eval.leaderboard.board import Group
+from genlab.eval.leaderboard.facts import flatten
+from genlab.eval.leaderboard.ranking import plain_name
+from genlab.eval.leaderboard.records import Record, Score
+from genlab.eval.leaderboard.wording import (
     COSTS,
     cost_text,
     sampling_text,

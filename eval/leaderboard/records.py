@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from genlab.errors import EvaluationError, nearest
-from genlab.eval.strict_json import (
+from genlab.eval.leaderboard.strict_json import (
     check_facts,
     check_name,
     check_picture,

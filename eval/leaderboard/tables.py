@@ -4,9 +4,9 @@ import csv
 import io
 from collections.abc import Iterator, Sequence
 
-from genlab.eval.leaderboard import Column, Entry, Group, Section
-from genlab.eval.records import Record
-from genlab.eval.wording import (
+from genlab.eval.leaderboard.board import Column, Entry, Group, Section
+from genlab.eval.leaderboard.records import Record
+from genlab.eval.leaderboard.wording import (
     COSTS,
     arrow,
     column_notes,

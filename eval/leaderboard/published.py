@@ -7,7 +7,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from genlab.eval.records import Record, Score, from_json, to_json
+from genlab.eval.leaderboard.records import Record, Score, from_json, to_json
 
 FILE = "published.yaml"
 
@@ -45,7 +45,7 @@ def published() -> tuple[Record, ...]:
 
     Their protocol holds a single key, ``described``, so that no record of ours has an equal one.
     """
-    text = files("genlab.eval").joinpath(FILE).read_text(encoding="utf-8")
+    text = files("genlab.eval.leaderboard").joinpath(FILE).read_text(encoding="utf-8")
     table: Any = OmegaConf.create(text)
     return tuple(_record(row) for row in table.rows)
 

@@ -8,10 +8,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from genlab.eval.leaderboard import Column, Group, Section
-from genlab.eval.ranking import plain_name
-from genlab.eval.records import Record
-from genlab.eval.wording import (
+from genlab.eval.leaderboard.board import Column, Group, Section
+from genlab.eval.leaderboard.ranking import plain_name
+from genlab.eval.leaderboard.records import Record
+from genlab.eval.leaderboard.wording import (
     COSTS,
     arrow,
     column_notes,
@@ -42,7 +42,7 @@ def print_sections(sections: Sequence[Section], width: int | None) -> None:
     """Print tables, best first; what people wrote into records cannot steer the terminal.
 
     Args:
-        sections: from `genlab.eval.leaderboard.arrange`.
+        sections: from `genlab.eval.leaderboard.board.arrange`.
         width: of the terminal: scores that do not fit are named below the table; None shows all.
     """
     console = Console(width=width or PIPE_WIDTH, highlight=False, soft_wrap=True)

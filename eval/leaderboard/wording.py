@@ -6,10 +6,10 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from genlab.eval.facts import differences
-from genlab.eval.leaderboard import Column, Group
-from genlab.eval.ranking import plain_name
-from genlab.eval.records import Record, Score
+from genlab.eval.leaderboard.board import Column, Group
+from genlab.eval.leaderboard.facts import differences
+from genlab.eval.leaderboard.ranking import plain_name
+from genlab.eval.leaderboard.records import Record, Score
 
 SIGNIFICANT = 4
 """Digits of a score without an interval."""
