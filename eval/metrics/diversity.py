@@ -20,7 +20,7 @@ BLOCK = 1024
 def vendi_score(
     rows: Float[Tensor, "N d"],
     order: float = 1.0,
-    weights: Float[Tensor, " N"] | None = None,
+    weights: Float[Tensor, " _"] | None = None,
     *,
     normalise: bool = True,
 ) -> float:
@@ -57,7 +57,7 @@ def vendi_score(
 def vendi_score_of_kernel(
     K: Float[Tensor, "N N"],
     order: float = 1.0,
-    weights: Float[Tensor, " N"] | None = None,
+    weights: Float[Tensor, " _"] | None = None,
     *,
     normalise: bool = False,
 ) -> float:

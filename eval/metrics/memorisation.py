@@ -13,7 +13,7 @@ from genlab.eval.metrics.neighbours import nearest
 
 
 def nearest_images(
-    samples: Float[Tensor, "N d"], reference: Float[Tensor, "M d"], k: int = 1
+    samples: Float[Tensor, "N _"], reference: Float[Tensor, "M _"], k: int = 1
 ) -> tuple[Int64[Tensor, "N k"], Float64[Tensor, "N k"]]:
     """The reference images nearest to each sample, for a picture that shows them side by side.
 
