@@ -5,17 +5,34 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+def averaged_tensors(network: nn.Module) -> dict[str, Tensor]:
+    """What of a network is averaged: its parameters and the running statistics of batch norms.
+
+    Averaged weights need statistics that fit them, and those of the same steps nearly do. All other
+    buffers of GenLab's networks are constants.
+
+    Returns:
+        Name in the state dict -> tensor, shared with the network.
+    """
+    found: dict[str, Tensor] = dict(network.named_parameters())
+    for name, module in network.named_modules():
+        if isinstance(module, _BatchNorm) and module.track_running_stats:
+            buffers = module.named_buffers(name, recurse=False)
+            found |= {key: value for key, value in buffers if value.is_floating_point()}
+    return found
 
 
 class WeightAverage:
-    """An average of a network's parameters that follows them step by step.
+    """An average of a network's weights that follows them step by step.
 
-    Subclasses say how much of the old average survives a step. Buffers are not averaged: those of
-    GenLab's networks are constants.
+    Subclasses say how much of the old average survives a step.
 
     Args:
-        parameters: name -> parameter; the average starts as their copy.
+        parameters: of `averaged_tensors`; the average starts as their copy.
     """
 
     name: str
@@ -33,7 +50,7 @@ class WeightAverage:
         """Move towards the parameters.
 
         Args:
-            parameters: in the order of the constructor's.
+            parameters: their values now, in the order of the constructor's.
             images: that the run had seen before this step.
             batch_size: images of this step.
         """

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from genlab.errors import ConfigError, TrainingError
 from genlab.training.card import model_card
-from genlab.training.ema import sigma_rel_of
+from genlab.training.ema import averaged_tensors, sigma_rel_of
 from genlab.training.objective import Product, build_objective
 from genlab.training.posthoc import read_snapshot, reconstruct
 from genlab.training.run import Run
@@ -134,15 +134,15 @@ def make_product(
     network = objective.build(config.network, data)[objective.main]
     chosen = choose_weights(run, choice)
     with torch.no_grad():
-        parameters = dict(network.named_parameters())
-        missing = parameters.keys() - chosen.weights.keys()
+        tensors = averaged_tensors(network)
+        missing = tensors.keys() - chosen.weights.keys()
         if missing:
             raise TrainingError(
                 f"the weights stored in {run.folder} lack {sorted(missing)[0]}: they are of "
                 "another network than its config.yaml"
             )
-        for name, parameter in parameters.items():
-            parameter.copy_(chosen.weights[name])
+        for name, tensor in tensors.items():
+            tensor.copy_(chosen.weights[name])
     names = data.class_names if config.class_names is None else tuple(config.class_names)
     card = model_card(run, config, data, objective, choice, chosen.images, facts or {})
     network.eval()

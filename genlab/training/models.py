@@ -11,7 +11,7 @@ from genlab import compute
 from genlab.errors import ConfigError, TrainingError
 from genlab.training.batches import DataFacts
 from genlab.training.config import TrainConfig
-from genlab.training.ema import HalfLifeAverage, PowerAverage, WeightAverage
+from genlab.training.ema import HalfLifeAverage, PowerAverage, WeightAverage, averaged_tensors
 from genlab.training.objective import Objective
 from genlab.training.seeds import derive
 from genlab.training.state import Progress, State
@@ -48,7 +48,7 @@ class Models:
             self.networks[name], self.optimizers[name] = accelerator.prepare(
                 network, self._optimizer(network)
             )
-        parameters = dict(self.main.named_parameters())
+        parameters = averaged_tensors(self.main)
         ema = config.ema
         self.averages: list[WeightAverage] = [
             HalfLifeAverage(parameters, ema.halflife_kimg * 1000, ema.rampup_ratio),
@@ -82,7 +82,7 @@ class Models:
         Args:
             images: that the run had seen before it.
         """
-        parameters = list(self.main.parameters())
+        parameters = averaged_tensors(self.main).values()
         for average in self.averages:
             average.update(parameters, images, self.config.batch_size)
 

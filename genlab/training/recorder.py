@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from genlab.errors import TrainingError
 from genlab.generators.base import Generator
 from genlab.training.config import TrainConfig
+from genlab.training.ema import averaged_tensors
 from genlab.training.logs import Log
 from genlab.training.machine import peak_memory_mib
 from genlab.training.models import Models
@@ -190,10 +191,9 @@ class Recorder:
 
     def _average(self) -> None:
         """Copy the averaged weights: a generator lays its network out for sampling."""
-        for parameter, value in zip(
-            self.averaged.parameters(), self.models.averages[0].values, strict=True
-        ):
-            parameter.data.copy_(value)
+        tensors = averaged_tensors(self.averaged).values()
+        for tensor, value in zip(tensors, self.models.averages[0].values, strict=True):
+            tensor.data.copy_(value)
 
     def _draw_preview(self, progress: Progress) -> None:
         if self.generator is None or not self.is_main:
