@@ -3,21 +3,17 @@
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from jaxtyping import Float, Float64
+from jaxtyping import Float
 from torch import Tensor
 
 from genlab.errors import ConfigError
 from genlab.eval.metrics.adm_distances import adm_precision_recall
 from genlab.eval.metrics.base import FeatureSet, Metric, Need
 from genlab.eval.metrics.checks import check_width, rows_of
-from genlab.eval.metrics.neighbours import crossings, nearest
+from genlab.eval.metrics.neighbours import crossings, squared_radii
+from genlab.eval.metrics.points import together
 
 VARIANTS = ("torch-fidelity", "adm", "adm-evaluate", "prdc")
-
-
-def squared_radii(rows: Float[Tensor, "N d"], k: int) -> Float64[Tensor, " N"]:
-    """The squared distance of each row to its k-th nearest other row."""
-    return nearest(rows, k=k).squared[:, -1]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,10 +67,10 @@ class PrecisionRecall(Metric):
         return {"precision": precision, "recall": recall, "f_score": f_score}
 
     def _exact(self, fake: Float[Tensor, "N d"], real: Float[Tensor, "M d"]) -> tuple[float, float]:
-        radii = squared_radii(fake, self.k), squared_radii(real, self.k)
-        closed = self.variant != "prdc"
-        around_fake, around_real = crossings(fake, real, *radii, closed=closed)
-        shares = [float((c.balls > 0).double().mean()) for c in (around_real, around_fake)]
+        a, b = together(fake, real)
+        radii = squared_radii(a, self.k), squared_radii(b, self.k)
+        around_a, around_b = crossings(a, b, *radii, closed=self.variant != "prdc")
+        shares = [float((c.balls > 0).double().mean()) for c in (around_b, around_a)]
         return shares[0], shares[1]
 
 
@@ -109,7 +105,8 @@ class DensityCoverage(Metric):
         fake = rows_of(samples, "features", "samples", at_least=1)
         real = rows_of(reference, "features", "reference", at_least=self.k + 1)
         check_width(fake.shape[1], real.shape[1])
-        _, found = crossings(fake, real, None, squared_radii(real, self.k), closed=False)
+        a, b = together(fake, real)
+        _, found = crossings(a, b, None, squared_radii(b, self.k), closed=False)
         return {
             "density": float(found.balls.double().mean()) / self.k,
             "coverage": float((found.points > 0).double().mean()),

@@ -10,6 +10,7 @@ from genlab.errors import ConfigError, EvaluationError
 from genlab.eval.metrics.base import FeatureSet, Metric, Need
 from genlab.eval.metrics.checks import check_width, checked_rows, rows_of
 from genlab.eval.metrics.neighbours import nearest
+from genlab.eval.metrics.points import Points, together
 
 
 def nearest_images(
@@ -32,7 +33,7 @@ def nearest_images(
     checked_rows(samples, "samples")
     checked_rows(reference, "reference")
     check_width(samples.shape[1], reference.shape[1])
-    found = nearest(samples, reference, k)
+    found = nearest(*together(samples, reference), k)
     return found.points, found.squared.sqrt()
 
 
@@ -76,7 +77,7 @@ class NearestTrainingImages(Metric):
         """Compute ``nearest_ratio`` and ``nearest_share``."""
         real = rows_of(reference, "features", "reference")
         _, distances = nearest_images(rows_of(samples, "features", "samples", at_least=1), real)
-        within = nearest(real).squared.sqrt()
+        within = nearest(Points(real)).squared.sqrt()
         if not within.any():
             raise EvaluationError(
                 "all images of the reference have a copy in it, so it gives no distance to measure "

@@ -7,12 +7,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from genlab.errors import ConfigError, EvaluationError
-from genlab.eval.metrics import adm_distances, neighbours
+from genlab.eval.metrics import adm_distances, neighbours, points
 from genlab.eval.metrics.adm_distances import adm_precision_recall, half_sum
 from genlab.eval.metrics.base import FeatureSet
-from genlab.eval.metrics.manifold import DensityCoverage, PrecisionRecall, squared_radii
+from genlab.eval.metrics.manifold import DensityCoverage, PrecisionRecall
 from genlab.eval.metrics.memorisation import NearestTrainingImages, nearest_images
-from genlab.eval.metrics.neighbours import crossings, nearest
+from genlab.eval.metrics.neighbours import crossings, nearest, squared_radii
+from genlab.eval.metrics.points import Points, together
 
 
 def squared(x: Tensor, y: Tensor) -> Tensor:
@@ -37,15 +38,15 @@ def integers(n: int, m: int, d: int) -> tuple[Tensor, Tensor]:
 @pytest.fixture(params=[torch.float32, torch.float64])
 def products(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> torch.dtype:
     """The type of the fast products: that of a CPU and that of a GPU."""
-    monkeypatch.setattr(neighbours, "_fast_type", lambda device: request.param)
-    monkeypatch.setattr(neighbours, "BLOCK", 32)  # several blocks, the last one smaller
+    monkeypatch.setattr(points, "fast_type", lambda device: request.param)
+    monkeypatch.setattr(points, "BLOCK", 32)  # several blocks, the last one smaller
     return request.param
 
 
 @pytest.fixture(params=[True, False])
 def library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both ways to multiply."""
-    monkeypatch.setattr(neighbours, "_convolution_is_faster", lambda: request.param)
+    monkeypatch.setattr(points, "_convolution_is_faster", lambda: request.param)
 
 
 @pytest.mark.usefixtures("products", "library")
@@ -54,12 +55,12 @@ def library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.parametrize("d", [3, 70])
 def test_neighbours_are_exact(make: object, dtype: torch.dtype, d: int) -> None:
     x, y = (s.to(dtype) for s in make(100, 70, d))  # type: ignore[operator]
-    found = nearest(x, y, 4)
+    found = nearest(*together(x, y), 4)
     truth = squared(x, y)
     assert torch.equal(found.squared, truth.sort(1).values[:, :4])
     assert torch.equal(truth.gather(1, found.points), found.squared)
     own = squared(x, x).fill_diagonal_(torch.inf)
-    found = nearest(x, k=4)
+    found = nearest(Points(x), k=4)
     assert torch.equal(found.squared, own.sort(1).values[:, :4])
     assert torch.equal(own.gather(1, found.points), found.squared)
 
@@ -70,8 +71,9 @@ def test_neighbours_are_exact(make: object, dtype: torch.dtype, d: int) -> None:
 @pytest.mark.parametrize("d", [3, 70])
 def test_crossings_are_exact(make: object, closed: bool, d: int) -> None:
     x, y = make(100, 70, d)  # type: ignore[operator]
-    radii = squared_radii(x, 3), squared_radii(y, 3)
-    around_x, around_y = crossings(x, y, *radii, closed=closed)
+    a, b = together(x, y)
+    radii = squared_radii(a, 3), squared_radii(b, 3)
+    around_x, around_y = crossings(a, b, *radii, closed=closed)
     D = squared(x, y)
     in_x = radii[0][:, None] >= D if closed else radii[0][:, None] > D
     in_y = radii[1] >= D if closed else radii[1] > D
@@ -81,11 +83,23 @@ def test_crossings_are_exact(make: object, closed: bool, d: int) -> None:
     assert torch.equal(around_y.points, in_y.sum(0))
 
 
+@pytest.mark.parametrize("columns", [1, 3, 8])
+@pytest.mark.parametrize("turned", [False, True])
+def test_smallest_of_groups_are_the_smallest(turned: bool, columns: int) -> None:
+    """The quick way for whole blocks, also with every smallest number in one group."""
+    x = torch.randn(40, columns * neighbours.CHUNKS)
+    x[0, 5 :: neighbours.CHUNKS] -= 100
+    x = x.T.contiguous().T if turned else x
+    values, where = neighbours._smallest(x, 7)
+    assert torch.equal(values.sort(1).values, x.topk(7, largest=False).values)
+    assert torch.equal(x.gather(1, where), values)
+
+
 def test_more_copies_than_candidates() -> None:
     """Every distance of a row is 0 but one: the candidates cannot tell them apart."""
     x = torch.randn(1, 50).repeat(60, 1)
     x[0] += 1
-    found = nearest(x, k=3).squared
+    found = nearest(Points(x), k=3).squared
     assert torch.equal(found[1:], torch.zeros(59, 3, dtype=torch.float64))
     assert torch.equal(found[0], squared(x, x)[0, 1:4])
 
@@ -94,16 +108,16 @@ def test_distances_below_float32() -> None:
     """Neighbours that differ by less than a rounding of the products."""
     x = torch.randn(1, 40, dtype=torch.float64) * 100
     steps = torch.arange(1, 31, dtype=torch.float64)[torch.randperm(30)]
-    points = x + 1e-6 * steps[:, None]
-    found = nearest(x, points, 30)
+    others = x + 1e-6 * steps[:, None]
+    found = nearest(*together(x, others), 30)
     assert torch.equal(steps[found.points[0]], torch.arange(1, 31).double())
 
 
 def test_too_few_points_for_the_neighbours() -> None:
     x = torch.randn(3, 2)
-    assert nearest(x, k=2).points.shape == (3, 2)
+    assert nearest(Points(x), k=2).points.shape == (3, 2)
     with pytest.raises(EvaluationError, match="3 neighbours of each image"):
-        nearest(x, k=3)
+        nearest(Points(x), k=3)
 
 
 def sets(*rows: Tensor) -> list[FeatureSet]:

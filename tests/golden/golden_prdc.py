@@ -7,7 +7,9 @@ import torch
 from golden_cases import MismatchError
 from golden_values import Rules, Values, features
 
-from genlab.eval.metrics.manifold import DensityCoverage, PrecisionRecall, squared_radii
+from genlab.eval.metrics.manifold import DensityCoverage, PrecisionRecall
+from genlab.eval.metrics.neighbours import squared_radii
+from genlab.eval.metrics.points import Points
 
 
 class Clouds:
@@ -73,7 +75,7 @@ def _margin(clouds: Clouds, k: int) -> float:
     distances = torch.cdist(clouds.fake, clouds.real, compute_mode="donot_use_mm_for_euclid_dist")
     margins = []
     for centres, others in ((clouds.fake, distances.T), (clouds.real, distances)):
-        radii = squared_radii(centres, k).sqrt()
+        radii = squared_radii(Points(centres), k).sqrt()
         margins.append(((others - radii).abs() / radii.clamp(min=1e-300)).min())
     return float(min(margins))
 
@@ -112,6 +114,6 @@ def stored_radii(values: Values) -> None:
     """Check the distances to k-th neighbours that the case stores."""
     for name in values.own:
         if found := re.fullmatch(r"(.+\.(?:real|fake))_radius_k(\d+)", name):
-            radii = squared_radii(values[found[1]], int(found[2])).sqrt()
+            radii = squared_radii(Points(values[found[1]]), int(found[2])).sqrt()
             error = (radii - values[name]).abs().max() / values[name].max()
             values.expect(name, float(error), 0, atol=1e-14)
