@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from tiny_extractor import TinyExtractor
-from torch import Tensor
+from torch import Tensor, nn
 
 from genlab import DiffusionGenerator
 from genlab.errors import EvaluationError, OutputError
@@ -143,7 +143,7 @@ def test_one_run_at_a_time(samples: GeneratedImages, tmp_path: Path) -> None:
 
 def test_features_that_are_not_finite_are_refused(samples: GeneratedImages) -> None:
     extractor = TinyExtractor()
-    extractor.network["head"].weight.data[0, 0] = float("nan")
+    nn.init.constant_(extractor.head.weight, float("nan"))
     with pytest.raises(EvaluationError, match=r"images 0 \.\.\. 7 are not finite"):
         collect(samples, extractor, [Need("rows", "logits")], batch_size=8)
 

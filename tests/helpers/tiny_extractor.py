@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from genlab.eval.extractors.base import EXTRACTORS, FeatureExtractor
 
@@ -21,27 +20,21 @@ class TinyExtractor(FeatureExtractor):
     def __init__(self, seed: int = 0) -> None:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            self.network = nn.ModuleDict(
-                {
-                    "first": nn.Conv2d(3, 6, 3, stride=2),
-                    "second": nn.Conv2d(6, 8, 3, stride=2),
-                    "head": nn.Linear(8, 5),
-                }
-            )
+            first, second = nn.Conv2d(3, 6, 3, stride=2), nn.Conv2d(6, 8, 3, stride=2)
+            self.head = nn.Linear(8, 5)
+        self.layers = nn.Sequential(first, nn.ReLU(), second, nn.ReLU())
+        self.network = nn.ModuleList([self.layers, self.head])
         self.network.requires_grad_(requires_grad=False)
         self.weights_sha256 = f"{seed:064x}"
 
     def __call__(self, images: Tensor, outputs: Sequence[str] = ("features",)) -> dict[str, Tensor]:
-        x = images.float() / 127.5 - 1
-        for layer in ("first", "second"):
-            x = F.relu(self.network[layer](x))
-        features = x.mean((2, 3))
-        found = {"features": features, "logits": self.network["head"](features)}
+        features = self.layers(images.float() / 127.5 - 1).mean((2, 3))
+        found = {"features": features, "logits": self.head(features)}
         return {name: found[name] for name in outputs}
 
     @property
     def device(self) -> torch.device:
-        return self.network["head"].weight.device  # type: ignore[return-value]
+        return self.head.weight.device
 
     def to(self, device: Any) -> "TinyExtractor":
         self.network.to(device)

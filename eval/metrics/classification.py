@@ -1,0 +1,207 @@
+"""Scores that ask a classifier: are the samples of their class, and can one learn from them?"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float, Int64, UInt8
+from torch import Tensor, nn
+
+from genlab.data.pixels import from_uint8
+from genlab.errors import ConfigError, EvaluationError
+from genlab.eval.metrics.base import FeatureSet, Metric, Need
+from genlab.eval.metrics.checks import rows_of
+from genlab.training.batches import DataFacts, EpochOrder
+from genlab.training.classification import ClassifierObjective
+from genlab.training.config import Decay, ScheduleConfig, TrainConfig
+from genlab.training.schedule import learning_rate
+from genlab.training.seeds import derive, generator
+
+TEST_BATCH = 250
+
+
+def class_consistency(logits: Float[Tensor, "N classes"], labels: Int64[Tensor, " N"]) -> float:
+    """The share of images whose largest logit is that of their own class, 0 to 1.
+
+    Args:
+        logits: of a classifier, in the order of its classes.
+        labels: the class that each image was meant to be.
+
+    Raises:
+        EvaluationError: a label is none of the classifier's classes.
+    """
+    _check_labels(labels, logits.shape[1], "the classifier")
+    return float((logits.argmax(1) == labels).double().mean())
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassConsistency(Metric):
+    """How many samples the extractor's classifier takes for what they were meant to be.
+
+    Its ceiling is not 1 but about the classifier's accuracy on real images, and guidance can take
+    it above that: typical images are easier to tell than real ones. It knows nothing of diversity.
+    The classes must be numbered as in the classifier's training data.
+    """
+
+    needs: ClassVar[tuple[Need, ...]] = (Need("rows", "logits"), Need("labels"))
+    cost: ClassVar = "features"
+
+    def __call__(self, samples: FeatureSet, reference: FeatureSet | None) -> dict[str, float]:
+        """Give ``consistency``; see `Metric.__call__`."""
+        logits = rows_of(samples, "logits", "samples", at_least=1)
+        labels = _labels_of(samples, len(logits), "samples")
+        return {"consistency": class_consistency(logits, labels)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassificationAccuracyScore(Metric):
+    """Train a classifier on the samples, test it on real images: accuracy, 0 to 1.
+
+    It falls when samples are of the wrong class, unlike real images, or too much alike. Compare it
+    with the same number of real images in place of the samples. The recipe is small and fixed: the
+    number tells samples apart, and is no accuracy to be proud of. Take the test images as the
+    reference.
+
+    Attributes:
+        kimg: thousands of images to train on, repeats of the same ones counted.
+        batch_size: images a step.
+        width: of the first level of the classifier, a
+            `genlab.networks.classifier_cnn.ClassifierCNN`; two more have twice and four times it.
+        lr: largest learning rate of AdamW; after a linear warm-up over a tenth of the training it
+            falls as half a cosine.
+        weight_decay: of AdamW.
+        shift: random shift of the training images, in pixels.
+        flip: whether half of them are mirrored.
+        seed: of weights, order and augmentation.
+
+    Source: Ravuri and Vinyals 2019, arXiv:1905.10887, who train a ResNet-50 on ImageNet.
+    """
+
+    needs: ClassVar[tuple[Need, ...]] = (Need("images"), Need("labels"))
+    reference_needs: ClassVar[tuple[Need, ...]] = (Need("images"), Need("labels"))
+    cost: ClassVar = "training"
+
+    kimg: float = 25.6
+    batch_size: int = 64
+    width: int = 32
+    lr: float = 3e-3
+    weight_decay: float = 0.05
+    shift: int = 2
+    flip: bool = True
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("kimg", "batch_size", "lr"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"cas: {name} must be above 0, got {getattr(self, name)}")
+
+    def __call__(self, samples: FeatureSet, reference: FeatureSet | None) -> dict[str, float]:
+        """Give ``cas``; see `Metric.__call__`."""
+        images, labels = _images_of(samples, "samples")
+        real, real_labels = _images_of(reference, "reference")
+        if images.shape[1:] != real.shape[1:]:
+            raise EvaluationError(
+                f"the samples are {tuple(images.shape[1:])} and the reference "
+                f"{tuple(real.shape[1:])} (channels, height, width); bring them to one size"
+            )
+        if len(images) < self.batch_size:
+            raise EvaluationError(
+                f"a classifier learns from at least one batch of {self.batch_size} samples, got "
+                f"{len(images)}; give more, or set cas.batch_size"
+            )
+        num_classes = int(real_labels.max()) + 1
+        _check_labels(labels, num_classes, "the reference")
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        objective = ClassifierObjective(flip=self.flip, shift=self.shift)
+        network = self._train(objective, images, labels, num_classes, device)
+        starts = range(0, len(real), TEST_BATCH)
+        batches = (
+            (
+                from_uint8(real[i : i + TEST_BATCH].to(device)),
+                real_labels[i : i + TEST_BATCH].to(device),
+            )
+            for i in starts
+        )
+        return {"cas": objective.evaluate(network, batches)["accuracy"]}
+
+    def _train(
+        self,
+        objective: ClassifierObjective,
+        images: UInt8[Tensor, "N C H W"],
+        labels: Int64[Tensor, " N"],
+        num_classes: int,
+        device: torch.device,
+    ) -> nn.Module:
+        """The steps of `genlab.training.loop`, without its files and its processes."""
+        data = DataFacts(
+            num_images=len(images),
+            image_shape=(images.shape[1], images.shape[2], images.shape[3]),
+            num_classes=num_classes,
+            class_names=None,
+        )
+        config = TrainConfig(
+            schedule=ScheduleConfig(warmup_kimg=self.kimg / 10, decay=Decay.cosine),
+            batch_size=self.batch_size,
+            duration_kimg=self.kimg,
+            seed=self.seed,
+        )
+        config.optimizer.lr = self.lr
+        with torch.random.fork_rng(), torch.enable_grad():
+            torch.manual_seed(derive(self.seed, "weights"))
+            channels = [self.width, 2 * self.width, 4 * self.width]
+            options = {"name": "classifier-cnn", "channels": channels}
+            network = objective.build(options, data)["network"].to(device).train()
+            optimizer = torch.optim.AdamW(
+                network.parameters(), lr=self.lr, weight_decay=self.weight_decay
+            )
+            order = EpochOrder(len(images), self.seed)
+            for step in range(config.num_steps):
+                seen = step * self.batch_size
+                rows = order(seen, self.batch_size)
+                draws = generator(device, self.seed, "draws", step)
+                batch = from_uint8(images[rows].to(device))
+                loss = objective.compute_loss(
+                    "network", {"network": network}, batch, labels[rows].to(device), draws
+                )
+                optimizer.zero_grad(set_to_none=True)
+                (loss.total / self.batch_size).backward()
+                for group in optimizer.param_groups:
+                    group["lr"] = learning_rate(config, seen)
+                optimizer.step()
+        return network.eval()
+
+
+def _images_of(
+    features: FeatureSet | None, whose: str
+) -> tuple[UInt8[Tensor, "N C H W"], Int64[Tensor, " N"]]:
+    """Images and their labels, which must be there."""
+    if features is None or features.images is None:
+        raise EvaluationError(
+            f"this metric needs the images of the {whose}, statistics alone are not enough; give "
+            "real images with --reference PATH"
+        )
+    return features.images, _labels_of(features, len(features.images), whose)
+
+
+def _labels_of(features: FeatureSet, count: int, whose: str) -> Int64[Tensor, " N"]:
+    """One label for each image or row."""
+    labels = features.labels
+    if labels is None or bool((labels < 0).any()):
+        raise EvaluationError(
+            f"this metric needs the class of every image, and the {whose} have none; leave it out, "
+            "or give images with labels"
+        )
+    if len(labels) != count:
+        raise EvaluationError(
+            f"the {whose} have {len(labels)} labels for {count} images; give the images themselves "
+            "in place of statistics"
+        )
+    return labels
+
+
+def _check_labels(labels: Int64[Tensor, " N"], num_classes: int, whose: str) -> None:
+    if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < num_classes:
+        raise EvaluationError(
+            f"labels lie between {int(labels.min())} and {int(labels.max())}, {whose} has the "
+            f"classes 0 ... {num_classes - 1}; use a classifier or reference of the same classes"
+        )
