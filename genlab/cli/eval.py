@@ -33,7 +33,7 @@ Examples:
   genlab eval edm-fmnist --protocol offline-2k             # nothing to fetch, a few minutes
   genlab eval out/ --reference cifar10.zip --dataset cifar10 --metrics fid,is
   genlab eval my-model/ --protocol edm-50k --reference cifar10-32x32.npz
-  genlab eval edm-fmnist --protocol offline-2k --steps 9 --name edm-fmnist-9-steps
+  genlab eval edm-fmnist --protocol offline-2k --steps 6 --name edm-fmnist-6-steps
   accelerate launch --multi_gpu -m genlab eval my-model/ --protocol quick-5k --reference data.zip
   genlab eval reference data.zip -o reference.npz --layout edm
   genlab leaderboard show
