@@ -16,6 +16,7 @@ from typing import Any
 from genlab.errors import EvaluationError, UnknownNameError, nearest
 from genlab.eval.leaderboard.facts import canonical, differences
 from genlab.eval.leaderboard.ranking import (
+    DETAILS,
     SCORES,
     Rank,
     lower_is_better,
@@ -70,6 +71,7 @@ class Group:
         protocol: what all cards agree in.
         entries: best first by the first column.
         columns: scores, the best known first.
+        details: what only completes them (`DETAILS`), for those who want every number.
     """
 
     key: str
@@ -78,6 +80,7 @@ class Group:
     protocol: Mapping[str, Any]
     entries: tuple[Entry, ...]
     columns: tuple[Column, ...]
+    details: tuple[Column, ...] = ()
 
     def front(self, column: Column, cost: str) -> list[str]:
         """Keys of the entries on the Pareto front of a score against a cost, cheapest first."""
@@ -224,7 +227,9 @@ def group_key(record: Record) -> str:
 
 
 def _group(key: str, members: Sequence[Entry]) -> Group:
-    columns = _columns(members)
+    found = _columns(members)
+    columns = [column for column in found if plain_name(column.score)[0] not in DETAILS] or found
+    details = [column for column in found if column not in columns]
     first = columns[0]
     sign = -1 if first.lower is False else 1
 
@@ -239,6 +244,7 @@ def _group(key: str, members: Sequence[Entry]) -> Group:
         protocol=_counted(members[0].record),
         entries=tuple(sorted(members, key=place)),
         columns=tuple(columns),
+        details=tuple(details),
     )
 
 

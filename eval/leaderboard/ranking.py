@@ -43,6 +43,11 @@ SCORES = {
 """Plain name -> facts, in the order in which tables show them; other scores are not ranked."""
 
 
+DETAILS = ("cs_std", "kd_std", "is_std", "kid_std", "f_score")
+"""Numbers that complete a score (its spread over chunks, a mean of two others): tables leave them
+out, CSV has them."""
+
+
 def plain_name(score: str) -> tuple[str, str]:
     """A score's plain name and, for one that is not official, the extractor it was made with.
 

@@ -40,7 +40,7 @@ def to_csv(sections: Sequence[Section]) -> str:
 
 
 def _score_rows(group: Group) -> Iterator[dict[str, object]]:
-    for column in group.columns:
+    for column in (*group.columns, *group.details):
         for entry in group.entries:
             if score := column.cells.get(entry.key):
                 place = column.ranks.get(entry.key)

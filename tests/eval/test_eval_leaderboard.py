@@ -175,6 +175,16 @@ def test_scores_nobody_knows_are_shown_and_not_ranked() -> None:
     assert len(columns["theirs[cnn]"].cells) == 2
 
 
+def test_details_stand_in_csv_only() -> None:
+    (section,) = sections_of(make_record("mine", fd=2.0, cs=6.0, cs_std=0.1))
+    (group,) = section.groups
+    assert [column.score for column in group.columns] == ["fd[cnn]", "cs[cnn]"]
+    assert "cs_std" not in to_markdown([section])
+    assert "cs_std[cnn]" in to_csv([section])
+    (alone,) = sections_of(make_record("mine", cs_std=0.1))[0].groups
+    assert [column.score for column in alone.columns] == ["cs_std[cnn]"]
+
+
 def test_the_order_of_files_does_not_matter() -> None:
     records = [make_record(f"m{i}", fd=float(i % 2)) for i in range(3)]
     boards = {repr(sections_of(*order)[0].groups[0].entries) for order in permutations(records)}
