@@ -49,6 +49,22 @@ def make_public(path: Path) -> None:
     path.chmod(0o666 & ~umask)
 
 
+def check_writable(folder: Path) -> None:
+    """Find out before long work whether files can be made in a folder, which need not exist yet.
+
+    Raises:
+        OutputError: they cannot.
+    """
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        raise OutputError(
+            f"cannot write to {folder}: {error.strerror or error}; choose another folder with -o"
+        ) from error
+
+
 def write_bytes(path: Path, data: bytes) -> None:
     """Write a whole file at once or not at all."""
     with atomic_path(path) as temporary:

@@ -129,7 +129,8 @@ def run(
         raise click.UsageError("what is to be scored? name a model or a folder of images")
     from genlab import config as configs
     from genlab.eval.config import EvalConfig
-    from genlab.eval.leaderboard.records import write_record
+    from genlab.eval.leaderboard.records import to_json, write_record
+    from genlab.files import check_writable
     from genlab.generators.processes import join
 
     chosen = {key.rstrip("_"): value for key, value in flags.items() if value is not None}
@@ -141,18 +142,19 @@ def run(
     if dry_run:
         click.echo(configs.to_yaml(config), nl=False)
         return
+    if not no_record:
+        check_writable(output)
     record = _evaluate(subject, config, processes, quiet, pictures)
     if record is None:
         return
-    path = None if no_record else write_record(output, record)
+    # The scores come first: a full disk must not swallow them.
     if as_json:
-        from genlab.eval.leaderboard.records import to_json
-
         echo_json(to_json(record))
-        return
-    click.echo(_summary(record))
-    if path is not None:
-        click.echo(f"record: {path}")
+    else:
+        click.echo(_summary(record))
+    if not no_record:
+        path = write_record(output, record)
+        click.echo(f"record: {path}", err=as_json)
 
 
 def _subject(

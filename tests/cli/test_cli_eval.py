@@ -1,5 +1,6 @@
 """``genlab eval`` as users call it: what it prints, writes, and refuses."""
 
+import errno
 import json
 import os
 import signal
@@ -128,6 +129,33 @@ def test_an_empty_folder_of_images(
     (tmp_path / "empty").mkdir()
     assert genlab("eval", tmp_path / "empty", "--reference", real, "extractor=tiny") == 2
     assert "no images" in capsys.readouterr().err
+
+
+def test_a_folder_that_cannot_be_written_is_named_before_the_work(
+    tiny_model: Path, real: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    out = tmp_path / "file" / "board"
+    assert genlab("eval", tiny_model, "--reference", real, "-o", out, *SETTINGS) == 2
+    captured = capsys.readouterr()
+    assert f"cannot write to {out}" in captured.err
+    assert captured.out == ""
+
+
+def test_scores_are_printed_before_the_disk_turns_out_full(
+    real: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("genlab.eval.leaderboard.records.write_text", full)
+    board = tmp_path / "board"
+    code = genlab("eval", real, "--reference", real, "-o", board, *SETTINGS[:2], "-q")
+    captured = capsys.readouterr()
+    assert code == 2
+    assert "fd[tiny]" in captured.out
+    assert "no space left on device" in captured.err
+    assert not list(board.glob("*"))
 
 
 def command(model: Path, real: Path, board: Path) -> list[str]:
