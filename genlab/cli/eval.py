@@ -1,7 +1,8 @@
 """``genlab eval``: score a model or a set of images; ``genlab eval reference``: the real ones."""
 
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -200,11 +201,19 @@ def _evaluate(
 ) -> "Record | None":
     from genlab.eval.evaluate import evaluate
 
-    with ExitStack() as stack:
+    with _plain_warnings(), ExitStack() as stack:
         bars = _Bars(stack, quiet or processes.rank > 0)
         return evaluate(
             subject, config, processes=processes, on_progress=bars.advance, pictures=pictures
         )
+
+
+@contextmanager
+def _plain_warnings() -> Iterator[None]:
+    """Say warnings as sentences, without the line of code that they come from."""
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_: click.echo(f"warning: {message}", err=True)
+        yield
 
 
 class _Bars:

@@ -131,6 +131,17 @@ def test_an_empty_folder_of_images(
     assert "no images" in capsys.readouterr().err
 
 
+@pytest.mark.filterwarnings("default")
+def test_too_few_images_are_warned_about_in_one_line(
+    tiny_model: Path, real: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ("--metrics", "fd", "--count", 6, "--no-record")
+    assert genlab("eval", tiny_model, "--reference", real, *options, *SETTINGS) == 0
+    err = capsys.readouterr().err
+    assert err.startswith("warning: 6 images for 8 features leave the covariance singular")
+    assert err.count("\n") == 1
+
+
 def test_a_folder_that_cannot_be_written_is_named_before_the_work(
     tiny_model: Path, real: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
