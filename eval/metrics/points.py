@@ -79,9 +79,12 @@ class Points:
         return Points(rows, self.centre, torch.float64, keep=False)
 
     def _centred(self, start: int) -> tuple[Tensor, Tensor]:
-        # In float64: before the centre is gone, rounding would be relative to the larger numbers.
-        wide = self.rows[start : start + BLOCK].double() - self.centre
-        return wide.to(self.dtype), wide.square().sum(1).to(self.dtype)
+        # Before the centre is gone, rounding would be relative to the larger numbers: not in a
+        # narrower type than the rows have.
+        wide = torch.promote_types(self.rows.dtype, self.dtype)
+        rows = self.rows[start : start + BLOCK].to(wide) - self.centre.to(wide)
+        rows = rows.to(self.dtype)
+        return rows, rows.square().sum(1, dtype=torch.float64).to(self.dtype)
 
 
 def together(a: Float[Tensor, "N d"], b: Float[Tensor, "M d"]) -> tuple[Points, Points]:
