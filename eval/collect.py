@@ -65,7 +65,7 @@ def collect(
     folder: Path | None = None,
     processes: Processes | None = None,
     on_progress: Callable[[int], None] = lambda images: None,
-    part_seconds: float = PART_SECONDS,
+    part_seconds: float | None = None,
 ) -> Collected | None:
     """Read every image once and keep what the metrics need.
 
@@ -77,7 +77,7 @@ def collect(
         folder: where unfinished work lies, to go on with; None keeps it in memory.
         processes: this one and its peers; they need a folder.
         on_progress: called with the number of images just done.
-        part_seconds: see `PART_SECONDS`.
+        part_seconds: how often work is saved; None is `PART_SECONDS`.
 
     Returns:
         Everything, in the process of rank 0; None in the others.
@@ -87,6 +87,7 @@ def collect(
         OutputError: the folder cannot be written, or another run is writing to it.
     """
     processes = processes or Processes()
+    every = PART_SECONDS if part_seconds is None else part_seconds
     wanted = tuple(sorted(set(needs)))
     if samples.count < 2:
         raise EvaluationError(f"a score needs at least two images, got {samples.count}")
@@ -103,7 +104,7 @@ def collect(
         on_progress(sum(_size(samples, batch_size, n) for n in done))
         processes.wait()  # nobody writes before all have looked
         _run(work, todo[processes.rank :: processes.count], samples, extractor, wanted, batch_size,
-             part_seconds, on_progress)  # fmt: skip
+             every, on_progress)  # fmt: skip
         processes.wait()
         merged = _merge(list(work.parts()), samples, wanted) if processes.rank == 0 else None
         processes.wait()
