@@ -183,6 +183,7 @@ def command(model: Path, real: Path, board: Path) -> list[str]:
     return [sys.executable, "-c", code]
 
 
+@pytest.mark.slow
 def test_a_killed_evaluation_ends_with_the_same_score(
     tiny_model: Path, real: Path, tmp_path: Path
 ) -> None:
@@ -205,6 +206,7 @@ def test_a_killed_evaluation_ends_with_the_same_score(
     assert not list(work.glob("*/part-*"))
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_score_of_one(tiny_model: Path, real: Path, tmp_path: Path) -> None:
     base = {**os.environ, "OMP_NUM_THREADS": "1", "GENLAB_HOME": str(tmp_path / "home")}
     processes = start_all(command(tiny_model, real, tmp_path / "two"), environment=base)
