@@ -1,9 +1,10 @@
-"""The contracts of this room: schedule, solver, guidance, and what a solver reports."""
+"""The contracts of this room: schedule, solver, guidance, and what sampling reports."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
+import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
@@ -15,23 +16,50 @@ from genlab.registry import Registry
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """What a solver yields after each step; callbacks, previews and films hang on it.
+    """What sampling yields after each step; progress bars, callbacks and films hang on it.
 
     Attributes:
         index: number of the step that just ended, 0 <= index < num_steps.
         num_steps: steps in this run.
-        sigma: noise level that the step started from.
-        sigma_next: noise level of ``x``.
-        x: the state after the step, (B, C, H, W), in the unscaled frame.
-        x0: the last denoised estimate inside the step, (B, C, H, W).
+        x: the state after the step, (B, C, H, W); that of the last step holds the images.
     """
 
     index: int
     num_steps: int
+    x: Float[Tensor, "B C H W"]
+
+    def picture(self) -> Float[Tensor, "B C H W"]:
+        """The state as people would look at it, in [-1, 1] up to overshoot."""
+        return self.x
+
+    @property
+    def caption(self) -> str:
+        """Where the run stands, in words for below a picture."""
+        return f"{self.index + 1} of {self.num_steps}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SolverStep(Step):
+    """What a solver yields after each step; ``x`` is in the unscaled frame.
+
+    Attributes:
+        sigma: noise level that the step started from.
+        sigma_next: noise level of ``x``.
+        x0: the last denoised estimate inside the step, (B, C, H, W).
+    """
+
     sigma: float
     sigma_next: float
-    x: Float[Tensor, "B C H W"]
     x0: Float[Tensor, "B C H W"]
+
+    def picture(self) -> Float[Tensor, "B C H W"]:
+        """The state in unit variance: pure noise fades into the picture."""
+        return self.x.to(torch.float32) * (1 + self.sigma_next**2) ** -0.5
+
+    @property
+    def caption(self) -> str:
+        """The noise level reached."""
+        return f"sigma {self.sigma_next:.3g}"
 
 
 @runtime_checkable
@@ -69,7 +97,7 @@ class Solver(Protocol):
         sigmas: Float64[Tensor, " levels"],
         condition: Condition,
         noise: Noise,
-    ) -> Iterator[Step]:
+    ) -> Iterator[SolverStep]:
         """Yield after every step; the last one holds the images.
 
         Args:

@@ -20,7 +20,7 @@ from genlab.samplers.base import (
     RangeAware,
     SamplerStack,
     Schedule,
-    Step,
+    SolverStep,
 )
 
 
@@ -94,7 +94,7 @@ def sample_steps(
     image_shape: Sequence[int],
     device: torch.device | str,
     latents: Float[Tensor, "B C H W"] | None = None,
-) -> Iterator[Step]:
+) -> Iterator[SolverStep]:
     """Sample one batch, step by step; the last step holds the images.
 
     Switching gradients off is the caller's business.

@@ -12,7 +12,7 @@ from genlab.diffusion.condition import Condition
 from genlab.diffusion.denoiser import Denoiser, StepInfo
 from genlab.diffusion.noise import Noise
 from genlab.errors import ConfigError
-from genlab.samplers.base import Step
+from genlab.samplers.base import SolverStep
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,9 +43,9 @@ class Leg:
             noise=noise,
         )
 
-    def done(self, x: Float[Tensor, "B C H W"], x0: Float[Tensor, "B C H W"]) -> Step:
+    def done(self, x: Float[Tensor, "B C H W"], x0: Float[Tensor, "B C H W"]) -> SolverStep:
         """What the solver reports after the step."""
-        return Step(
+        return SolverStep(
             index=self.index,
             num_steps=self.num_steps,
             sigma=self.sigma_hat,

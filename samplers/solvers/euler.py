@@ -10,7 +10,7 @@ from torch import Tensor
 from genlab.diffusion.condition import Condition
 from genlab.diffusion.denoiser import Denoiser
 from genlab.diffusion.noise import Noise
-from genlab.samplers.base import Step
+from genlab.samplers.base import SolverStep
 from genlab.samplers.solvers.churn import Churn, announce, denoise
 
 
@@ -35,7 +35,7 @@ class Euler(Churn):
         sigmas: Float64[Tensor, " levels"],
         condition: Condition,
         noise: Noise,
-    ) -> Iterator[Step]:
+    ) -> Iterator[SolverStep]:
         """Run; see `genlab.samplers.base.Solver`."""
         for leg in announce(denoiser, self.legs(denoiser, sigmas), noise):
             x_hat = self.raise_noise(x, leg, noise)

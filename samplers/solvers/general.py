@@ -15,7 +15,7 @@ from genlab.diffusion.denoiser import Denoiser
 from genlab.diffusion.noise import Noise
 from genlab.diffusion.preconditioning import vp_sigma, vp_t
 from genlab.errors import ConfigError, nearest
-from genlab.samplers.base import Step
+from genlab.samplers.base import SolverStep
 from genlab.samplers.schedules import vp_betas
 from genlab.samplers.solvers.churn import Churn, Leg, added_std, announce, denoise
 from genlab.samplers.solvers.two_stage import check_alpha, check_positive
@@ -192,7 +192,7 @@ class General(Churn):
         sigmas: Float64[Tensor, " levels"],
         condition: Condition,
         noise: Noise,
-    ) -> Iterator[Step]:
+    ) -> Iterator[SolverStep]:
         """Run; see `genlab.samplers.base.Solver`. The state inside is ``s(t) x``.
 
         Raises:

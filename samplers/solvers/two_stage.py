@@ -13,7 +13,7 @@ from genlab.diffusion.condition import Condition
 from genlab.diffusion.denoiser import Denoiser
 from genlab.diffusion.noise import Noise
 from genlab.errors import ConfigError
-from genlab.samplers.base import Step
+from genlab.samplers.base import SolverStep
 from genlab.samplers.solvers.churn import Churn, Leg, announce, denoise
 
 
@@ -50,7 +50,7 @@ class TwoStage(Churn):
         sigmas: Float64[Tensor, " levels"],
         condition: Condition,
         noise: Noise,
-    ) -> Iterator[Step]:
+    ) -> Iterator[SolverStep]:
         """Run; see `genlab.samplers.base.Solver`.
 
         Raises:

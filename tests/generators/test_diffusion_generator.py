@@ -11,7 +11,7 @@ from genlab.diffusion.preconditioning import EDM, VP
 from genlab.errors import ConfigError, LabelError, UnknownNameError
 from genlab.generators.sampler import adjust_sampler, resolve_sampler
 from genlab.networks import SongUNet
-from genlab.samplers.base import Step
+from genlab.samplers.base import SolverStep
 
 FEW = {"schedule": {"num_steps": 4}}
 CHURN = {**FEW, "solver": {"S_churn": 10, "S_noise": 1.01}}
@@ -68,7 +68,7 @@ def test_network_evaluations_are_counted(tiny_generator: DiffusionGenerator) -> 
 
 
 def test_every_step_is_told(tiny_generator: DiffusionGenerator) -> None:
-    steps: list[Step] = []
+    steps: list[SolverStep] = []
     (batch,) = tiny_generator.stream(range(2), sampler=FEW, on_step=steps.append)
     assert [step.index for step in steps] == [0, 1, 2, 3]
     assert steps[-1].sigma_next == 0

@@ -10,7 +10,7 @@ from genlab.diffusion.condition import Condition
 from genlab.diffusion.denoiser import Denoiser, StepInfo
 from genlab.diffusion.ideal import GaussianMixtureDenoiser
 from genlab.diffusion.noise import NoiseStream
-from genlab.samplers.base import Guidance, Step
+from genlab.samplers.base import Guidance, SolverStep
 from genlab.samplers.run import build, sample_steps
 
 SHAPE = (2, 2, 2)
@@ -30,7 +30,7 @@ def run(
     denoiser: Denoiser | None = None,
     seeds: Sequence[int] = SEEDS,
     condition: Condition | None = None,
-) -> list[Step]:
+) -> list[SolverStep]:
     """Every step of a run."""
     steps = sample_steps(
         build(config),
