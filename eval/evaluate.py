@@ -35,7 +35,6 @@ from genlab.eval.reference_files import Reference
 from genlab.eval.samples import GeneratedImages, Samples, text_sha256
 from genlab.eval.subject import Subject
 from genlab.generators.processes import Processes
-from genlab.generators.sampler import resolve_sampler
 from genlab.training.machine import peak_memory_mib
 
 OnProgress = Callable[[str, int, int], None]
@@ -133,7 +132,7 @@ class _Evaluation:
                 )
             return [images]
         assert generator is not None
-        sampler = resolve_sampler(config.sampler, generator.sampler)
+        sampler = generator.resolve_sampler(config.sampler)
         generator.build_sampler(sampler)
         runs: list[Samples] = []
         for repeat in range(config.repeats):

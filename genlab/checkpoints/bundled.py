@@ -59,15 +59,14 @@ def card_header(card: str) -> dict[str, Any]:
 def bundled_facts(name: str) -> dict[str, Any]:
     """A bundled model in a few words, without loading it."""
     folder = bundled_folder(name)
-    network = json.loads((folder / "network" / "config.json").read_text(encoding="utf-8"))
+    index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
     header = card_header(bundled_card(name))
     data = header.get("datasets") or []
-    size = network["img_resolution"]
     return {
         "name": name,
         "data": ", ".join(map(str, data)) if isinstance(data, list) else str(data),
-        "images": f"{network['in_channels']}x{size}x{size}",
-        "classes": network["label_dim"],
+        "images": "x".join(map(str, index["image_shape"])),
+        "classes": index["num_classes"],
         "licence": str(header.get("license") or ""),
         "published score": "",
     }

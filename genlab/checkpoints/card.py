@@ -7,9 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import genlab
-from genlab.errors import ConfigError
 from genlab.files import sha256
-from genlab.generators import DiffusionGenerator
 from genlab.generators.base import Generator
 
 
@@ -55,34 +53,27 @@ def with_card(
     """The same generator with a card, and perhaps with class names and a sampler of its own.
 
     Raises:
-        ConfigError: class names or a sampler for a family that has none, or as many names as there
-            are not classes.
+        LabelError: as many names as there are not classes.
+        ConfigError: the sampler does not fit the model.
     """
-    if not isinstance(generator, DiffusionGenerator):
-        if class_names or sampler:
-            raise ConfigError(
-                f"a {generator.family} generator takes neither class names nor a sampler here"
-            )
-        return generator
-    dressed = DiffusionGenerator(
-        generator.network,
-        generator.preconditioning,
-        class_names=class_names or generator.class_names,
-        sampler=sampler or generator.sampler,
-        has_null_class=generator.has_null_class,
-    )
+    facts: dict[str, Any] = {}
+    if class_names:
+        facts["class_names"] = list(class_names)
+    if sampler:
+        facts["sampler"] = sampler
+    dressed = generator.changed(**facts)
     dressed.card = card(dressed, name, origin)
     return dressed
 
 
-def card(generator: DiffusionGenerator, name: str, origin: Origin) -> str:
+def card(generator: Generator, name: str, origin: Origin) -> str:
     """The text of README.md, with the header that model hubs read."""
     lines = [
         "---",
         "library_name: diffusers",
         f"license: {origin.licence_id or 'other'}",
         *([f"license_name: {json.dumps(origin.licence)}"] if _only_words(origin) else []),
-        "tags: [genlab, image-generation, diffusion]",
+        f"tags: [genlab, image-generation, {generator.family}]",
         "---",
         "",
         f"# {name}",
@@ -106,21 +97,22 @@ def _only_words(origin: Origin) -> bool:
     return origin.licence is not None and origin.licence_id is None
 
 
-def _labels(generator: DiffusionGenerator) -> str:
+def _labels(generator: Generator) -> str:
     return ", labels=[0] * 4" if generator.num_classes else ""
 
 
-def _facts(generator: DiffusionGenerator, origin: Origin) -> dict[str, str | None]:
+def _facts(generator: Generator, origin: Origin) -> dict[str, str | None]:
     channels, height, width = generator.image_shape
     parameters = sum(parameter.numel() for parameter in generator.network.parameters())
-    null = "with" if generator.has_null_class else "no"
+    facts = generator.facts()
+    null = "with" if facts.get("has_null_class") else "no"
     allowed = {True: "allowed", False: "not allowed", None: None}[origin.commercial_use]
     return {
         "Network": f"{type(generator.network).__name__}, {parameters / 1e6:.1f}M parameters",
         "Images": f"{height} x {width}, {channels} channels",
         "Classes": f"{generator.num_classes or 'none'}"
         + (f" ({null} null class)" if generator.num_classes else ""),
-        "Preconditioning": generator.preconditioning.name,
+        "Preconditioning": facts.get("preconditioning", {}).get("name"),
         "Data": origin.data,
         "Source file": f"`{origin.file}`",
         "SHA-256 of the source file": f"`{origin.sha256}`",

@@ -8,8 +8,7 @@ from genlab.checkpoints.bundled import INDEX, bundled_folder, bundled_names
 from genlab.checkpoints.conversion import convert
 from genlab.checkpoints.zoo import entries, pulled_folder
 from genlab.errors import CheckpointError, GenLabError, UnknownNameError, nearest
-from genlab.generators import DiffusionGenerator
-from genlab.generators.base import Generator
+from genlab.generators.base import Generator, read_generator
 
 
 def load(
@@ -36,10 +35,10 @@ def load(
 
 def _find(name: str) -> Generator:
     if name in bundled_names():
-        return DiffusionGenerator.from_pretrained(bundled_folder(name))
+        return read_generator(bundled_folder(name))
     pulled = pulled_folder(name) if name in entries() else None
     if pulled is not None:
-        return DiffusionGenerator.from_pretrained(pulled)
+        return read_generator(pulled)
     path = Path(name)
     if path.is_dir():
         if not (path / INDEX).is_file():
@@ -47,7 +46,7 @@ def _find(name: str) -> Generator:
                 f"{path} is no model: it has no {INDEX}; give the folder that save_pretrained or "
                 "genlab convert wrote"
             )
-        return DiffusionGenerator.from_pretrained(path)
+        return read_generator(path)
     if path.is_file():
         return convert(path)
     if name not in entries() and (path.suffix or path.parent != Path()):

@@ -169,15 +169,14 @@ def _subject(
     """The model or the images, and the configuration with the model's own sampler below it."""
     from genlab import load
     from genlab.eval.subject import Subject, holds_images
-    from genlab.generators.sampler import adjust_sampler, resolve_sampler
 
     if holds_images(Path(source)):
         if steps is not None or guidance is not None:
             raise click.UsageError(f"{source} holds images: --steps and --guidance need a model")
         return Subject.of_folder(Path(source), name), config
     generator = load(source)
-    sampler = resolve_sampler(config.sampler, generator.sampler)
-    config = replace(config, sampler=adjust_sampler(sampler, steps, guidance))
+    sampler = generator.resolve_sampler(config.sampler, num_steps=steps, guidance_scale=guidance)
+    config = replace(config, sampler=sampler)
     generator.to(processes.device or config.device or best_device(), _dtype(config.dtype))
     if config.compile:
         generator.compile()

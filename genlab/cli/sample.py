@@ -57,9 +57,9 @@ killed, goes on where it was when the same command is given again."""
 @click.option(
     "--format", "format_", type=click.Choice(["png", "zip", "npz"]), help="Default: png, a folder."
 )
-@click.option("--steps", type=click.IntRange(1), metavar="N", help="Solver steps.")
+@click.option("--steps", type=click.IntRange(1), metavar="N", help="Solver steps (diffusion).")
 @click.option(
-    "--guidance", type=float, metavar="S", help="Classifier-free guidance scale; 1 is off."
+    "--guidance", type=float, metavar="S", help="Guidance scale (by the null class); 1 is off."
 )
 @click.option("--batch-size", type=click.IntRange(1), metavar="N", help="Images at a time.")
 @click.option("--grid/--no-grid", default=None, help="Lay the first images out in grid.png.")
@@ -117,7 +117,6 @@ class _Run:
         from genlab.errors import ConfigError
         from genlab.generators.processes import join
         from genlab.generators.sample_config import SampleConfig
-        from genlab.generators.sampler import adjust_sampler, resolve_sampler
 
         def merged(defaults: Mapping[str, Any] | None = None) -> "SampleConfig":
             return replace(config.load(SampleConfig, spec, "sample", overrides, defaults), **flags)
@@ -130,7 +129,9 @@ class _Run:
         self.generator: Generator = load(first.model)
         # Once more, now that the model's own sampler can stand below the changes to it.
         self.config = merged({"sampler": self.generator.sampler})
-        self.sampler = adjust_sampler(resolve_sampler(self.config.sampler), steps, guidance)
+        self.sampler = self.generator.resolve_sampler(
+            self.config.sampler, num_steps=steps, guidance_scale=guidance
+        )
         self.generator.build_sampler(self.sampler)
         self.config.sampler = self.sampler
         if self.config.output is None:
@@ -150,17 +151,13 @@ class _Run:
 
         config, generator = self.config, self.generator
         seeds = parse_seeds(config.seeds)
-        schedule, solver = self.sampler["schedule"], self.sampler["solver"]
-        guided = "".join(
-            f", {g['name']} {g.get('scale', '')}".rstrip() for g in self.sampler["guidance"]
-        )
         return SamplePlan(
             seeds=seeds,
             labels=self._labels(seeds),
             image_shape=generator.image_shape,
             identity={
                 "weights_sha256": generator.weights_sha256(),
-                **{key: generator.facts()[key] for key in ("family", "preconditioning")},
+                **generator.identity(),
                 "sampler": self.sampler,
                 "dtype": config.dtype,
             },
@@ -168,8 +165,8 @@ class _Run:
             class_names=generator.class_names,
             grid=config.grid,
             film=config.film,
-            title=f"{self._name}: {solver['name']}, {schedule.get('num_steps')} steps"
-            f"{guided}, seeds {format_seeds(seeds)}",
+            title=f"{self._name}: {generator.describe_sampler(self.sampler)}, "
+            f"seeds {format_seeds(seeds)}",
         )
 
     @property

@@ -1,6 +1,6 @@
 """The unified generator interface and its families."""
 
-from genlab.generators.base import Batch, Generator
+from genlab.generators.base import FAMILIES, Batch, Generator, read_generator
 from genlab.generators.diffusion import DiffusionGenerator
 
-__all__ = ["Batch", "DiffusionGenerator", "Generator"]
+__all__ = ["FAMILIES", "Batch", "DiffusionGenerator", "Generator", "read_generator"]

@@ -1,26 +1,21 @@
 """The diffusion family: a network behind its preconditioning, and a sampler."""
 
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from genlab.data.labels import check_labels, random_label
 from genlab.diffusion.condition import Condition
 from genlab.diffusion.denoiser import Denoiser
-from genlab.diffusion.noise import Noise, NoiseStream
+from genlab.diffusion.noise import Noise
 from genlab.diffusion.preconditioned import PreconditionedDenoiser
 from genlab.diffusion.preconditioning import Preconditioning, from_config
-from genlab.errors import CheckpointError, ConfigError, LabelError
-from genlab.generators.base import Batch, Generator, SamplerLike
-from genlab.generators.folder import read_card, read_index, read_network, write_folder
-from genlab.generators.sampler import resolve_sampler
+from genlab.generators.base import Generator, SamplerLike
+from genlab.generators.sampler import adjust_sampler, describe_sampler, resolve_sampler
 from genlab.samplers import run
-from genlab.samplers.base import SamplerStack, Step
+from genlab.samplers.base import SamplerStack, SolverStep
 
 
 class DiffusionGenerator(Generator):
@@ -51,14 +46,16 @@ class DiffusionGenerator(Generator):
         card: str | None = None,
     ) -> None:
         config: Any = network.config
-        self.network = network
+        super().__init__(
+            network,
+            image_shape=(config.in_channels, config.img_resolution, config.img_resolution),
+            num_classes=int(network.label_dim),  # type: ignore[arg-type]  # an int on every network
+            class_names=class_names,
+            sampler=sampler,
+            card=card,
+        )
         self.preconditioning = preconditioning
-        self.num_classes = int(network.label_dim)  # type: ignore[arg-type]  # an int on every network
-        self.image_shape = (config.in_channels, config.img_resolution, config.img_resolution)
-        self.class_names = _checked_names(class_names, self.num_classes)
         self.has_null_class = has_null_class and self.num_classes > 0
-        self.sampler = resolve_sampler(sampler)
-        self.card = card
         self.denoiser = PreconditionedDenoiser(
             network,
             preconditioning,
@@ -66,25 +63,20 @@ class DiffusionGenerator(Generator):
             has_null_class=self.has_null_class,
         )
 
-    def stream(
-        self,
-        seeds: Sequence[int],
-        labels: Sequence[int] | None = None,
-        sampler: SamplerLike = None,
-        batch_size: int = 16,
-        on_step: Callable[[Any], None] | None = None,
-    ) -> Iterator[Batch]:
-        """Sample batch by batch; see `Generator.stream`.
+    @property
+    def evaluations(self) -> int:
+        """Network evaluations so far, counted in rows."""
+        return self.denoiser.evaluations
 
-        A class that is not given is drawn from a sub-stream of the sample's own
-        (`genlab.data.labels.random_label`), so that giving the very class that would have been
-        drawn gives the very same image.
-        """
-        if batch_size < 1:
-            raise ConfigError(f"batch_size must be at least 1, got {batch_size}")
-        classes = self.choose_labels(seeds, labels)
-        stack = self.build_sampler(sampler)
-        return self._batches(tuple(seeds), classes, stack, batch_size, on_step)
+    def resolve_sampler(
+        self,
+        sampler: SamplerLike = None,
+        *,
+        num_steps: int | None = None,
+        guidance_scale: float | None = None,
+    ) -> dict[str, Any]:
+        """See `Generator.resolve_sampler`."""
+        return adjust_sampler(resolve_sampler(sampler, self.sampler), num_steps, guidance_scale)
 
     def build_sampler(self, sampler: SamplerLike = None) -> SamplerStack:
         """Build a sampler and make sure that this model can be sampled with it.
@@ -93,64 +85,16 @@ class DiffusionGenerator(Generator):
             ConfigError: a setting is wrong, or the model refuses the guidance or the noise levels.
             UnknownNameError: there is no such preset, solver, schedule or guidance.
         """
-        stack = run.build(resolve_sampler(sampler, self.sampler))
+        stack = run.build(self.resolve_sampler(sampler))
         guided: Denoiser = self.denoiser
         for wrap in stack.guidance:
             guided = wrap(guided)
         run.noise_levels(stack.schedule, guided)
         return stack
 
-    def choose_labels(
-        self, seeds: Sequence[int], labels: Sequence[int] | None
-    ) -> tuple[int, ...] | None:
-        """The class of each seed: as given, or each sample's own draw; None without classes.
-
-        Raises:
-            LabelError: a class is out of range, or there are not as many as seeds.
-        """
-        if labels is not None:
-            check_labels(labels, seeds, self.num_classes)
-            return tuple(int(label) for label in labels)
-        if self.num_classes == 0:
-            return None
-        return tuple(random_label(seed, self.num_classes) for seed in seeds)
-
-    def _batches(
-        self,
-        seeds: tuple[int, ...],
-        labels: tuple[int, ...] | None,
-        stack: SamplerStack,
-        batch_size: int,
-        on_step: Callable[[Step], None] | None,
-    ) -> Iterator[Batch]:
-        for start in range(0, len(seeds), batch_size):
-            part = slice(start, start + batch_size)
-            chosen = None if labels is None else labels[part]
-            yield self._batch(seeds[part], chosen, stack, on_step)
-
-    @torch.no_grad()
-    def _batch(
-        self,
-        seeds: tuple[int, ...],
-        labels: tuple[int, ...] | None,
-        stack: SamplerStack,
-        on_step: Callable[[Step], None] | None,
-    ) -> Batch:
-        started = time.perf_counter()
-        evaluations = self.denoiser.evaluations
-        for step in self.steps(NoiseStream(seeds, self.device), labels, stack):
-            images = step.x
-            if on_step is not None:
-                on_step(step)
-        images = images.to(torch.float32)
-        _wait_for(images.device)
-        return Batch(
-            images=images,
-            seeds=seeds,
-            labels=labels,
-            nfe=(self.denoiser.evaluations - evaluations) // len(seeds),
-            seconds=time.perf_counter() - started,
-        )
+    def describe_sampler(self, sampler: Mapping[str, Any]) -> str:
+        """Solver, steps and guidance."""
+        return describe_sampler(sampler)
 
     def steps(
         self,
@@ -158,8 +102,8 @@ class DiffusionGenerator(Generator):
         labels: Sequence[int] | None,
         sampler: SamplerStack,
         latents: Float[Tensor, "B C H W"] | None = None,
-    ) -> Iterator[Step]:
-        """Sample one batch step by step: what `stream` and the pipeline object drain.
+    ) -> Iterator[SolverStep]:
+        """Sample one batch step by step; see `Generator.steps`.
 
         Args:
             noise: one stream for each sample.
@@ -184,53 +128,21 @@ class DiffusionGenerator(Generator):
     def facts(self) -> dict[str, Any]:
         """All that the network does not know itself, as ``model_index.json`` holds it."""
         return {
-            "family": self.family,
+            **super().facts(),
             "preconditioning": self.preconditioning.to_config(),
-            "class_names": None if self.class_names is None else list(self.class_names),
             "has_null_class": self.has_null_class,
-            "sampler": self.sampler,
         }
 
-    def save_pretrained(self, folder: Path | str) -> None:
-        """Write the generator as a pipeline folder; see `genlab.generators.folder`."""
-        write_folder(Path(folder), self.network, self.facts(), self.card)
-
     @classmethod
-    def from_pretrained(cls, folder: Path | str) -> "DiffusionGenerator":
-        """Read a generator from a pipeline folder, in float32 on the CPU.
-
-        Raises:
-            CheckpointError: something is missing, damaged, or does not fit together.
-        """
-        folder = Path(folder)
-        index = read_index(folder)
-        if index.get("family") != cls.family:
-            raise CheckpointError(
-                f"{folder} holds a generator of the family {index.get('family')!r}; "
-                f"this one reads {cls.family!r}"
-            )
+    def from_facts(
+        cls, network: nn.Module, facts: Mapping[str, Any], card: str | None = None
+    ) -> "DiffusionGenerator":
+        """See `Generator.from_facts`."""
         return cls(
-            read_network(folder, index),
-            from_config(index["preconditioning"]),
-            class_names=index.get("class_names"),
-            sampler=index.get("sampler"),
-            has_null_class=index.get("has_null_class", False),
-            card=read_card(folder),
+            network,
+            from_config(facts["preconditioning"]),
+            class_names=facts.get("class_names"),
+            sampler=facts.get("sampler"),
+            has_null_class=facts.get("has_null_class", False),
+            card=card,
         )
-
-
-def _checked_names(names: Sequence[str] | None, num_classes: int) -> tuple[str, ...] | None:
-    if names is None:
-        return None
-    if len(names) != num_classes:
-        raise LabelError(
-            f"{len(names)} class names for a model of {num_classes} classes; "
-            "give one for each class"
-        )
-    return tuple(names)
-
-
-def _wait_for(device: torch.device) -> None:
-    # A GPU runs behind the program; without waiting the clock would stop too early.
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

@@ -50,7 +50,7 @@ def draw_samples(
         processes: this process and its peers, which share the batches out.
         overwrite: start again, whatever the folder holds.
         on_start: called with (images to compute here, images of this process in all).
-        on_progress: called after each solver step.
+        on_progress: called after each step.
 
     Returns:
         Whether there was anything to do.
@@ -90,14 +90,12 @@ def _draw_batch(
 ) -> None:
     rows = [i for i, seed in enumerate(work.seeds) if work.frames and ledger.wants_frames(seed)]
     film: list[Tensor] = []
-    sigmas: list[float] = []
+    captions: list[str] = []
 
     def on_step(step: Step) -> None:
         if rows:
-            # The state in unit variance: pure noise fades into the picture.
-            scale = (1 + step.sigma_next**2) ** -0.5
-            film.append(to_uint8(step.x[rows].to(torch.float32) * scale).cpu())
-            sigmas.append(step.sigma_next)
+            film.append(to_uint8(step.picture()[rows]).cpu())
+            captions.append(step.caption)
         if on_progress is not None:
             on_progress(len(work.seeds) / step.num_steps)
 
@@ -107,7 +105,7 @@ def _draw_batch(
     if rows:
         stacked = torch.stack(film, dim=1).permute(0, 1, 3, 4, 2).numpy()
         frames = {work.seeds[row]: stacked[i] for i, row in enumerate(rows)}
-    ledger.record(work, _pixels(batch.images), frames, sigmas, batch.nfe, batch.seconds)
+    ledger.record(work, _pixels(batch.images), frames, captions, batch.nfe, batch.seconds)
 
 
 def _pixels(images: Tensor) -> list[Pixels]:

@@ -219,7 +219,7 @@ class SampleLedger:
         work: Work,
         images: Sequence[Pixels],
         frames: Mapping[int, np.ndarray[Any, np.dtype[np.uint8]]],
-        sigmas: Sequence[float],
+        captions: Sequence[str],
         nfe: int,
         seconds: float,
     ) -> None:
@@ -229,14 +229,14 @@ class SampleLedger:
             work: the batch.
             images: (H, W, C) each, in the order of ``work.seeds``.
             frames: for samples that the film shows: (steps, H, W, C).
-            sigmas: the noise level of each frame.
+            captions: what stands below each frame.
             nfe: network evaluations for each image.
             seconds: time that the batch took.
         """
         self._note({"images": len(images), "nfe": nfe, "seconds": seconds})
         for seed, film in frames.items():
             buffer = BytesIO()
-            np.savez(buffer, frames=film, sigmas=np.asarray(sigmas))
+            np.savez(buffer, frames=film, captions=np.asarray(captions))
             write_bytes(self._frames(seed), buffer.getvalue())
         if work.images:
             for seed, pixels in zip(work.seeds, images, strict=True):
@@ -326,10 +326,10 @@ class SampleLedger:
         for seed in self.plan.seeds[:FILM_IMAGES]:
             with np.load(self._frames(seed)) as stored:
                 films.append(stored["frames"])
-                sigmas = stored["sigmas"]
+                captions = stored["captions"]
         frames = [
-            pictures.film_frame([film[t] for film in films], f"sigma {sigma:.3g}")
-            for t, sigma in enumerate(sigmas)
+            pictures.film_frame([film[t] for film in films], str(caption))
+            for t, caption in enumerate(captions)
         ]
         pictures.write_film(self._film, frames)
 

@@ -1,4 +1,4 @@
-"""The sampler of a generator: its own default, a preset, or a few changed settings."""
+"""The sampler of a diffusion generator: its own, a preset, or a few changed settings."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -53,6 +53,18 @@ def adjust_sampler(
     if guidance_scale is not None:
         changed["guidance"] = _rescale(changed["guidance"], guidance_scale)
     return changed
+
+
+def describe_sampler(sampler: Mapping[str, Any]) -> str:
+    """A whole sampler config in a few words.
+
+    >>> describe_sampler(adjust_sampler(resolve_sampler(None), guidance_scale=2.0))
+    'heun, 18 steps, cfg 2.0'
+    """
+    solver, schedule = sampler["solver"]["name"], sampler["schedule"]
+    steps = [f"{schedule['num_steps']} steps"] if "num_steps" in schedule else [schedule["name"]]
+    guidance = [f"{g['name']} {g.get('scale', '')}".rstrip() for g in sampler["guidance"]]
+    return ", ".join([solver, *steps, *guidance])
 
 
 def _rescale(guidance: list[dict[str, Any]], scale: float) -> list[dict[str, Any]]:

@@ -17,13 +17,10 @@ from genlab.data.labels import class_index, random_label
 from genlab.data.pixels import to_uint8
 from genlab.data.writers import to_pil
 from genlab.diffusion.noise import MAX_SEED, NoiseStream
-from genlab.diffusion.preconditioning import from_config
 from genlab.errors import ConfigError
-from genlab.generators.base import SamplerLike
-from genlab.generators.diffusion import DiffusionGenerator
+from genlab.generators.base import FAMILIES, Generator, SamplerLike
 from genlab.generators.folder import INDEX, NETWORK, read_index, read_network
-from genlab.generators.sampler import adjust_sampler, resolve_sampler
-from genlab.samplers.base import Step
+from genlab.samplers.base import SolverStep, Step
 
 OUTPUT_TYPES = ("pil", "np", "pt")
 
@@ -32,18 +29,21 @@ _DTYPE = ("dtype", "torch_dtype")
 _FACTS = ("family", "preconditioning", "class_names", "has_null_class", "sampler")
 
 StepCallback = Callable[[Any, int, float, dict[str, Any]], dict[str, Any] | None]
-"""``(pipeline, step index, sigma, tensors) -> tensors to replace, or None``."""
+"""``(pipeline, step index, sigma, tensors) -> tensors to replace, or None``.
+
+Where there is no noise level, ``sigma`` is the share of the steps that is still ahead.
+"""
 
 
 class GenLabPipeline(DiffusionPipeline):
-    """A diffusion model in the manner of diffusers, read from the folder of a generator.
+    """A generator of any family in the manner of diffusers, read from its folder.
 
     Args:
         network: the raw network.
-        family: ``diffusion``.
-        preconditioning: what makes the network a denoiser, as a mapping with its ``name``.
+        family: ``diffusion``, ``gan`` or ``autoregressive``.
+        preconditioning: what makes a diffusion network a denoiser, as a mapping with its ``name``.
         class_names: one name for each class.
-        has_null_class: whether classifier-free guidance is possible.
+        has_null_class: whether guidance by the null class is possible.
         sampler: the model's own sampler config.
 
     Example::
@@ -66,14 +66,16 @@ class GenLabPipeline(DiffusionPipeline):
         sampler: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        if family != DiffusionGenerator.family:
+        if family not in FAMILIES:
             raise ConfigError(
-                f"GenLabPipeline runs the family {DiffusionGenerator.family!r}, not {family!r}"
+                f"there is no family of generators {family!r}; known: {', '.join(FAMILIES)}"
             )
+        if family == "diffusion" and preconditioning is None:
+            preconditioning = {"name": "edm"}
         self.register_modules(network=network)  # type: ignore[no-untyped-call]
         self.register_to_config(  # type: ignore[no-untyped-call]
             family=family,
-            preconditioning=preconditioning or {"name": "edm"},
+            preconditioning=preconditioning,
             class_names=class_names,
             has_null_class=has_null_class,
             sampler=sampler,
@@ -81,20 +83,15 @@ class GenLabPipeline(DiffusionPipeline):
         self._interrupt = False
 
     @classmethod
-    def from_generator(cls, generator: DiffusionGenerator) -> "GenLabPipeline":
+    def from_generator(cls, generator: Generator) -> "GenLabPipeline":
         """The pipeline object around a generator; both use the same network."""
-        return cls(cast(ModelMixin, generator.network), **generator.facts())
+        facts = {key: value for key, value in generator.facts().items() if key in _FACTS}
+        return cls(cast(ModelMixin, generator.network), **facts)
 
-    def as_generator(self) -> DiffusionGenerator:
+    def as_generator(self) -> Generator:
         """The generator behind the pipeline; both use the same network."""
-        config = self.config
-        return DiffusionGenerator(
-            self.network,
-            from_config(config["preconditioning"]),
-            class_names=config["class_names"],
-            sampler=config["sampler"],
-            has_null_class=config["has_null_class"],
-        )
+        facts = {key: self.config[key] for key in _FACTS}
+        return FAMILIES[facts["family"]].from_facts(self.network, facts)
 
     @classmethod
     def from_pretrained(
@@ -161,18 +158,18 @@ class GenLabPipeline(DiffusionPipeline):
             class_labels: classes by number or name, one for each image; a single one goes for all.
                 None draws each image's class from a sub-stream of its generator's seed.
             num_inference_steps: solver steps; None is the sampler's own number.
-            guidance_scale: classifier-free guidance; 1.0 is off, None is the sampler's own.
+            guidance_scale: guidance by the null class; 1.0 is off, None is the sampler's own.
             generator: one for each image, so that a seed always gives the same image, the one that
                 ``genlab sample --seeds`` draws; a single one is drawn from in turn; None draws
                 seeds from torch's global generator.
-            latents: unit normal start (B, C, H, W), in place of drawing it.
+            latents: unit normal start, in place of drawing it: (B, C, H, W) for diffusion.
             output_type: ``pil``; ``np``, (B, H, W, C) in [0, 1]; or ``pt``, (B, C, H, W) in [0, 1].
             return_dict: whether to return an `ImagePipelineOutput` rather than a tuple.
             callback_on_step_end: called after each step with the pipeline, the number of the step,
                 the noise level reached, and the tensors asked for; those that it returns replace
                 ours.
-            callback_on_step_end_tensor_inputs: ``latents`` (the noisy state) and ``x0`` (the
-                estimate).
+            callback_on_step_end_tensor_inputs: ``latents`` (the state) and ``x0`` (the
+                estimate of a diffusion model).
             batch_size: number of images where nothing else tells.
             sampler: a preset's name, or changes to the model's own sampler.
 
@@ -188,22 +185,22 @@ class GenLabPipeline(DiffusionPipeline):
         count = _count(class_labels, generator, latents, batch_size)
         generators = _generators(generator, count)
         labels = _labels(model, class_labels, generators)
-        config = adjust_sampler(
-            resolve_sampler(sampler, model.sampler), num_inference_steps, guidance_scale
+        config = model.resolve_sampler(
+            sampler, num_steps=num_inference_steps, guidance_scale=guidance_scale
         )
         stack = model.build_sampler(config)
         self._interrupt = False
         self._guidance_scale = guidance_scale
-        self._num_timesteps = stack.schedule.num_steps
         callback = _Callback(self, callback_on_step_end, callback_on_step_end_tensor_inputs)
         noise = NoiseStream.from_generators(generators, model.device)
-        with self.progress_bar(total=self._num_timesteps) as bar:
+        with self.progress_bar(total=0) as bar:
             for step in model.steps(noise, labels, stack, latents):
+                self._num_timesteps = bar.total = step.num_steps
                 callback(step)
                 images = step.x
                 bar.update()
                 if self._interrupt:
-                    images = step.x0
+                    images = _estimate(step)
                     break
         result = _output(images.to(torch.float32), output_type)
         self.maybe_free_model_hooks()  # type: ignore[no-untyped-call]
@@ -232,12 +229,22 @@ class _Callback:
     def __call__(self, step: Step) -> None:
         if self._function is None:
             return
-        tensors = {"latents": step.x, "x0": step.x0}
+        tensors = {"latents": step.x, "x0": _estimate(step)}
         given = {name: tensors[name] for name in self._names}
-        returned = self._function(self._pipeline, step.index, step.sigma_next, given) or {}
+        returned = self._function(self._pipeline, step.index, _level(step), given) or {}
         latents = returned.get("latents", step.x)
         if latents is not step.x:
             step.x.copy_(latents)  # the solver goes on from this very tensor
+
+
+def _estimate(step: Step) -> Tensor:
+    return step.x0 if isinstance(step, SolverStep) else step.x
+
+
+def _level(step: Step) -> float:
+    if isinstance(step, SolverStep):
+        return step.sigma_next
+    return 1 - (step.index + 1) / step.num_steps
 
 
 def _count(
@@ -278,7 +285,7 @@ def _generators(generator: Any, count: int) -> list[torch.Generator]:
 
 
 def _labels(
-    model: DiffusionGenerator, class_labels: Any, generators: Sequence[torch.Generator]
+    model: Generator, class_labels: Any, generators: Sequence[torch.Generator]
 ) -> tuple[int, ...] | None:
     seeds = [g.initial_seed() % (MAX_SEED + 1) for g in generators]
     if class_labels is None:
