@@ -1,7 +1,7 @@
 """Bits per dimension, with a model whose likelihood is known in closed form."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,11 +13,13 @@ from torch import Tensor, nn
 
 from genlab import DiffusionGenerator, Generator
 from genlab.data.writers import write_npz
+from genlab.diffusion.noise import Noise
 from genlab.errors import ConfigError, EvaluationError
 from genlab.eval.config import EvalConfig
 from genlab.eval.evaluate import evaluate
 from genlab.eval.subject import Subject
-from genlab.generators.base import Batch
+from genlab.generators.base import SamplerLike
+from genlab.samplers.base import Step
 
 
 class Histogram(Generator):
@@ -27,31 +29,41 @@ class Histogram(Generator):
 
     def __init__(self, probabilities: Tensor) -> None:
         self.probabilities = nn.Parameter(probabilities)
-        self.network = nn.ParameterDict({"probabilities": self.probabilities})
-        self.image_shape, self.num_classes, self.class_names = (3, 8, 8), 0, None
-        self.sampler: dict[str, Any] = {}
+        network = nn.ParameterDict({"probabilities": self.probabilities})
+        super().__init__(network, image_shape=(3, 8, 8), num_classes=0)
 
     def bits_per_dimension(self, images: Tensor, labels: Sequence[int] | None = None) -> Tensor:
         values = ((images + 1) * 127.5).round().long()
         return -self.probabilities[values].log2().flatten(1).mean(1)
 
-    def stream(
+    def resolve_sampler(
         self,
-        seeds: Sequence[int],
-        labels: Sequence[int] | None = None,
-        sampler: str | Mapping[str, Any] | None = None,
-        batch_size: int = 16,
-        on_step: Callable[[Any], None] | None = None,
-    ) -> Iterator[Batch]:
-        raise AssertionError("a likelihood needs no samples")
+        sampler: SamplerLike = None,
+        *,
+        num_steps: int | None = None,
+        guidance_scale: float | None = None,
+    ) -> dict[str, Any]:
+        return {}
 
-    def build_sampler(self, sampler: str | Mapping[str, Any] | None = None) -> None:
+    def build_sampler(self, sampler: SamplerLike = None) -> None:
         return None
 
-    def facts(self) -> dict[str, Any]:
-        return {"family": self.family}
+    def describe_sampler(self, sampler: Mapping[str, Any]) -> str:
+        return ""
 
-    def save_pretrained(self, folder: Path | str) -> None:
+    @property
+    def evaluations(self) -> int:
+        return 0
+
+    def steps(
+        self, noise: Noise, labels: Sequence[int] | None, sampler: Any, latents: Any = None
+    ) -> Iterator[Step]:
+        raise AssertionError("a likelihood needs no samples")
+
+    @classmethod
+    def from_facts(
+        cls, network: nn.Module, facts: Mapping[str, Any], card: str | None = None
+    ) -> "Histogram":
         raise AssertionError
 
 

@@ -11,7 +11,8 @@ from genlab import DiffusionGenerator
 from genlab.data.pixels import to_uint8
 from genlab.data.writers import write_npz
 from genlab.errors import DataError, SamplingError
-from genlab.eval.samples import GeneratedImages, StoredImages, content_sha256
+from genlab.eval.samples import GeneratedImages, StoredImages
+from genlab.files import content_sha256
 
 
 def folder_of(path: Path, sizes: list[tuple[int, int]], mode: str = "RGB") -> Path:
