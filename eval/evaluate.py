@@ -32,8 +32,9 @@ from genlab.eval.protocol import (
 )
 from genlab.eval.reference import find_reference
 from genlab.eval.reference_files import Reference
-from genlab.eval.samples import GeneratedImages, Samples, text_sha256
+from genlab.eval.samples import GeneratedImages, Samples
 from genlab.eval.subject import Subject
+from genlab.files import text_sha256
 from genlab.generators.processes import Processes
 from genlab.training.machine import peak_memory_mib
 

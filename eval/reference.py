@@ -17,7 +17,8 @@ from genlab.eval.datasets import DATASETS
 from genlab.eval.extractors.base import FeatureExtractor
 from genlab.eval.metrics.base import Need
 from genlab.eval.reference_files import Reference, is_statistics, read_reference, write_reference
-from genlab.eval.samples import Drawn, Samples, StoredImages, text_sha256
+from genlab.eval.samples import Drawn, Samples, StoredImages
+from genlab.files import text_sha256
 
 INCEPTIONS = ("inception", "inception-clean", "inception-legacy")
 """Extractors with the official weights: which of their resizes a foreign file was made with, it

@@ -4,8 +4,6 @@ Both are cut into the same numbered batches whoever asks, so that a batch is com
 process or many, before and after an interruption.
 """
 
-import hashlib
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +17,7 @@ from torch import Tensor
 from genlab.data.dataset import ImageDataset
 from genlab.data.pixels import to_uint8
 from genlab.errors import DataError, EvaluationError, SamplingError
-from genlab.files import sha256
+from genlab.files import content_sha256, text_sha256
 from genlab.generators.base import Generator
 
 
@@ -167,17 +165,3 @@ class GeneratedImages(Samples):
 def as_rgb(images: UInt8[Tensor, "B C H W"]) -> UInt8[Tensor, "B 3 H W"]:
     """Grey images with their channel three times; RGB images as they are."""
     return images if images.shape[1] == 3 else images.expand(-1, 3, -1, -1)
-
-
-def text_sha256(value: Any) -> str:
-    """The SHA-256 of a value as canonical JSON."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def content_sha256(path: Path) -> str:
-    """The SHA-256 of a file, or of a folder's files and their names."""
-    if path.is_file():
-        return sha256(path)
-    files = sorted(file for file in path.rglob("*") if file.is_file())
-    return text_sha256([[file.relative_to(path).as_posix(), sha256(file)] for file in files])

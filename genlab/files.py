@@ -1,11 +1,13 @@
 """Nothing half written: a file is made under a temporary name beside its place, then renamed."""
 
 import hashlib
+import json
 import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from genlab.errors import OutputError
 
@@ -83,3 +85,17 @@ def sha256(path: Path) -> str:
         while block := file.read(CHUNK):
             digest.update(block)
     return digest.hexdigest()
+
+
+def text_sha256(value: Any) -> str:
+    """The SHA-256 of a value as canonical JSON."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def content_sha256(path: Path) -> str:
+    """The SHA-256 of a file, or of a folder's files and their names."""
+    if path.is_file():
+        return sha256(path)
+    files = sorted(file for file in path.rglob("*") if file.is_file())
+    return text_sha256([[file.relative_to(path).as_posix(), sha256(file)] for file in files])

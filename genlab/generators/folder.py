@@ -4,7 +4,7 @@
 
 ``model_index.json`` names the network's class and holds what the network itself does not know
 (preconditioning, class names, default sampler); ``network/`` is what diffusers' ``save_pretrained``
-writes: config.json and safetensors.
+writes: config.json and safetensors. A latent diffusion model has its ``autoencoder/`` beside it.
 """
 
 import json
@@ -13,7 +13,6 @@ import tempfile
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
 import diffusers
@@ -23,21 +22,24 @@ from safetensors import SafetensorError
 from torch import nn
 
 from genlab.errors import CheckpointError, GenLabError, OutputError
-from genlab.files import make_public
+from genlab.generators.models import read_model, write_model
 
 INDEX = "model_index.json"
 NETWORK = "network"
+PARTS = ("autoencoder",)
+"""Models that a folder may hold beside the network, each in a folder of its name."""
 CARD = "README.md"
 PIPELINE = "GenLabPipeline"
 
 _OUR_NETWORKS = "genlab.networks."
 
-_LOADING = Lock()
-"""diffusers changes how torch makes parameters while it loads: one thread at a time, then."""
-
 
 def write_folder(
-    folder: Path, network: nn.Module, facts: Mapping[str, Any], card: str | None = None
+    folder: Path,
+    network: nn.Module,
+    facts: Mapping[str, Any],
+    card: str | None = None,
+    parts: Mapping[str, nn.Module] | None = None,
 ) -> None:
     """Write a generator; the folder changes only once everything is on the disk.
 
@@ -46,28 +48,27 @@ def write_folder(
         network: a diffusers ``ModelMixin``.
         facts: the pipeline's other constructor arguments.
         card: text of the model card (README.md), which hubs show.
+        parts: models beside the network, by names of `PARTS`.
 
     Raises:
         OutputError: the folder is not writable or the disk is full.
     """
-    cls = type(network)
+    models = {NETWORK: network, **(parts or {})}
     index = {
         "_class_name": PIPELINE,
         "_diffusers_version": diffusers.__version__,
-        NETWORK: [cls.__module__, cls.__name__],
+        **{name: _component(model) for name, model in models.items()},
         **facts,
     }
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as name:
             new = Path(name) / "new"
-            network.save_pretrained(new / NETWORK)  # type: ignore[operator]  # a ModelMixin's method
-            _forget_origin(new / NETWORK / "config.json")
+            for part, model in models.items():
+                write_model(new / part, model)
             (new / INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
             if card is not None:
                 (new / CARD).write_text(card)
-            for weights in (new / NETWORK).glob("*.safetensors"):
-                make_public(weights)
             _move_into(new, folder)
     except GenLabError:
         raise
@@ -77,26 +78,26 @@ def write_folder(
         ) from error
 
 
-def _forget_origin(config: Path) -> None:
-    """Take the path that the weights were once read from out of the network's config."""
-    content = json.loads(config.read_text())
-    content.pop("_name_or_path", None)
-    config.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
+def _component(model: nn.Module) -> list[str]:
+    """How an index names a model's class; diffusers' own classes stand under its top level."""
+    module = type(model).__module__
+    return ["diffusers" if module.startswith("diffusers.") else module, type(model).__name__]
 
 
 def _move_into(new: Path, folder: Path) -> None:
     if not folder.exists():
         new.rename(folder)
         return
-    weights = [p.name for p in (new / NETWORK).iterdir()]
-    (folder / NETWORK).mkdir(exist_ok=True)
+    written = {path.relative_to(new) for path in new.rglob("*")}
     for path in sorted(new.rglob("*"), key=lambda p: (p.name == INDEX, p)):
         if path.is_file():
+            (folder / path.relative_to(new)).parent.mkdir(exist_ok=True)
             path.replace(folder / path.relative_to(new))
     # Shards of an older, larger network would be read in preference to ours.
-    for old in (folder / NETWORK).glob("diffusion_pytorch_model*"):
-        if old.name not in weights:
-            old.unlink()
+    for part in (NETWORK, *PARTS):
+        for old in (folder / part).glob("diffusion_pytorch_model*"):
+            if old.relative_to(folder) not in written:
+                old.unlink()
 
 
 def read_index(folder: Path) -> dict[str, Any]:
@@ -135,49 +136,26 @@ def read_network(
         CheckpointError: an unknown class, or weights that are missing, cut short or of other
             shapes.
     """
-    cls = _network_class(folder, *index[NETWORK])
-    where = folder / NETWORK
-    try:
-        with _LOADING:
-            loaded: Any = cls.from_pretrained(
-                where,
-                output_loading_info=True,
-                local_files_only=True,
-                use_safetensors=True,
-                torch_dtype=dtype,
-            )
-            network, info = loaded
-    except GenLabError:
-        raise
-    except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
-        reason = " ".join(str(error).split())
-        raise CheckpointError(
-            f"the network in {where} cannot be read, a file is missing, cut short or does not fit "
-            f"its config.json ({reason[:300]}); fetch or save the model again"
-        ) from error
-    # diffusers only logs these and samples from random weights.
-    for what in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-        if info[what]:
-            raise CheckpointError(
-                f"the weights in {where} do not fit its config.json: {what.replace('_', ' ')} "
-                f"such as {sorted(map(str, info[what]))[0]}; fetch or save the model again"
-            )
-    _realign(network)
-    return network.eval()
+    cls = _model_class(folder, *index[NETWORK])
+    network: ModelMixin = read_model(folder / NETWORK, cls, dtype, NETWORK)
+    return network
 
 
-def _realign(network: nn.Module) -> None:
-    """Copy weights out of the mapped file, where they begin anywhere.
+def read_parts(folder: Path, index: Mapping[str, Any]) -> dict[str, ModelMixin]:
+    """The models beside the network: those of `PARTS` that the index names.
 
-    Matrix libraries round differently when memory is not aligned: without this a loaded model's
-    images would differ in the last bits from those of the model that was saved.
+    Raises:
+        CheckpointError: as `read_network`.
     """
-    for tensor in [*network.parameters(), *network.buffers()]:
-        tensor.data = tensor.data.clone()
+    return {
+        name: read_model(folder / name, _model_class(folder, *index[name]), what=name)
+        for name in PARTS
+        if _is_component(index.get(name))
+    }
 
 
-def _network_class(folder: Path, module: str, name: str) -> type[ModelMixin]:
-    """The class that the index names: one of ours, or of a module that the program imported.
+def _model_class(folder: Path, module: str, name: str) -> type[ModelMixin]:
+    """A class that the index names: one of ours, or of a module that the program imported.
 
     Importing a module because a downloaded file names it would run its code.
     """
@@ -193,12 +171,12 @@ def _network_class(folder: Path, module: str, name: str) -> type[ModelMixin]:
         found = sys.modules[module]
     else:
         raise CheckpointError(
-            f"{folder / INDEX} names the network {module}.{name}, which is not GenLab's; "
+            f"{folder / INDEX} names the model {module}.{name}, which is not GenLab's; "
             f"if you trust it, import {module} before loading"
         )
     cls = getattr(found, name, None)
     if not (isinstance(cls, type) and issubclass(cls, ModelMixin)):
-        raise CheckpointError(f"{folder / INDEX}: {module} has no network {name}")
+        raise CheckpointError(f"{folder / INDEX}: {module} has no model {name}")
     return cls
 
 

@@ -105,7 +105,7 @@ DAMAGE = {
     "no index": (lambda model: (model / "model_index.json").unlink(), "model_index.json"),
     "not JSON": (lambda model: (model / "model_index.json").write_text("{"), "cannot be read"),
     "no component": (edit("model_index.json", network="SongUNet"), "names no network"),
-    "foreign class": (edit("model_index.json", network=["os", "system"]), "has no network system"),
+    "foreign class": (edit("model_index.json", network=["os", "system"]), "has no model system"),
     "not imported": (edit("model_index.json", network=["antigravity", "x"]), "not GenLab's"),
     "future class": (edit("model_index.json", network=["genlab.networks.x", "X"]), "update GenLab"),
     "other family": (edit("model_index.json", family="gan"), "family 'gan'"),
