@@ -1,12 +1,13 @@
 """What a training run is told: one dataclass for each part, YAML presets in configs/train/."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from enum import Enum
-from typing import Any
+from typing import Any, cast
 
-from omegaconf import MISSING
+from omegaconf import MISSING, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
-from genlab.errors import ConfigError
+from genlab.errors import ConfigError, nearest
 
 
 class Fit(Enum):
@@ -97,6 +98,8 @@ class OptimizerConfig:
         zero_nonfinite_gradients: replace gradients that are not finite as EDM does (nan by 0,
             infinity by 1e5), so that one bad gradient does not end a run. A loss that is not finite
             ends it in any case.
+        networks: where an objective trains several: name -> settings that differ for this one, for
+            instance ``{discriminator: {lr: 4e-4}}``.
     """
 
     lr: float = 1e-3
@@ -106,6 +109,28 @@ class OptimizerConfig:
     weight_decay: float = 0.0
     max_grad_norm: float | None = None
     zero_nonfinite_gradients: bool = True
+    networks: dict[str, Any] = field(default_factory=dict)
+
+    def of(self, network: str) -> "OptimizerConfig":
+        """The settings of one network.
+
+        Raises:
+            ConfigError: one that is its own is unknown or of another type.
+        """
+        alike = replace(self, networks={})
+        own = self.networks.get(network, {})
+        where = f"optimizer.networks.{network}"
+        if not isinstance(own, dict):
+            raise ConfigError(f"{where} takes a mapping (KEY: VALUE), not {own!r}")
+        known = [f.name for f in fields(self) if f.name != "networks"]
+        for key in own:
+            if key not in known:
+                raise ConfigError(f"there is no setting {where}.{key}; {nearest(key, known)}")
+        try:
+            merged = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(alike), own))
+        except OmegaConfBaseException as error:
+            raise ConfigError(f"{where}: {str(error).splitlines()[0]}") from error
+        return cast(OptimizerConfig, merged)
 
 
 @dataclass(kw_only=True)
@@ -135,12 +160,14 @@ class EmaConfig:
         halflife_kimg: half-life of the exponential average (EDM), in thousands of images.
         rampup_ratio: the half-life is at most this share of the images seen so far; null switches
             that off.
+        start_kimg: up to so many thousand images the exponential average just follows the weights.
         sigma_rels: relative widths of the power-function averages (EDM2, arXiv:2312.02696); with
             two of them any other width can be reconstructed after training. Empty tracks none.
     """
 
     halflife_kimg: float = 500.0
     rampup_ratio: float | None = 0.05
+    start_kimg: float = 0.0
     sigma_rels: list[float] = field(default_factory=lambda: [0.05, 0.10])
 
 
@@ -186,7 +213,7 @@ class TrainConfig:
         objective: ``name`` (see `genlab.training.objective.OBJECTIVES`) and its options, for
             instance those of `genlab.training.diffusion.DiffusionObjective`.
         validation: images to judge the run by.
-        optimizer: of every network in training.
+        optimizer: of the networks in training.
         schedule: of the learning rate.
         ema: averages of the weights.
         output: logs, states, snapshots, previews.
@@ -229,11 +256,14 @@ class TrainConfig:
         )
         _require(self.duration_kimg > 0, "duration_kimg > 0", self.duration_kimg)
         _require(0 <= self.seed < 2**63, "0 <= seed < 2**63", self.seed)
-        _require(self.optimizer.lr > 0, "optimizer.lr > 0", self.optimizer.lr)
+        for name in ("", *self.optimizer.networks):
+            lr = self.optimizer.of(name).lr
+            _require(lr > 0, f"optimizer.{f'networks.{name}.' if name else ''}lr > 0", lr)
         _require(
             self.schedule.warmup_kimg >= 0, "schedule.warmup_kimg >= 0", self.schedule.warmup_kimg
         )
         _require(self.ema.halflife_kimg >= 0, "ema.halflife_kimg >= 0", self.ema.halflife_kimg)
+        _require(self.ema.start_kimg >= 0, "ema.start_kimg >= 0", self.ema.start_kimg)
         for sigma_rel in self.ema.sigma_rels:
             rule = "ema.sigma_rels between 0 and 0.28 with at most three decimals"
             _require(0 < sigma_rel < 0.28 and round(sigma_rel, 3) == sigma_rel, rule, sigma_rel)

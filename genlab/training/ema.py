@@ -6,24 +6,18 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 
 def averaged_tensors(network: nn.Module) -> dict[str, Tensor]:
-    """What of a network is averaged: its parameters and the running statistics of batch norms.
+    """What of a network is averaged: every number of its state dict that is not whole.
 
-    Averaged weights need statistics that fit them, and those of the same steps nearly do. All other
-    buffers of GenLab's networks are constants.
+    Averaged weights need running statistics and singular vectors that fit them, and the averages of
+    these over the same steps nearly do. Buffers that never change stay as they are.
 
     Returns:
         Name in the state dict -> tensor, shared with the network.
     """
-    found: dict[str, Tensor] = dict(network.named_parameters())
-    for name, module in network.named_modules():
-        if isinstance(module, _BatchNorm) and module.track_running_stats:
-            buffers = module.named_buffers(name, recurse=False)
-            found |= {key: value for key, value in buffers if value.is_floating_point()}
-    return found
+    return {key: value for key, value in network.state_dict().items() if value.is_floating_point()}
 
 
 class WeightAverage:
@@ -72,26 +66,34 @@ class WeightAverage:
 class HalfLifeAverage(WeightAverage):
     """Exponential average with a half-life in images, which starts short and grows with the run.
 
-    ``beta = 0.5^(batch / min(halflife, rampup_ratio * images))``. Source: EDM's training
-    (arXiv:2206.00364, Appendix F.2).
+    ``beta = 0.5^(batch / min(halflife, rampup_ratio * images))``, and 0 before ``start``. Source:
+    EDM's training (arXiv:2206.00364, Appendix F.2); the start is that of BigGAN's.
 
     Args:
         parameters: name -> parameter.
         halflife: in images.
         rampup_ratio: bounds the half-life by this share of the images seen; None does not.
+        start: the average is a copy of the weights in the steps that end before so many images.
     """
 
     name = "halflife"
 
     def __init__(
-        self, parameters: Mapping[str, Tensor], halflife: float, rampup_ratio: float | None
+        self,
+        parameters: Mapping[str, Tensor],
+        halflife: float,
+        rampup_ratio: float | None,
+        start: float = 0.0,
     ) -> None:
         super().__init__(parameters)
         self.halflife = halflife
         self.rampup_ratio = rampup_ratio
+        self.start = start
 
     def keep(self, images: int, batch_size: int) -> float:
         """See `WeightAverage.keep`."""
+        if images + batch_size < self.start:
+            return 0.0
         halflife = self.halflife
         if self.rampup_ratio is not None:
             halflife = min(halflife, self.rampup_ratio * images)

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,9 +23,9 @@ from genlab.training.objective import build_objective
 from genlab.training.recorder import Recorder
 from genlab.training.run import Run
 from genlab.training.schedule import learning_rate
-from genlab.training.seeds import derive, generator
 from genlab.training.state import Progress, load_state, read_progress, states
 from genlab.training.stop import StopRequest
+from genlab.training.updates import MicroBatch, Updates
 from genlab.training.validation import build_validation
 
 SIGNAL_STEPS = 8
@@ -91,10 +90,11 @@ class Trainer:
         self.objective = build_objective(config.objective)
         self.batches = Batches(config.data, config.seed)
         self.models = Models(config, self.objective, self.batches.facts, self.accelerator)
+        self.updates = Updates(config, self.objective, self.models, self.accelerator, self.share)
         self.recorder = self._recorder(watch)
         self.run.check(config, self.batches.facts)
         self.progress = self._resume()
-        self.lr = learning_rate(config, self.progress.images)
+        self.lr = learning_rate(config, self.progress.images, self.objective.main)
 
     def _recorder(self, watch: Callable[[dict[str, Any]], None]) -> Recorder:
         config, objective, facts = self.config, self.objective, self.batches.facts
@@ -184,62 +184,18 @@ class Trainer:
         self._began, self._seconds_before = time.perf_counter(), self.progress.seconds
 
     def _step(self, step: int, stream: Iterator[Micro]) -> None:
-        """One update of every network, and of the averages."""
-        images = step * self.config.batch_size
-        micro_batches = [next(stream) for _ in range(self.share.rounds)]
-        self.lr = learning_rate(self.config, images)
-        losses = []
-        for phase in range(len(self.objective.phases)):
-            self.models.optimizers[self.objective.phases[phase]].zero_grad(set_to_none=True)
-            means = [
-                self._micro_batch(step, phase, round_, micro)
-                for round_, micro in enumerate(micro_batches)
-            ]
-            self._descend(self.objective.phases[phase])
-            losses.append(torch.stack(means).mean())
-        self.recorder.note_losses(torch.stack(losses))
-        self.models.update_averages(images)
+        micro_batches = [self._on_device(*next(stream)) for _ in range(self.share.rounds)]
+        self.lr = learning_rate(self.config, step * self.config.batch_size, self.objective.main)
+        self.recorder.note_means(self.updates.step(step, micro_batches))
         self.progress = Progress(
             step=step + 1,
-            images=images + self.config.batch_size,
+            images=(step + 1) * self.config.batch_size,
             seconds=self._seconds_before + time.perf_counter() - self._began,
         )
 
-    def _micro_batch(self, step: int, phase: int, round_: int, micro: Micro) -> Tensor:
-        """Add the gradient of one micro-batch; return its mean loss, still on the device."""
-        name, seed = self.objective.phases[phase], self.config.seed
-        address = (step, phase, self.share.micro_batches()[round_])
-        torch.manual_seed(derive(seed, "dropout", *address))
-        draws = generator(self.device, seed, "draws", *address)
-        pixels, labels = (tensor.to(self.device, non_blocking=True) for tensor in micro)
-        # Gradients of several processes meet once, with the last micro-batch.
-        apart = round_ + 1 < self.share.rounds
-        with self.accelerator.no_sync(self.models.networks[name]) if apart else nullcontext():
-            with self.accelerator.autocast():
-                loss = self.objective.compute_loss(
-                    name, self.models.networks, from_uint8(pixels), labels, draws
-                )
-            # Processes average their gradients, EDM divides the sum by the batch: hence their
-            # number.
-            scale = self.share.processes / self.config.batch_size
-            self.accelerator.backward(loss.total * scale)
-        return loss.mean
-
-    def _descend(self, name: str) -> None:
-        """Step one optimizer along the gradients gathered."""
-        optimizer, options = self.models.optimizers[name], self.config.optimizer
-        gradients = [p.grad for p in self.models.networks[name].parameters() if p.grad is not None]
-        # With float16 the gradient scaler itself drops a step whose gradients are not finite.
-        if options.zero_nonfinite_gradients and self.accelerator.scaler is None:
-            for gradient in gradients:
-                torch.nan_to_num(gradient, nan=0.0, posinf=1e5, neginf=-1e5, out=gradient)
-        if options.max_grad_norm is not None:
-            self.accelerator.clip_grad_norm_(
-                self.models.networks[name].parameters(), options.max_grad_norm
-            )
-        for group in optimizer.param_groups:
-            group["lr"] = self.lr
-        optimizer.step()
+    def _on_device(self, pixels: Tensor, labels: Tensor) -> MicroBatch:
+        pixels, labels = (part.to(self.device, non_blocking=True) for part in (pixels, labels))
+        return from_uint8(pixels), labels
 
     def _agreed_signal(self, stop: StopRequest, step: int) -> int | None:
         """The signal that any process got, the same answer in all of them."""

@@ -8,7 +8,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from genlab import compute
-from genlab.errors import ConfigError, TrainingError
+from genlab.errors import ConfigError, TrainingError, nearest
 from genlab.training.batches import DataFacts
 from genlab.training.config import TrainConfig
 from genlab.training.ema import HalfLifeAverage, PowerAverage, WeightAverage, averaged_tensors
@@ -27,8 +27,8 @@ class Models:
         accelerator: where they are, and who trains with us.
 
     Attributes:
-        networks: name -> network, as accelerate wrapped it.
-        optimizers: name -> its optimizer, wrapped too.
+        networks: name -> network, those in training as accelerate wrapped them.
+        optimizers: name -> optimizer of a network in training, wrapped too.
         averages: of the main network; the first is that by half-life.
     """
 
@@ -41,19 +41,35 @@ class Models:
         self.optimizers: dict[str, Any] = {}
         for name, network in objective.build(config.network, data).items():
             # On its device before accelerate wraps it: optimizers hold the very parameters.
-            network.to(accelerator.device).train()
-            compute.choose(accelerator.device).prepare_training(network)
-            if config.gradient_checkpointing:
-                _enable_gradient_checkpointing(network)
-            self.networks[name], self.optimizers[name] = accelerator.prepare(
-                network, self._optimizer(network)
-            )
+            self.networks[name] = network.to(accelerator.device).train()
+            if name in objective.phases:
+                self._prepare(name, network)
+        self._check_names()
         parameters = averaged_tensors(self.main)
         ema = config.ema
         self.averages: list[WeightAverage] = [
-            HalfLifeAverage(parameters, ema.halflife_kimg * 1000, ema.rampup_ratio),
+            HalfLifeAverage(
+                parameters, ema.halflife_kimg * 1000, ema.rampup_ratio, ema.start_kimg * 1000
+            ),
             *(PowerAverage(parameters, sigma_rel) for sigma_rel in ema.sigma_rels),
         ]
+
+    def _prepare(self, name: str, network: nn.Module) -> None:
+        """Make a network ready to be trained."""
+        compute.choose(self.accelerator.device).prepare_training(network)
+        if self.config.gradient_checkpointing:
+            _enable_gradient_checkpointing(network)
+        self.networks[name], self.optimizers[name] = self.accelerator.prepare(
+            network, self._optimizer(name, network)
+        )
+
+    def _check_names(self) -> None:
+        for name in self.config.optimizer.networks:
+            if name not in self.optimizers:
+                raise ConfigError(
+                    f"optimizer.networks has settings for {name!r}, which this objective does not "
+                    f"train; {nearest(name, self.optimizers)}"
+                )
 
     @property
     def main(self) -> nn.Module:
@@ -65,8 +81,13 @@ class Models:
         network: nn.Module = self.accelerator.unwrap_model(self.networks[name])
         return network
 
-    def _optimizer(self, network: nn.Module) -> torch.optim.Optimizer:
-        options = self.config.optimizer
+    @property
+    def unwrapped(self) -> dict[str, nn.Module]:
+        """All networks as their objective built them."""
+        return {name: self.plain(name) for name in self.networks}
+
+    def _optimizer(self, name: str, network: nn.Module) -> torch.optim.Optimizer:
+        options = self.config.optimizer.of(name)
         return torch.optim.AdamW(
             network.parameters(),
             lr=options.lr,
@@ -91,7 +112,7 @@ class Models:
         scaler = self.accelerator.scaler
         return State(
             progress=progress,
-            networks={name: dict(self.plain(name).state_dict()) for name in self.networks},
+            networks={name: dict(n.state_dict()) for name, n in self.unwrapped.items()},
             averages={average.name: average.state_dict() for average in self.averages},
             optimizers={name: o.state_dict() for name, o in self.optimizers.items()},
             scaler=None if scaler is None else scaler.state_dict(),
@@ -106,6 +127,7 @@ class Models:
         try:
             for name in self.networks:
                 self.plain(name).load_state_dict(state.networks[name])
+            for name in self.optimizers:
                 self._load_optimizer(name, state.optimizers[name])
             for average in self.averages:
                 average.load_state_dict(state.averages[average.name])

@@ -1,15 +1,16 @@
 """What is specific to a family of models in training: networks, losses, and what comes out.
 
 The loop knows nothing of it. A step runs the objective's phases one after another, and each phase
-updates one network: a diffusion model has one phase, a GAN has two. What comes out is a generator,
-or a network that serves another purpose (a classifier). An objective that can tell how good its
-network is on images that it was not trained on names its scores.
+updates one network: a diffusion model has one phase, a GAN one for its generator and some for its
+discriminator. What comes out is a generator, or a network that serves another purpose (a
+classifier). An objective that can tell how good its network is on images that it was not trained on
+names its scores.
 """
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
@@ -29,10 +30,12 @@ class Loss:
     Attributes:
         total: what is differentiated: a sum over the samples (the loop divides by the batch size).
         mean: what is logged, a mean over the samples, on any scale that is easy to read.
+        parts: name -> more means to be logged.
     """
 
     total: Float[Tensor, ""]
     mean: Float[Tensor, ""]
+    parts: Mapping[str, Float[Tensor, ""]] = field(default_factory=dict)
 
 
 @runtime_checkable
@@ -46,12 +49,18 @@ class Product(Protocol):
         """Write it as a folder, model card included."""
 
 
+Watch = Callable[[float, Mapping[str, float]], str | None]
+"""Looks at the means of each log line, as they come: (thousands of images, name -> mean) -> what is
+wrong with the run, as the beginning of a sentence, or None while all is well."""
+
+
 class Objective(ABC):
     """One family in training. Subclasses are frozen dataclasses whose fields are the options.
 
     Attributes:
         family: of what comes out.
-        phases: the networks that a step updates, in order; a name may come twice.
+        phases: the networks that a step updates, in order; a name may come twice. Networks that
+            `build` makes beside them are saved with the run but not trained.
         main: the network that is averaged and that the product is made of.
         task: what the product does, as hubs tag it.
         usage: how to use it, for its model card (Markdown).
@@ -59,13 +68,17 @@ class Objective(ABC):
     """
 
     family: ClassVar[str]
-    phases: ClassVar[tuple[str, ...]]
     main: ClassVar[str]
     task: ClassVar[str] = "image-generation"
     usage: ClassVar[str] = (
         "To draw samples:\n\n```\ngenlab sample PATH_TO_THIS_FOLDER --seeds 0-63 -o samples/\n```"
     )
     scores: ClassVar[Mapping[str, str]] = {}
+
+    @property
+    @abstractmethod
+    def phases(self) -> tuple[str, ...]:
+        """See the attributes; a constant of most classes."""
 
     @abstractmethod
     def build(self, network: Mapping[str, Any], data: DataFacts) -> dict[str, nn.Module]:
@@ -97,6 +110,33 @@ class Objective(ABC):
             labels: classes; all -1 where the data have none.
             generator: where every random number comes from.
         """
+
+    def rows(self, phase: int, count: int) -> slice:
+        """The images of a micro-batch that a phase looks at; by default all of them.
+
+        Args:
+            phase: number within `phases`.
+            count: images in the micro-batch.
+        """
+        return slice(None)
+
+    @torch.no_grad()
+    def adjust_gradients(self, phase: str, networks: Mapping[str, nn.Module]) -> None:
+        """Change the gradients of a whole batch before the optimizer takes them, in place.
+
+        Args:
+            phase: the network that is updated.
+            networks: as `build` made them.
+        """
+        return
+
+    def inspect(self, networks: Mapping[str, nn.Module]) -> dict[str, float]:
+        """More values for a log line, read off the networks as they are now."""
+        return {}
+
+    def watch(self) -> Watch | None:
+        """What looks after a run that may come to nothing, or None."""
+        return None
 
     @abstractmethod
     def product(
@@ -160,7 +200,10 @@ NETWORKS: Registry[type[nn.Module]] = Registry(
 
 
 def build_network(
-    network: Mapping[str, Any], from_data: Mapping[str, Any], settings: str = ""
+    network: Mapping[str, Any],
+    from_data: Mapping[str, Any],
+    settings: str = "",
+    section: str = "network",
 ) -> nn.Module:
     """Build a registered network with fresh weights.
 
@@ -169,6 +212,7 @@ def build_network(
         from_data: arguments that follow from the data and the objective; they may be left out of
             ``network`` but not contradicted.
         settings: more settings that they follow from, for the message.
+        section: of the configuration that ``network`` stands in, for the message.
 
     Raises:
         ConfigError: an argument is unknown or contradicts the data.
@@ -176,7 +220,7 @@ def build_network(
     options = dict(network)
     name = options.pop("name", None)
     if not isinstance(name, str):
-        raise ConfigError(f"network.name is missing; {nearest('', NETWORKS)}")
+        raise ConfigError(f"{section}.name is missing; {nearest('', NETWORKS)}")
     cls = NETWORKS[name]
     known = [key for key in inspect.signature(cls).parameters if key != "self"]
     for key in options:
@@ -188,12 +232,12 @@ def build_network(
         if key not in known:
             raise ConfigError(
                 f"the network {name!r} does not suit this objective: it takes no {key}; choose "
-                "another network.name"
+                f"another {section}.name"
             )
     for key, value in from_data.items():
         if options.setdefault(key, value) != value:
             raise ConfigError(
-                f"network.{key} is {options[key]} but the data and the objective make it "
+                f"{section}.{key} is {options[key]} but the data and the objective make it "
                 f"{value}; leave it out, or "
                 f"change data.image_size, data.channels, data.labels{settings}"
             )

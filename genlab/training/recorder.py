@@ -34,7 +34,7 @@ class Recorder:
     Args:
         run: its folder.
         config: of the run.
-        objective: names the phases whose losses are logged.
+        objective: whose losses are logged, and which may have a run watched.
         models: what is saved.
         accelerator: only the main process writes, but all meet where something is written.
         averaged: a second main network, for the averaged weights: previews are drawn with it, and
@@ -60,9 +60,9 @@ class Recorder:
         self.accelerator, self.is_main = accelerator, bool(accelerator.is_main_process)
         self.averaged, self.generator = averaged, generator
         self.validate, self.watch = validate, watch
-        self.phases = objective.phases
+        self.objective, self._watch = objective, objective.watch()
         self.last_loss = math.nan
-        self._losses: list[Tensor] = []
+        self._means: list[dict[str, Tensor]] = []
 
     def begin(self, progress: Progress) -> None:
         """Start the clocks; forget what an earlier life of the run wrote beyond its last state."""
@@ -77,9 +77,9 @@ class Recorder:
         if self._log is not None:
             self._log.close()
 
-    def note_losses(self, losses: Tensor) -> None:
-        """Keep the losses of a step, one for each phase, without waiting for the device."""
-        self._losses.append(losses)
+    def note_means(self, means: dict[str, Tensor]) -> None:
+        """Keep the losses of a step, and their parts, without waiting for the device."""
+        self._means.append(means)
 
     def after_step(self, progress: Progress, lr: float, last: bool) -> None:
         """Write what is due.
@@ -99,8 +99,10 @@ class Recorder:
         )
         if not (log or snapshot or preview):
             return
-        losses = self._take_losses(progress)  # first, since it refuses some that are not finite
-        self._write_line(progress, lr, losses, self._scores() if snapshot else {})
+        steps = len(self._means)
+        means = self._take_means(progress)  # first, since it refuses some that are not finite
+        self._look_after(progress, means)
+        self._write_line(progress, lr, steps, means, self._scores() if snapshot else {})
         if snapshot:
             self._save_snapshots(progress)
         if preview:
@@ -115,27 +117,44 @@ class Recorder:
         every = kimg * 1000
         return progress.images // every > (progress.images - self.config.batch_size) // every
 
-    def _take_losses(self, progress: Progress) -> Tensor:
-        """Those since the last line, (steps, phases); here the program waits for the device."""
-        losses: Tensor = self.accelerator.reduce(torch.stack(self._losses), "mean")
-        values = losses.double().cpu()
+    def _take_means(self, progress: Progress) -> dict[str, float]:
+        """Over the steps since the last line; here the program waits for the device."""
+        names = list(self._means[0])
+        rows = torch.stack([torch.stack([means[name] for name in names]) for means in self._means])
+        values = self.accelerator.reduce(rows, "mean").double().cpu()
         self._refuse_bad_losses(values, progress)
-        self._losses = []
-        return values
+        self._means = []
+        return dict(zip(names, values.mean(0).tolist(), strict=True))
+
+    def _look_after(self, progress: Progress, means: dict[str, float]) -> None:
+        """End a run that its objective gives up.
+
+        Raises:
+            TrainingError: says why.
+        """
+        trouble = self._watch(progress.images / 1000, means) if self._watch is not None else None
+        if trouble is None:
+            return
+        raise TrainingError(f"after {progress.images:,} images {trouble}")
 
     def _write_line(
-        self, progress: Progress, lr: float, losses: Tensor, scores: dict[str, float]
+        self,
+        progress: Progress,
+        lr: float,
+        steps: int,
+        means: dict[str, float],
+        scores: dict[str, float],
     ) -> None:
-        means = losses.mean(0).tolist()
-        self.last_loss = sum(means) / len(means)
-        named = zip(self.phases, means, strict=True)
+        losses = [means[name] for name in dict.fromkeys(self.objective.phases)]
+        self.last_loss = sum(losses) / len(losses)
         now = time.perf_counter()
-        images = len(losses) * self.config.batch_size
+        images = steps * self.config.batch_size
         line = {
             "step": progress.step,
             "kimg": progress.images / 1000,
             "loss": self.last_loss,
-            **({f"loss_{name}": mean for name, mean in named} if len(means) > 1 else {}),
+            **({f"loss_{name}": mean for name, mean in means.items()} if len(means) > 1 else {}),
+            **self.objective.inspect(self.models.unwrapped),
             **scores,
             "lr": lr,
             "images_per_second": images / (now - self._line_began),

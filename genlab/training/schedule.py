@@ -5,8 +5,13 @@ import math
 from genlab.training.config import Decay, TrainConfig
 
 
-def learning_rate(config: TrainConfig, images: int) -> float:
+def learning_rate(config: TrainConfig, images: int, network: str = "") -> float:
     """The learning rate of the step that starts after ``images`` images.
+
+    Args:
+        config: of the run.
+        images: seen before the step.
+        network: whose; by default that of all networks without settings of their own.
 
     Linear warm-up from 0 (EDM), then constant, a half cosine down to ``final``, or EDM2's inverse
     square root ``1 / sqrt(max(t / t_ref, 1))``.
@@ -21,4 +26,4 @@ def learning_rate(config: TrainConfig, images: int) -> float:
     elif schedule.decay is Decay.inv_sqrt:
         reference = 1000 * (schedule.decay_kimg or config.duration_kimg / 4)
         factor /= math.sqrt(max(images / reference, 1))
-    return config.optimizer.lr * factor
+    return config.optimizer.of(network).lr * factor
