@@ -1,0 +1,82 @@
+"""What the generator networks of BigGAN have in common: latents, class embeddings, resolutions."""
+
+from abc import abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+
+from diffusers.configuration_utils import ConfigMixin
+from diffusers.models.modeling_utils import ModelMixin
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from genlab.errors import ConfigError
+from genlab.networks.base import Labels
+
+BOTTOM = 4
+"""Height and width of the first features."""
+
+
+class GeneratorNetwork(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers is untyped
+    """A network G(z, class embedding) that makes images in (-1, 1).
+
+    Subclasses decorate their constructor with ``@register_to_config``; their config holds
+    ``img_resolution`` and ``img_channels``.
+
+    Attributes:
+        dim_z: numbers in a latent.
+        num_classes: number of classes.
+    """
+
+    dim_z: int
+    num_classes: int
+
+    @abstractmethod
+    def embed_labels(self, labels: Labels) -> Float[Tensor, "B E"] | Int64[Tensor, " B"]:
+        """What `forward` takes for class labels: indices (B,), or rows of class weights (B, K).
+
+        Rows of weights mix classes, which a network without a shared embedding cannot.
+        """
+
+    @abstractmethod
+    def forward(
+        self, z: Float[Tensor, "B Z"], class_embedding: Float[Tensor, "B E"] | Int64[Tensor, " B"]
+    ) -> Float[Tensor, "B C H W"]:
+        """Make images.
+
+        Args:
+            z: latents, (B, dim_z).
+            class_embedding: of `embed_labels`, or a mixture of such vectors.
+
+        Returns:
+            (B, img_channels, img_resolution, img_resolution), in (-1, 1).
+        """
+
+
+def widths_for(img_resolution: int, table: Mapping[int, Sequence[int]]) -> Sequence[int]:
+    """The row of a table of widths.
+
+    Raises:
+        ConfigError: the architecture is not defined at this resolution.
+    """
+    if img_resolution not in table:
+        known = ", ".join(map(str, table))
+        raise ConfigError(
+            f"BigGAN has no architecture for {img_resolution}x{img_resolution}; "
+            f"img_resolution is one of {known}: resize the images"
+        )
+    return table[img_resolution]
+
+
+def check_attention(attn_resolutions: Iterable[int], resolutions: Sequence[int]) -> set[int]:
+    """Resolutions with self-attention.
+
+    Raises:
+        ConfigError: a resolution that no block puts out, where attention would silently be missing.
+    """
+    unknown = set(attn_resolutions) - set(resolutions)
+    if unknown:
+        known = ", ".join(map(str, sorted(set(resolutions))))
+        raise ConfigError(
+            f"no block puts out the resolution {min(unknown)} that attn_resolutions names; "
+            f"the blocks put out {known}"
+        )
+    return set(attn_resolutions)

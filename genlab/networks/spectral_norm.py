@@ -1,0 +1,326 @@
+"""Spectral normalisation: layers whose weight is divided by its largest singular value, sigma.
+
+sigma is estimated by power iteration from a vector that is kept between calls. Two conventions are
+in use, and a file of one cannot be run with the other:
+
+- *power* (BigGAN-PyTorch; the ``Spectral...`` layers): the left vector ``u0`` is kept. Every call
+  does one round from it, in evaluation too; training stores the new vector.
+- *pair* (torch's former hook, Hugging Face's BigGAN-deep; the ``Paired...`` layers): both vectors
+  ``u`` and ``v`` are kept. Evaluation takes them as they are; training renews them first.
+
+In both the gradient flows through sigma by the weight alone. `fold` keeps the divided weights, so
+that sampling divides once and not in every call.
+
+Source: Miyato et al. 2018, arXiv:1802.05957, Algorithm 1.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Self
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+Matrix = Float[Tensor, "out rest"]
+
+
+class SpectralNorm(nn.Module):
+    """What the layers of this file share; stands in front of torch's own layer.
+
+    Attributes:
+        folded: the normalised weight where `fold` has kept it; never saved.
+        eps: below this the length of a vector counts as this.
+    """
+
+    weight: Tensor
+    folded: Tensor | None
+    eps: float
+
+    def normalized_weight(self) -> Tensor:
+        """The weight divided by sigma; in training the kept vectors are renewed."""
+        if self.folded is not None and not torch.is_grad_enabled() and self._folded_is_current():
+            return self.folded
+        return self._normalize()
+
+    def fold(self) -> None:
+        """Keep the normalised weight for calls without gradients.
+
+        It is dropped when training begins, and passed over once the weight or a vector has been
+        changed in place (``.data`` hides a change from torch: fold again after one). The weight
+        itself, and with it what is saved, stays as it is.
+        """
+        if self.folded is not None and self._folded_is_current():
+            return
+        if self.training or self.weight.is_inference():  # inference tensors hide their changes
+            self.folded = None
+            return
+        with torch.no_grad():
+            folded = self._normalize()
+        if self.folded is None or self.folded.shape != folded.shape:
+            self.folded = folded
+        else:  # in place, because a compiled network holds on to the tensor
+            self.folded.copy_(folded)
+        self._folded_from = self._versions()
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode; training drops what `fold` kept."""
+        if mode:
+            self.folded = None
+        return super().train(mode)
+
+    def _keep_vectors(self, eps: float, **vectors: Tensor) -> None:
+        self.eps = eps
+        for name, vector in vectors.items():
+            self.register_buffer(name, vector)
+        self.register_buffer("folded", None, persistent=False)
+        self._folded_from = ()
+
+    def _vectors(self) -> list[Tensor]:
+        raise NotImplementedError
+
+    def _sigma(self, matrix: Matrix) -> Float[Tensor, ""]:
+        raise NotImplementedError
+
+    def _normalize(self) -> Tensor:
+        # A sigma of 16-bit products would be off by some thousandths, and all features with it.
+        dtype = torch.promote_types(self.weight.dtype, torch.float32)
+        with torch.autocast(self.weight.device.type, enabled=False):
+            sigma = self._sigma(self.weight.flatten(1).to(dtype))
+            return self.weight / sigma.to(self.weight.dtype)
+
+    def _versions(self) -> tuple[tuple[int, int], ...]:
+        return tuple((id(t), t._version) for t in (self.weight, *self._vectors()))
+
+    def _folded_is_current(self) -> bool:
+        # A compiler cannot look at versions: whoever compiles folds before each call.
+        return torch.compiler.is_compiling() or self._folded_from == self._versions()
+
+
+class _Power(SpectralNorm):
+    """The power convention: buffers ``u0``, ``u1``, ... (1, out) and ``sv0``, ... (1).
+
+    ``sv*`` are the singular values that training saw last; nothing reads them.
+    """
+
+    num_itrs: int
+    num_svs: int
+
+    def _start(self, num_svs: int, num_itrs: int, eps: float) -> None:
+        self.num_svs, self.num_itrs = num_svs, num_itrs
+        vectors = {f"u{i}": torch.randn(1, len(self.weight)) for i in range(num_svs)}
+        values = {f"sv{i}": torch.ones(1) for i in range(num_svs)}
+        self._keep_vectors(eps, **vectors, **values)
+
+    def _vectors(self) -> list[Tensor]:
+        return [getattr(self, f"u{i}") for i in range(self.num_svs)]
+
+    def _sigma(self, matrix: Matrix) -> Float[Tensor, ""]:
+        if not self.training:
+            # Further rounds would start from the same kept vector, further vectors divide nothing.
+            return self._round(matrix, self._vectors()[:1])[1][0]
+        for _ in range(self.num_itrs):
+            vectors, values = self._round(matrix, self._vectors())
+            with torch.no_grad():
+                for i, (u, value) in enumerate(zip(vectors, values, strict=True)):
+                    getattr(self, f"u{i}").copy_(u)
+                    getattr(self, f"sv{i}").copy_(value)
+        return values[0]
+
+    def _round(self, matrix: Matrix, us: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """One round for each vector: the new ones, and the singular values that they give."""
+        left: list[Tensor] = []
+        right: list[Tensor] = []
+        for u in us:
+            with torch.no_grad():
+                v = F.normalize(_orthogonal(u.to(matrix.dtype) @ matrix, right), eps=self.eps)
+                right.append(v)
+                u = F.normalize(_orthogonal(v @ matrix.T, left), eps=self.eps)
+                left.append(u)
+        pairs = zip(left, right, strict=True)
+        return left, [((v @ matrix.T) @ u.T).squeeze() for u, v in pairs]
+
+
+def _orthogonal(x: Tensor, others: Sequence[Tensor]) -> Tensor:
+    """What of ``x`` (1, n) is orthogonal to the others (Gram and Schmidt)."""
+    for y in others:
+        x = x - (x @ y.T) / (y @ y.T) * y
+    return x
+
+
+class SpectralConv2d(_Power, nn.Conv2d):
+    """A convolution of odd kernel size that keeps height and width; the power convention."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel: int,
+        *,
+        bias: bool = True,
+        num_svs: int = 1,
+        num_itrs: int = 1,
+        eps: float = 1e-12,
+    ) -> None:
+        nn.Conv2d.__init__(self, in_channels, out_channels, kernel, padding=kernel // 2, bias=bias)
+        self._start(num_svs, num_itrs, eps)
+
+    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D H W"]:
+        """(B, C, H, W) -> (B, D, H, W)."""
+        return self._conv_forward(x, self.normalized_weight(), self.bias)
+
+
+class SpectralLinear(_Power, nn.Linear):
+    """A linear layer; the power convention."""
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        bias: bool = True,
+        num_svs: int = 1,
+        num_itrs: int = 1,
+        eps: float = 1e-12,
+    ) -> None:
+        nn.Linear.__init__(self, in_features, out_features, bias)
+        self._start(num_svs, num_itrs, eps)
+
+    def forward(self, x: Float[Tensor, "B C"]) -> Float[Tensor, "B D"]:
+        """(B, C) -> (B, D)."""
+        return F.linear(x, self.normalized_weight(), self.bias)
+
+
+class SpectralEmbedding(_Power, nn.Embedding):
+    """A table whose rows are the classes; the power convention."""
+
+    def __init__(
+        self,
+        num_embeddings: int,
+        embedding_dim: int,
+        *,
+        num_svs: int = 1,
+        num_itrs: int = 1,
+        eps: float = 1e-12,
+    ) -> None:
+        nn.Embedding.__init__(self, num_embeddings, embedding_dim)
+        self._start(num_svs, num_itrs, eps)
+
+    def forward(self, labels: Int64[Tensor, " B"]) -> Float[Tensor, "B D"]:
+        """(B,) -> (B, D)."""
+        return F.embedding(labels, self.normalized_weight())
+
+
+class _Pair(SpectralNorm):
+    """The pair convention: buffers ``u`` (out) and ``v`` (rest)."""
+
+    u: Tensor
+    v: Tensor
+
+    def _start(self, eps: float) -> None:
+        out, rest = self.weight.flatten(1).shape
+        u, v = (F.normalize(torch.randn(size), dim=0, eps=eps) for size in (out, rest))
+        self._keep_vectors(eps, u=u, v=v)
+
+    def _vectors(self) -> list[Tensor]:
+        return [self.u, self.v]
+
+    def _sigma(self, matrix: Matrix) -> Float[Tensor, ""]:
+        u, v = self.u.to(matrix.dtype), self.v.to(matrix.dtype)
+        if self.training:
+            with torch.no_grad():
+                v = F.normalize(matrix.T @ u, dim=0, eps=self.eps)
+                u = F.normalize(matrix @ v, dim=0, eps=self.eps)
+                self.u.copy_(u)
+                self.v.copy_(v)
+        return u @ (matrix @ v)
+
+
+class PairedConv2d(_Pair, nn.Conv2d):
+    """A convolution of odd kernel size that keeps height and width; the pair convention."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel: int,
+        *,
+        bias: bool = True,
+        eps: float = 1e-12,
+    ) -> None:
+        nn.Conv2d.__init__(self, in_channels, out_channels, kernel, padding=kernel // 2, bias=bias)
+        self._start(eps)
+
+    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D H W"]:
+        """(B, C, H, W) -> (B, D, H, W)."""
+        return self._conv_forward(x, self.normalized_weight(), self.bias)
+
+
+class PairedLinear(_Pair, nn.Linear):
+    """A linear layer; the pair convention."""
+
+    def __init__(
+        self, in_features: int, out_features: int, *, bias: bool = True, eps: float = 1e-12
+    ) -> None:
+        nn.Linear.__init__(self, in_features, out_features, bias)
+        self._start(eps)
+
+    def forward(self, x: Float[Tensor, "B C"]) -> Float[Tensor, "B D"]:
+        """(B, C) -> (B, D)."""
+        return F.linear(x, self.normalized_weight(), self.bias)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layers:
+    """Makes the layers of a network, normalised in one convention or not at all.
+
+    Attributes:
+        norm: ``power``, ``pair`` or ``none``.
+        num_svs: singular values that the power convention tracks; only the first one divides.
+        num_itrs: its rounds in each training call.
+        eps: of the length of vectors.
+    """
+
+    norm: Literal["power", "pair", "none"] = "power"
+    num_svs: int = 1
+    num_itrs: int = 1
+    eps: float = 1e-12
+
+    def conv(
+        self, in_channels: int, out_channels: int, kernel: int = 3, *, bias: bool = True
+    ) -> nn.Conv2d:
+        """A convolution that keeps height and width."""
+        if self.norm == "none":
+            return nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2, bias=bias)
+        cls: Any = SpectralConv2d if self.norm == "power" else PairedConv2d
+        conv: nn.Conv2d = cls(in_channels, out_channels, kernel, bias=bias, **self._options())
+        return conv
+
+    def linear(self, in_features: int, out_features: int, *, bias: bool = True) -> nn.Linear:
+        """A linear layer."""
+        if self.norm == "none":
+            return nn.Linear(in_features, out_features, bias)
+        cls: Any = SpectralLinear if self.norm == "power" else PairedLinear
+        linear: nn.Linear = cls(in_features, out_features, bias=bias, **self._options())
+        return linear
+
+    def embedding(self, num_embeddings: int, embedding_dim: int) -> nn.Embedding:
+        """A table of classes; the pair convention has none."""
+        if self.norm == "none":
+            return nn.Embedding(num_embeddings, embedding_dim)
+        assert self.norm == "power"
+        return SpectralEmbedding(num_embeddings, embedding_dim, **self._options())
+
+    def _options(self) -> dict[str, Any]:
+        if self.norm == "pair":
+            return {"eps": self.eps}
+        return {"num_svs": self.num_svs, "num_itrs": self.num_itrs, "eps": self.eps}
+
+
+def fold(network: nn.Module) -> nn.Module:
+    """Keep the normalised weights of all layers, for sampling; see `SpectralNorm.fold`."""
+    for module in network.modules():
+        if isinstance(module, SpectralNorm):
+            module.fold()
+    return network
