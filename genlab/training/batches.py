@@ -143,6 +143,12 @@ class Batches:
         self.num_workers = config.num_workers
         self.memory_limit = round(config.max_memory_gib * 2**30)
 
+    def first(self, count: int) -> Micro:
+        """The first images of the run, up to ``count``, the same ones in every process."""
+        rows = self.order(0, min(count, self.facts.num_images)).tolist()
+        pixels, labels = zip(*(self.dataset[row] for row in rows), strict=True)
+        return torch.stack(pixels), torch.tensor(labels)
+
     def stream(self, first_step: int, last_step: int, share: Share) -> Iterator[Micro]:
         """This process's micro-batches from ``first_step`` up to, not including, ``last_step``."""
         places = _Places(self.order, first_step, last_step, share)

@@ -177,6 +177,9 @@ class Trainer:
         found = states(self.run.states)
         if found and read_progress(found[-1]).step != self.progress.step:
             self.progress = self._resume()  # another process got on since this one looked
+        if not found and self.objective.num_initial_images:
+            first = self.batches.first(self.objective.num_initial_images)
+            self.models.initialise(*self._on_device(*first))
         if self.is_main:
             machine = hardware(self.device, self.share.processes)
             self.run.start(self.config, self.batches.facts, machine)

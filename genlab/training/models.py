@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from genlab import compute
@@ -96,6 +97,12 @@ class Models:
             weight_decay=options.weight_decay,
             fused=self.accelerator.device.type in {"cpu", "cuda"},
         )
+
+    def initialise(self, images: Float[Tensor, "B C H W"], labels: Int64[Tensor, " B"]) -> None:
+        """Let the objective fit the first weights to the first images, see its `initialise`."""
+        self.objective.initialise(self.unwrapped, images, labels)
+        for average in self.averages:
+            average.load_state_dict(averaged_tensors(self.main))
 
     def update_averages(self, images: int) -> None:
         """Let the averages follow a step.

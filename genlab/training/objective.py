@@ -65,6 +65,7 @@ class Objective(ABC):
         task: what the product does, as hubs tag it.
         usage: how to use it, for its model card (Markdown).
         scores: what `evaluate` gives -> how it is written (a format specification).
+        num_initial_images: how many images `initialise` gets; 0 leaves it out.
     """
 
     family: ClassVar[str]
@@ -74,6 +75,7 @@ class Objective(ABC):
         "To draw samples:\n\n```\ngenlab sample PATH_TO_THIS_FOLDER --seeds 0-63 -o samples/\n```"
     )
     scores: ClassVar[Mapping[str, str]] = {}
+    num_initial_images: ClassVar[int] = 0
 
     @property
     @abstractmethod
@@ -91,6 +93,21 @@ class Objective(ABC):
         Raises:
             ConfigError: an argument contradicts the data.
         """
+
+    def initialise(
+        self,
+        networks: Mapping[str, nn.Module],
+        images: Float[Tensor, "B C H W"],
+        labels: Int64[Tensor, " B"],
+    ) -> None:
+        """Fit the first weights to data, once before the first step; draws nothing at random.
+
+        Args:
+            networks: as `build` made them, in training.
+            images: the first of the run, in [-1, 1], the same ones in every process.
+            labels: their classes; all -1 where the data have none.
+        """
+        return
 
     @abstractmethod
     def compute_loss(
