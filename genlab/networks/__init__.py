@@ -3,6 +3,7 @@
 from genlab.networks.base import DiffusionNetwork
 from genlab.networks.classifier_cnn import ClassifierCNN
 from genlab.networks.dhariwal_unet import DhariwalUNet
+from genlab.networks.dit import DiT
 from genlab.networks.song_unet import SongUNet
 
-__all__ = ["ClassifierCNN", "DhariwalUNet", "DiffusionNetwork", "SongUNet"]
+__all__ = ["ClassifierCNN", "DhariwalUNet", "DiT", "DiffusionNetwork", "SongUNet"]

@@ -70,6 +70,25 @@ class Linear(nn.Linear):
         """Leave the parameters to `Init`, so that they are drawn once."""
 
 
+class TokenLinear(Linear):
+    """A linear layer over many tokens.
+
+    Attributes:
+        use_convolution: whether to write the product as a 1x1 convolution in float32, which torch
+            computes by another library; `genlab.compute` sets it where that one is faster.
+    """
+
+    use_convolution = False
+
+    def forward(self, x: Float[Tensor, "B T C"]) -> Float[Tensor, "B T D"]:
+        """(B, T, C) -> (B, T, D)."""
+        if not self.use_convolution or x.dtype != torch.float32:
+            return super().forward(x)
+        image = x[:, None].permute(0, 3, 1, 2)  # (B, C, 1, T), channels last as it lies in memory
+        out = F.conv2d(image, self.weight[:, :, None, None], self.bias)
+        return out.permute(0, 2, 3, 1)[:, 0]
+
+
 class Conv2d(nn.Conv2d):
     """A convolution of odd kernel size that keeps height and width, with its own initialisation.
 

@@ -212,6 +212,12 @@ NETWORKS: Registry[type[nn.Module]] = Registry(
         "classifier-cnn": "genlab.networks.classifier_cnn:ClassifierCNN",
         "song-unet": "genlab.networks.song_unet:SongUNet",
         "dhariwal-unet": "genlab.networks.dhariwal_unet:DhariwalUNet",
+        "dit": "genlab.networks.dit:DiT",
+        **{  # the published sizes
+            f"dit-{size.lower()}{patch}": f"genlab.networks.dit:DiT_{size}_{patch}"
+            for size in ("S", "B", "L", "XL")
+            for patch in (2, 4, 8)
+        },
     },
 )
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from genlab.errors import ConfigError, LabelError
-from genlab.networks import DhariwalUNet, DiffusionNetwork, SongUNet
+from genlab.networks import DhariwalUNet, DiffusionNetwork, DiT, SongUNet
 
 SMALL: dict[str, Any] = {
     "img_resolution": 16,
@@ -29,12 +29,22 @@ NCSNPP: dict[str, Any] = {
     "encoder_type": "residual",
     "resample_filter": [1, 3, 3, 1],
 }
+TRANSFORMER: dict[str, Any] = {
+    **{key: SMALL[key] for key in ("img_resolution", "in_channels", "out_channels")},
+    **{key: SMALL[key] for key in ("label_dim", "augment_dim")},
+    "hidden_size": 32,
+    "depth": 3,
+    "num_heads": 2,
+    "patch_size": 4,
+}
 NETWORKS: dict[str, Callable[[], DiffusionNetwork]] = {
     "ddpmpp": lambda: SongUNet(**SMALL),
     "ncsnpp": lambda: SongUNet(**SMALL, **NCSNPP),
     "skip": lambda: SongUNet(**SMALL, encoder_type="skip", decoder_type="skip"),
     "patches": lambda: SongUNet(**{**SMALL, "img_resolution": 32}, patch_size=2),
     "adm": lambda: DhariwalUNet(**{**SMALL, "model_channels": 32}),
+    "dit": lambda: DiT(**TRANSFORMER),
+    "dit-streams": lambda: DiT(**TRANSFORMER, num_streams=2),
 }
 
 
