@@ -120,8 +120,20 @@ class RangeAware(Protocol):
         ...
 
 
+@runtime_checkable
+class StartAware(Protocol):
+    """A solver that starts from noise of another size than the first noise level."""
+
+    def start_std(self, sigma: float) -> float:
+        """Standard deviation of the start in the unscaled frame, for a first level ``sigma``."""
+        ...
+
+
 class Guidance(Denoiser):
-    """A denoiser around a denoiser: implements ``__call__``, may override `begin_step`."""
+    """A denoiser around a denoiser: implements ``__call__``, may override `begin_step`.
+
+    It overrides `predict` as well where it is to be used with models that predict a variance.
+    """
 
     def __init__(self, inner: Denoiser) -> None:
         self.inner = inner
@@ -129,6 +141,8 @@ class Guidance(Denoiser):
         self.sigma_max = inner.sigma_max
         self.num_classes = inner.num_classes
         self.has_null_class = inner.has_null_class
+        self.levels = inner.levels
+        self.variance = inner.variance
 
     @property
     def evaluations(self) -> int:  # type: ignore[override]  # counted where the network is
@@ -157,6 +171,8 @@ SOLVERS: Registry[type[Solver]] = Registry(
         "heun": "genlab.samplers.solvers.heun:Heun",
         "two-stage": "genlab.samplers.solvers.two_stage:TwoStage",
         "general": "genlab.samplers.solvers.general:General",
+        "ddpm": "genlab.samplers.solvers.ddpm:DDPM",
+        "ddim": "genlab.samplers.solvers.ddim:DDIM",
     },
 )
 SCHEDULES: Registry[type[Schedule]] = Registry(
@@ -168,6 +184,7 @@ SCHEDULES: Registry[type[Schedule]] = Registry(
         "iddpm": "genlab.samplers.schedules:IDDPM",
         "cosine": "genlab.samplers.schedules:Cosine",
         "linear": "genlab.samplers.schedules:Linear",
+        "respaced": "genlab.samplers.respaced:Respaced",
     },
 )
 GUIDANCE: Registry[Any] = Registry(

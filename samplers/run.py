@@ -21,6 +21,7 @@ from genlab.samplers.base import (
     SamplerStack,
     Schedule,
     SolverStep,
+    StartAware,
 )
 
 
@@ -126,7 +127,10 @@ def sample_steps(
             f"latents must be images of shape {tuple(image_shape)}, got {tuple(latents.shape[1:])}"
         )
     # Cast before the move would not do: Metal has no float64 at all, others multiply in it.
-    x = latents.to(device).to(state_dtype(device)) * float(sigmas[0])
+    start = float(sigmas[0])
+    if isinstance(solver, StartAware):
+        start = solver.start_std(start)
+    x = latents.to(device).to(state_dtype(device)) * start
     return solver(guided, x, sigmas, condition, noise)
 
 

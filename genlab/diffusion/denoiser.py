@@ -8,11 +8,14 @@ they have.
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
-from jaxtyping import Float
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from genlab.diffusion.condition import Condition
 from genlab.diffusion.noise import Noise
+
+VARIANCES = ("fixed_small", "fixed_large", "learned_range", "learned")
+"""Which variance a reverse step may have; `genlab.diffusion.discrete.Chain` says more."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +38,56 @@ class StepInfo:
     noise: Noise
 
 
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """All that a model says at a noise level: what ancestral sampling needs beyond x0.
+
+    Attributes:
+        x0: the denoised estimate, (B, C, H, W), before a classifier's gradient.
+        variance: the network's raw variance channels, (B, C, H, W), where it predicts them.
+        score: what classifier guidance adds, (B, C, H, W): ``scale * grad_x log p(class | x)`` in
+            the unscaled frame. Kept apart because DDPM and DDIM clip x0 before they add it.
+    """
+
+    x0: Float[Tensor, "B C H W"]
+    variance: Float[Tensor, "B C H W"] | None = None
+    score: Float[Tensor, "B C H W"] | None = None
+
+    def estimate(
+        self, sigma: Float[Tensor, ""] | Float[Tensor, " B"], clip: bool = False
+    ) -> Float[Tensor, "B C H W"]:
+        """The estimate that everything is in: ``x0 + sigma^2 score``.
+
+        Args:
+            sigma: the noise level of the prediction.
+            clip: whether x0 is brought into [-1, 1] before the score is added.
+        """
+        x0 = self.x0.clamp(-1, 1) if clip else self.x0
+        if self.score is None:
+            return x0
+        return x0 + sigma.to(x0).reshape(-1, 1, 1, 1) ** 2 * self.score
+
+    def halves(self) -> tuple["Prediction", "Prediction"]:
+        """Those of the two halves of a batch."""
+        x0 = self.x0.chunk(2)
+        variance, score = (
+            (None, None) if part is None else part.chunk(2) for part in (self.variance, self.score)
+        )
+        return (
+            Prediction(x0=x0[0], variance=variance[0], score=score[0]),
+            Prediction(x0=x0[1], variance=variance[1], score=score[1]),
+        )
+
+    def away_from(self, other: "Prediction", scale: float) -> "Prediction":
+        """``other + scale (self - other)``, with this one's variance."""
+        score = self.score
+        if score is not None and other.score is not None:
+            score = other.score + scale * (score - other.score)
+        return Prediction(
+            x0=other.x0 + scale * (self.x0 - other.x0), variance=self.variance, score=score
+        )
+
+
 class Denoiser(ABC):
     """D(x; sigma, condition) -> x0.
 
@@ -46,6 +99,8 @@ class Denoiser(ABC):
             classifier-free guidance needs.
         evaluations: network evaluations so far, counted in rows: a batch of B through the network
             adds B.
+        levels: the noise levels of a discrete model, increasing, (T,); None for a continuous one.
+        variance: which of `VARIANCES` a step of ancestral sampling has.
     """
 
     sigma_min: float
@@ -53,6 +108,8 @@ class Denoiser(ABC):
     num_classes: int
     has_null_class: bool
     evaluations: int
+    levels: Float64[Tensor, " T"] | None = None
+    variance: str = "fixed_small"
 
     @abstractmethod
     def __call__(
@@ -72,6 +129,18 @@ class Denoiser(ABC):
         Returns:
             The denoised estimate x0, (B, C, H, W), in the dtype of ``x``.
         """
+
+    def predict(
+        self,
+        x: Float[Tensor, "B C H W"],
+        sigma: Float[Tensor, ""] | Float[Tensor, " B"],
+        condition: Condition,
+    ) -> Prediction:
+        """Denoise and tell the variance, too; arguments as for ``__call__``.
+
+        A guidance that lives with models of learned variance overrides this.
+        """
+        return Prediction(x0=self(x, sigma, condition))
 
     @abstractmethod
     def round_sigma(self, sigma: Float[Tensor, "*s"]) -> Float[Tensor, "*s"]:

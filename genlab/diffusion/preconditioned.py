@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from genlab.diffusion.condition import Condition
-from genlab.diffusion.denoiser import Denoiser
+from genlab.diffusion.denoiser import Denoiser, Prediction
 from genlab.diffusion.preconditioning import Preconditioning
 
 
@@ -41,6 +41,8 @@ class PreconditionedDenoiser(Denoiser):
         self.has_null_class = has_null_class
         self.sigma_min = preconditioning.sigma_min
         self.sigma_max = preconditioning.sigma_max
+        self.levels = preconditioning.levels
+        self.variance = preconditioning.variance
         self.evaluations = 0
 
     def __call__(
@@ -54,6 +56,23 @@ class PreconditionedDenoiser(Denoiser):
         A noise level on the CPU is best for a batch that shares it: its scalings stay on the CPU
         and multiply the images without a round trip to the device.
         """
+        return self._evaluate(x, sigma, condition)[0]
+
+    def predict(
+        self,
+        x: Float[Tensor, "B C H W"],
+        sigma: Float[Tensor, ""] | Float[Tensor, " B"],
+        condition: Condition,
+    ) -> Prediction:
+        """Denoise and tell the variance, too; see `Denoiser.predict`."""
+        x0, rest = self._evaluate(x, sigma, condition)
+        predicted = self.variance.startswith("learned") and rest.shape[1] > 0
+        return Prediction(x0=x0, variance=rest.to(x.dtype) if predicted else None)
+
+    def _evaluate(
+        self, x: Float[Tensor, "B C H W"], sigma: Float[Tensor, "*s"], condition: Condition
+    ) -> tuple[Float[Tensor, "B C H W"], Float[Tensor, "B D H W"]]:
+        """The denoised estimate, and the output channels beyond those of the images."""
         c = self.preconditioning.coefficients(sigma.to(torch.float32))
         c_noise = c.c_noise.to(x.device).reshape(-1)  # one row if the batch shares its noise level
         x32 = x.to(torch.float32)
@@ -64,9 +83,9 @@ class PreconditionedDenoiser(Denoiser):
             condition.augment_labels,
         )
         self.evaluations += len(x)
-        # Channels beyond those of the images predict a variance (iDDPM).
         F = output[:, : x.shape[1]].to(torch.float32)
-        return (_rows(c.c_skip, x) * x32 + _rows(c.c_out, x) * F).to(x.dtype)
+        x0 = (_rows(c.c_skip, x) * x32 + _rows(c.c_out, x) * F).to(x.dtype)
+        return x0, output[:, x.shape[1] :]
 
     def round_sigma(self, sigma: Float[Tensor, "*s"]) -> Float[Tensor, "*s"]:
         """Nearest noise levels that the model knows."""

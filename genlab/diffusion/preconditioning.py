@@ -14,7 +14,7 @@ from functools import cached_property, lru_cache
 from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Float, Float32
+from jaxtyping import Float, Float32, Float64
 from torch import Tensor
 
 from genlab.errors import ConfigError
@@ -45,11 +45,16 @@ class Preconditioning(ABC):
         name: the key in `PRECONDITIONINGS`.
         sigma_min: smallest noise level that the model knows (>= 0).
         sigma_max: largest one (may be ``inf``).
+        levels: all of them for a discrete model, increasing, (T,); None for a continuous one.
+        variance: which variance a step of ancestral sampling has, see
+            `genlab.diffusion.denoiser.VARIANCES`.
     """
 
     name: ClassVar[str]
     sigma_min: float
     sigma_max: float
+    levels: Float64[Tensor, " T"] | None = None
+    variance: str = "fixed_small"
 
     @abstractmethod
     def coefficients(self, sigma: Float[Tensor, "*s"]) -> Coefficients:
@@ -64,10 +69,10 @@ class Preconditioning(ABC):
         return sigma
 
     def to_config(self) -> dict[str, Any]:
-        """A ``name`` and plain numbers for `from_config`; no infinities, which JSON cannot say."""
+        """A ``name`` and plain values for `from_config`; no infinities, which JSON cannot say."""
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}  # type: ignore[arg-type]
-        finite = {name: value for name, value in fields.items() if math.isfinite(value)}
-        return {"name": self.name, **finite}
+        sayable = {name: value for name, value in fields.items() if value not in (None, math.inf)}
+        return {"name": self.name, **sayable}
 
 
 def from_config(config: Mapping[str, Any]) -> Preconditioning:
@@ -248,6 +253,11 @@ class IDDPM(Preconditioning):
         return iddpm_table(self.C_1, self.C_2, self.M, torch.float32)
 
     @cached_property
+    def levels(self) -> Float64[Tensor, " levels"]:  # type: ignore[override]
+        """The noise levels above 0, increasing."""
+        return self.u[:-1].flip(0).to(torch.float64)
+
+    @cached_property
     def sigma_min(self) -> float:  # type: ignore[override]  # derived, hence read-only
         """The smallest noise level above 0."""
         return float(self.u[self.M - 1])
@@ -291,6 +301,7 @@ PRECONDITIONINGS: Registry[type[Preconditioning]] = Registry(
         "vp": "genlab.diffusion.preconditioning:VP",
         "ve": "genlab.diffusion.preconditioning:VE",
         "iddpm": "genlab.diffusion.preconditioning:IDDPM",
+        "discrete": "genlab.diffusion.discrete:Discrete",
     },
 )
 

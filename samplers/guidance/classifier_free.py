@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from genlab.diffusion.condition import Condition
-from genlab.diffusion.denoiser import Denoiser
+from genlab.diffusion.denoiser import Denoiser, Prediction
 from genlab.errors import ConfigError
 from genlab.samplers.base import Guidance
 
@@ -64,13 +64,23 @@ class ClassifierFreeDenoiser(Guidance):
         """Denoise; see `Denoiser.__call__`."""
         if self.scale == 1 or condition.labels is None:
             return self.inner(x, sigma, condition)
-        both = self.inner(
+        return self.predict(x, sigma, condition).estimate(sigma)
+
+    def predict(
+        self,
+        x: Float[Tensor, "B C H W"],
+        sigma: Float[Tensor, ""] | Float[Tensor, " B"],
+        condition: Condition,
+    ) -> Prediction:
+        """Denoise; the variance is that of the class, as in DiT."""
+        if self.scale == 1 or condition.labels is None:
+            return self.inner.predict(x, sigma, condition)
+        with_class, without = self.inner.predict(
             torch.cat([x, x]),
             sigma if sigma.ndim == 0 else torch.cat([sigma, sigma]),
             Condition.cat([condition, condition.null()]),
-        )
-        with_class, without = both.chunk(2)
-        return without + self.scale * (with_class - without)
+        ).halves()
+        return with_class.away_from(without, self.scale)
 
 
 def _require_null_class(denoiser: Denoiser) -> None:

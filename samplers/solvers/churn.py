@@ -55,6 +55,14 @@ class Leg:
         )
 
 
+def plan(levels: list[float], hats: list[float]) -> list[Leg]:
+    """The steps over decreasing noise levels with a final 0, each from where churn brings it."""
+    return [
+        Leg(index=i, num_steps=len(hats), sigma=s, sigma_hat=hat, sigma_next=following)
+        for i, (s, hat, following) in enumerate(zip(levels, hats, levels[1:], strict=False))
+    ]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Churn:
     """Stochasticity: raise the noise by a factor ``1 + gamma``, then step from there.
@@ -92,10 +100,7 @@ class Churn:
         gamma = min(self.S_churn / num_steps, math.sqrt(2) - 1)
         raised = [s + gamma * s if self.S_min <= s <= self.S_max else s for s in levels[:-1]]
         hats = denoiser.round_sigma(torch.tensor(raised, dtype=torch.float64)).tolist()
-        return [
-            Leg(index=i, num_steps=num_steps, sigma=s, sigma_hat=hat, sigma_next=following)
-            for i, (s, hat, following) in enumerate(zip(levels, hats, levels[1:], strict=False))
-        ]
+        return plan(levels, hats)
 
     def draw(self, x: Float[Tensor, "B C H W"], noise: Noise) -> Float[Tensor, "B C H W"] | None:
         """Noise for one step, of standard deviation ``S_noise``; None if the run is deterministic.

@@ -51,7 +51,7 @@ def test_time_is_one_at_the_models_largest_noise(name: str) -> None:
 def test_scalings_give_unit_variance_inputs(name: str) -> None:
     """c_in^2 (data variance + sigma^2) = 1, VE excepted, which leaves its inputs alone."""
     c = built(name).coefficients(LEVELS)
-    variance = {"edm": 0.25, "vp": 1.0, "iddpm": 1.0}.get(name)
+    variance = {"edm": 0.25, "vp": 1.0, "iddpm": 1.0, "discrete": 1.0}.get(name)
     expected = torch.ones_like(LEVELS) if variance is None else (variance + LEVELS**2) ** -0.5
     torch.testing.assert_close(c.c_in, expected)
     for value in (c.c_skip, c.c_out, c.c_in, c.c_noise):
@@ -59,7 +59,7 @@ def test_scalings_give_unit_variance_inputs(name: str) -> None:
         assert value.dtype == LEVELS.dtype
 
 
-@pytest.mark.parametrize("name", ["vp", "iddpm"])
+@pytest.mark.parametrize("name", ["vp", "iddpm", "discrete"])
 def test_epsilon_models_recover_data_from_noise(name: str) -> None:
     """With the true noise as the network's output, the estimate is the clean image."""
     c = built(name).coefficients(LEVELS)
@@ -117,7 +117,7 @@ def test_rounding_keeps_dtype_and_shape(
     rounded = built(name).round_sigma(sigma)
     assert (rounded.shape, rounded.dtype) == (sigma.shape, sigma.dtype)
     assert torch.equal(built(name).round_sigma(rounded), rounded)
-    assert torch.equal(rounded, sigma) == (name != "iddpm")
+    assert torch.equal(rounded, sigma) == (name not in {"iddpm", "discrete"})
 
 
 @pytest.mark.parametrize(
@@ -134,7 +134,7 @@ def test_config_round_trip(model: Preconditioning) -> None:
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({}, "a preconditioning needs a name, one of edm, iddpm, ve, vp"),
+        ({}, "a preconditioning needs a name, one of discrete, edm, iddpm, ve, vp"),
         ({"name": "edm", "sigma_dat": 0.5}, "did you mean 'sigma_data'"),
         ({"name": "edm", "sigma_data": 0.0}, "sigma_data must be > 0"),
         ({"name": "edm", "sigma_data": "half"}, "must be a number, got 'half'"),

@@ -6,13 +6,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from genlab.diffusion import discrete as preconditioning
 from genlab.diffusion.condition import Condition
 from genlab.diffusion.denoiser import Denoiser, StepInfo
 from genlab.diffusion.ideal import GaussianMixtureDenoiser
 from genlab.diffusion.noise import NoiseStream
-from genlab.samplers.base import Guidance, SolverStep
+from genlab.samplers.base import SCHEDULES, SOLVERS, Guidance, SolverStep
 from genlab.samplers.run import build, sample_steps
+from genlab.samplers.schedules import NoiseSchedule
+from genlab.samplers.solvers.churn import Churn
 
+CHURNING = [name for name in SOLVERS if issubclass(SOLVERS[name], Churn)]
+RANGED = [name for name in SCHEDULES if issubclass(SCHEDULES[name], NoiseSchedule)]
+
+DDPM_40 = preconditioning.Discrete(T=40)
 SHAPE = (2, 2, 2)
 SEEDS = (0, 1, 2, 3)
 
@@ -60,6 +67,18 @@ class Listener(Guidance):
     def begin_step(self, step: StepInfo) -> None:
         self.told.append(step)
         super().begin_step(step)
+
+
+class Timesteps(Listener):
+    """The same model as one with timesteps: those of a DDPM of 40 steps."""
+
+    def __init__(self, inner: Denoiser) -> None:
+        super().__init__(inner)
+        self.levels = DDPM_40.levels
+        self.sigma_min, self.sigma_max = DDPM_40.sigma_min, DDPM_40.sigma_max
+
+    def round_sigma(self, sigma: Tensor) -> Tensor:
+        return DDPM_40.round_sigma(sigma)
 
 
 class Discrete(Listener):

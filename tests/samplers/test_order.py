@@ -15,7 +15,7 @@ from genlab.samplers.base import SOLVERS
 RANGE = {"name": "karras", "sigma_min": 0.05, "sigma_max": 20.0}
 NUM_STEPS = (32, 48, 72)
 VARIANTS: list[tuple[dict[str, Any], int]] = [
-    *[({"name": name}, SOLVERS[name].order) for name in SOLVERS],
+    *[({"name": name}, SOLVERS[name].order) for name in SOLVERS if name != "ddpm"],
     *[({"name": "two-stage", "alpha": alpha}, 2) for alpha in (0.5, 2 / 3, 1.1)],
     *[
         ({"name": "general", "solver": solver, "schedule": schedule, "scaling": scaling}, order)

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from ideal_cases import mixture
+from ideal_cases import RANGED, mixture
 
 from genlab.diffusion.preconditioning import IDDPM, VP, vp_sigma
 from genlab.errors import ConfigError
@@ -66,7 +66,7 @@ def test_iddpm_picks_the_models_own_levels() -> None:
     assert sigmas[-1] == pytest.approx(IDDPM().sigma_min, rel=1e-3)
 
 
-@pytest.mark.parametrize("name", SCHEDULES)
+@pytest.mark.parametrize("name", RANGED)
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from ideal_cases import Discrete, mixture, run
+from ideal_cases import CHURNING, Discrete, mixture, run
 
 from genlab.errors import ConfigError
 from genlab.samplers.base import SOLVERS
@@ -52,7 +52,7 @@ def test_vp_time_follows_the_schedules_range() -> None:
     assert (kept.sigma_min, kept.sigma_max) == (0.002, 80.0)
 
 
-@pytest.mark.parametrize("name", SOLVERS)
+@pytest.mark.parametrize("name", CHURNING)
 @pytest.mark.parametrize(
     ("options", "message"),
     [
