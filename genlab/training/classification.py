@@ -9,12 +9,11 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from genlab.data.jitter import random_flip, random_shift
 from genlab.errors import ConfigError
 from genlab.training.batches import DataFacts
 from genlab.training.objective import Loss, Objective, build_network
 from genlab.training.product import TrainedNetwork
-
-BLACK = -1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,28 +112,3 @@ class ClassifierObjective(Objective):
             right += int((network(images).argmax(1) == labels).sum())
             count += len(labels)
         return {"accuracy": right / count}
-
-
-def random_flip(
-    images: Float[Tensor, "B C H W"], generator: torch.Generator
-) -> Float[Tensor, "B C H W"]:
-    """Mirror each image left to right with probability 1/2."""
-    draws = torch.rand(len(images), generator=generator, device=generator.device)
-    flips = (draws < 0.5).to(images.device)
-    return torch.where(flips[:, None, None, None], images.flip(-1), images)
-
-
-def random_shift(
-    images: Float[Tensor, "B C H W"], most: int, generator: torch.Generator
-) -> Float[Tensor, "B C H W"]:
-    """Move each image by -most ... most pixels along either axis, all equally likely."""
-    count, _, height, width = images.shape
-    draws = torch.randint(
-        2 * most + 1, (2, count, 1), generator=generator, device=generator.device
-    ).to(images.device)
-    padded = F.pad(images, (most, most, most, most), value=BLACK)
-    rows = draws[0] + torch.arange(height, device=images.device)  # (B, H)
-    columns = draws[1] + torch.arange(width, device=images.device)  # (B, W)
-    which = torch.arange(count, device=images.device)[:, None, None]
-    moved = padded.permute(0, 2, 3, 1)[which, rows[:, :, None], columns[:, None, :]]
-    return moved.permute(0, 3, 1, 2).contiguous()

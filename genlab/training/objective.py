@@ -49,9 +49,23 @@ class Product(Protocol):
         """Write it as a folder, model card included."""
 
 
-Watch = Callable[[float, Mapping[str, float]], str | None]
-"""Looks at the means of each log line, as they come: (thousands of images, name -> mean) -> what is
-wrong with the run, as the beginning of a sentence, or None while all is well."""
+@dataclass(frozen=True, kw_only=True)
+class Trouble:
+    """Why a run is given up.
+
+    Attributes:
+        what: is wrong, as the beginning of a sentence.
+        cure: what to do about it.
+        kimg: since when, in thousands of images; what is from before may be good.
+    """
+
+    what: str
+    cure: str
+    kimg: float
+
+
+Watch = Callable[[float, Mapping[str, float]], Trouble | None]
+"""Looks at the means of each log line, as they come: (thousands of images, name -> mean)."""
 
 
 class Objective(ABC):
@@ -209,7 +223,13 @@ def build_objective(config: Mapping[str, Any]) -> Objective:
 NETWORKS: Registry[type[nn.Module]] = Registry(
     "genlab.networks",
     {
+        "biggan-deep-discriminator": "genlab.networks.biggan_deep:BigGANDeepDiscriminator",
+        "biggan-deep-generator": "genlab.networks.biggan_deep:BigGANDeepGenerator",
+        "biggan-discriminator": "genlab.networks.biggan:BigGANDiscriminator",
+        "biggan-generator": "genlab.networks.biggan:BigGANGenerator",
         "classifier-cnn": "genlab.networks.classifier_cnn:ClassifierCNN",
+        "conditional-discriminator": "genlab.networks.conditional_gan:ConditionalDiscriminator",
+        "conditional-generator": "genlab.networks.conditional_gan:ConditionalGenerator",
         "song-unet": "genlab.networks.song_unet:SongUNet",
         "dhariwal-unet": "genlab.networks.dhariwal_unet:DhariwalUNet",
         "dit": "genlab.networks.dit:DiT",

@@ -24,7 +24,7 @@ from genlab.training.models import Models
 from genlab.training.objective import Objective
 from genlab.training.preview import draw_preview
 from genlab.training.run import Run
-from genlab.training.snapshots import prune_snapshots, save_snapshots
+from genlab.training.snapshots import list_snapshots, prune_snapshots, save_snapshots
 from genlab.training.state import Progress, save_state, states
 
 
@@ -101,8 +101,8 @@ class Recorder:
             return
         steps = len(self._means)
         means = self._take_means(progress)  # first, since it refuses some that are not finite
-        self._look_after(progress, means)
         self._write_line(progress, lr, steps, means, self._scores() if snapshot else {})
+        self._look_after(progress, means)
         if snapshot:
             self._save_snapshots(progress)
         if preview:
@@ -125,17 +125,6 @@ class Recorder:
         self._refuse_bad_losses(values, progress)
         self._means = []
         return dict(zip(names, values.mean(0).tolist(), strict=True))
-
-    def _look_after(self, progress: Progress, means: dict[str, float]) -> None:
-        """End a run that its objective gives up.
-
-        Raises:
-            TrainingError: says why.
-        """
-        trouble = self._watch(progress.images / 1000, means) if self._watch is not None else None
-        if trouble is None:
-            return
-        raise TrainingError(f"after {progress.images:,} images {trouble}")
 
     def _write_line(
         self,
@@ -165,6 +154,27 @@ class Recorder:
         if self._log is not None:
             self._log.write(**line)
             self.watch(line)
+
+    def _look_after(self, progress: Progress, means: dict[str, float]) -> None:
+        """End a run that its objective gives up.
+
+        Raises:
+            TrainingError: says why, and what is left.
+        """
+        trouble = self._watch(progress.images / 1000, means) if self._watch is not None else None
+        if trouble is None:
+            return
+        before = [s.images for s in list_snapshots(self.run.snapshots)]
+        good = max((images for images in before if images <= trouble.kimg * 1000), default=None)
+        kept = (
+            "no snapshot is from before that"
+            if good is None
+            else f"'genlab train export {self.run.folder} --images {good}' takes the weights from "
+            "before that"
+        )
+        raise TrainingError(
+            f"{trouble.what}; {kept}; {trouble.cure}, and train into another folder with -o"
+        )
 
     def _refuse_bad_losses(self, values: Tensor, progress: Progress) -> None:
         bad = (~values.isfinite()).any(1).nonzero()
@@ -212,7 +222,7 @@ class Recorder:
         """Copy the averaged weights: a generator lays its network out for sampling."""
         tensors = averaged_tensors(self.averaged).values()
         for tensor, value in zip(tensors, self.models.averages[0].values, strict=True):
-            tensor.data.copy_(value)
+            tensor.copy_(value)
 
     def _draw_preview(self, progress: Progress) -> None:
         if self.generator is None or not self.is_main:

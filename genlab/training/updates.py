@@ -41,6 +41,8 @@ class Updates:
     ) -> None:
         self.config, self.objective, self.models = config, objective, models
         self.accelerator, self.share = accelerator, share
+        for phase in range(len(objective.phases)):
+            objective.rows(phase, share.micro_size)  # refuses a size before training starts
 
     def step(self, step: int, micro_batches: Sequence[MicroBatch]) -> dict[str, Tensor]:
         """Update every network, and the averages.

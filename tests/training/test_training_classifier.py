@@ -14,9 +14,10 @@ from test_training_loop import stops_after
 from tiny_runs import assert_same, everything, tiny, train, write_slice
 
 from genlab.cli import main
+from genlab.data.jitter import random_flip, random_shift
 from genlab.errors import ConfigError, DataError, OutputError
 from genlab.networks import ClassifierCNN
-from genlab.training.classification import ClassifierObjective, random_flip, random_shift
+from genlab.training.classification import ClassifierObjective
 from genlab.training.export import Choice, export
 from genlab.training.loop import Trainer
 from genlab.training.run import Run

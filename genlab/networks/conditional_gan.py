@@ -1,0 +1,279 @@
+"""A plain conditional GAN: the smallest generator and discriminator, with the switches of 2016.
+
+Legend: B batch, R reference batch, C channels, F features, K kernels, D their dimensions.
+"""
+
+import math
+from typing import Literal
+
+import torch
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+
+# diffusers loads a class only where the class's own module shows it this name.
+from diffusers.models.modeling_utils import ModelMixin
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from genlab.errors import ConfigError
+from genlab.networks.base import Labels, check_choice, check_positive
+from genlab.networks.gan_base import BOTTOM, GeneratorNetwork
+
+SLOPE = 0.2
+"""Of the discriminator's leaky ReLUs."""
+
+STD = 0.02
+"""Of the first weights of convolutions and linear layers (DCGAN)."""
+
+
+def num_doublings(img_resolution: int) -> int:
+    """How often 4x4 features are doubled to reach a resolution.
+
+    Raises:
+        ConfigError: doubling does not reach it.
+    """
+    doublings = max(0, img_resolution // BOTTOM).bit_length() - 1
+    if doublings < 1 or BOTTOM << doublings != img_resolution:
+        raise ConfigError(
+            f"the plain conditional GAN draws images of 8, 16, 32, ... pixels, not of "
+            f"{img_resolution}; change data.image_size and data.fit"
+        )
+    return doublings
+
+
+class VirtualBatchNorm(nn.Module):
+    """Normalises each sample by the statistics of a fixed reference batch and of itself alone.
+
+    The first ``num_reference`` rows of what comes in are that batch, on its way through the same
+    network; they are normalised by their own statistics. A sample counts in its statistics as one
+    more of the batch, so what becomes of it does not depend on the samples beside it.
+
+    Args:
+        channels: C.
+        num_reference: R.
+        eps: added to the variance.
+
+    Source: Salimans et al. 2016, arXiv:1606.03498, section 3.5.
+    """
+
+    def __init__(self, channels: int, num_reference: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.num_reference, self.eps = num_reference, eps
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Float[Tensor, "R+B C H W"]) -> Float[Tensor, "R+B C H W"]:
+        """Reference batch first."""
+        means = x.mean((2, 3), keepdim=True)
+        squares = x.square().mean((2, 3), keepdim=True)
+        mean, square = self._blend(means), self._blend(squares)
+        normalized = (x - mean) * torch.rsqrt((square - mean.square()).clamp_min(0) + self.eps)
+        return normalized * self.weight[:, None, None] + self.bias[:, None, None]
+
+    def _blend(self, moments: Float[Tensor, "R+B C 1 1"]) -> Float[Tensor, "R+B C 1 1"]:
+        """The moments of the reference batch, for each further sample with its own among them."""
+        of_reference = moments[: self.num_reference].mean(0, keepdim=True)
+        of_samples = moments[self.num_reference :]
+        blended = of_reference + (of_samples - of_reference) / (self.num_reference + 1)
+        return torch.cat([of_reference.expand(self.num_reference, -1, -1, -1), blended])
+
+
+class ConditionalGenerator(GeneratorNetwork):
+    """Latent and class vector side by side, then transposed convolutions from 4x4 upwards.
+
+    Args:
+        img_resolution: height and width of the images: 8, 16, 32, ...
+        num_classes: number of classes.
+        img_channels: channels of the images.
+        channels: width before the last layer; it doubles towards the bottom.
+        dim_z: numbers in a latent.
+        label_dim: width of the class vector.
+        norm: what follows each layer but the last: "batch" normalisation, "virtual" batch
+            normalisation, or "none".
+        num_reference: samples in the reference batch of virtual batch normalisation, which is drawn
+            once and saved with the weights.
+
+    Source: Mirza and Osindero 2014, arXiv:1411.1784, with the convolutions of DCGAN (Radford et al.
+    2015, arXiv:1511.06434) for its linear layers.
+    """
+
+    reference_z: Tensor
+    reference_labels: Tensor
+
+    @register_to_config  # type: ignore[untyped-decorator]
+    def __init__(
+        self,
+        img_resolution: int,
+        num_classes: int,
+        img_channels: int = 3,
+        channels: int = 32,
+        dim_z: int = 64,
+        label_dim: int = 16,
+        norm: Literal["batch", "virtual", "none"] = "batch",
+        num_reference: int = 32,
+    ) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        check_positive(
+            num_classes=num_classes,
+            img_channels=img_channels,
+            channels=channels,
+            dim_z=dim_z,
+            label_dim=label_dim,
+            num_reference=num_reference,
+        )
+        check_choice("norm", norm, ("batch", "virtual", "none"))
+        doublings = num_doublings(img_resolution)
+        self.dim_z, self.num_classes = dim_z, num_classes
+        self.num_reference = num_reference if norm == "virtual" else 0
+        if self.num_reference:
+            self.register_buffer("reference_z", torch.randn(num_reference, dim_z))
+            # Every class in turn: whoever builds the network again gets the same ones.
+            self.register_buffer("reference_labels", torch.arange(num_reference) % num_classes)
+
+        def normalize(width: int) -> nn.Module:
+            if norm == "virtual":
+                return VirtualBatchNorm(width, num_reference)
+            return nn.BatchNorm2d(width) if norm == "batch" else nn.Identity()
+
+        self.embedding = nn.Embedding(num_classes, label_dim)
+        width = channels << (doublings - 1)
+        self.linear = nn.Linear(dim_z + label_dim, width * BOTTOM**2)
+        self.norm = normalize(width)
+        self.blocks = nn.ModuleList()
+        for _ in range(doublings - 1):
+            double = nn.ConvTranspose2d(width, width // 2, 4, 2, 1)
+            self.blocks.append(nn.Sequential(double, normalize(width // 2), nn.ReLU()))
+            width //= 2
+        self.output_layer = nn.ConvTranspose2d(width, img_channels, 4, 2, 1)
+        _draw_weights(self)
+
+    def embed_labels(self, labels: Labels) -> Float[Tensor, "B E"]:
+        """See `GeneratorNetwork.embed_labels`."""
+        if labels.is_floating_point():
+            return labels.to(self.embedding.weight) @ self.embedding.weight
+        embedded: Tensor = self.embedding(labels)
+        return embedded
+
+    def forward(
+        self, z: Float[Tensor, "B Z"], class_embedding: Float[Tensor, "B E"]
+    ) -> Float[Tensor, "B C H W"]:
+        """See `GeneratorNetwork.forward`."""
+        if self.num_reference:
+            of_reference = self.embed_labels(self.reference_labels)
+            z = torch.cat([self.reference_z.to(z), z])
+            class_embedding = torch.cat([of_reference.to(class_embedding), class_embedding])
+        h = self.linear(torch.cat([z, class_embedding], 1)).unflatten(1, (-1, BOTTOM, BOTTOM))
+        h = F.relu(self.norm(h))
+        for block in self.blocks:
+            h = block(h)
+        return torch.tanh(self.output_layer(h[self.num_reference :]))
+
+
+class MinibatchDiscrimination(nn.Module):
+    """Tells how near each sample's features are to those of the others in the batch.
+
+    Each of K kernels maps the features to D numbers; what comes out is the sum over the other
+    samples of ``exp(-|difference|_1)``. (The paper's sum has the sample itself too: a constant 1.)
+
+    Args:
+        num_features: F.
+        num_kernels: K.
+        kernel_dim: D.
+
+    Source: Salimans et al. 2016, arXiv:1606.03498, section 3.2.
+    """
+
+    def __init__(self, num_features: int, num_kernels: int, kernel_dim: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(num_kernels * kernel_dim, num_features))
+        nn.init.normal_(self.weight, std=1 / math.sqrt(num_features))
+        self.num_kernels = num_kernels
+
+    def forward(self, features: Float[Tensor, "B F"]) -> Float[Tensor, "B K"]:
+        """Between 0, far from all others, and B - 1, the same as all others."""
+        places = F.linear(features, self.weight).unflatten(1, (self.num_kernels, -1))  # (B, K, D)
+        distances = (places[:, None] - places[None]).abs().sum(-1)  # (B, B, K)
+        return torch.exp(-distances).sum(1) - 1
+
+
+class ConditionalDiscriminator(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers is untyped
+    """The class as one more plane of the image, then strided convolutions down to 4x4.
+
+    Args:
+        img_resolution: height and width of the images: 8, 16, 32, ...
+        num_classes: number of classes.
+        img_channels: channels of the images.
+        channels: width of the first layer; it doubles with each halving of the image.
+        minibatch_kernels: K of `MinibatchDiscrimination` before the last layer; 0 does without.
+        minibatch_dim: its D.
+
+    Source: see `ConditionalGenerator`. Departure: no batch normalisation, which would mix real and
+    made images.
+    """
+
+    @register_to_config  # type: ignore[untyped-decorator]
+    def __init__(
+        self,
+        img_resolution: int,
+        num_classes: int,
+        img_channels: int = 3,
+        channels: int = 32,
+        minibatch_kernels: int = 0,
+        minibatch_dim: int = 8,
+    ) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        check_positive(
+            num_classes=num_classes,
+            img_channels=img_channels,
+            channels=channels,
+            minibatch_dim=minibatch_dim,
+        )
+        if minibatch_kernels < 0:
+            raise ConfigError(f"minibatch_kernels must be at least 0, got {minibatch_kernels}")
+        self.num_classes = num_classes
+        self.img_resolution = img_resolution
+        self.embedding = nn.Embedding(num_classes, img_resolution**2)
+        self.blocks = nn.ModuleList()
+        before, width = img_channels + 1, channels
+        for _ in range(num_doublings(img_resolution)):
+            halve = nn.Conv2d(before, width, 4, 2, 1)
+            self.blocks.append(nn.Sequential(halve, nn.LeakyReLU(SLOPE)))
+            before, width = width, 2 * width
+        num_features = before * BOTTOM**2
+        self.minibatch = (
+            MinibatchDiscrimination(num_features, minibatch_kernels, minibatch_dim)
+            if minibatch_kernels
+            else None
+        )
+        self.linear = nn.Linear(num_features + minibatch_kernels, 1)
+        _draw_weights(self)
+
+    def forward(
+        self, x: Float[Tensor, "B C H W"], labels: Int64[Tensor, " B"]
+    ) -> Float[Tensor, "B 1"]:
+        """How real images look for their classes.
+
+        Args:
+            x: images in [-1, 1].
+            labels: one class for each.
+
+        Returns:
+            Logits, (B, 1): the larger, the more real.
+        """
+        plane = self.embedding(labels).unflatten(1, (1, self.img_resolution, -1))
+        h = torch.cat([x, plane.to(x.dtype)], 1)
+        for block in self.blocks:
+            h = block(h)
+        features = h.flatten(1)
+        if self.minibatch is not None:
+            features = torch.cat([features, self.minibatch(features)], 1)
+        scores: Tensor = self.linear(features)
+        return scores
+
+
+def _draw_weights(network: nn.Module) -> None:
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
+            nn.init.normal_(module.weight, std=STD)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
