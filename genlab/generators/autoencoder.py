@@ -21,7 +21,7 @@ from genlab.errors import ConfigError
 from genlab.files import text_sha256
 from genlab.generators.models import model_class, read_model, weights_sha256, write_model
 
-CLASSES: dict[str, type[nn.Module]] = {
+CLASSES: dict[str, type[Any]] = {
     "AutoencoderKL": AutoencoderKL,
     "AutoencoderTiny": AutoencoderTiny,
 }

@@ -1,6 +1,5 @@
 """One interface for every family: a generator turns seeds and labels into images."""
 
-import hashlib
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,7 +15,14 @@ from genlab import compute
 from genlab.data.labels import check_labels, random_label
 from genlab.diffusion.noise import Noise, NoiseStream
 from genlab.errors import CheckpointError, ConfigError, LabelError
-from genlab.generators.folder import read_card, read_index, read_network, write_folder
+from genlab.generators.folder import (
+    read_card,
+    read_index,
+    read_network,
+    read_parts,
+    write_folder,
+)
+from genlab.generators.models import weights_sha256
 from genlab.registry import Registry
 from genlab.samplers.base import Step
 
@@ -133,6 +139,10 @@ class Generator(ABC):
             latents: the random start, in place of drawing it; None draws it from the streams.
         """
 
+    def decode(self, state: Float[Tensor, "B ..."]) -> Float[Tensor, "B C H W"]:
+        """A step's state as images, in float32: decoded, where it is one of latents."""
+        return state.to(torch.float32)
+
     @abstractmethod
     def describe_sampler(self, sampler: Mapping[str, Any]) -> str:
         """A whole sampler config in a few words, for above a picture."""
@@ -216,7 +226,7 @@ class Generator(ABC):
             state = step.x
             if on_step is not None:
                 on_step(step)
-        images = state.to(torch.float32)
+        images = self.decode(state)
         _wait_for(images.device)
         return Batch(
             images=images,
@@ -253,6 +263,10 @@ class Generator(ABC):
             f"a generator of the family {self.family!r} tells no likelihood; bits per dimension "
             "need an autoregressive model"
         )
+
+    def parts(self) -> dict[str, nn.Module]:
+        """The models beside the network, by their names in `genlab.generators.folder.PARTS`."""
+        return {}
 
     @property
     def device(self) -> torch.device:
@@ -308,12 +322,10 @@ class Generator(ABC):
 
     def weights_sha256(self) -> str:
         """SHA-256 over names, types, shapes and bytes of all weights: a model's identity."""
-        digest = hashlib.sha256()
-        for name, value in sorted(self.network.state_dict().items()):
-            array = value.detach().cpu().contiguous()
-            digest.update(f"{name} {array.dtype} {tuple(array.shape)}\n".encode())
-            digest.update(array.reshape(-1).view(torch.uint8).numpy().data)
-        return digest.hexdigest()
+        named = list(self.network.state_dict().items())
+        for part, model in self.parts().items():
+            named += [(f"{part}/{name}", value) for name, value in model.state_dict().items()]
+        return weights_sha256(named)
 
     # What is kept of it.
 
@@ -339,13 +351,19 @@ class Generator(ABC):
     ) -> G:
         """Make the generator again from its network and what `facts` gave.
 
+        Args:
+            network: the network.
+            facts: what `facts` gave, and the models of `parts` by their names.
+            card: text of the model card.
+
         Raises:
             ConfigError: a fact is wrong.
         """
 
     def changed(self: G, card: str | None = None, **facts: Any) -> G:
         """The same network as a generator with other facts, for instance its class names."""
-        return self.from_facts(self.network, {**self.facts(), **facts}, card or self.card)
+        known = {**self.facts(), **self.parts()}
+        return self.from_facts(self.network, {**known, **facts}, card or self.card)
 
     def save_pretrained(self, folder: Path | str) -> None:
         """Write the folder that `genlab.load` and the pipeline read; safetensors and JSON only.
@@ -353,7 +371,7 @@ class Generator(ABC):
         Raises:
             OutputError: the folder is not writable or the disk is full.
         """
-        write_folder(Path(folder), self.network, self.facts(), self.card)
+        write_folder(Path(folder), self.network, self.facts(), self.card, self.parts())
 
     @classmethod
     def from_pretrained(cls: type[G], folder: Path | str) -> G:
@@ -370,7 +388,8 @@ class Generator(ABC):
                 f"{folder} holds a generator of the family {index.get('family')!r}; "
                 f"this one reads {cls.family!r}"
             )
-        return cls.from_facts(read_network(folder, index), index, read_card(folder))
+        facts = {**index, **read_parts(folder, index)}
+        return cls.from_facts(read_network(folder, index), facts, read_card(folder))
 
 
 FAMILIES: Registry[type[Generator]] = Registry(

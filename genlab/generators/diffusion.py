@@ -12,6 +12,7 @@ from genlab.diffusion.denoiser import Denoiser
 from genlab.diffusion.noise import Noise
 from genlab.diffusion.preconditioned import PreconditionedDenoiser
 from genlab.diffusion.preconditioning import Preconditioning, from_config
+from genlab.generators.autoencoder import Autoencoder
 from genlab.generators.base import Generator, SamplerLike
 from genlab.generators.sampler import adjust_sampler, describe_sampler, resolve_sampler
 from genlab.samplers import run
@@ -30,7 +31,12 @@ class DiffusionGenerator(Generator):
             steps.
         has_null_class: whether the network was trained with label dropout, which classifier-free
             guidance needs.
+        autoencoder: of a latent diffusion model: the network works on its latents, and
+            `image_shape` is that of the images it decodes.
         card: text of the model card, written beside the weights.
+
+    Attributes:
+        state_shape: (C, H, W) of what the network denoises: images or latents.
     """
 
     family: ClassVar[str] = "diffusion"
@@ -43,12 +49,16 @@ class DiffusionGenerator(Generator):
         class_names: Sequence[str] | None = None,
         sampler: Mapping[str, Any] | None = None,
         has_null_class: bool = False,
+        autoencoder: Autoencoder | None = None,
         card: str | None = None,
     ) -> None:
         config: Any = network.config
+        shape = (config.in_channels, config.img_resolution, config.img_resolution)
+        self.autoencoder = autoencoder
+        self.state_shape = shape
         super().__init__(
             network,
-            image_shape=(config.in_channels, config.img_resolution, config.img_resolution),
+            image_shape=shape if autoencoder is None else autoencoder.image_shape(shape),
             num_classes=int(network.label_dim),  # type: ignore[arg-type]  # an int on every network
             class_names=class_names,
             sampler=sampler,
@@ -120,10 +130,48 @@ class DiffusionGenerator(Generator):
             self.denoiser,
             noise=noise,
             condition=condition,
-            image_shape=self.image_shape,
+            image_shape=self.state_shape,
             device=self.device,
             latents=latents,
         )
+
+    def decode(self, state: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C2 H2 W2"]:
+        """The images of a step's state, in float32."""
+        if self.autoencoder is None:
+            return super().decode(state)
+        return self.autoencoder.decode(state)
+
+    def parts(self) -> dict[str, nn.Module]:
+        """The autoencoder's model, where there is one."""
+        return {} if self.autoencoder is None else {"autoencoder": self.autoencoder.model}
+
+    def to(
+        self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> "DiffusionGenerator":
+        """Move the generator, its autoencoder included; see `Generator.to`."""
+        super().to(device, dtype)
+        if self.autoencoder is not None:
+            self.autoencoder.to(device, dtype)
+        return self
+
+    def compile(self) -> "DiffusionGenerator":
+        """Compile the network and the decoder; see `Generator.compile`."""
+        super().compile()
+        if self.autoencoder is not None:
+            self.autoencoder.compile()
+        return self
+
+    def prepare(self) -> None:
+        """See `Generator.prepare`."""
+        super().prepare()
+        if self.autoencoder is not None:
+            self.autoencoder.prepare()
+
+    def identity(self) -> dict[str, Any]:
+        """See `Generator.identity`; an autoencoder is more than its weights, it has a scale."""
+        if self.autoencoder is None:
+            return super().identity()
+        return {**super().identity(), "autoencoder": self.autoencoder.sha256()}
 
     def facts(self) -> dict[str, Any]:
         """All that the network does not know itself, as ``model_index.json`` holds it."""
@@ -138,11 +186,13 @@ class DiffusionGenerator(Generator):
         cls, network: nn.Module, facts: Mapping[str, Any], card: str | None = None
     ) -> "DiffusionGenerator":
         """See `Generator.from_facts`."""
+        autoencoder = facts.get("autoencoder")
         return cls(
             network,
             from_config(facts["preconditioning"]),
             class_names=facts.get("class_names"),
             sampler=facts.get("sampler"),
             has_null_class=facts.get("has_null_class", False),
+            autoencoder=None if autoencoder is None else Autoencoder(autoencoder),
             card=card,
         )

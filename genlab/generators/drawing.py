@@ -94,7 +94,7 @@ def _draw_batch(
 
     def on_step(step: Step) -> None:
         if rows:
-            film.append(to_uint8(step.picture()[rows]).cpu())
+            film.append(to_uint8(generator.decode(step.picture()[rows])).cpu())
             captions.append(step.caption)
         if on_progress is not None:
             on_progress(len(work.seeds) / step.num_steps)

@@ -141,16 +141,17 @@ def read_network(
     return network
 
 
-def read_parts(folder: Path, index: Mapping[str, Any]) -> dict[str, ModelMixin]:
-    """The models beside the network: those of `PARTS` that the index names.
+def read_parts(folder: Path, index: Mapping[str, Any]) -> dict[str, ModelMixin | None]:
+    """The models beside the network, for each of `PARTS`; None where the index names none.
 
     Raises:
         CheckpointError: as `read_network`.
     """
     return {
         name: read_model(folder / name, _model_class(folder, *index[name]), what=name)
-        for name in PARTS
         if _is_component(index.get(name))
+        else None
+        for name in PARTS
     }
 
 

@@ -41,14 +41,14 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def model_class(folder: Path, classes: Mapping[str, type[nn.Module]]) -> type[nn.Module]:
+def model_class(folder: Path, classes: Mapping[str, type[Any]]) -> type[Any]:
     """The class that a model's config names, if it is one of ``classes``.
 
     Raises:
         CheckpointError: it names another; a file never chooses what is imported.
     """
     name = read_config(folder).get("_class_name")
-    if name not in classes:
+    if not isinstance(name, str) or name not in classes:
         raise CheckpointError(
             f"{folder / MODEL_CONFIG} names the class {name!r}; wanted is one of "
             f"{', '.join(classes)}"
@@ -57,7 +57,7 @@ def model_class(folder: Path, classes: Mapping[str, type[nn.Module]]) -> type[nn
 
 
 def read_model(
-    folder: Path, cls: type[nn.Module], dtype: torch.dtype | None = None, what: str = "model"
+    folder: Path, cls: type[Any], dtype: torch.dtype | None = None, what: str = "model"
 ) -> Any:
     """Build a model and fill it with the folder's weights, all of them.
 
@@ -70,10 +70,9 @@ def read_model(
     Raises:
         CheckpointError: weights that are missing, cut short or of other shapes.
     """
-    loader: Any = cls
     try:
         with _LOADING:
-            model, info = loader.from_pretrained(
+            model, info = cls.from_pretrained(
                 folder,
                 output_loading_info=True,
                 local_files_only=True,

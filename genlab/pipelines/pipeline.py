@@ -19,13 +19,14 @@ from genlab.data.writers import to_pil
 from genlab.diffusion.noise import MAX_SEED, NoiseStream
 from genlab.errors import ConfigError
 from genlab.generators.base import FAMILIES, Generator, SamplerLike
-from genlab.generators.folder import INDEX, NETWORK, read_index, read_network
+from genlab.generators.folder import INDEX, NETWORK, PARTS, read_index, read_network, read_parts
 from genlab.samplers.base import SolverStep, Step
 
 OUTPUT_TYPES = ("pil", "np", "pt")
 
 _HUB = ("cache_dir", "force_download", "local_files_only", "revision", "token")
 _DTYPE = ("dtype", "torch_dtype")
+_ENDINGS = ("json", "safetensors")
 _FACTS = ("family", "preconditioning", "class_names", "has_null_class", "sampler")
 
 StepCallback = Callable[[Any, int, float, dict[str, Any]], dict[str, Any] | None]
@@ -45,6 +46,7 @@ class GenLabPipeline(DiffusionPipeline):
         class_names: one name for each class.
         has_null_class: whether guidance by the null class is possible.
         sampler: the model's own sampler config.
+        autoencoder: of a latent diffusion model, from diffusers.
 
     Example::
 
@@ -53,7 +55,8 @@ class GenLabPipeline(DiffusionPipeline):
         pipe(class_labels=[7, 8], num_inference_steps=18, generator=seeds).images
     """
 
-    model_cpu_offload_seq = NETWORK  # type: ignore[assignment]  # diffusers' own types say None
+    model_cpu_offload_seq = "->".join((NETWORK, *PARTS))  # type: ignore[assignment]  # diffusers' own types say None
+    _optional_components = list(PARTS)  # noqa: RUF012  # diffusers' hook
     _callback_tensor_inputs = ("latents", "x0")
 
     def __init__(
@@ -64,6 +67,7 @@ class GenLabPipeline(DiffusionPipeline):
         class_names: list[str] | None = None,
         has_null_class: bool = False,
         sampler: dict[str, Any] | None = None,
+        autoencoder: ModelMixin | None = None,
     ) -> None:
         super().__init__()
         if family not in FAMILIES:
@@ -72,7 +76,7 @@ class GenLabPipeline(DiffusionPipeline):
             )
         if family == "diffusion" and preconditioning is None:
             preconditioning = {"name": "edm"}
-        self.register_modules(network=network)  # type: ignore[no-untyped-call]
+        self.register_modules(network=network, autoencoder=autoencoder)  # type: ignore[no-untyped-call]
         self.register_to_config(  # type: ignore[no-untyped-call]
             family=family,
             preconditioning=preconditioning,
@@ -86,11 +90,12 @@ class GenLabPipeline(DiffusionPipeline):
     def from_generator(cls, generator: Generator) -> "GenLabPipeline":
         """The pipeline object around a generator; both use the same network."""
         facts = {key: value for key, value in generator.facts().items() if key in _FACTS}
-        return cls(cast(ModelMixin, generator.network), **facts)
+        return cls(cast(ModelMixin, generator.network), **{**facts, **generator.parts()})
 
     def as_generator(self) -> Generator:
         """The generator behind the pipeline; both use the same network."""
         facts = {key: self.config[key] for key in _FACTS}
+        facts |= {name: getattr(self, name) for name in PARTS}
         return FAMILIES[facts["family"]].from_facts(self.network, facts)
 
     @classmethod
@@ -106,7 +111,8 @@ class GenLabPipeline(DiffusionPipeline):
         if not folder.is_dir():
             hub = {key: kwargs.pop(key) for key in _HUB if key in kwargs}
             # diffusers' own download refuses networks that are not its own.
-            patterns = [INDEX, f"{NETWORK}/*.json", f"{NETWORK}/*.safetensors", "README.md"]
+            models = [f"{name}/*.{end}" for name in (NETWORK, *PARTS) for end in _ENDINGS]
+            patterns = [INDEX, *models, "README.md"]
             name = str(pretrained_model_name_or_path)
             folder = Path(snapshot_download(name, allow_patterns=patterns, **hub))
         index = read_index(folder)
@@ -116,7 +122,7 @@ class GenLabPipeline(DiffusionPipeline):
         # warns.
         network = read_network(folder, index, kwargs.get("dtype", kwargs.get("torch_dtype")))
         facts = {key: index[key] for key in _FACTS if key in index}
-        pipeline = cls(network, **facts)
+        pipeline = cls(network, **{**facts, **read_parts(folder, index)})
         source = str(pretrained_model_name_or_path)
         pipeline.register_to_config(_name_or_path=source)  # type: ignore[no-untyped-call]
         return pipeline
@@ -202,7 +208,7 @@ class GenLabPipeline(DiffusionPipeline):
                 if self._interrupt:
                     images = _estimate(step)
                     break
-        result = _output(images.to(torch.float32), output_type)
+        result = _output(model.decode(images), output_type)
         self.maybe_free_model_hooks()  # type: ignore[no-untyped-call]
         return ImagePipelineOutput(images=result) if return_dict else (result,)
 

@@ -1,5 +1,7 @@
 """Real autoencoders of a few thousand random weights."""
 
+from typing import Any
+
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny
 
@@ -22,14 +24,15 @@ def tiny_kl(channels: int = 1, seed: int = 2, **config: object) -> Autoencoder:
     }
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return Autoencoder(AutoencoderKL(**options).eval())
+        model: Any = AutoencoderKL(**options)
+    return Autoencoder(model.eval())
 
 
 def tiny_deterministic(seed: int = 3) -> Autoencoder:
     """An AutoencoderTiny that shrinks RGB images twice, to four channels."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = AutoencoderTiny(
+        model: Any = AutoencoderTiny(
             encoder_block_out_channels=(4, 4),
             decoder_block_out_channels=(4, 4),
             num_encoder_blocks=(1, 1),

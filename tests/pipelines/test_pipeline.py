@@ -230,7 +230,7 @@ def test_pipeline_and_generator_are_made_of_each_other(
     assert pipe.as_generator().network is pipe.network
     other: Pipe = GenLabPipeline.from_generator(tiny_generator)
     assert other.as_generator().facts() == tiny_generator.facts()
-    assert list(pipe.components) == ["network"]
+    assert pipe.components == {"network": pipe.network, "autoencoder": None}
 
 
 def test_diffusers_own_way_of_loading(tiny_model: Path, pipe: Pipe) -> None:
