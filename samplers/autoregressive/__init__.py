@@ -1,0 +1,1 @@
+"""Sampling of autoregressive models: decoders that give the same image by different ways."""

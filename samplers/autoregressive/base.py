@@ -1,0 +1,164 @@
+"""The contracts of this room: what decoders ask of a model, what they draw, how they are called.
+
+Legend: B batch, C channels, H and W height and width, P parameters of a pixel's distribution, U
+uniform numbers that drawing one pixel takes.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+from genlab.errors import ConfigError
+from genlab.networks.autoregressive import (
+    AutoregressiveNetwork,
+    PixelDecoder,
+    PixelDistribution,
+)
+from genlab.registry import Registry
+from genlab.samplers.base import Step
+
+NULL_CLASS = -1
+
+
+class PixelModel:
+    """A network with a class for each image, guided by the null class: what decoders ask.
+
+    Args:
+        network: in evaluation mode.
+        labels: one class for each image, -1 for the null class.
+        guidance_scale: 1 is off; otherwise both classes run as one batch of 2 B.
+
+    Attributes:
+        distribution: of a pixel given its parameters.
+        evaluations: network evaluations so far, counted in rows: a whole image each, whether at
+            once or pixel by pixel.
+    """
+
+    def __init__(
+        self,
+        network: AutoregressiveNetwork,
+        labels: Int64[Tensor, " B"],
+        guidance_scale: float = 1.0,
+    ) -> None:
+        self.network, self.scale = network, guidance_scale
+        self.distribution: PixelDistribution = network.distribution
+        self.is_guided = guidance_scale != 1
+        nulls = torch.full_like(labels, NULL_CLASS)
+        self.labels = torch.cat([labels, nulls]) if self.is_guided else labels
+        self.evaluations = 0
+
+    def params(self, pixels: Float[Tensor, "B C H W"]) -> Float[Tensor, "B P H W"]:
+        """Parameters of all pixels at once."""
+        self.evaluations += len(self.labels)
+        return self._guide(self.network(self._twice(pixels), self.labels))
+
+    def decoder(self, height: int, width: int, dtype: torch.dtype | None = None) -> PixelDecoder:
+        """Begin a batch pixel by pixel; see `AutoregressiveNetwork.decoder`."""
+        self.evaluations += len(self.labels)
+        inner = self.network.decoder(self.labels, height, width, dtype)
+        return _GuidedDecoder(self, inner) if self.is_guided else inner
+
+    def _twice(self, pixels: Tensor) -> Tensor:
+        return torch.cat([pixels, pixels]) if self.is_guided else pixels
+
+    def _guide(self, params: Tensor) -> Tensor:
+        if not self.is_guided:
+            return params
+        given, null = params.chunk(2)
+        return self.distribution.guide(given, null, self.scale)
+
+
+class _GuidedDecoder(PixelDecoder):
+    """Decodes with the class and without it, side by side."""
+
+    def __init__(self, model: PixelModel, inner: PixelDecoder) -> None:
+        self.model, self.inner = model, inner
+
+    def params(self, i: int, j: int) -> Float[Tensor, "B P"]:
+        return self.model._guide(self.inner.params(i, j))
+
+    def put(self, i: int, j: int, pixel: Float[Tensor, "B C"]) -> None:
+        self.inner.put(i, j, self.model._twice(pixel))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Canvas:
+    """What is to be drawn: every random number of the images, and pixels that stand already.
+
+    Attributes:
+        uniforms: in [0, 1), (B, U, H, W); they and the model decide the images, whatever the
+            decoder.
+        temperature: of every draw, see `PixelDistribution.sample`.
+        given: images some of whose pixels are kept, (B, C, H, W); None draws everything.
+        keep: which ones, (B, 1, H, W).
+    """
+
+    uniforms: Float[Tensor, "B U H W"]
+    temperature: float = 1.0
+    given: Float[Tensor, "B C H W"] | None = None
+    keep: Bool[Tensor, "B 1 H W"] | None = None
+
+    def settle(self, drawn: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
+        """The images with the pixels that are kept in their places."""
+        if self.given is None or self.keep is None:
+            return drawn
+        return torch.where(self.keep, self.given.to(drawn.dtype), drawn)
+
+    def settle_pixel(self, i: int, j: int, drawn: Float[Tensor, "B C"]) -> Float[Tensor, "B C"]:
+        """The same for pixel (i, j)."""
+        if self.given is None or self.keep is None:
+            return drawn
+        given = self.given[:, :, i, j].to(drawn.dtype)
+        return torch.where(self.keep[:, :, i, j], given, drawn)
+
+
+@runtime_checkable
+class Decoder(Protocol):
+    """Draws a batch of images: a frozen dataclass whose instance is called.
+
+    Every decoder gives the same images; they differ in what they compute how often.
+    """
+
+    def __call__(self, model: PixelModel, canvas: Canvas) -> Iterator[Step]:
+        """Yield from time to time; the last step holds the images.
+
+        Args:
+            model: of the whole batch.
+            canvas: what to draw.
+        """
+        ...
+
+
+DECODERS: Registry[type[Decoder]] = Registry(
+    "genlab.decoders", {"cached": "genlab.samplers.autoregressive.cached:Cached"}
+)
+
+
+@dataclass(kw_only=True)
+class DecodingConfig:
+    """How to sample from an autoregressive model: the schema of its ``sampler``.
+
+    Attributes:
+        decoder: ``name`` in `DECODERS` and the options of that decoder.
+        temperature: 1 is the model itself, 0 its most likely choices.
+        guidance_scale: of guidance by the null class, on the parameters of each pixel; 1 is off.
+    """
+
+    decoder: dict[str, Any] = field(default_factory=lambda: {"name": "cached"})
+    temperature: float = 1.0
+    guidance_scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.temperature < float("inf"):
+            raise ConfigError(
+                f"sampler.temperature must be at least 0, got {self.temperature}; 1 is the model "
+                "itself"
+            )
+        if not 0 <= self.guidance_scale < float("inf"):
+            raise ConfigError(
+                f"sampler.guidance_scale must be at least 0, got {self.guidance_scale}; 1 is off"
+            )
