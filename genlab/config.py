@@ -56,18 +56,35 @@ def load(
             nearest right one.
         UnknownNameError: there is no such preset.
     """
-    merged = _plain(OmegaConf.structured(schema))
     layers: list[tuple[str, Mapping[str, Any]]] = []
     if defaults is not None:
         layers.append(("the defaults", defaults))
     if spec is not None:
         layers.append(read_spec(kind, spec))
-    for source, layer in layers:
-        merged = _apply(schema, merged, layer, source)
-    for text in overrides:
-        layer = _override(schema, text)
-        merged = _apply(schema, merged, layer, f"the setting {text!r}")
-    return _build(schema, merged, layers[-1][0] if layers else "the configuration")
+    source = layers[-1][0] if layers else "the configuration"
+    layers += [(f"the setting {text!r}", _override(schema, text)) for text in overrides]
+    return fill(schema, layers, source)
+
+
+def fill(
+    schema: type[T],
+    layers: Sequence[tuple[str, Mapping[str, Any]]],
+    source: str = "the configuration",
+) -> T:
+    """Fill a dataclass from mappings, each over the ones before it.
+
+    Args:
+        schema: the dataclass; its defaults stand below all layers.
+        layers: where each comes from, for messages, and what it says.
+        source: what is to blame where only all of them together are wrong.
+
+    Raises:
+        ConfigError: a key, type or value is wrong.
+    """
+    merged = _plain(OmegaConf.structured(schema))
+    for where, layer in layers:
+        merged = _apply(schema, merged, layer, where)
+    return _build(schema, merged, source)
 
 
 def to_yaml(config: Any) -> str:
