@@ -101,7 +101,8 @@ class BigGANGenerator(GeneratorNetwork):
         img_resolution: height and width of the images: 32, 64, 128, 256 or 512.
         num_classes: number of classes.
         img_channels: channels of the images.
-        channels: base width; the blocks have multiples of it (`GENERATOR_WIDTHS`).
+        channels: base width; the blocks have multiples of it.
+        widths: these multiples, one for each block; None takes `GENERATOR_WIDTHS`.
         dim_z: numbers in a latent; with ``hierarchical`` a multiple of the number of blocks + 1.
         attn_resolutions: output resolutions of blocks that self-attention follows.
         shared_embedding: whether one class embedding serves all blocks; else every conditional
@@ -127,6 +128,7 @@ class BigGANGenerator(GeneratorNetwork):
         num_classes: int,
         img_channels: int = 3,
         channels: int = 64,
+        widths: Sequence[int] | None = None,
         dim_z: int = 120,
         attn_resolutions: Sequence[int] = (),
         shared_embedding: bool = True,
@@ -152,7 +154,7 @@ class BigGANGenerator(GeneratorNetwork):
             num_itrs=num_itrs,
         )
         check_choice("init", init, INITS)
-        multiples = widths_for(img_resolution, GENERATOR_WIDTHS)
+        multiples = widths_for(img_resolution, GENERATOR_WIDTHS, widths)
         resolutions = generator_resolutions(len(multiples))
         attention = check_attention(attn_resolutions, resolutions)
         self.dim_z = dim_z
@@ -176,22 +178,22 @@ class BigGANGenerator(GeneratorNetwork):
             condition_dim = shared_dim + (chunk if hierarchical else 0)
             make = partial(layers.linear, condition_dim, bias=False)
         norm = partial(ConditionalBatchNorm, make=make, eps=bn_eps, own=own_batch_norm)
-        widths = [channels * multiple for multiple in multiples]
+        block_widths = [channels * multiple for multiple in multiples]
 
         self.shared = nn.Embedding(num_classes, shared_dim) if shared_embedding else None
-        self.linear = layers.linear(chunk, widths[0] * BOTTOM**2)
+        self.linear = layers.linear(chunk, block_widths[0] * BOTTOM**2)
         self.blocks = nn.ModuleList()
         for width, next_width, resolution in zip(
-            [widths[0], *widths], widths, resolutions, strict=False
+            [block_widths[0], *block_widths], block_widths, resolutions, strict=False
         ):
             stage = Stage([GeneratorBlock(width, next_width, layers, norm)])
             if resolution in attention:
                 stage.append(SelfAttention(next_width, layers))
             self.blocks.append(stage)
         self.output_layer = nn.Sequential(
-            BatchNorm(widths[-1], eps=OUTPUT_EPS, own=own_batch_norm),
+            BatchNorm(block_widths[-1], eps=OUTPUT_EPS, own=own_batch_norm),
             nn.ReLU(inplace=True),
-            layers.conv(widths[-1], img_channels),
+            layers.conv(block_widths[-1], img_channels),
         )
         draw_weights(self, init)
 
@@ -260,7 +262,8 @@ class BigGANDiscriminator(ModelMixin, ConfigMixin):  # type: ignore[misc]  # dif
         img_resolution: height and width of the images: 32, 64, 128 or 256.
         num_classes: number of classes.
         img_channels: channels of the images.
-        channels: base width; the blocks have multiples of it (`DISCRIMINATOR_WIDTHS`).
+        channels: base width; the blocks have multiples of it.
+        widths: these multiples, one for each block; None takes `DISCRIMINATOR_WIDTHS`.
         wide: whether a block widens at its first convolution (SA-GAN, BigGAN), else at its second.
         attn_resolutions: output resolutions of blocks that self-attention follows.
         official_attention_table: whether at 32 pixels ``attn_resolutions`` is looked up in the
@@ -281,6 +284,7 @@ class BigGANDiscriminator(ModelMixin, ConfigMixin):  # type: ignore[misc]  # dif
         num_classes: int,
         img_channels: int = 3,
         channels: int = 64,
+        widths: Sequence[int] | None = None,
         wide: bool = True,
         attn_resolutions: Sequence[int] = (),
         official_attention_table: bool = False,
@@ -298,11 +302,10 @@ class BigGANDiscriminator(ModelMixin, ConfigMixin):  # type: ignore[misc]  # dif
             num_itrs=num_itrs,
         )
         check_choice("init", init, INITS)
-        widths = [
-            channels * multiple for multiple in widths_for(img_resolution, DISCRIMINATOR_WIDTHS)
-        ]
-        num_halves = 2 if img_resolution == 32 else len(widths) - 1
-        halves = [index < num_halves for index in range(len(widths))]
+        multiples = widths_for(img_resolution, DISCRIMINATOR_WIDTHS, widths)
+        block_widths = [channels * multiple for multiple in multiples]
+        num_halves = 2 if img_resolution == 32 else len(block_widths) - 1
+        halves = [index < num_halves for index in range(len(block_widths))]
         resolutions = discriminator_resolutions(img_resolution, halves, official_attention_table)
         attention = check_attention(attn_resolutions, resolutions)
         layers = Layers(num_svs=num_svs, num_itrs=num_itrs, eps=sn_eps)
@@ -310,7 +313,7 @@ class BigGANDiscriminator(ModelMixin, ConfigMixin):  # type: ignore[misc]  # dif
 
         self.blocks = nn.ModuleList()
         previous = img_channels
-        for index, (width, resolution) in enumerate(zip(widths, resolutions, strict=True)):
+        for index, (width, resolution) in enumerate(zip(block_widths, resolutions, strict=True)):
             block = DiscriminatorBlock(
                 previous, width, layers, wide=wide, first=index == 0, halve=halves[index]
             )

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from genlab.errors import ConfigError
-from genlab.networks.base import Labels
+from genlab.networks.base import Labels, check_positive
 
 BOTTOM = 4
 """Height and width of the first features."""
@@ -51,11 +51,14 @@ class GeneratorNetwork(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffus
         """
 
 
-def widths_for(img_resolution: int, table: Mapping[int, Sequence[int]]) -> Sequence[int]:
-    """The row of a table of widths.
+def widths_for(
+    img_resolution: int, table: Mapping[int, Sequence[int]], own: Sequence[int] | None = None
+) -> Sequence[int]:
+    """The row of a table of widths, or one's own in its place.
 
     Raises:
-        ConfigError: the architecture is not defined at this resolution.
+        ConfigError: the architecture is not defined at this resolution, or one's own row does not
+            suit it.
     """
     if img_resolution not in table:
         known = ", ".join(map(str, table))
@@ -63,7 +66,16 @@ def widths_for(img_resolution: int, table: Mapping[int, Sequence[int]]) -> Seque
             f"BigGAN has no architecture for {img_resolution}x{img_resolution}; "
             f"img_resolution is one of {known}: resize the images"
         )
-    return table[img_resolution]
+    row = table[img_resolution]
+    if own is None:
+        return row
+    check_positive(widths=own)
+    if len(own) != len(row):
+        raise ConfigError(
+            f"widths needs {len(row)} numbers at {img_resolution}x{img_resolution}, one for each "
+            f"block, got {list(own)}; BigGAN's are {list(row)}"
+        )
+    return own
 
 
 def check_attention(attn_resolutions: Iterable[int], resolutions: Sequence[int]) -> set[int]:
