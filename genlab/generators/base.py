@@ -394,7 +394,10 @@ class Generator(ABC):
 
 FAMILIES: Registry[type[Generator]] = Registry(
     "genlab.generators",
-    {"diffusion": "genlab.generators.diffusion:DiffusionGenerator"},
+    {
+        "diffusion": "genlab.generators.diffusion:DiffusionGenerator",
+        "gan": "genlab.generators.gan:GanGenerator",
+    },
     kind="family of generators",
 )
 

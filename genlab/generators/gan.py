@@ -1,0 +1,221 @@
+"""The GAN family: one call of the network makes an image."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from genlab import config
+from genlab.data.labels import random_label
+from genlab.diffusion.noise import Noise, NoiseStream
+from genlab.errors import ConfigError
+from genlab.generators.base import Generator, SamplerLike
+from genlab.networks.biggan_deep_hf import BigGANDeepHF
+from genlab.networks.gan_base import GeneratorNetwork
+from genlab.networks.spectral_norm import fold
+from genlab.networks.standing import (
+    Moments,
+    begin_standing,
+    end_standing,
+    keeping_moments,
+    normalizations,
+    set_moments,
+    stored_moments,
+)
+from genlab.samplers.base import Step
+from genlab.samplers.gan import GanSampler, check_latents
+
+RGB = 3
+"""Channels of a network whose config does not say."""
+
+
+class GanGenerator(Generator):
+    """A generator network that turns seeds and labels into images.
+
+    Args:
+        network: the plain network.
+        class_names: one name for each class, or None where nobody named them.
+        sampler: how this model is sampled best (`genlab.samplers.gan.GanSampler`); what is left out
+            is untruncated, or truncation 1 where the network's statistics go by truncation.
+        card: text of the model card, written beside the weights.
+    """
+
+    family: ClassVar[str] = "gan"
+    network: GeneratorNetwork
+
+    def __init__(
+        self,
+        network: GeneratorNetwork,
+        *,
+        class_names: Sequence[str] | None = None,
+        sampler: Mapping[str, Any] | None = None,
+        card: str | None = None,
+    ) -> None:
+        made: Any = network.config
+        size = made["img_resolution"]
+        super().__init__(
+            network,
+            image_shape=(made.get("img_channels", RGB), size, size),
+            num_classes=network.num_classes,
+            class_names=class_names,
+            sampler=sampler,
+            card=card,
+        )
+        self._evaluations = 0
+        self._standing: tuple[Any, Moments] | None = None
+
+    @property
+    def evaluations(self) -> int:
+        """Network evaluations so far, counted in rows; passes for statistics do not count."""
+        return self._evaluations
+
+    def resolve_sampler(
+        self,
+        sampler: SamplerLike = None,
+        *,
+        num_steps: int | None = None,
+        guidance_scale: float | None = None,
+    ) -> dict[str, Any]:
+        """See `Generator.resolve_sampler`."""
+        for what, given in {"number of steps": num_steps, "guidance scale": guidance_scale}.items():
+            if given is not None:
+                raise ConfigError(
+                    f"a GAN draws an image in one call and has no {what}; leave it out "
+                    "(sampler.truncation trades variety for quality)"
+                )
+        below = {"truncation": 1.0} if isinstance(self.network, BigGANDeepHF) else {}
+        layers: list[tuple[str, Mapping[str, Any]]] = [("the defaults", below)]
+        if isinstance(sampler, str):
+            preset = config.read_preset("sampler", sampler)
+            layers.append((f"the sampler preset {sampler!r}", preset))
+        else:
+            layers += [("the model's own sampler", self.sampler), ("the sampler", sampler or {})]
+        return asdict(config.fill(GanSampler, layers, "the sampler"))
+
+    def build_sampler(self, sampler: SamplerLike = None) -> GanSampler:
+        """Build a sampler and make sure that this model can be sampled with it.
+
+        Raises:
+            ConfigError: a setting is wrong or does not apply to this network.
+        """
+        whole = self.resolve_sampler(sampler)
+        built = config.fill(GanSampler, [("the sampler", whole)], "the sampler")
+        if isinstance(self.network, BigGANDeepHF):
+            _check_indexed(built)
+        elif built.hf_compat:
+            raise ConfigError(
+                "sampler.hf_compat is about statistics stored by truncation, which this network "
+                "has not; leave it out"
+            )
+        if built.statistics.standing and not normalizations(self.network):
+            raise ConfigError(
+                "sampler.statistics.standing averages statistics of batches, but this network "
+                "cannot normalise by any; leave it out"
+            )
+        return built
+
+    def describe_sampler(self, sampler: Mapping[str, Any]) -> str:
+        """Truncation and statistics."""
+        truncation, standing = sampler["truncation"], sampler["statistics"]["standing"]
+        words = ["no truncation" if truncation is None else f"truncation {truncation:g}"]
+        words += ["resampled"] if sampler["resample"] else []
+        words += [f"statistics of {standing} passes"] if standing else []
+        return ", ".join(words)
+
+    def prepare(self) -> None:
+        """See `Generator.prepare`; spectral normalisation is done once and for all calls."""
+        super().prepare()
+        fold(self.network)
+
+    def steps(
+        self,
+        noise: Noise,
+        labels: Sequence[int] | None,
+        sampler: GanSampler,
+        latents: Float[Tensor, "B Z"] | None = None,
+    ) -> Iterator[Step]:
+        """Sample one batch, in one step; see `Generator.steps`.
+
+        Args:
+            noise: one stream for each sample.
+            labels: one class for each sample.
+            sampler: what `build_sampler` made.
+            latents: what the network gets, truncated as ``sampler`` says; None draws it.
+        """
+        assert labels is not None  # every network of this family has classes
+        self.prepare()
+        if latents is None:
+            latents = sampler.latents(noise, self.network.dim_z)
+        check_latents(latents, self.network.dim_z)
+        if sampler.statistics.standing:
+            standing = self._standing_moments(sampler)
+            with keeping_moments(self.network):
+                set_moments(self.network, standing)
+                images = self._draw(latents, labels, sampler)
+        else:
+            images = self._draw(latents, labels, sampler)
+        self._evaluations += len(latents)
+        yield Step(index=0, num_steps=1, x=images)
+
+    def _draw(
+        self, latents: Float[Tensor, "B Z"], labels: Sequence[int], sampler: GanSampler
+    ) -> Float[Tensor, "B C H W"]:
+        embedding = self.network.embed_labels(torch.tensor(labels, device=self.device))
+        z = latents.to(self.device, self.dtype)
+        arguments = [z, embedding]
+        if isinstance(self.network, BigGANDeepHF):
+            arguments.append(sampler.mixture(self.network.num_stats).to(z))
+        images: Tensor = self.network(*arguments)
+        return images
+
+    @torch.no_grad()
+    def _standing_moments(self, sampler: GanSampler) -> Moments:
+        """Statistics of the samples of seeds 0, 1, 2, ..., the same for every run and process."""
+        settings = (asdict(sampler), [p._version for p in self.network.parameters()], self.dtype)
+        if self._standing is None or self._standing[0] != settings:
+            size = sampler.statistics.batch_size
+            with keeping_moments(self.network):
+                begin_standing(self.network)
+                for number in range(sampler.statistics.standing):
+                    self._pass(range(number * size, (number + 1) * size), sampler)
+                end_standing(self.network)
+                self._standing = settings, stored_moments(self.network)
+        return self._standing[1]
+
+    def _pass(self, seeds: Sequence[int], sampler: GanSampler) -> None:
+        modules = normalizations(self.network)
+        labels = torch.tensor([random_label(seed, self.num_classes) for seed in seeds])
+        z = sampler.latents(NoiseStream(seeds, self.device), self.network.dim_z).to(self.dtype)
+        # Only the normalisations train: spectral norms stay as they are.
+        for module in modules:
+            module.train()
+        try:
+            # Not through __call__, which would compile the network once more for a few calls.
+            self.network.forward(z, self.network.embed_labels(labels.to(self.device)))
+        finally:
+            for module in modules:
+                module.eval()
+
+    @classmethod
+    def from_facts(
+        cls, network: Any, facts: Mapping[str, Any], card: str | None = None
+    ) -> "GanGenerator":
+        """See `Generator.from_facts`."""
+        names, sampler = facts.get("class_names"), facts.get("sampler")
+        return cls(network, class_names=names, sampler=sampler, card=card)
+
+
+def _check_indexed(sampler: GanSampler) -> None:
+    """Refuse what contradicts statistics that are stored by truncation."""
+    if sampler.truncation is None or sampler.truncation > 1:
+        raise ConfigError(
+            "this network's statistics are stored by truncation; sampler.truncation must lie "
+            f"above 0 and be at most 1, got {sampler.truncation}"
+        )
+    if sampler.resample:
+        raise ConfigError(
+            "this network's statistics belong to scaled latents; leave sampler.resample out"
+        )
