@@ -19,6 +19,7 @@ from genlab.networks.spectral_norm import fold
 from genlab.networks.standing import (
     Moments,
     begin_standing,
+    by_batch,
     end_standing,
     keeping_moments,
     normalizations,
@@ -186,18 +187,11 @@ class GanGenerator(Generator):
         return self._standing[1]
 
     def _pass(self, seeds: Sequence[int], sampler: GanSampler) -> None:
-        modules = normalizations(self.network)
         labels = torch.tensor([random_label(seed, self.num_classes) for seed in seeds])
         z = sampler.latents(NoiseStream(seeds, self.device), self.network.dim_z).to(self.dtype)
-        # Only the normalisations train: spectral norms stay as they are.
-        for module in modules:
-            module.train()
-        try:
+        with by_batch(self.network):
             # Not through __call__, which would compile the network once more for a few calls.
             self.network.forward(z, self.network.embed_labels(labels.to(self.device)))
-        finally:
-            for module in modules:
-                module.eval()
 
     @classmethod
     def from_facts(

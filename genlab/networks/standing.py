@@ -60,3 +60,16 @@ def keeping_moments(network: nn.Module) -> Iterator[None]:
         yield
     finally:
         set_moments(network, before)
+
+
+@contextmanager
+def by_batch(network: nn.Module) -> Iterator[None]:
+    """Normalise by batch statistics, while all other layers go on as in evaluation."""
+    modules = normalizations(network)
+    for module in modules:
+        module.training = True  # not train(), which reaches the spectral norms within
+    try:
+        yield
+    finally:
+        for module in modules:
+            module.training = False
