@@ -10,113 +10,60 @@ Source: the constructors in NVlabs/edm, training/networks.py (argument names and
 
 import math
 import reprlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from genlab.checkpoints.options import (
+    Option,
+    flag,
+    integer,
+    number,
+    one_of,
+    refuse_unknown,
+    several,
+    values_of,
+)
 from genlab.errors import ConfigError, nearest
-
-Check = Callable[[Any], Any]
-"""Returns the value in its own type, or raises ValueError with what is allowed."""
-
-
-def _integer(low: int, high: int) -> Check:
-    def check(value: Any) -> int:
-        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-            raise ValueError(f"a whole number in {low} ... {high}")
-        return value
-
-    return check
-
-
-def _number(low: float, high: float = math.inf) -> Check:
-    def check(value: Any) -> float:
-        if (
-            isinstance(value, bool)
-            or not isinstance(value, int | float)
-            or not low <= value <= high
-        ):
-            raise ValueError(f"a number in {low:g} ... {high:g}")
-        return float(value)
-
-    return check
-
-
-def _flag(value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise ValueError("true or false")  # noqa: TRY004  # every check speaks through ValueError
-    return value
-
-
-def _one_of(*names: str) -> Check:
-    def check(value: Any) -> str:
-        if value not in names:
-            raise ValueError(f"one of {', '.join(names)}")
-        return str(value)
-
-    return check
-
-
-def _several(each: Check, longest: int, shortest: int = 1) -> Check:
-    def check(value: Any) -> list[Any]:
-        if isinstance(value, str) or not isinstance(value, Sequence):
-            raise ValueError("a list")  # noqa: TRY004
-        if not shortest <= len(value) <= longest:
-            raise ValueError(f"a list of {shortest} ... {longest} values")
-        try:
-            return [each(item) for item in value]
-        except ValueError as error:
-            raise ValueError(f"a list of values, each {error}") from None
-
-    return check
-
-
-@dataclass(frozen=True)
-class _Option:
-    """One constructor argument: its official default and what it may be."""
-
-    default: Any
-    check: Check
-
 
 # Every argument of the official constructors. The upper ends are far beyond any published network;
 # they only keep a forged file from asking for more than a machine can hold.
 _BOTH_NETWORKS = {
-    "augment_dim": _Option(0, _integer(0, 1024)),
-    "channel_mult_emb": _Option(4, _integer(1, 64)),
-    "dropout": _Option(0.10, _number(0, 1)),
-    "label_dropout": _Option(0.0, _number(0, 1)),
+    "augment_dim": Option(0, integer(0, 1024)),
+    "channel_mult_emb": Option(4, integer(1, 64)),
+    "dropout": Option(0.10, number(0, 1)),
+    "label_dropout": Option(0.0, number(0, 1)),
 }
-_MULTIPLIERS = _several(_integer(1, 64), longest=12)
-_RESOLUTIONS = _several(_integer(1, 8192), longest=64, shortest=0)
+_MULTIPLIERS = several(integer(1, 64), longest=12)
+_RESOLUTIONS = several(integer(1, 8192), longest=64, shortest=0)
 
-_NETWORKS: dict[str, dict[str, _Option]] = {
+_NETWORKS: dict[str, dict[str, Option]] = {
     "SongUNet": {
         **_BOTH_NETWORKS,
-        "model_channels": _Option(128, _integer(1, 8192)),
-        "channel_mult": _Option([1, 2, 2, 2], _MULTIPLIERS),
-        "num_blocks": _Option(4, _integer(1, 64)),
-        "attn_resolutions": _Option([16], _RESOLUTIONS),
-        "embedding_type": _Option("positional", _one_of("positional", "fourier")),
-        "channel_mult_noise": _Option(1, _integer(1, 64)),
-        "encoder_type": _Option("standard", _one_of("standard", "skip", "residual")),
-        "decoder_type": _Option("standard", _one_of("standard", "skip")),
-        "resample_filter": _Option([1, 1], _several(_number(-1e3, 1e3), longest=16)),
+        "model_channels": Option(128, integer(1, 8192)),
+        "channel_mult": Option([1, 2, 2, 2], _MULTIPLIERS),
+        "num_blocks": Option(4, integer(1, 64)),
+        "attn_resolutions": Option([16], _RESOLUTIONS),
+        "embedding_type": Option("positional", one_of("positional", "fourier")),
+        "channel_mult_noise": Option(1, integer(1, 64)),
+        "encoder_type": Option("standard", one_of("standard", "skip", "residual")),
+        "decoder_type": Option("standard", one_of("standard", "skip")),
+        "resample_filter": Option([1, 1], several(number(-1e3, 1e3), longest=16)),
     },
     "DhariwalUNet": {
         **_BOTH_NETWORKS,
-        "model_channels": _Option(192, _integer(1, 8192)),
-        "channel_mult": _Option([1, 2, 3, 4], _MULTIPLIERS),
-        "num_blocks": _Option(3, _integer(1, 64)),
-        "attn_resolutions": _Option([32, 16, 8], _RESOLUTIONS),
+        "model_channels": Option(192, integer(1, 8192)),
+        "channel_mult": Option([1, 2, 3, 4], _MULTIPLIERS),
+        "num_blocks": Option(3, integer(1, 64)),
+        "attn_resolutions": Option([32, 16, 8], _RESOLUTIONS),
     },
 }
 
 _INTERFACE = {
-    "img_resolution": _Option(None, _integer(1, 8192)),
-    "img_channels": _Option(None, _integer(1, 1024)),
-    "label_dim": _Option(0, _integer(0, 1_000_000)),
-    "use_fp16": _Option(False, _flag),
+    "img_resolution": Option(None, integer(1, 8192)),
+    "img_channels": Option(None, integer(1, 1024)),
+    "label_dim": Option(0, integer(0, 1_000_000)),
+    "use_fp16": Option(False, flag),
 }
 
 
@@ -134,43 +81,43 @@ class _Wrapper:
 
     name: str
     model_type: str
-    options: dict[str, _Option]
+    options: dict[str, Option]
     output_factor: int = 1
 
 
-_POSITIVE = _number(1e-12, 1e12)
+_POSITIVE = number(1e-12, 1e12)
 _WRAPPERS = {
     "EDMPrecond": _Wrapper(
         "edm",
         "DhariwalUNet",
         {
-            "sigma_min": _Option(0.0, _number(0)),
-            "sigma_max": _Option(math.inf, _number(0)),
-            "sigma_data": _Option(0.5, _POSITIVE),
+            "sigma_min": Option(0.0, number(0)),
+            "sigma_max": Option(math.inf, number(0)),
+            "sigma_data": Option(0.5, _POSITIVE),
         },
     ),
     "VPPrecond": _Wrapper(
         "vp",
         "SongUNet",
         {
-            "beta_d": _Option(19.9, _POSITIVE),
-            "beta_min": _Option(0.1, _POSITIVE),
-            "M": _Option(1000, _integer(1, 10_000)),
-            "epsilon_t": _Option(1e-5, _number(0, 1)),
+            "beta_d": Option(19.9, _POSITIVE),
+            "beta_min": Option(0.1, _POSITIVE),
+            "M": Option(1000, integer(1, 10_000)),
+            "epsilon_t": Option(1e-5, number(0, 1)),
         },
     ),
     "VEPrecond": _Wrapper(
         "ve",
         "SongUNet",
-        {"sigma_min": _Option(0.02, _POSITIVE), "sigma_max": _Option(100.0, _POSITIVE)},
+        {"sigma_min": Option(0.02, _POSITIVE), "sigma_max": Option(100.0, _POSITIVE)},
     ),
     "iDDPMPrecond": _Wrapper(
         "iddpm",
         "DhariwalUNet",
         {
-            "C_1": _Option(0.001, _POSITIVE),
-            "C_2": _Option(0.008, _POSITIVE),
-            "M": _Option(1000, _integer(1, 10_000)),
+            "C_1": Option(0.001, _POSITIVE),
+            "C_2": Option(0.008, _POSITIVE),
+            "M": Option(1000, integer(1, 10_000)),
         },
         output_factor=2,
     ),
@@ -251,13 +198,8 @@ def parse(config: Mapping[str, Any]) -> EDMModel:
         raise ConfigError(f"EDM has no network {shown}; {nearest(shown, _NETWORKS)}")
     groups = (_INTERFACE, wrapper.options, _NETWORKS[model_type])
     known = [name for group in groups for name in group]
-    for name in given:
-        if name not in known:
-            shown = str(name)[:40]
-            raise ConfigError(
-                f"{cls} with {model_type} has no argument {shown!r}; {nearest(shown, known)}"
-            )
-    interface, own, network = (_values(cls, group, given) for group in groups)
+    refuse_unknown(f"{cls} with {model_type}", given, known)
+    interface, own, network = (values_of(cls, group, given) for group in groups)
     label_dropout = network.pop("label_dropout")
     channels = interface["img_channels"]
     return EDMModel(
@@ -273,19 +215,3 @@ def parse(config: Mapping[str, Any]) -> EDMModel:
         label_dropout=label_dropout,
         use_fp16=interface["use_fp16"],
     )
-
-
-def _values(cls: str, options: Mapping[str, _Option], given: Mapping[str, Any]) -> dict[str, Any]:
-    values = {}
-    for name, option in options.items():
-        value = given.get(name, option.default)
-        if value is None:
-            raise ConfigError(f"{cls} needs {name}; give it in the config, for instance {name}=32")
-        try:
-            values[name] = option.check(value)
-        except ValueError as error:
-            # reprlib, because the value may be a forged nest of shared lists.
-            raise ConfigError(
-                f"{name} of {cls} must be {error}, got {reprlib.repr(value)}"
-            ) from None
-    return values

@@ -1,0 +1,128 @@
+"""Arguments of official constructors, checked one by one.
+
+They come from files and from other people's configs: claims, until each value is of the right type
+and within bounds that any published network keeps by far.
+"""
+
+import math
+import reprlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from genlab.errors import ConfigError, nearest
+
+Check = Callable[[Any], Any]
+"""Returns the value in its own type, or raises ValueError with what is allowed."""
+
+
+def integer(low: int, high: int) -> Check:
+    """A whole number between two bounds, both allowed."""
+
+    def check(value: Any) -> int:
+        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+            raise ValueError(f"a whole number in {low} ... {high}")
+        return value
+
+    return check
+
+
+def number(low: float, high: float = math.inf) -> Check:
+    """A number between two bounds, both allowed."""
+
+    def check(value: Any) -> float:
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, int | float)
+            or not low <= value <= high
+        ):
+            raise ValueError(f"a number in {low:g} ... {high:g}")
+        return float(value)
+
+    return check
+
+
+def flag(value: Any) -> bool:
+    """True or false."""
+    if not isinstance(value, bool):
+        raise ValueError("true or false")  # noqa: TRY004  # every check speaks through ValueError
+    return value
+
+
+def one_of(*names: str) -> Check:
+    """One of some names."""
+
+    def check(value: Any) -> str:
+        if value not in names:
+            raise ValueError(f"one of {', '.join(names)}")
+        return str(value)
+
+    return check
+
+
+def several(each: Check, longest: int, shortest: int = 1) -> Check:
+    """A list of values that each pass the same check."""
+
+    def check(value: Any) -> list[Any]:
+        if isinstance(value, str) or not isinstance(value, Sequence):
+            raise ValueError("a list")  # noqa: TRY004
+        if not shortest <= len(value) <= longest:
+            raise ValueError(f"a list of {shortest} ... {longest} values")
+        try:
+            return [each(item) for item in value]
+        except ValueError as error:
+            raise ValueError(f"a list of values, each {error}") from None
+
+    return check
+
+
+@dataclass(frozen=True)
+class Option:
+    """One constructor argument: its official default and what it may be."""
+
+    default: Any
+    check: Check
+
+
+def values_of(cls: str, options: Mapping[str, Option], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The value of each option: given, or else the default.
+
+    Args:
+        cls: the official class, for messages.
+        options: its arguments.
+        given: what somebody says; names that are no option are the caller's business.
+
+    Raises:
+        ConfigError: a needed value is missing, or one is not what the option allows.
+    """
+    values = {}
+    for name, option in options.items():
+        value = given.get(name, option.default)
+        if value is None:
+            raise ConfigError(f"{cls} needs {name}; give it in the config, for instance {name}=32")
+        try:
+            values[name] = option.check(value)
+        except ValueError as error:
+            # reprlib, because the value may be a forged nest of shared lists.
+            raise ConfigError(
+                f"{name} of {cls} must be {error}, got {reprlib.repr(value)}"
+            ) from None
+    return values
+
+
+def refuse_unknown(what: str, given: Iterable[Any], known: Iterable[str]) -> None:
+    """Refuse names that are no argument.
+
+    Args:
+        what: the official class, as the message begins.
+        given: the names that somebody uses.
+        known: the names that there are.
+
+    Raises:
+        ConfigError: names the first unknown one and the nearest known.
+    """
+    names = list(known)
+    for name in given:
+        if name not in names:
+            shown = str(name)[:40]
+            raise ConfigError(f"{what} has no argument {shown!r}; {nearest(shown, names)}")
