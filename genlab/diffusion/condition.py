@@ -27,11 +27,14 @@ class Condition:
         embedding_transforms: one entry for each row block: (number of rows, transform or None). The
             denoiser embeds the labels with the network's own table, then hands each block to its
             transform before the network sees it. Empty means that nothing acts on the embedding.
+        low_res: the smaller images that a super-resolution network enlarges (B, C, h, w), in
+            [-1, 1]; None for any other network. They are no class: `null` keeps them.
     """
 
     labels: Int64[Tensor, " B"] | Float[Tensor, "B K"] | None = None
     augment_labels: Float[Tensor, "B A"] | None = None
     embedding_transforms: tuple[tuple[int, EmbeddingTransform | None], ...] = field(default=())
+    low_res: Float[Tensor, "B C h w"] | None = None
 
     def null(self) -> "Condition":
         """The same batch without its classes; what acted on their embedding goes, too."""
@@ -71,8 +74,6 @@ class Condition:
             raise ValueError(
                 "cannot stack conditions with and without labels; use Condition.null()"
             )
-        if any((c.augment_labels is None) != (first.augment_labels is None) for c in conditions):
-            raise ValueError("cannot stack conditions with and without augment_labels")
         labels = None
         blocks: tuple[tuple[int, EmbeddingTransform | None], ...] = ()
         if first.labels is not None:
@@ -84,12 +85,21 @@ class Condition:
                     for c, rows in zip(conditions, stacked, strict=True)
                     for block in (c.embedding_transforms or ((len(rows), None),))
                 )
-        augment = None
-        if first.augment_labels is not None:
-            augment = torch.cat(
-                [c.augment_labels for c in conditions if c.augment_labels is not None]
-            )
-        return Condition(labels=labels, augment_labels=augment, embedding_transforms=blocks)
+        return Condition(
+            labels=labels,
+            augment_labels=_stack([c.augment_labels for c in conditions], "augment_labels"),
+            embedding_transforms=blocks,
+            low_res=_stack([c.low_res for c in conditions], "low_res"),
+        )
+
+
+def _stack(parts: Sequence[Tensor | None], what: str) -> Tensor | None:
+    given = [part for part in parts if part is not None]
+    if not given:
+        return None
+    if len(given) < len(parts):
+        raise ValueError(f"cannot stack conditions with and without {what}")
+    return torch.cat(given)
 
 
 def _apply(blocks: tuple[tuple[int, EmbeddingTransform | None], ...], embedding: Tensor) -> Tensor:

@@ -19,8 +19,9 @@ class PreconditionedDenoiser(Denoiser):
     switched on, so training uses this very object.
 
     Args:
-        network: called as ``network(x, c_noise, class_embedding, augment_labels)``, with a method
-            ``embed_labels(labels)``. It may be wrapped for data-parallel training or compiled.
+        network: called as ``network(x, c_noise, class_embedding, augment_labels)``, and with
+            ``low_res`` where the condition has it; it has a method ``embed_labels(labels)``. It may
+            be wrapped for data-parallel training or compiled.
         preconditioning: the scalings; `sigma_min`, `sigma_max`, `round_sigma` and `time` are its
             own.
         num_classes: 0 for an unconditional network.
@@ -83,6 +84,7 @@ class PreconditionedDenoiser(Denoiser):
             condition.augment_labels,
         )
         self.evaluations += len(x)
+            **_images_beside(condition, x),
         F = output[:, : x.shape[1]].to(torch.float32)
         x0 = (_rows(c.c_skip, x) * x32 + _rows(c.c_out, x) * F).to(x.dtype)
         return x0, output[:, x.shape[1] :]
@@ -110,4 +112,9 @@ class PreconditionedDenoiser(Denoiser):
 
 def _rows(coefficient: Float[Tensor, "*s"], x: Float[Tensor, "B C H W"]) -> Tensor:
     """A shared coefficient as it is (0-d), one for each sample as a column (B, 1, 1, 1)."""
+def _images_beside(condition: Condition, x: Tensor) -> dict[str, Tensor]:
+    """What only super-resolution networks take."""
+    return {} if condition.low_res is None else {"low_res": condition.low_res.to(x.device)}
+
+
     return coefficient if coefficient.ndim == 0 else coefficient.to(x.device).reshape(-1, 1, 1, 1)

@@ -1,9 +1,19 @@
 """Networks as in their papers: plain modules that know nothing of sampling."""
 
+from genlab.networks.adm_unet import ADMUNet
 from genlab.networks.base import DiffusionNetwork
 from genlab.networks.classifier_cnn import ClassifierCNN
 from genlab.networks.dhariwal_unet import DhariwalUNet
 from genlab.networks.dit import DiT
+from genlab.networks.noisy_classifier import ADMClassifier
 from genlab.networks.song_unet import SongUNet
 
-__all__ = ["ClassifierCNN", "DhariwalUNet", "DiT", "DiffusionNetwork", "SongUNet"]
+__all__ = [
+    "ADMClassifier",
+    "ADMUNet",
+    "ClassifierCNN",
+    "DhariwalUNet",
+    "DiT",
+    "DiffusionNetwork",
+    "SongUNet",
+]

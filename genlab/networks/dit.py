@@ -5,7 +5,6 @@ Parameter names are those of the official checkpoints.
 Shapes: B samples, T tokens (one a patch, row by row), D features, N hyper-connected streams.
 """
 
-import math
 from functools import lru_cache, partial
 
 import torch
@@ -21,7 +20,7 @@ from torch.nn import functional as F
 from genlab.errors import ConfigError, LabelError
 from genlab.networks.base import DiffusionNetwork, Labels, check_positive
 from genlab.networks.hyper_connections import HyperConnection
-from genlab.networks.layers import Images, Init, Linear, TokenLinear
+from genlab.networks.layers import Images, Init, Linear, TokenLinear, time_features
 
 Tokens = Float[Tensor, "B T D"]
 Streams = Float[Tensor, "B T D"] | Float[Tensor, "N B T D"]
@@ -218,7 +217,7 @@ class TimestepEmbedder(nn.Module):
 
     def forward(self, t: Float[Tensor, " B"], dtype: torch.dtype) -> Float[Tensor, "B D"]:
         """Embed; the phases are taken in float32 whatever ``dtype`` the layers have."""
-        return self.mlp(time_features(t).to(dtype))
+        return self.mlp(time_features(t, TIME_FEATURES).to(dtype))
 
 
 class LabelEmbedder(nn.Module):
@@ -329,14 +328,6 @@ def modulate(
 ) -> Float[Tensor, "B T D"]:
     """``x (1 + scale) + shift`` in one pass over the tokens."""
     return torch.addcmul(shift, x, 1 + scale)
-
-
-def time_features(t: Float[Tensor, " B"], channels: int = TIME_FEATURES) -> Float[Tensor, "B C"]:
-    """[cos | sin] of ``t`` at frequencies from 1 to nearly 1 / 10000, in float32."""
-    half = channels // 2
-    index = torch.arange(half, dtype=torch.float32, device=t.device)
-    phase = t.float()[:, None] * (-math.log(10000) * index / half).exp()
-    return torch.cat([phase.cos(), phase.sin()], dim=1)
 
 
 def sin_cos_positions(

@@ -247,6 +247,17 @@ def group_norm(channels: int, eps: float) -> nn.GroupNorm:
     return nn.GroupNorm(groups, channels, eps=eps)
 
 
+def time_features(t: Float[Tensor, " B"], channels: int) -> Float[Tensor, "B C"]:
+    """[cos | sin] of timesteps at frequencies from 1 to nearly 1 / 10000, in float32 (ADM, DiT).
+
+    An odd number of channels ends with a zero.
+    """
+    half = channels // 2
+    index = torch.arange(half, dtype=torch.float32, device=t.device)
+    phase = t.float()[:, None] * (-math.log(10000) * index / half).exp()
+    return F.pad(torch.cat([phase.cos(), phase.sin()], dim=1), (0, channels % 2))
+
+
 class PositionalEmbedding(nn.Module):
     """Cosines and sines of the noise level at frequencies from 1 to 1 / 10000 (DDPM++, ADM).
 

@@ -224,6 +224,8 @@ NETWORKS: Registry[type[nn.Module]] = Registry(
     "genlab.networks",
     {
         "biggan-deep-discriminator": "genlab.networks.biggan_deep:BigGANDeepDiscriminator",
+        "adm-classifier": "genlab.networks.noisy_classifier:ADMClassifier",
+        "adm-unet": "genlab.networks.adm_unet:ADMUNet",
         "biggan-deep-generator": "genlab.networks.biggan_deep:BigGANDeepGenerator",
         "biggan-discriminator": "genlab.networks.biggan:BigGANDiscriminator",
         "biggan-generator": "genlab.networks.biggan:BigGANGenerator",
