@@ -395,6 +395,7 @@ class Generator(ABC):
 FAMILIES: Registry[type[Generator]] = Registry(
     "genlab.generators",
     {
+        "autoregressive": "genlab.generators.autoregressive:AutoregressiveGenerator",
         "diffusion": "genlab.generators.diffusion:DiffusionGenerator",
         "gan": "genlab.generators.gan:GanGenerator",
     },

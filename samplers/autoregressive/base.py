@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from genlab.diffusion.condition import NULL_CLASS
 from genlab.errors import ConfigError
 from genlab.networks.autoregressive import (
     AutoregressiveNetwork,
@@ -20,8 +21,6 @@ from genlab.networks.autoregressive import (
 )
 from genlab.registry import Registry
 from genlab.samplers.base import Step
-
-NULL_CLASS = -1
 
 
 class PixelModel:
@@ -94,13 +93,13 @@ class Canvas:
             decoder.
         temperature: of every draw, see `PixelDistribution.sample`.
         given: images some of whose pixels are kept, (B, C, H, W); None draws everything.
-        keep: which ones, (B, 1, H, W).
+        keep: which ones, (B, 1, H, W) or the same for all, (1, 1, H, W).
     """
 
     uniforms: Float[Tensor, "B U H W"]
     temperature: float = 1.0
     given: Float[Tensor, "B C H W"] | None = None
-    keep: Bool[Tensor, "B 1 H W"] | None = None
+    keep: Bool[Tensor, "#B 1 H W"] | None = None
 
     def settle(self, drawn: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
         """The images with the pixels that are kept in their places."""
@@ -140,7 +139,7 @@ DECODERS: Registry[type[Decoder]] = Registry(
 
 @dataclass(kw_only=True)
 class DecodingConfig:
-    """How to sample from an autoregressive model: the schema of its ``sampler``.
+    """How to sample from an autoregressive model: the schema of ``sampler`` for this family.
 
     Attributes:
         decoder: ``name`` in `DECODERS` and the options of that decoder.
@@ -162,3 +161,52 @@ class DecodingConfig:
             raise ConfigError(
                 f"sampler.guidance_scale must be at least 0, got {self.guidance_scale}; 1 is off"
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PixelSampler:
+    """A decoder and what it is told, ready to run.
+
+    Attributes:
+        decoder: draws.
+        temperature: see `DecodingConfig`.
+        guidance_scale: see `DecodingConfig`.
+        given: see `Canvas`.
+        keep: see `Canvas`.
+    """
+
+    decoder: Decoder
+    temperature: float = 1.0
+    guidance_scale: float = 1.0
+    given: Float[Tensor, "B C H W"] | None = None
+    keep: Bool[Tensor, "#B 1 H W"] | None = None
+
+    @classmethod
+    def build(cls, config: DecodingConfig) -> "PixelSampler":
+        """Make a sampler from its config.
+
+        Raises:
+            ConfigError: an option of the decoder is unknown, out of range or of the wrong type.
+            UnknownNameError: there is no such decoder.
+        """
+        options = dict(config.decoder)
+        name = options.pop("name", None)
+        if not isinstance(name, str):
+            raise ConfigError(f"sampler.decoder needs a name, one of {', '.join(DECODERS)}")
+        return cls(
+            decoder=DECODERS.build(name, **options),
+            temperature=config.temperature,
+            guidance_scale=config.guidance_scale,
+        )
+
+    def steps(self, model: PixelModel, uniforms: Float[Tensor, "B U H W"]) -> Iterator[Step]:
+        """Draw one batch; the last step holds the images.
+
+        Args:
+            model: with the classes of the batch; switching gradients off is the caller's business.
+            uniforms: see `Canvas`.
+        """
+        canvas = Canvas(
+            uniforms=uniforms, temperature=self.temperature, given=self.given, keep=self.keep
+        )
+        return self.decoder(model, canvas)

@@ -1,0 +1,288 @@
+"""The autoregressive family: pixel after pixel, with exact likelihoods and in-painting."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from genlab import config
+from genlab.data.labels import check_labels
+from genlab.diffusion.condition import NULL_CLASS
+from genlab.diffusion.noise import Noise
+from genlab.errors import ConfigError, LabelError
+from genlab.generators.base import Batch, Generator, OnStep, SamplerLike
+from genlab.generators.models import weights_sha256
+from genlab.networks.autoregressive import AutoregressiveNetwork
+from genlab.samplers.autoregressive.base import DecodingConfig, PixelModel, PixelSampler
+from genlab.samplers.autoregressive.inpainting import Keep, mask
+from genlab.samplers.base import Step
+
+
+class AutoregressiveGenerator(Generator):
+    """An autoregressive model that turns seeds and labels into images.
+
+    Args:
+        network: the plain network.
+        class_names: one name for each class, or None where nobody named them.
+        sampler: how this model is sampled best (`genlab.samplers.autoregressive.base`); what is
+            left out is cached decoding of the model as it is.
+        has_null_class: whether the network was trained with label dropout, which guidance needs.
+        card: text of the model card, written beside the weights.
+    """
+
+    family: ClassVar[str] = "autoregressive"
+    network: AutoregressiveNetwork
+
+    def __init__(
+        self,
+        network: AutoregressiveNetwork,
+        *,
+        class_names: Sequence[str] | None = None,
+        sampler: Mapping[str, Any] | None = None,
+        has_null_class: bool = False,
+        card: str | None = None,
+    ) -> None:
+        made: Any = network.config
+        self.has_null_class = has_null_class and network.label_dim > 0
+        super().__init__(
+            network,
+            image_shape=(made["in_channels"], made["img_resolution"], made["img_resolution"]),
+            num_classes=network.label_dim,
+            class_names=class_names,
+            sampler=sampler,
+            card=card,
+        )
+        self._evaluations = 0
+
+    @property
+    def evaluations(self) -> int:
+        """Network evaluations so far, in rows; a whole image counts once, however it was done."""
+        return self._evaluations
+
+    def resolve_sampler(
+        self,
+        sampler: SamplerLike = None,
+        *,
+        num_steps: int | None = None,
+        guidance_scale: float | None = None,
+    ) -> dict[str, Any]:
+        """See `Generator.resolve_sampler`."""
+        if num_steps is not None:
+            raise ConfigError(
+                "an autoregressive model draws every pixel once and has no number of steps; leave "
+                "it out (sampler.temperature trades variety for quality)"
+            )
+        if isinstance(sampler, str):
+            preset = config.read_preset("sampler", sampler)
+            layers = [(f"the sampler preset {sampler!r}", preset)]
+        else:
+            layers = [
+                ("the model's own sampler", self.sampler),
+                ("the sampler", dict(sampler or {})),
+            ]
+        if guidance_scale is not None:
+            layers.append(("the sampler", {"guidance_scale": guidance_scale}))
+        whole = config.fill(DecodingConfig, layers, "the sampler")
+        PixelSampler.build(whole)  # options are checked now rather than at the first image
+        return asdict(whole)
+
+    def build_sampler(self, sampler: SamplerLike = None) -> PixelSampler:
+        """Build a sampler and make sure that this model can be sampled with it.
+
+        Raises:
+            ConfigError: a setting is wrong, or guidance is asked of a model without a null class.
+            UnknownNameError: there is no such preset or decoder.
+        """
+        whole = self.resolve_sampler(sampler)
+        built = PixelSampler.build(config.fill(DecodingConfig, [("the sampler", whole)]))
+        if built.guidance_scale != 1 and not self.has_null_class:
+            raise ConfigError(
+                f"guidance_scale={built.guidance_scale:g} needs a model with a null class, which "
+                "this one was not trained with; set it to 1 (sampler.temperature below 1 makes "
+                "images more typical, too)"
+            )
+        return built
+
+    def describe_sampler(self, sampler: Mapping[str, Any]) -> str:
+        """Decoder, and temperature and guidance where they do something."""
+        words = [f"{sampler['decoder']['name']} decoding"]
+        for key, word in {"temperature": "temperature", "guidance_scale": "guidance"}.items():
+            words += [f"{word} {sampler[key]:g}"] if sampler[key] != 1 else []
+        return ", ".join(words)
+
+    def steps(
+        self,
+        noise: Noise,
+        labels: Sequence[int] | None,
+        sampler: PixelSampler,
+        latents: Float[Tensor, "B U H W"] | None = None,
+    ) -> Iterator[Step]:
+        """Sample one batch; see `Generator.steps`.
+
+        Args:
+            noise: one stream for each sample.
+            labels: one class for each sample; None for an unconditional model.
+            sampler: what `build_sampler` made.
+            latents: uniform numbers in [0, 1) that decide every pixel; None draws them.
+        """
+        self.prepare()
+        shape = (self.network.distribution.num_uniforms, *self.image_shape[1:])
+        uniforms = noise.rand(shape) if latents is None else latents.to(self.device)
+        if tuple(uniforms.shape[1:]) != shape:
+            raise ConfigError(f"latents must be of shape {shape}, got {tuple(uniforms.shape[1:])}")
+        classes = self._labels(labels, len(uniforms))
+        model = PixelModel(self.network, classes, sampler.guidance_scale)
+        yield from sampler.steps(model, uniforms)
+        self._evaluations += model.evaluations
+
+    def _labels(self, labels: Sequence[int] | None, count: int) -> Int64[Tensor, " B"]:
+        chosen = [NULL_CLASS] * count if labels is None else list(labels)
+        return torch.tensor(chosen, dtype=torch.int64, device=self.device)
+
+    @torch.no_grad()
+    def bits_per_dimension(
+        self, images: Float[Tensor, "B C H W"], labels: Sequence[int] | None = None
+    ) -> Float[Tensor, " B"]:
+        """The exact negative log-likelihood in bits for each channel of each pixel.
+
+        Args:
+            images: on the grid of levels (8-bit images for 256), as floats in [-1, 1].
+            labels: one class for each image; None is the null class, where one was trained.
+
+        Raises:
+            ConfigError: the images are of another shape.
+            LabelError: classes are missing or out of range.
+        """
+        self._check_images(images)
+        if labels is not None:
+            check_labels(labels, range(len(images)), self.num_classes)
+        elif self.num_classes and not self.has_null_class:
+            raise LabelError(
+                f"the likelihood of this model needs classes: give one of {self.num_classes} for "
+                "each image"
+            )
+        self.prepare()
+        pixels = images.to(self.device, self.dtype)
+        params = self.network(pixels, self._labels(labels, len(images)))
+        return bits_per_dimension(self.network, params, images.to(self.device))
+
+    def complete(
+        self,
+        images: Float[Tensor, "N C H W"],
+        keep: Keep,
+        seeds: Sequence[int],
+        labels: Sequence[int] | None = None,
+        sampler: SamplerLike = None,
+        batch_size: int | None = None,
+    ) -> Float[Tensor, "N C H W"]:
+        """Draw what is missing of images (in-painting).
+
+        The model draws a pixel from those before it in reading order: what is drawn fits what is
+        kept above it and to its left, not what is kept below.
+
+        Args:
+            images: one for each seed, in [-1, 1]; what they show where nothing is kept is ignored.
+            keep: so many rows from the top, or which pixels.
+            seeds: one for each image.
+            labels: one class for each image; None draws each sample's class from its own stream.
+            sampler: how to sample; None is the generator's own default.
+            batch_size: images at a time; it changes speed and memory, never the images.
+
+        Returns:
+            The images, float32, exactly as they were where they are kept.
+
+        Raises:
+            ConfigError: shapes or numbers do not fit.
+        """
+        completion = Completion(self, images, keep, seeds)
+        return completion.sample(seeds, labels, sampler, batch_size)
+
+    def _check_images(self, images: Float[Tensor, "B C H W"]) -> None:
+        if tuple(images.shape[1:]) != self.image_shape:
+            raise ConfigError(
+                f"the model knows images of shape {self.image_shape}, got "
+                f"{tuple(images.shape[1:])}; bring them to its size and channels"
+            )
+
+    def facts(self) -> dict[str, Any]:
+        """See `Generator.facts`."""
+        return {**super().facts(), "has_null_class": self.has_null_class}
+
+    @classmethod
+    def from_facts(
+        cls, network: Any, facts: Mapping[str, Any], card: str | None = None
+    ) -> "AutoregressiveGenerator":
+        """See `Generator.from_facts`."""
+        return AutoregressiveGenerator(
+            network,
+            class_names=facts.get("class_names"),
+            sampler=facts.get("sampler"),
+            has_null_class=facts.get("has_null_class", False),
+            card=card,
+        )
+
+
+class Completion(AutoregressiveGenerator):
+    """A generator whose samples complete given images, one for each seed.
+
+    Args:
+        generator: whose network and settings it shares.
+        images: one for each seed.
+        keep: so many rows from the top, or a mask.
+        seeds: those that it can be asked for.
+
+    Raises:
+        ConfigError: shapes or numbers do not fit.
+    """
+
+    def __init__(
+        self,
+        generator: AutoregressiveGenerator,
+        images: Float[Tensor, "N C H W"],
+        keep: Keep,
+        seeds: Sequence[int],
+    ) -> None:
+        generator._check_images(images)
+        if len(images) != len(seeds):
+            raise ConfigError(f"{len(images)} images for {len(seeds)} seeds; give one for each")
+        super().__init__(
+            generator.network,
+            class_names=generator.class_names,
+            sampler=generator.sampler,
+            has_null_class=generator.has_null_class,
+            card=generator.card,
+        )
+        self._keep = mask(keep, self.image_shape)
+        self._images = dict(zip(seeds, images.to(torch.float32), strict=True))
+
+    def _batch(
+        self,
+        seeds: tuple[int, ...],
+        labels: tuple[int, ...] | None,
+        sampler: PixelSampler,
+        on_step: OnStep | None,
+    ) -> Batch:
+        given = torch.stack([self._images[seed] for seed in seeds]).to(self.device)
+        keep = self._keep.to(self.device)[None, None]
+        batch = super()._batch(seeds, labels, replace(sampler, given=given, keep=keep), on_step)
+        # A network in half precision has drawn around rounded pixels; what is kept is not rounded.
+        return replace(batch, images=torch.where(keep, given, batch.images))
+
+    def identity(self) -> dict[str, Any]:
+        """See `Generator.identity`; what is completed decides the images, too."""
+        named = [*((str(seed), image) for seed, image in self._images.items()), ("", self._keep)]
+        return {**super().identity(), "completes_sha256": weights_sha256(named)}
+
+
+def bits_per_dimension(
+    network: AutoregressiveNetwork,
+    params: Float[Tensor, "B P H W"],
+    images: Float[Tensor, "B C H W"],
+) -> Float[Tensor, " B"]:
+    """Bits for each channel of each pixel, from what the network says of images; in float32."""
+    nats = -network.distribution.log_prob(params, images).flatten(1).sum(1)
+    return nats / (math.log(2) * images[0].numel())
