@@ -40,5 +40,11 @@ class Reader(Protocol):
 
 
 READERS: Registry[Any] = Registry(
-    "genlab.readers", {"edm": "genlab.checkpoints.edm:EDMReader"}, kind="checkpoint format"
+    "genlab.readers",
+    {
+        "biggan-deep-hf": "genlab.checkpoints.biggan_deep_hf:BigGANDeepHFReader",
+        "biggan-pytorch": "genlab.checkpoints.biggan:BigGANReader",
+        "edm": "genlab.checkpoints.edm:EDMReader",
+    },
+    kind="checkpoint format",
 )

@@ -4,11 +4,11 @@ import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from torch import Tensor, nn
 
 from genlab.checkpoints.pickle_machine import readable_name
 from genlab.errors import CheckpointError
@@ -105,6 +105,54 @@ def _tensors_of(content: Any, path: Path) -> StateDict:
         f"{path} holds no state dict (found: {found or 'nothing'}); "
         "save network.state_dict() itself"
     )
+
+
+HEAD = 1 << 21
+"""Bytes at the beginning of a file: all formats name their tensors there, before the numbers."""
+
+
+def mentions(path: Path, name: str) -> bool:
+    """Whether a file of tensors names this one, going by its first bytes; nothing is loaded."""
+    if path.suffix not in SAFETENSORS + TORCH:
+        return False
+    try:
+        with path.open("rb") as file:
+            return name.encode() in file.read(HEAD)
+    except OSError:
+        return False
+
+
+N = TypeVar("N", bound=nn.Module)
+
+
+def build_network(
+    cls: type[N], arguments: Mapping[str, Any], state: Mapping[str, Tensor], where: str
+) -> N:
+    """Build a network and fill it with a file's weights, in evaluation mode.
+
+    It is built without memory first: a claim of a huge network meets the file's real shapes before
+    anything is allocated.
+
+    Args:
+        cls: the network's class.
+        arguments: of its constructor.
+        state: all weights and buffers, under the network's names.
+        where: file and network, as messages begin.
+
+    Raises:
+        CheckpointError: it cannot be built so, or the weights do not fit it.
+    """
+    try:
+        with torch.device("meta"):
+            network = cls(**arguments)
+    except (ValueError, AssertionError, RuntimeError) as error:
+        raise CheckpointError(f"{where} cannot be built: {error}") from error
+    check_state_dict(network.state_dict(), state, where)
+    # Clones, because tensors in a mapped file begin anywhere, and matrix libraries round
+    # differently where memory is not aligned.
+    copies = {name: state[name].clone() for name in network.state_dict()}
+    network.load_state_dict(copies, assign=True)
+    return network.eval()
 
 
 def check_state_dict(expected: Mapping[str, Tensor], got: Mapping[str, Any], where: str) -> None:

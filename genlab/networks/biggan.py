@@ -154,6 +154,11 @@ class BigGANGenerator(GeneratorNetwork):
             num_itrs=num_itrs,
         )
         check_choice("init", init, INITS)
+        if hierarchical and not shared_embedding:
+            raise ConfigError(
+                "hierarchical latents stand beside the shared class embedding; set "
+                "shared_embedding=True or hierarchical=False"
+            )
         multiples = widths_for(img_resolution, GENERATOR_WIDTHS, widths)
         resolutions = generator_resolutions(len(multiples))
         attention = check_attention(attn_resolutions, resolutions)
