@@ -1,10 +1,9 @@
 """A plain conditional GAN: the smallest generator and discriminator, with the switches of 2016.
 
-Legend: B batch, R reference batch, C channels, F features, K kernels, D their dimensions.
+Legend: B batch, R reference batch, N both, C channels, F features, K kernels, D their dimensions.
 """
 
 import math
-from typing import Literal
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -62,7 +61,7 @@ class VirtualBatchNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(channels))
         self.bias = nn.Parameter(torch.zeros(channels))
 
-    def forward(self, x: Float[Tensor, "R+B C H W"]) -> Float[Tensor, "R+B C H W"]:
+    def forward(self, x: Float[Tensor, "N C H W"]) -> Float[Tensor, "N C H W"]:
         """Reference batch first."""
         means = x.mean((2, 3), keepdim=True)
         squares = x.square().mean((2, 3), keepdim=True)
@@ -70,7 +69,7 @@ class VirtualBatchNorm(nn.Module):
         normalized = (x - mean) * torch.rsqrt((square - mean.square()).clamp_min(0) + self.eps)
         return normalized * self.weight[:, None, None] + self.bias[:, None, None]
 
-    def _blend(self, moments: Float[Tensor, "R+B C 1 1"]) -> Float[Tensor, "R+B C 1 1"]:
+    def _blend(self, moments: Float[Tensor, "N C 1 1"]) -> Float[Tensor, "N C 1 1"]:
         """The moments of the reference batch, for each further sample with its own among them."""
         of_reference = moments[: self.num_reference].mean(0, keepdim=True)
         of_samples = moments[self.num_reference :]
@@ -109,7 +108,7 @@ class ConditionalGenerator(GeneratorNetwork):
         channels: int = 32,
         dim_z: int = 64,
         label_dim: int = 16,
-        norm: Literal["batch", "virtual", "none"] = "batch",
+        norm: str = "batch",
         num_reference: int = 32,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -138,7 +137,7 @@ class ConditionalGenerator(GeneratorNetwork):
         self.embedding = nn.Embedding(num_classes, label_dim)
         width = channels << (doublings - 1)
         self.linear = nn.Linear(dim_z + label_dim, width * BOTTOM**2)
-        self.norm = normalize(width)
+        self.bottom_norm = normalize(width)
         self.blocks = nn.ModuleList()
         for _ in range(doublings - 1):
             double = nn.ConvTranspose2d(width, width // 2, 4, 2, 1)
@@ -163,7 +162,7 @@ class ConditionalGenerator(GeneratorNetwork):
             z = torch.cat([self.reference_z.to(z), z])
             class_embedding = torch.cat([of_reference.to(class_embedding), class_embedding])
         h = self.linear(torch.cat([z, class_embedding], 1)).unflatten(1, (-1, BOTTOM, BOTTOM))
-        h = F.relu(self.norm(h))
+        h = F.relu(self.bottom_norm(h))
         for block in self.blocks:
             h = block(h)
         return torch.tanh(self.output_layer(h[self.num_reference :]))

@@ -206,6 +206,7 @@ OBJECTIVES: Registry[type[Objective]] = Registry(
     {
         "classifier": "genlab.training.classification:ClassifierObjective",
         "diffusion": "genlab.training.diffusion:DiffusionObjective",
+        "gan": "genlab.training.gan.objective:GanObjective",
     },
 )
 
@@ -223,9 +224,9 @@ def build_objective(config: Mapping[str, Any]) -> Objective:
 NETWORKS: Registry[type[nn.Module]] = Registry(
     "genlab.networks",
     {
-        "biggan-deep-discriminator": "genlab.networks.biggan_deep:BigGANDeepDiscriminator",
         "adm-classifier": "genlab.networks.noisy_classifier:ADMClassifier",
         "adm-unet": "genlab.networks.adm_unet:ADMUNet",
+        "biggan-deep-discriminator": "genlab.networks.biggan_deep:BigGANDeepDiscriminator",
         "biggan-deep-generator": "genlab.networks.biggan_deep:BigGANDeepGenerator",
         "biggan-discriminator": "genlab.networks.biggan:BigGANDiscriminator",
         "biggan-generator": "genlab.networks.biggan:BigGANGenerator",

@@ -1,53 +1,51 @@
 """What is added to the gradients of a GAN's networks: orthogonality, and the pull of the past."""
 
 from collections.abc import Collection
-from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-
-Variant = Literal["off-diagonal", "full"]
 
 
 @torch.no_grad()
 def add_orthogonal_gradients(
     network: nn.Module,
     strength: float,
-    variant: Variant = "off-diagonal",
     skip: Collection[nn.Parameter] = (),
+    *,
+    unit_rows: bool = False,
 ) -> None:
     """Make rows of weight matrices more orthogonal, by their gradients.
 
     Adds ``strength * 2 R W`` to the gradient of every parameter of at least two axes, W being the
-    weight as (out, rest), not spectrally normalised. With ``off-diagonal`` R is ``W W^T`` without
-    its diagonal, so that rows may have any length; with ``full`` it is ``W W^T - I``. (The gradient
-    of the squared Frobenius norm of R would be twice that.)
+    weight as (out, rest), not spectrally normalised, and R being ``W W^T`` without its diagonal,
+    which leaves the rows their lengths. (The gradient of the squared Frobenius norm of R would be
+    twice that.)
 
     Args:
         network: with gradients; parameters without are left alone.
         strength: beta; 1e-4 in the paper.
-        variant: which R.
         skip: parameters to leave alone.
+        unit_rows: whether R is ``W W^T - I``, as in earlier work.
 
-    Source: Brock et al. 2018, arXiv:1809.11096, Eq. 3 and 2, as BigGAN-PyTorch adds them.
+    Source: Brock et al. 2018, arXiv:1809.11096, Eq. 3 (and 2), as BigGAN-PyTorch adds them.
     """
     skipped = {id(parameter) for parameter in skip}
     for parameter in network.parameters():
         if parameter.ndim >= 2 and parameter.grad is not None and id(parameter) not in skipped:
-            gradient = orthogonal_gradient(parameter.flatten(1), variant)
+            gradient = orthogonal_gradient(parameter.flatten(1), unit_rows=unit_rows)
             parameter.grad.add_(gradient.view_as(parameter), alpha=strength)
 
 
 def orthogonal_gradient(
-    weight: Float[Tensor, "out rest"], variant: Variant
+    weight: Float[Tensor, "out rest"], *, unit_rows: bool
 ) -> Float[Tensor, "out rest"]:
     """``2 R W``; see `add_orthogonal_gradients`."""
     gram = weight @ weight.T
-    if variant == "off-diagonal":
-        gram.fill_diagonal_(0)
-    else:
+    if unit_rows:
         gram.diagonal().sub_(1)
+    else:
+        gram.fill_diagonal_(0)
     return 2 * gram @ weight
 
 
