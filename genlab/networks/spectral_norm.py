@@ -16,7 +16,7 @@ Source: Miyato et al. 2018, arXiv:1802.05957, Algorithm 1.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Any, Literal, TypeVar
 
 import torch
 from jaxtyping import Float, Int64
@@ -24,6 +24,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 Matrix = Float[Tensor, "out rest"]
+
+S = TypeVar("S", bound="SpectralNorm")
 
 
 class SpectralNorm(nn.Module):
@@ -64,7 +66,7 @@ class SpectralNorm(nn.Module):
             self.folded.copy_(folded)
         self._folded_from = self._versions()
 
-    def train(self, mode: bool = True) -> Self:
+    def train(self: S, mode: bool = True) -> S:
         """Set the mode; training drops what `fold` kept."""
         if mode:
             self.folded = None
