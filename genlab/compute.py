@@ -194,11 +194,17 @@ def workers(count: int) -> ThreadPoolExecutor:
     machine costs more than many small steps are worth. Let each of these threads do a whole part.
     """
     threads, started = torch.get_num_threads(), Barrier(count)
-    pool = ThreadPoolExecutor(count, "genlab-compute", torch.set_num_threads, (1,))
+    pool = ThreadPoolExecutor(count, "genlab-compute", _use_one_thread)
     list(pool.map(lambda _: started.wait(), range(count)))
     # Setting it in one thread also set what threads to come begin with: take that back.
     torch.set_num_threads(threads)
     return pool
+
+
+def _use_one_thread() -> None:
+    # A thread takes torch's number over when it first asks for it, whatever it was told before.
+    torch.get_num_threads()
+    torch.set_num_threads(1)
 
 
 if hasattr(os, "register_at_fork"):

@@ -78,3 +78,15 @@ def test_a_gpu_gets_its_own_plan() -> None:
     plan = compute.choose(torch.device("cuda"))
     assert not plan.winograd
     assert torch.float16 in plan.autocast_dtypes
+
+
+def test_each_worker_computes_alone_and_the_others_as_before() -> None:
+    before = torch.get_num_threads()
+
+    def threads(_: int) -> tuple[int, int]:
+        first = torch.get_num_threads()
+        _ = (torch.ones(256, 256) @ torch.ones(256, 256)).sum()
+        return first, torch.get_num_threads()
+
+    assert set(compute.workers(3).map(threads, range(6))) == {(1, 1)}
+    assert torch.get_num_threads() == before
