@@ -143,6 +143,7 @@ class Guidance(Denoiser):
         self.has_null_class = inner.has_null_class
         self.levels = inner.levels
         self.variance = inner.variance
+        self.exact = inner.exact
 
     @property
     def evaluations(self) -> int:  # type: ignore[override]  # counted where the network is
@@ -173,6 +174,8 @@ SOLVERS: Registry[type[Solver]] = Registry(
         "general": "genlab.samplers.solvers.general:General",
         "ddpm": "genlab.samplers.solvers.ddpm:DDPM",
         "ddim": "genlab.samplers.solvers.ddim:DDIM",
+        "flow": "genlab.samplers.solvers.flow:FlowODE",
+        "flow-sde": "genlab.samplers.solvers.flow_sde:FlowSDE",
     },
 )
 SCHEDULES: Registry[type[Schedule]] = Registry(
@@ -185,6 +188,7 @@ SCHEDULES: Registry[type[Schedule]] = Registry(
         "cosine": "genlab.samplers.schedules:Cosine",
         "linear": "genlab.samplers.schedules:Linear",
         "respaced": "genlab.samplers.respaced:Respaced",
+        "flow": "genlab.samplers.flow_times:FlowTimes",
     },
 )
 GUIDANCE: Registry[Any] = Registry(

@@ -101,6 +101,7 @@ class Denoiser(ABC):
             adds B.
         levels: the noise levels of a discrete model, increasing, (T,); None for a continuous one.
         variance: which of `VARIANCES` a step of ancestral sampling has.
+        exact: whether estimates have the precision of ``x``; otherwise that of float32.
     """
 
     sigma_min: float
@@ -110,6 +111,7 @@ class Denoiser(ABC):
     evaluations: int
     levels: Float64[Tensor, " T"] | None = None
     variance: str = "fixed_small"
+    exact: bool = False
 
     @abstractmethod
     def __call__(

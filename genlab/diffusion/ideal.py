@@ -32,6 +32,7 @@ class GaussianMixtureDenoiser(Denoiser):
     sigma_min = 0.0
     sigma_max = math.inf
     has_null_class = True
+    exact = True
 
     def __init__(
         self,

@@ -191,6 +191,7 @@ LOSSES: Registry[type[DenoisingLoss]] = Registry(
         "edm": "genlab.diffusion.losses:EDMLoss",
         "vp": "genlab.diffusion.losses:VPLoss",
         "ve": "genlab.diffusion.losses:VELoss",
+        "flow": "genlab.diffusion.flow:FlowLoss",
     },
     kind="loss",
 )

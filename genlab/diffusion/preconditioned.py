@@ -14,9 +14,10 @@ from genlab.diffusion.preconditioning import Preconditioning
 class PreconditionedDenoiser(Denoiser):
     """``D(x; sigma) = c_skip x + c_out F(c_in x; c_noise)`` around a network ``F``.
 
-    Scalings and the sum are in float32, the network computes in its own dtype (or in autocast's),
-    and the estimate comes back in the dtype of ``x``. Gradients flow when the caller has them
-    switched on, so training uses this very object.
+    Scalings and the sum are in float32 (float64 where ``x`` is and the preconditioning is exact),
+    the network computes in its own dtype (or in autocast's), and the estimate comes back in the
+    dtype of ``x``. Gradients flow when the caller has them switched on, so training uses this very
+    object.
 
     Args:
         network: called as ``network(x, c_noise, class_embedding, augment_labels)``, and with
@@ -44,6 +45,7 @@ class PreconditionedDenoiser(Denoiser):
         self.sigma_max = preconditioning.sigma_max
         self.levels = preconditioning.levels
         self.variance = preconditioning.variance
+        self.exact = preconditioning.exact
         self.evaluations = 0
 
     def __call__(
@@ -74,19 +76,20 @@ class PreconditionedDenoiser(Denoiser):
         self, x: Float[Tensor, "B C H W"], sigma: Float[Tensor, "*s"], condition: Condition
     ) -> tuple[Float[Tensor, "B C H W"], Float[Tensor, "B D H W"]]:
         """The denoised estimate, and the output channels beyond those of the images."""
-        c = self.preconditioning.coefficients(sigma.to(torch.float32))
+        dtype = x.dtype if self.exact and x.dtype == torch.float64 else torch.float32
+        c = self.preconditioning.coefficients(sigma.to(dtype))
         c_noise = c.c_noise.to(x.device).reshape(-1)  # one row if the batch shares its noise level
-        x32 = x.to(torch.float32)
+        state = x.to(dtype)
         output = self.network(
-            (_rows(c.c_in, x) * x32).to(self._dtype),
+            (_rows(c.c_in, x) * state).to(self._dtype),
             c_noise,
             self._class_embedding(condition),
             condition.augment_labels,
+            **_images_beside(condition, x),
         )
         self.evaluations += len(x)
-            **_images_beside(condition, x),
-        F = output[:, : x.shape[1]].to(torch.float32)
-        x0 = (_rows(c.c_skip, x) * x32 + _rows(c.c_out, x) * F).to(x.dtype)
+        F = output[:, : x.shape[1]].to(dtype)
+        x0 = (_rows(c.c_skip, x) * state + _rows(c.c_out, x) * F).to(x.dtype)
         return x0, output[:, x.shape[1] :]
 
     def round_sigma(self, sigma: Float[Tensor, "*s"]) -> Float[Tensor, "*s"]:
@@ -110,11 +113,11 @@ class PreconditionedDenoiser(Denoiser):
         return None if embedding is None else condition.transform_embedding(embedding)
 
 
-def _rows(coefficient: Float[Tensor, "*s"], x: Float[Tensor, "B C H W"]) -> Tensor:
-    """A shared coefficient as it is (0-d), one for each sample as a column (B, 1, 1, 1)."""
 def _images_beside(condition: Condition, x: Tensor) -> dict[str, Tensor]:
     """What only super-resolution networks take."""
     return {} if condition.low_res is None else {"low_res": condition.low_res.to(x.device)}
 
 
+def _rows(coefficient: Float[Tensor, "*s"], x: Float[Tensor, "B C H W"]) -> Tensor:
+    """A shared coefficient as it is (0-d), one for each sample as a column (B, 1, 1, 1)."""
     return coefficient if coefficient.ndim == 0 else coefficient.to(x.device).reshape(-1, 1, 1, 1)

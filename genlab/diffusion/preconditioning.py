@@ -48,9 +48,12 @@ class Preconditioning(ABC):
         levels: all of them for a discrete model, increasing, (T,); None for a continuous one.
         variance: which variance a step of ancestral sampling has, see
             `genlab.diffusion.denoiser.VARIANCES`.
+        exact: whether scalings and sums keep the float64 of a sampler's state; in float32 they are
+            what official models of this kind compute.
     """
 
     name: ClassVar[str]
+    exact: ClassVar[bool] = False
     sigma_min: float
     sigma_max: float
     levels: Float64[Tensor, " T"] | None = None
@@ -302,6 +305,7 @@ PRECONDITIONINGS: Registry[type[Preconditioning]] = Registry(
         "ve": "genlab.diffusion.preconditioning:VE",
         "iddpm": "genlab.diffusion.preconditioning:IDDPM",
         "discrete": "genlab.diffusion.discrete:Discrete",
+        "flow": "genlab.diffusion.flow:Flow",
     },
 )
 

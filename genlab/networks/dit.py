@@ -207,13 +207,12 @@ class TimestepEmbedder(nn.Module):
 
     def __init__(self, hidden_size: int) -> None:
         super().__init__()
-        self.mlp = nn.Sequential(
-            Linear(TIME_FEATURES, hidden_size, init=XAVIER),
-            nn.SiLU(),
-            Linear(hidden_size, hidden_size, init=XAVIER),
-        )
-        for layer in (self.mlp[0], self.mlp[2]):
+        layers = [
+            Linear(features, hidden_size, init=XAVIER) for features in (TIME_FEATURES, hidden_size)
+        ]
+        for layer in layers:
             nn.init.normal_(layer.weight, std=0.02)
+        self.mlp = nn.Sequential(layers[0], nn.SiLU(), layers[1])
 
     def forward(self, t: Float[Tensor, " B"], dtype: torch.dtype) -> Float[Tensor, "B D"]:
         """Embed; the phases are taken in float32 whatever ``dtype`` the layers have."""

@@ -28,7 +28,7 @@ from genlab.samplers.run import build, noise_levels, sample_steps
 
 # What makes a solver draw noise.
 CHURN: dict[str, Any] = {"S_churn": 6, "S_noise": 1.01}
-RANDOM: dict[str, dict[str, Any]] = {"ddpm": {}, "ddim": {"eta": 1.0}}
+RANDOM: dict[str, dict[str, Any]] = {"ddpm": {}, "ddim": {"eta": 1.0}, "flow": {}, "flow-sde": {}}
 PAIRS = list(itertools.product(SOLVERS, SCHEDULES))
 
 
@@ -77,7 +77,7 @@ def test_many_steps_reach_the_data(solver: str) -> None:
     assert 0.7 < standard.std() < 1.3
 
 
-@pytest.mark.parametrize("solver", [name for name in SOLVERS if name != "ddpm"])
+@pytest.mark.parametrize("solver", [name for name in SOLVERS if name not in ("ddpm", "flow-sde")])
 def test_deterministic_setting_draws_latents_only(solver: str) -> None:
     fresh = NoiseStream(SEEDS)
     fresh.randn(SHAPE)

@@ -14,8 +14,9 @@ from genlab.samplers.base import SOLVERS
 # errors are taken before it.
 RANGE = {"name": "karras", "sigma_min": 0.05, "sigma_max": 20.0}
 NUM_STEPS = (32, 48, 72)
+RANDOM = ("ddpm", "flow-sde")
 VARIANTS: list[tuple[dict[str, Any], int]] = [
-    *[({"name": name}, SOLVERS[name].order) for name in SOLVERS if name != "ddpm"],
+    *[({"name": name}, SOLVERS[name].order) for name in SOLVERS if name not in RANDOM],
     *[({"name": "two-stage", "alpha": alpha}, 2) for alpha in (0.5, 2 / 3, 1.1)],
     *[
         ({"name": "general", "solver": solver, "schedule": schedule, "scaling": scaling}, order)
@@ -24,6 +25,11 @@ VARIANTS: list[tuple[dict[str, Any], int]] = [
         for scaling in ("none", "vp")
     ],
     ({"name": "general", "schedule": "vp", "scaling": "vp", "alpha": 0.5}, 2),
+    *[
+        ({"name": "flow", "path": path, "method": method}, order)
+        for path in ("linear", "gvp", "vp")
+        for method, order in (("euler", 1), ("midpoint", 2), ("heun", 2))
+    ],
 ]
 
 
