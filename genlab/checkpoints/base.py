@@ -45,6 +45,7 @@ READERS: Registry[Any] = Registry(
         "biggan-deep-hf": "genlab.checkpoints.biggan_deep_hf:BigGANDeepHFReader",
         "biggan-pytorch": "genlab.checkpoints.biggan:BigGANReader",
         "edm": "genlab.checkpoints.edm:EDMReader",
+        "gated-pixelcnn": "genlab.checkpoints.gated_pixelcnn:GatedPixelCNNReader",
     },
     kind="checkpoint format",
 )

@@ -5,8 +5,12 @@ from functools import lru_cache
 from typing import Any
 
 import torch
+from golden_adm import CHECKS as ADM
 from golden_cases import Case, MismatchError, NotBuiltError, Run
+from golden_diffusers import CHECKS as DIFFUSERS
+from golden_gated_pixelcnn import gated_pixelcnn
 from golden_metrics import metrics
+from golden_noise import RecordedNoise
 from torch import Tensor
 
 import genlab
@@ -21,18 +25,7 @@ from genlab.samplers.run import build, noise_levels, sample_steps
 from genlab.samplers.solvers.general import General
 
 PLANNED = {
-    "guided-diffusion (ADM)": [
-        "adm_bpd",
-        "adm_classifier",
-        "adm_ddim_reverse",
-        "adm_forward",
-        "adm_grad",
-        "adm_losses",
-        "adm_p_mean_variance",
-        "adm_sample",
-        "adm_schedule",
-        "adm_time_embedding",
-    ],
+    "guided-diffusion (ADM)": ["adm_bpd", "adm_losses", "adm_p_mean_variance"],
     "DiT": [
         "dit_forward",
         "dit_forward_cfg",
@@ -44,9 +37,8 @@ PLANNED = {
     ],
     "SiT": ["sit_losses", "sit_ode", "sit_path", "sit_sde"],
     "T-Stitch": ["tstitch_multi_table", "tstitch_sample", "tstitch_table"],
-    "diffusers' models": ["hf_dit", "hf_trajectory", "hf_unet", "hf_vae"],
-    "BigGAN": ["source BigGAN-PyTorch", "source pytorch-pretrained-BigGAN"],
-    "PixelCNN": ["source pixel-cnn-pp", "source pytorch-vqvae"],
+    "BigGAN's training": ["source BigGAN-PyTorch"],
+    "PixelCNN": ["source pixel-cnn-pp"],
 }
 """Kinds that later issues build; whoever does adds the check to CHECKS and removes it here."""
 
@@ -266,28 +258,6 @@ class Recorder(Guidance):
         return x0
 
 
-class RecordedNoise:
-    """The official random draws, in place of a noise stream."""
-
-    def __init__(self, run: Run) -> None:
-        self.run = run
-        self.rows = run.draws()
-
-    def randn(self, shape: Any, dtype: torch.dtype = torch.float32) -> Tensor:
-        if not self.rows:
-            raise MismatchError(f"{self.run.id}: more noise is drawn than officially")
-        row = self.rows.pop(0)
-        assert row.shape[1:] == tuple(shape)
-        return row.to(dtype)
-
-    def rand(self, shape: Any, dtype: torch.dtype = torch.float32) -> Tensor:
-        raise MismatchError(f"{self.run.id}: uniform numbers are drawn, officially they are not")
-
-    def expect_end(self) -> None:
-        if self.rows:
-            raise MismatchError(f"{self.run.id}: {len(self.rows)} official draws are left over")
-
-
 def _parameter_gradients(run: Run, generator: DiffusionGenerator) -> dict[str, Tensor]:
     """Gradients of the parameters that the run names, under the official names."""
     parameters = dict(generator.network.named_parameters())
@@ -300,6 +270,9 @@ def _parameter_gradients(run: Run, generator: DiffusionGenerator) -> dict[str, T
 
 
 CHECKS: dict[str, Callable[[Run], None]] = {
+    **golden_biggan.CHECKS,
+    **ADM,
+    **DIFFUSERS,
     "edm_forward": edm_forward,
     "edm_grad": edm_grad,
     "edm_loss": edm_loss,
@@ -308,5 +281,6 @@ CHECKS: dict[str, Callable[[Run], None]] = {
     "edm_sampler": edm_sampler,
     "edm_sigma_sweep": edm_sigma_sweep,
     "source Vendi-Score": metrics,
+    "source pytorch-vqvae GatedPixelCNN": gated_pixelcnn,
     "source torch-fidelity": metrics,
 }
