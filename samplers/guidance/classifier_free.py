@@ -1,7 +1,7 @@
 """Classifier-free guidance: away from the estimate without a class, towards the one with it."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -25,17 +25,26 @@ class ClassifierFree:
 
     Attributes:
         scale: >= 0; 1 is off, 0 ignores the class.
+        channels: how many channels are guided, from the first; the others keep the estimate with
+            the class. None guides all. The published scores of DiT and SiT guide 3 of 4 latent
+            channels.
 
     Source: Ho and Salimans (arXiv:2207.12598), Eq. 6, whose w is ``scale - 1``; for the estimate x0
-        the formula is the
-    same as for epsilon, since both are affine in each other at a given noise level.
+    the formula is the same as for epsilon, since both are affine in each other at a given noise
+    level.
     """
 
     scale: float = 1.0
+    channels: int | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.scale < math.inf:
             raise ConfigError(f"classifier-free guidance needs scale >= 0, got {self.scale}")
+        if self.channels is not None and self.channels < 1:
+            raise ConfigError(
+                f"classifier-free guidance needs channels >= 1, got {self.channels}; leave it out "
+                "to guide all"
+            )
 
     def __call__(self, denoiser: Denoiser) -> Guidance:
         """Wrap a denoiser.
@@ -45,15 +54,16 @@ class ClassifierFree:
         """
         if self.scale != 1:
             _require_null_class(denoiser)
-        return ClassifierFreeDenoiser(denoiser, self.scale)
+        return ClassifierFreeDenoiser(denoiser, self.scale, self.channels)
 
 
 class ClassifierFreeDenoiser(Guidance):
     """A denoiser under classifier-free guidance; see `ClassifierFree`."""
 
-    def __init__(self, inner: Denoiser, scale: float) -> None:
+    def __init__(self, inner: Denoiser, scale: float, channels: int | None = None) -> None:
         super().__init__(inner)
         self.scale = scale
+        self.channels = channels
 
     def __call__(
         self,
@@ -80,7 +90,11 @@ class ClassifierFreeDenoiser(Guidance):
             sigma if sigma.ndim == 0 else torch.cat([sigma, sigma]),
             Condition.cat([condition, condition.null()]),
         ).halves()
-        return with_class.away_from(without, self.scale)
+        guided = with_class.away_from(without, self.scale)
+        if self.channels is None:
+            return guided
+        few = self.channels
+        return replace(guided, x0=torch.cat([guided.x0[:, :few], with_class.x0[:, few:]], dim=1))
 
 
 def _require_null_class(denoiser: Denoiser) -> None:

@@ -29,6 +29,18 @@ def test_formula(sigma: Tensor, soft: bool, scale: float) -> None:
     torch.testing.assert_close(guided, scale * with_class + (1 - scale) * without)
 
 
+def test_channels_beyond_those_asked_for_are_left_alone() -> None:
+    sigma, condition = torch.tensor(0.7).double(), Condition(labels=LABELS)
+    plain, whole, first = (
+        ClassifierFree(**options)(mixture())(X, sigma, condition)
+        for options in ({}, {"scale": 3.0}, {"scale": 3.0, "channels": 1})
+    )
+    torch.testing.assert_close(first[:, :1], whole[:, :1])
+    torch.testing.assert_close(first[:, 1:], plain[:, 1:])
+    with pytest.raises(ConfigError, match="channels >= 1"):
+        ClassifierFree(channels=0)
+
+
 def test_both_halves_run_as_one_batch() -> None:
     listener = Listener(mixture())
     ClassifierFree(scale=3.0)(listener)(X, torch.tensor(1.0).double(), Condition(labels=LABELS))
