@@ -199,7 +199,7 @@ class BigGANDeepHF(GeneratorNetwork):
         h = F.relu(self.bn(h, mixture), inplace=True)
         return self._to_rgb(h).tanh()
 
-    def _to_rgb(self, h: Features) -> Float[Tensor, "B C H W"]:
+    def _to_rgb(self, h: Features) -> Float[Tensor, "B 3 H W"]:
         """The channels that become the image: a fifth of all work went into the others."""
         conv = self.conv_to_rgb
         assert conv.bias is not None

@@ -191,11 +191,12 @@ def read_case(folder: Path) -> Case:
 
 
 def _source_kind(meta: dict[str, Any]) -> str:
-    """The repository that a case without runs was made with: all that such a case tells."""
+    """The repository that a case without runs was made with, and the class if it is of only one."""
     sources = meta.get("source", meta.get("sources"))
     first = sources[0] if isinstance(sources, list) and sources else sources
     if isinstance(first, dict) and "repository" in first:
-        return "source " + str(first["repository"]).rstrip("/").rpartition("/")[2]
+        repository = str(first["repository"]).rstrip("/").rpartition("/")[2]
+        return " ".join(["source", repository, *([first["class"]] if "class" in first else [])])
     return f"source {first}"
 
 

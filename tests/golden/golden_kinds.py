@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from golden_adm import CHECKS as ADM
+from golden_biggan import CHECKS as BIGGAN
 from golden_cases import Case, MismatchError, NotBuiltError, Run
 from golden_diffusers import CHECKS as DIFFUSERS
 from golden_gated_pixelcnn import gated_pixelcnn
@@ -270,8 +271,8 @@ def _parameter_gradients(run: Run, generator: DiffusionGenerator) -> dict[str, T
 
 
 CHECKS: dict[str, Callable[[Run], None]] = {
-    **golden_biggan.CHECKS,
     **ADM,
+    **BIGGAN,
     **DIFFUSERS,
     "edm_forward": edm_forward,
     "edm_grad": edm_grad,
