@@ -33,6 +33,7 @@ class Decay(Enum):
     constant = "constant"
     cosine = "cosine"
     inv_sqrt = "inv_sqrt"
+    exponential = "exponential"
 
 
 class SnapshotDtype(Enum):
@@ -143,6 +144,8 @@ class ScheduleConfig:
         decay_kimg: ``cosine``: where it has come down to ``final``; null is the end of the run.
             ``inv_sqrt``: up to here it is constant, after it falls with the root of the images
                 seen; null is 1/4 of the run.
+            ``exponential``: over so many it halves, from the first image on; null is 1/4 of the
+                run.
         final: the factor at the end of ``cosine``.
     """
 

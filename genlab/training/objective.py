@@ -207,6 +207,7 @@ OBJECTIVES: Registry[type[Objective]] = Registry(
         "classifier": "genlab.training.classification:ClassifierObjective",
         "diffusion": "genlab.training.diffusion:DiffusionObjective",
         "gan": "genlab.training.gan.objective:GanObjective",
+        "likelihood": "genlab.training.likelihood:LikelihoodObjective",
     },
 )
 
@@ -236,6 +237,7 @@ NETWORKS: Registry[type[nn.Module]] = Registry(
         "song-unet": "genlab.networks.song_unet:SongUNet",
         "dhariwal-unet": "genlab.networks.dhariwal_unet:DhariwalUNet",
         "dit": "genlab.networks.dit:DiT",
+        "gated-pixelcnn": "genlab.networks.gated_pixelcnn:GatedPixelCNN",
         **{  # the published sizes
             f"dit-{size.lower()}{patch}": f"genlab.networks.dit:DiT_{size}_{patch}"
             for size in ("S", "B", "L", "XL")

@@ -13,8 +13,8 @@ def learning_rate(config: TrainConfig, images: int, network: str = "") -> float:
         images: seen before the step.
         network: whose; by default that of all networks without settings of their own.
 
-    Linear warm-up from 0 (EDM), then constant, a half cosine down to ``final``, or EDM2's inverse
-    square root ``1 / sqrt(max(t / t_ref, 1))``.
+    Linear warm-up from 0 (EDM), then constant, a half cosine down to ``final``, EDM2's inverse
+    square root ``1 / sqrt(max(t / t_ref, 1))``, or PixelCNN++'s exponential decay.
     """
     schedule = config.schedule
     warmup = schedule.warmup_kimg * 1000
@@ -26,4 +26,6 @@ def learning_rate(config: TrainConfig, images: int, network: str = "") -> float:
     elif schedule.decay is Decay.inv_sqrt:
         reference = 1000 * (schedule.decay_kimg or config.duration_kimg / 4)
         factor /= math.sqrt(max(images / reference, 1))
+    elif schedule.decay is Decay.exponential:
+        factor *= 0.5 ** (images / (1000 * (schedule.decay_kimg or config.duration_kimg / 4)))
     return config.optimizer.of(network).lr * factor

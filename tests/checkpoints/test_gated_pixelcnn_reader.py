@@ -52,6 +52,8 @@ def test_weights_saved_from_data_parallel_training_are_the_same(tmp_path: Path) 
     torch.save(state, tmp_path / "plain.pt")
     torch.save({f"module.{name}": value for name, value in state.items()}, tmp_path / "parallel.pt")
     a, b = (genlab.convert(tmp_path / f"{name}.pt") for name in ("plain", "parallel"))
+    assert isinstance(a, AutoregressiveGenerator)
+    assert isinstance(b, AutoregressiveGenerator)
     assert a.weights_sha256() == b.weights_sha256()
 
 

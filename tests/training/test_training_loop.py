@@ -271,4 +271,6 @@ def test_learning_rate(config: Path) -> None:
     assert cosine == pytest.approx([0, 0.5, 1, 0.6, 0.2])
     root = rates("schedule.decay=inv_sqrt", "schedule.decay_kimg=0.15")
     assert root == pytest.approx([0, 0.5, 1, 0.5, (150 / 1100) ** 0.5])
+    halving = rates("schedule.decay=exponential", "schedule.decay_kimg=0.6")
+    assert halving == pytest.approx([0, 0.5 ** (1 + 1 / 12), 0.5 ** (1 / 6), 0.5, 0.5 ** (11 / 6)])
     assert rates("schedule.warmup_kimg=0")[0] == 1
