@@ -192,7 +192,11 @@ SCHEDULES: Registry[type[Schedule]] = Registry(
     },
 )
 GUIDANCE: Registry[Any] = Registry(
-    "genlab.guidance", {"cfg": "genlab.samplers.guidance.classifier_free:ClassifierFree"}
+    "genlab.guidance",
+    {
+        "cfg": "genlab.samplers.guidance.classifier_free:ClassifierFree",
+        "classifier": "genlab.samplers.guidance.classifier:ClassifierGuidance",
+    },
 )
 
 

@@ -5,9 +5,12 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from genlab.generators.base import Generator
+from genlab.generators.noisy_classifier import NoisyClassifier
 from genlab.registry import Registry
 
 Config = Mapping[str, Any]
+Product = Generator | NoisyClassifier
+"""What official files hold: something that draws images, or what guides it."""
 
 
 @runtime_checkable
@@ -25,7 +28,7 @@ class Reader(Protocol):
         """Whether this looks like the reader's format; reads at most the head of the file."""
         ...
 
-    def read(self, source: Path, config: Config | None) -> Generator:
+    def read(self, source: Path, config: Config | None) -> Product:
         """Read the checkpoint.
 
         Args:
@@ -49,3 +52,7 @@ READERS: Registry[Any] = Registry(
     },
     kind="checkpoint format",
 )
+        "guided-diffusion": "genlab.checkpoints.guided_diffusion:GuidedDiffusionReader",
+        "guided-diffusion-classifier": (
+            "genlab.checkpoints.guided_diffusion:GuidedDiffusionClassifierReader"
+        ),

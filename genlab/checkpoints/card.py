@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import genlab
+from genlab.checkpoints.base import Product
 from genlab.files import sha256
-from genlab.generators.base import Generator
+from genlab.generators.noisy_classifier import NoisyClassifier
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,13 +45,13 @@ class Origin:
 
 
 def with_card(
-    generator: Generator,
+    generator: Product,
     name: str,
     origin: Origin,
     class_names: Sequence[str] | None = None,
     sampler: dict[str, Any] | None = None,
-) -> Generator:
-    """The same generator with a card, and perhaps with class names and a sampler of its own.
+) -> Product:
+    """The same model with a card, and perhaps with class names and a sampler of its own.
 
     Raises:
         LabelError: as many names as there are not classes.
@@ -66,14 +67,14 @@ def with_card(
     return dressed
 
 
-def card(generator: Generator, name: str, origin: Origin) -> str:
+def card(generator: Product, name: str, origin: Origin) -> str:
     """The text of README.md, with the header that model hubs read."""
     lines = [
         "---",
         "library_name: diffusers",
         f"license: {origin.licence_id or 'other'}",
         *([f"license_name: {json.dumps(origin.licence)}"] if _only_words(origin) else []),
-        f"tags: [genlab, image-generation, {generator.family}]",
+        f"tags: [genlab, {_task(generator)}, {generator.family}]",
         "---",
         "",
         f"# {name}",
@@ -83,10 +84,7 @@ def card(generator: Generator, name: str, origin: Origin) -> str:
         *(f"- {key}: {value}" for key, value in _facts(generator, origin).items() if value),
         "",
         "```python",
-        "import genlab",
-        "",
-        'generator = genlab.load("path/to/this/folder")',
-        f"images = generator.sample(seeds=range(4){_labels(generator)})",
+        *_example(generator),
         "```",
         "",
     ]
@@ -97,11 +95,26 @@ def _only_words(origin: Origin) -> bool:
     return origin.licence is not None and origin.licence_id is None
 
 
-def _labels(generator: Generator) -> str:
-    return ", labels=[0] * 4" if generator.num_classes else ""
+def _task(model: Product) -> str:
+    return "image-classification" if isinstance(model, NoisyClassifier) else "image-generation"
 
 
-def _facts(generator: Generator, origin: Origin) -> dict[str, str | None]:
+def _example(model: Product) -> list[str]:
+    if isinstance(model, NoisyClassifier):
+        return [
+            'guidance = [{"name": "classifier", "classifier": "path/to/this/folder", "scale": 1}]',
+            'images = generator.sample(range(4), [0] * 4, sampler={"guidance": guidance})',
+        ]
+    labels = ", labels=[0] * 4" if model.num_classes else ""
+    return [
+        "import genlab",
+        "",
+        'generator = genlab.load("path/to/this/folder")',
+        f"images = generator.sample(seeds=range(4){labels})",
+    ]
+
+
+def _facts(generator: Product, origin: Origin) -> dict[str, str | None]:
     channels, height, width = generator.image_shape
     parameters = sum(parameter.numel() for parameter in generator.network.parameters())
     facts = generator.facts()

@@ -4,16 +4,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from genlab.checkpoints.base import READERS, Reader
+from genlab.checkpoints.base import READERS, Product, Reader
 from genlab.errors import CheckpointError
-from genlab.generators.base import Generator
 
 
 def convert(
     source: Path | str,
     format: str | None = None,  # noqa: A002
     config: Mapping[str, Any] | None = None,
-) -> Generator:
+) -> Product:
     """Read an official checkpoint. Nothing in the file is ever executed.
 
     Args:

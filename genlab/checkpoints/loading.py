@@ -48,7 +48,7 @@ def _find(name: str) -> Generator:
             )
         return read_generator(path)
     if path.is_file():
-        return convert(path)
+        return _generator(path)
     if name not in entries() and (path.suffix or path.parent != Path()):
         raise CheckpointError(f"there is no file or folder {path}; check the path")
     raise _not_here(name)
@@ -57,6 +57,16 @@ def _find(name: str) -> Generator:
 def _not_here(name: str) -> GenLabError:
     zoo = entries()
     if name in zoo:
+def _generator(path: Path) -> Generator:
+    product = convert(path)
+    if isinstance(product, Generator):
+        return product
+    raise CheckpointError(
+        f"{path} holds a classifier of noisy images, which draws nothing; write it to a folder with "
+        "genlab convert, and name that as the classifier of a guidance"
+    )
+
+
         return CheckpointError(
             f"the zoo's model {name} is not on this machine yet; fetch it with "
             f"'genlab zoo pull {name}' (licence {zoo[name].licence})"
