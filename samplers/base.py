@@ -174,6 +174,9 @@ SOLVERS: Registry[type[Solver]] = Registry(
         "general": "genlab.samplers.solvers.general:General",
         "ddpm": "genlab.samplers.solvers.ddpm:DDPM",
         "ddim": "genlab.samplers.solvers.ddim:DDIM",
+        "dpmpp-2m": "genlab.samplers.solvers.multistep:DPMSolverPP2M",
+        "unipc": "genlab.samplers.solvers.multistep:UniPC",
+        "euler-ancestral": "genlab.samplers.solvers.euler_ancestral:EulerAncestral",
         "flow": "genlab.samplers.solvers.flow:FlowODE",
         "flow-sde": "genlab.samplers.solvers.flow_sde:FlowSDE",
     },
@@ -188,6 +191,7 @@ SCHEDULES: Registry[type[Schedule]] = Registry(
         "cosine": "genlab.samplers.schedules:Cosine",
         "linear": "genlab.samplers.schedules:Linear",
         "respaced": "genlab.samplers.respaced:Respaced",
+        "timesteps": "genlab.samplers.timesteps:Timesteps",
         "flow": "genlab.samplers.flow_times:FlowTimes",
     },
 )

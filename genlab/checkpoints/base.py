@@ -17,6 +17,8 @@ Product = Generator | NoisyClassifier
 class Reader(Protocol):
     """Turns files of one official format into generators, and runs nothing that stands in them.
 
+    A reader of folders has an attribute ``reads_folders = True`` and is asked about these only.
+
     A package adds a format with an entry point whose target is a class (or function) that is called
     without arguments and gives a reader::
 
@@ -47,12 +49,15 @@ READERS: Registry[Any] = Registry(
     {
         "biggan-deep-hf": "genlab.checkpoints.biggan_deep_hf:BigGANDeepHFReader",
         "biggan-pytorch": "genlab.checkpoints.biggan:BigGANReader",
+        "diffusers": "genlab.checkpoints.diffusers_models:DiffusersReader",
+        "dit": "genlab.checkpoints.dit:DiTReader",
         "edm": "genlab.checkpoints.edm:EDMReader",
-        "gated-pixelcnn": "genlab.checkpoints.gated_pixelcnn:GatedPixelCNNReader",
-    },
-    kind="checkpoint format",
-)
         "guided-diffusion": "genlab.checkpoints.guided_diffusion:GuidedDiffusionReader",
         "guided-diffusion-classifier": (
             "genlab.checkpoints.guided_diffusion:GuidedDiffusionClassifierReader"
         ),
+        "gated-pixelcnn": "genlab.checkpoints.gated_pixelcnn:GatedPixelCNNReader",
+        "sit": "genlab.checkpoints.dit:SiTReader",
+    },
+    kind="checkpoint format",
+)

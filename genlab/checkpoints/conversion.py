@@ -16,7 +16,7 @@ def convert(
     """Read an official checkpoint. Nothing in the file is ever executed.
 
     Args:
-        source: the official file.
+        source: the official file, or a folder of diffusers.
         format: how to read it (`genlab.checkpoints.READERS` lists the names); guessed where the
             file tells.
         config: the official constructor's keyword arguments, for files that do not carry them. For
@@ -29,21 +29,36 @@ def convert(
         UnknownNameError: there is no such format.
     """
     path = Path(source)
-    if path.is_dir():
-        raise CheckpointError(
-            f"{path} is a folder; convert reads official files, load reads GenLab's folders"
-        )
-    if not path.is_file():
+    if not path.exists():
         raise CheckpointError(f"there is no file {path}; check the path")
     reader: Reader = READERS.build(format if format is not None else guess_format(path, config))
+    if path.is_dir() and not _reads_folders(reader):
+        raise CheckpointError(f"{path} is a folder; the format {format!r} is one of files")
     return reader.read(path, config)
 
 
+def _reads_folders(reader: Reader) -> bool:
+    return bool(getattr(reader, "reads_folders", False))
+
+
+def is_readable_folder(path: Path) -> bool:
+    """Whether this is a folder that a reader recognises."""
+    readers = [READERS.build(name) for name in READERS]
+    return path.is_dir() and any(r.recognises(path, None) for r in readers if _reads_folders(r))
+
+
 def guess_format(path: Path, config: Mapping[str, Any] | None = None) -> str:
-    """Ask every reader; exactly one must recognise the file."""
-    names = [name for name in READERS if READERS.build(name).recognises(path, config)]
+    """Ask every reader of files, or of folders; exactly one must recognise this one."""
+    readers = {name: READERS.build(name) for name in READERS}
+    asked = {n: r for n, r in readers.items() if path.is_file() or _reads_folders(r)}
+    names = [name for name, reader in asked.items() if reader.recognises(path, config)]
     if len(names) == 1:
         return names[0]
+    if path.is_dir() and not names:
+        raise CheckpointError(
+            f"{path} is a folder of no format that GenLab can tell; convert reads official files "
+            "and folders of diffusers' models, load reads GenLab's own folders"
+        )
     said = (
         f"could be any of {', '.join(names)}" if names else "is of no format that GenLab can tell"
     )

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from genlab.checkpoints.bundled import INDEX, bundled_folder, bundled_names
-from genlab.checkpoints.conversion import convert
+from genlab.checkpoints.conversion import convert, is_readable_folder
 from genlab.checkpoints.zoo import entries, pulled_folder
 from genlab.errors import CheckpointError, GenLabError, UnknownNameError, nearest
 from genlab.generators.base import Generator, read_generator
@@ -20,8 +20,8 @@ def load(
 
     Args:
         name_or_path: a bundled model (``edm-fmnist``), a zoo model that ``genlab zoo pull`` has
-            fetched, a folder that ``save_pretrained`` wrote, or an official file. Names win over
-            folders of the same name in the current folder; ``./name`` is always the folder.
+            fetched, a folder that ``save_pretrained`` or diffusers wrote, or an official file. Names
+            win over folders of the same name in the current folder; ``./name`` is always the folder.
         device: where to put it; None leaves it on the CPU.
         dtype: what the network computes in; None is float32.
 
@@ -40,6 +40,8 @@ def _find(name: str) -> Generator:
     if pulled is not None:
         return read_generator(pulled)
     path = Path(name)
+    if is_readable_folder(path):
+        return _generator(path)
     if path.is_dir():
         if not (path / INDEX).is_file():
             raise CheckpointError(
@@ -54,9 +56,6 @@ def _find(name: str) -> Generator:
     raise _not_here(name)
 
 
-def _not_here(name: str) -> GenLabError:
-    zoo = entries()
-    if name in zoo:
 def _generator(path: Path) -> Generator:
     product = convert(path)
     if isinstance(product, Generator):
@@ -67,6 +66,9 @@ def _generator(path: Path) -> Generator:
     )
 
 
+def _not_here(name: str) -> GenLabError:
+    zoo = entries()
+    if name in zoo:
         return CheckpointError(
             f"the zoo's model {name} is not on this machine yet; fetch it with "
             f"'genlab zoo pull {name}' (licence {zoo[name].licence})"

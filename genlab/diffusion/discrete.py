@@ -23,6 +23,8 @@ from genlab.errors import ConfigError, nearest
 _DDPM_BETAS = (1e-4, 0.02)
 _LATENT_DIFFUSION_BETAS = (0.00085, 0.012)
 
+_PURE_NOISE = 2.0**24
+
 SCHEDULES = ("linear", "cosine", "scaled_linear")
 PREDICTIONS = ("epsilon", "v", "x0")
 
@@ -272,6 +274,11 @@ class Discrete(Preconditioning):
         interpolate: whether noise levels between two timesteps are known, too: the network is told
             a fractional timestep, as diffusers' Euler and Heun samplers do; otherwise every noise
             level is rounded to a timestep.
+        nearest_in_log: whether a network whose noise levels are interpolated is nevertheless told a
+            whole timestep, the nearest in ln sigma, as diffusers' multistep samplers do.
+        zero_terminal_snr: whether the betas were rescaled so that the last timestep is noise alone
+            (Lin et al., arXiv:2305.08891, Algorithm 1). Its infinite noise level is stood for by
+            2^24, which float32 cannot tell from it in the scaled frame.
     """
 
     name: ClassVar[str] = "discrete"
@@ -284,6 +291,8 @@ class Discrete(Preconditioning):
     beta_start: float | None = None
     beta_end: float | None = None
     interpolate: bool = False
+    nearest_in_log: bool = False
+    zero_terminal_snr: bool = False
 
     def __post_init__(self) -> None:
         if self.prediction not in PREDICTIONS:
@@ -296,11 +305,22 @@ class Discrete(Preconditioning):
                 f"there is no variance {self.variance!r}; {nearest(self.variance, VARIANCES)}"
             )
         betas(self.schedule, self.T, self.beta_start, self.beta_end)
+        if self.nearest_in_log and not self.interpolate:
+            raise ConfigError("nearest_in_log has no effect without interpolate; leave it out")
+        if self.zero_terminal_snr and self.prediction == "epsilon":
+            raise ConfigError(
+                "a model cannot find the image in pure noise by predicting the noise: "
+                "zero_terminal_snr needs prediction v or x0"
+            )
 
     @cached_property
     def levels(self) -> Float64[Tensor, " T"]:  # type: ignore[override]  # derived, hence read-only
         """The noise level of each timestep, increasing."""
         alpha_bar = (1 - betas(self.schedule, self.T, self.beta_start, self.beta_end)).cumprod(0)
+        if self.zero_terminal_snr:
+            root = alpha_bar.sqrt()
+            alpha_bar = ((root - root[-1]) * root[0] / (root[0] - root[-1])).square()
+            alpha_bar[-1] = 1 / (1 + _PURE_NOISE**2)
         return ((1 - alpha_bar) / alpha_bar).sqrt()
 
     @cached_property
@@ -324,6 +344,8 @@ class Discrete(Preconditioning):
     def timestep(self, sigma: Float[Tensor, "*s"]) -> Float[Tensor, "*s"]:
         """The timestep of a noise level in 0 ... T - 1: the nearest one, or between two of them."""
         levels = self.levels.to(sigma)
+        if self.nearest_in_log:
+            return _interpolate(sigma.log(), levels.log()).round()
         if self.interpolate:
             return _interpolate(sigma, levels)
         apart = (sigma.reshape(-1, 1) - levels).abs()

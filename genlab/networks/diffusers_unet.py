@@ -1,0 +1,80 @@
+"""diffusers' UNet2DModel as a raw network of GenLab."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from diffusers import UNet2DModel
+from diffusers.configuration_utils import register_to_config
+
+# diffusers loads a class only where the class's own module shows it this name.
+from diffusers.models.modeling_utils import ModelMixin  # noqa: F401
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from genlab.errors import ConfigError
+from genlab.networks.base import DiffusionNetwork, check_positive
+
+
+class DiffusersUNet(DiffusionNetwork):
+    """A UNet2DModel of diffusers whose class table stands outside, where guidance can reach it.
+
+    Args:
+        img_resolution: height and width of the images.
+        in_channels: channels of the images.
+        out_channels: channels of the output.
+        label_dim: number of classes; 0 = unconditional.
+        options: further arguments of UNet2DModel; times must be embedded as sines and cosines.
+
+    Raises:
+        ConfigError: UNet2DModel refuses the arguments, or they mean another kind of embedding.
+    """
+
+    _keep_in_fp32_modules = None  # type: ignore[assignment]  # it casts by itself
+
+    @register_to_config  # type: ignore[untyped-decorator]
+    def __init__(
+        self,
+        img_resolution: int,
+        in_channels: int = 3,
+        out_channels: int = 3,
+        label_dim: int = 0,
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        check_positive(img_resolution=img_resolution, in_channels=in_channels)
+        more = dict(options or {})
+        if more.get("time_embedding_type", "positional") != "positional":
+            raise ConfigError(
+                f"time_embedding_type {more['time_embedding_type']!r} is not supported: GenLab "
+                "reads U-Nets of DDPM's kind, with positional embeddings"
+            )
+        self.label_dim = label_dim
+        try:
+            unet: Any = UNet2DModel(
+                sample_size=img_resolution,
+                in_channels=in_channels,
+                out_channels=out_channels,
+                class_embed_type="identity" if label_dim else None,
+                **more,
+            )
+        except (ValueError, TypeError, IndexError, KeyError, ZeroDivisionError) as error:
+            raise ConfigError(f"UNet2DModel cannot be built: {error}") from error
+        self.unet = unet
+        width = unet.time_embedding.linear_2.out_features
+        self.class_embedding = nn.Embedding(label_dim, width) if label_dim else None
+
+    def forward(
+        self,
+        x: Float[Tensor, "B C H W"],
+        c_noise: Float[Tensor, " #B"],
+        class_embedding: Float[Tensor, "#B E"] | None = None,
+        augment_labels: Float[Tensor, "#B A"] | None = None,
+    ) -> Float[Tensor, "B D H W"]:
+        """See `DiffusionNetwork.forward`; there are no augmentation labels."""
+        if class_embedding is None:
+            class_embedding = self.embed_labels(None)
+        return self.unet(x, c_noise.expand(len(x)), class_embedding, return_dict=False)[0]
+
+    def _embed_rows(self, rows: Float[Tensor, "B K"]) -> Float[Tensor, "B E"]:
+        assert self.class_embedding is not None
+        return rows @ self.class_embedding.weight

@@ -1,0 +1,101 @@
+"""The schedule of diffusers' schedulers: timesteps of a discrete model, spaced in their ways."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float64
+from torch import Tensor
+
+from genlab.diffusion.denoiser import Denoiser
+from genlab.errors import ConfigError, nearest
+
+SPACINGS = ("leading", "trailing", "linspace")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timesteps:
+    """Some of a discrete model's noise levels, spaced as diffusers does.
+
+    Choose it to repeat what a pipeline of diffusers draws; `Respaced` is the one of ADM and DiT.
+
+    Attributes:
+        num_steps: solver steps, >= 1.
+        spacing: ``leading`` (multiples of T // num_steps from 0), ``trailing`` (down from T - 1 in
+            steps of T / num_steps) or ``linspace`` (from T - 1 to 0, both included).
+        offset: added to each timestep; of ``leading`` only.
+        open_end: whether the grid has one more timestep, at its low end, that is not visited, as
+            multistep schedulers have it; not with ``trailing``.
+        fractional: whether ``linspace`` keeps timesteps that are not whole; their noise levels lie
+            on the line between their neighbours', and the model has to know them.
+
+    Source: the tables of Lin et al. (arXiv:2305.08891), Sec. 3.2, and diffusers' schedulers.
+    """
+
+    num_steps: int = 50
+    spacing: str = "leading"
+    offset: int = 0
+    open_end: bool = False
+    fractional: bool = False
+
+    def __post_init__(self) -> None:
+        if self.num_steps < 1:
+            raise ConfigError(f"a noise schedule needs num_steps >= 1, got {self.num_steps}")
+        if self.spacing not in SPACINGS:
+            raise ConfigError(
+                f"there is no spacing {self.spacing!r}; {nearest(self.spacing, SPACINGS)}"
+            )
+        idle = {
+            "offset": self.offset and self.spacing != "leading",
+            "open_end": self.open_end and self.spacing == "trailing",
+            "fractional": self.fractional and self.spacing != "linspace",
+        }
+        for option, without_effect in idle.items():
+            if without_effect:
+                raise ConfigError(
+                    f"{option} has no effect with {self.spacing} timesteps; leave it out"
+                )
+
+    def timesteps(self, T: int) -> Float64[Tensor, " N"]:
+        """The timesteps of a model that has T of them, decreasing.
+
+        Raises:
+            ConfigError: it has too few.
+        """
+        points = self.num_steps + self.open_end
+        if points > T or (self.spacing == "leading" and self.offset >= T // points):
+            raise ConfigError(
+                f"the model has {T} timesteps, too few for num_steps {self.num_steps} with offset "
+                f"{self.offset}; lower them"
+            )
+        if self.spacing == "trailing":
+            # Halves are rounded to even numbers, as there.
+            return (T - T / points * torch.arange(points, dtype=torch.float64)).round() - 1
+        if self.spacing == "leading":
+            grid = T // points * torch.arange(points, dtype=torch.float64) + self.offset
+        else:
+            grid = torch.linspace(0, T - 1, points, dtype=torch.float64)
+            grid = grid if self.fractional else grid.round()
+        return grid.flip(0)[: self.num_steps]
+
+    def sigma_range(self, denoiser: Denoiser) -> tuple[float, float]:
+        """(sigma_min, sigma_max) of the run."""
+        sigmas = self(denoiser)
+        return float(sigmas[-2]), float(sigmas[0])
+
+    def __call__(self, denoiser: Denoiser) -> Float64[Tensor, " levels"]:
+        """The noise levels, decreasing, and a final 0.
+
+        Raises:
+            ConfigError: the model has no discrete noise levels, or too few.
+        """
+        levels = denoiser.levels
+        if levels is None:
+            raise ConfigError(
+                "the timesteps schedule picks among the timesteps of a discrete model, and this one"
+                " knows every noise level; take karras"
+            )
+        t = self.timesteps(len(levels))
+        below = t.floor().long()
+        above = t.ceil().long()
+        sigmas = levels[below] + (t - below) * (levels[above] - levels[below])
+        return torch.cat([sigmas, levels.new_zeros(1)])

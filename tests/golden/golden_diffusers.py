@@ -1,0 +1,190 @@
+"""diffusers' models and schedulers, through `genlab.convert` and the samplers."""
+
+import shutil
+import tempfile
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from golden_cases import Case, Run
+from torch import Tensor
+
+import genlab
+from genlab.diffusion.condition import NULL_CLASS, Condition
+from genlab.diffusion.denoiser import Denoiser, Prediction
+from genlab.generators import DiffusionGenerator
+from genlab.generators.autoencoder import Autoencoder
+from genlab.samplers.base import Guidance
+from genlab.samplers.run import build, noise_levels, sample_steps
+
+ANY_SCHEDULE = {"beta_schedule": "linear"}
+"""For a model's forward pass alone, which no noise schedule enters."""
+
+
+def model_folder(case: Case, to: str) -> Path:
+    """The case's model as the library keeps it: config.json beside its weights."""
+    folder = Path(to)
+    shutil.copy(case.folder / "config.json", folder)
+    [weights] = case.meta["weights"].values()
+    shutil.copy(
+        case.folder / f"{weights}.safetensors", folder / "diffusion_pytorch_model.safetensors"
+    )
+    return folder
+
+
+@lru_cache(maxsize=32)
+def _convert(case: Case, config: tuple[tuple[str, Any], ...]) -> DiffusionGenerator:
+    with tempfile.TemporaryDirectory() as folder:
+        generator = genlab.convert(model_folder(case, folder), "diffusers", dict(config))
+    assert isinstance(generator, DiffusionGenerator)
+    return generator
+
+
+def _forward(run: Run, x: str) -> None:
+    network: Any = _convert(run.case, tuple(ANY_SCHEDULE.items())).network
+    labels = run.optional("class_labels")
+    with torch.no_grad():
+        classes = network.embed_labels(_ours(labels, network.label_dim))
+        out = network(run.input(x), run.input("timestep").float(), classes)
+    run.expect_all({"out": out})
+
+
+def _ours(labels: Tensor | None, num_classes: int) -> Tensor | None:
+    """Their null class is the row after the last class."""
+    return None if labels is None else labels.masked_fill(labels == num_classes, NULL_CLASS)
+
+
+def hf_dit(run: Run) -> None:
+    _forward(run, "hidden_states")
+
+
+def hf_unet(run: Run) -> None:
+    _forward(run, "sample")
+
+
+def hf_vae(run: Run) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        autoencoder = Autoencoder.from_pretrained(model_folder(run.case, folder))
+    scale = run.case.meta["constructors"]["net"]["config"]["scaling_factor"]
+    encoded = autoencoder.encode(run.input("image"))
+    assert encoded.std is not None
+    mean, std = encoded.mean / scale, encoded.std / scale
+    logvar = 2 * std.log()
+    run.expect_all(
+        {
+            "mean": mean,
+            "std": std,
+            "logvar": logvar,
+            "sample": encoded.sample(_Given(run.input("noise"))) / scale,
+            "kl": 0.5 * (mean**2 + std**2 - 1 - logvar).sum((1, 2, 3)),
+            "decoded": autoencoder.decode(run.input("latent") * scale),
+            "decoded_from_mean": autoencoder.decode(encoded.mean),
+            "roundtrip_scaled": autoencoder.decode(encoded.mean),
+        }
+    )
+
+
+class _Given:
+    """One recorded draw after another, in place of a noise stream."""
+
+    def __init__(self, *rows: Tensor) -> None:
+        self.rows = list(rows)
+
+    def randn(self, shape: Any, dtype: torch.dtype = torch.float32) -> Tensor:
+        return self.rows.pop(0).to(dtype)
+
+    def rand(self, shape: Any, dtype: torch.dtype = torch.float32) -> Tensor:
+        raise AssertionError("uniform numbers are drawn, officially they are not")
+
+
+class _Recorder(Guidance):
+    """Notes every call of the model: the state, its noise level, and what the network says."""
+
+    def __init__(self, inner: Denoiser, generator: DiffusionGenerator) -> None:
+        super().__init__(inner)
+        self.states: list[Tensor] = []
+        self.sigmas: list[float] = []
+        self.outputs: list[Tensor] = []
+        self.times: list[float] = []
+        self.channels = generator.state_shape[0]
+        self.hook = generator.network.register_forward_hook(self._note_call)
+
+    def _note_call(self, network: Any, args: Any, out: Tensor) -> None:
+        self.outputs.append(out[:, : self.channels])
+        self.times.append(float(args[1][0]))
+
+    def _note(self, x: Tensor, sigma: Tensor) -> None:
+        self.states.append(x)
+        self.sigmas.append(float(sigma))
+
+    def __call__(self, x: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
+        self._note(x, sigma)
+        return self.inner(x, sigma, condition)
+
+    def predict(self, x: Tensor, sigma: Tensor, condition: Condition) -> Prediction:
+        self._note(x, sigma)
+        return self.inner.predict(x, sigma, condition)
+
+
+def hf_trajectory(run: Run) -> None:
+    params = run.params("scheduler", "scheduler_config", "num_inference_steps", "split")
+    config = {
+        "_class_name": params["scheduler"],
+        **params["scheduler_config"],
+        "num_steps": params["num_inference_steps"],
+    }
+    generator = _convert(run.case, tuple(config.items()))
+    sampler = generator.resolve_sampler()
+    sampler["solver"] |= run.params("step_kwargs")["step_kwargs"]
+    stack = build(sampler)
+    recorder = _Recorder(generator.denoiser, generator)
+    labels, latents = run.input("class_labels"), run.input("noise_init")
+    # Their schedulers draw nothing on a last step without noise, ours draw and leave it.
+    noise = _Given(*run.draws(), torch.zeros_like(latents))
+    condition = Condition(labels=_ours(labels, generator.num_classes))
+    with torch.no_grad():
+        *_, last = sample_steps(
+            stack,
+            recorder,
+            noise=noise,
+            condition=condition,
+            image_shape=generator.state_shape,
+            device="cpu",
+            latents=latents,
+        )
+    recorder.hook.remove()
+    assert len(noise.rows) <= 1, f"{len(noise.rows) - 1} official draws are left over"
+    sigmas = noise_levels(stack.schedule, recorder)
+    in_chain = _is_in_chain(str(params["scheduler"]))
+    scales = [(1 + s**2) ** -0.5 if in_chain else 1.0 for s in [*recorder.sigmas[1:], 0.0]]
+    states = [*recorder.states[1:], last.x]
+    start = float(sigmas[0]) if not in_chain else 1.0
+    run.expect_all(
+        {
+            "trajectory": torch.stack([x * s for x, s in zip(states, scales, strict=True)]),
+            "model_outputs": torch.stack(recorder.outputs),
+            "timesteps": torch.tensor(recorder.times).to(run.reference("timesteps").dtype),
+            "init_noise_sigma": torch.tensor(start),
+            "sigmas": _their_sigmas(recorder.sigmas),
+        }
+    )
+
+
+def _is_in_chain(scheduler: str) -> bool:
+    """Whether a scheduler keeps the state as the chain has it, of unit variance."""
+    return not scheduler.startswith(("Euler", "Heun"))
+
+
+def _their_sigmas(visited: list[float]) -> Tensor:
+    """The noise levels of the calls, and the final 0."""
+    return torch.tensor([*visited, 0.0])
+
+
+CHECKS: dict[str, Callable[[Run], None]] = {
+    "hf_dit": hf_dit,
+    "hf_trajectory": hf_trajectory,
+    "hf_unet": hf_unet,
+    "hf_vae": hf_vae,
+}
