@@ -194,8 +194,8 @@ class GanObjective(Objective):
     def _judge(
         self,
         discriminator: nn.Module,
-        images: Float[Tensor, "2*B C H W"],
-        labels: Int64[Tensor, " 2*B"],
+        images: Float[Tensor, "N C H W"],
+        labels: Int64[Tensor, " N"],
     ) -> tuple[Scores, Scores]:
         """Scores of the made images, which come first, and of the real ones."""
         if self.split:
