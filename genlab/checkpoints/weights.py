@@ -2,7 +2,9 @@
 
 import pickle
 import re
+from argparse import Namespace
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,12 +24,31 @@ _CONTAINERS = ("ema", "state_dict", "model", "net")
 """Keys under which training scripts keep the state dict, the averaged weights first."""
 
 
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a file of tensors holds.
+
+    Attributes:
+        state: the state dict, the averaged one where there are several.
+        arguments: those of the training script, where it kept them; plain values, unchecked.
+    """
+
+    state: StateDict
+    arguments: Mapping[str, Any]
+
+
 def read_state_dict(path: Path) -> StateDict:
+    """The state dict of a file of tensors; see `read_checkpoint`."""
+    return read_checkpoint(path).state
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
     """Read a file of tensors; floating-point ones come as float32, whatever they were stored as.
 
     Args:
         path: a ``.safetensors`` file, or what ``torch.save`` wrote (``.pt``, ``.pth``, ``.ckpt``,
-            ``.bin``), which is read with PyTorch's weights-only unpickler.
+            ``.bin``), which is read with PyTorch's weights-only unpickler. Of names in it only
+            ``argparse.Namespace`` is let through besides tensors: a bag of values.
 
     Raises:
         CheckpointError: the file is missing, cut short, no file of tensors, or asks to run code.
@@ -36,15 +57,14 @@ def read_state_dict(path: Path) -> StateDict:
     if not path.is_file():
         raise CheckpointError(f"there is no file {path}; check the path")
     if path.suffix in SAFETENSORS:
-        tensors = _read_safetensors(path)
-    elif path.suffix in TORCH:
-        tensors = _read_torch(path)
-    else:
-        raise CheckpointError(
-            f"{path} is not a file of tensors that GenLab knows; it reads "
-            f"{', '.join(SAFETENSORS + TORCH)}"
-        )
-    return as_float32(tensors)
+        return Checkpoint(as_float32(_read_safetensors(path)), {})
+    if path.suffix in TORCH:
+        content = _read_torch(path)
+        return Checkpoint(as_float32(_tensors_of(content, path)), _arguments_of(content))
+    raise CheckpointError(
+        f"{path} is not a file of tensors that GenLab knows; it reads "
+        f"{', '.join(SAFETENSORS + TORCH)}"
+    )
 
 
 def as_float32(tensors: Mapping[str, Tensor]) -> StateDict:
@@ -65,9 +85,10 @@ def _read_safetensors(path: Path) -> StateDict:
         ) from error
 
 
-def _read_torch(path: Path) -> StateDict:
+def _read_torch(path: Path) -> Any:
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals([Namespace]):
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         wanted = re.search(r"GLOBAL ([\w.]+)", str(error))
         what = f"asks for {readable_name(wanted[1])}" if wanted else "holds more than tensors"
@@ -90,7 +111,11 @@ def _read_torch(path: Path) -> StateDict:
         raise CheckpointError(
             f"{path} is cut short or damaged ({reason}); fetch or save it again"
         ) from error
-    return _tensors_of(content, path)
+
+
+def _arguments_of(content: Any) -> dict[str, Any]:
+    arguments = content.get("args") if isinstance(content, Mapping) else None
+    return dict(vars(arguments)) if isinstance(arguments, Namespace) else {}
 
 
 def _tensors_of(content: Any, path: Path) -> StateDict:

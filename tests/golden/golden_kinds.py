@@ -9,6 +9,7 @@ from golden_adm import CHECKS as ADM
 from golden_biggan import CHECKS as BIGGAN
 from golden_cases import Case, MismatchError, NotBuiltError, Run
 from golden_diffusers import CHECKS as DIFFUSERS
+from golden_dit import CHECKS as DIT
 from golden_gated_pixelcnn import gated_pixelcnn
 from golden_metrics import metrics
 from golden_noise import RecordedNoise
@@ -27,16 +28,7 @@ from genlab.samplers.solvers.general import General
 
 PLANNED = {
     "guided-diffusion (ADM)": ["adm_bpd", "adm_losses", "adm_p_mean_variance"],
-    "DiT": [
-        "dit_forward",
-        "dit_forward_cfg",
-        "dit_grad",
-        "dit_losses",
-        "dit_parts",
-        "dit_pos_embed",
-        "dit_sample",
-    ],
-    "SiT": ["sit_losses", "sit_ode", "sit_path", "sit_sde"],
+    "DiT": ["dit_losses"],
     "T-Stitch": ["tstitch_multi_table", "tstitch_sample", "tstitch_table"],
     "BigGAN's training": ["source BigGAN-PyTorch"],
     "PixelCNN": ["source pixel-cnn-pp"],
@@ -274,6 +266,7 @@ CHECKS: dict[str, Callable[[Run], None]] = {
     **ADM,
     **BIGGAN,
     **DIFFUSERS,
+    **DIT,
     "edm_forward": edm_forward,
     "edm_grad": edm_grad,
     "edm_loss": edm_loss,
