@@ -15,7 +15,7 @@ from genlab.compute import choose
 from genlab.diffusion.condition import NULL_CLASS, Condition
 from genlab.diffusion.denoiser import Denoiser, Prediction
 from genlab.diffusion.discrete import Discrete, respaced_timesteps
-from genlab.diffusion.flow import PATHS, Flow, FlowLoss
+from genlab.diffusion.flow import PATHS, Flow, FlowLoss, PathPoint
 from genlab.diffusion.losses import LossDraws
 from genlab.diffusion.preconditioned import PreconditionedDenoiser
 from genlab.diffusion.preconditioning import Coefficients, Preconditioning
@@ -284,13 +284,12 @@ def flow_path(run: Run) -> None:
     sigma = path.sigma(t)
     c = Flow(path=options["path"]).coefficients(sigma)
     x_t = _column(c.c_in) * (x1 + _column(sigma) * x0)
-    velocity = [velocity_of(*row) for row in zip(x_t, x1, points, strict=True)]
+    velocity = _velocities(x_t, x1, points)
 
     # Where the estimate is 0, x_t is all noise: its score, the velocity, and the path's own drift.
     whole = path.at(t)
     own = _column(DIFFUSIONS["sbdm"](whole, 1.0))
-    rows = zip(x0, torch.zeros_like(x0), points, strict=True)
-    idle = torch.stack([velocity_of(*row) for row in rows])
+    idle = _velocities(x0, torch.zeros_like(x0), points)
     drift_mean = own * -x0 / _column(whole.std) ** 2 - idle
 
     estimate = _column(c.c_skip) * x0 / _column(c.c_in) + _column(c.c_out) * x1
@@ -301,13 +300,18 @@ def flow_path(run: Run) -> None:
     run.expect_all(
         {
             "xt": x_t,
-            "ut": torch.stack(velocity),
+            "ut": velocity,
             "drift_mean": drift_mean,
             "drift_var": own,
             "score_from_velocity": score,
             **strengths,
         }
     )
+
+
+def _velocities(x_t: Tensor, x1: Tensor, points: list[PathPoint]) -> Tensor:
+    rows = zip(x_t.split(1), x1.split(1), points, strict=True)
+    return torch.cat([velocity_of(*row) for row in rows])
 
 
 def flow_losses(run: Run) -> None:
