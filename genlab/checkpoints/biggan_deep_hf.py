@@ -67,21 +67,37 @@ class BigGANDeepHFReader:
         """Read a checkpoint; see `genlab.checkpoints.base.Reader`."""
         if config is None:
             config = _config_beside(source)
-        refuse_unknown("BigGANConfig", config, _OPTIONS)
-        official = values_of("BigGANConfig", _OPTIONS, config)
-        arguments = {
-            "img_resolution": official["output_dim"],
-            "num_classes": official["num_classes"],
-            "channels": official["channel_width"],
-            "dim_z": official["z_dim"],
-            "layers": official["layers"],
-            "attention_position": official["attention_layer_position"],
-            "eps": official["eps"],
-            "num_stats": official["n_stats"],
-        }
-        where = f"{source} (BigGAN-deep)"
-        weights = _own_names(read_state_dict(source))
-        return GanGenerator(build_network(BigGANDeepHF, arguments, weights, where))
+        return GanGenerator(generator_network(read_state_dict(source), config, str(source)))
+
+
+def generator_network(
+    weights: StateDict, config: Config, where: str = "the state dict"
+) -> BigGANDeepHF:
+    """Build a generator network from official weights.
+
+    Args:
+        weights: the official state dict.
+        config: entries of the official ``BigGANConfig``; what is left out has its default, those of
+            the generator for 128x128 pixels.
+        where: the file, for messages.
+
+    Raises:
+        CheckpointError: weights and config do not fit each other.
+        ConfigError: an entry is unknown or out of range.
+    """
+    refuse_unknown("BigGANConfig", config, _OPTIONS)
+    official = values_of("BigGANConfig", _OPTIONS, config)
+    arguments = {
+        "img_resolution": official["output_dim"],
+        "num_classes": official["num_classes"],
+        "channels": official["channel_width"],
+        "dim_z": official["z_dim"],
+        "layers": official["layers"],
+        "attention_position": official["attention_layer_position"],
+        "eps": official["eps"],
+        "num_stats": official["n_stats"],
+    }
+    return build_network(BigGANDeepHF, arguments, _own_names(weights), f"{where} (BigGAN-deep)")
 
 
 def _config_beside(source: Path) -> dict[str, Any]:
