@@ -219,10 +219,10 @@ class Chain:
             ConfigError: ``kind`` is learned, and there are no channels.
         """
         if kind == "fixed_small":
-            return _at(self.posterior_log_variance_clipped, index, channels)
+            return gather(self.posterior_log_variance_clipped, index, channels)
         if kind == "fixed_large":
             large = torch.cat([self._variance_of_step_0, self.betas[1:]]).log()
-            return _at(large, index, channels)
+            return gather(large, index, channels)
         if channels is None:
             raise ConfigError(
                 "this model predicts a variance, and a guidance around it has lost it; take a "
@@ -230,8 +230,8 @@ class Chain:
             )
         if kind == "learned":
             return channels
-        low = _at(self.posterior_log_variance_clipped, index, channels)
-        high = _at(self.betas.log(), index, channels)
+        low = gather(self.posterior_log_variance_clipped, index, channels)
+        high = gather(self.betas.log(), index, channels)
         share = (channels + 1) / 2  # not clamped: training keeps it near [0, 1]
         return share * high + (1 - share) * low
 
@@ -246,9 +246,10 @@ class Chain:
         return self.posterior_variance[1:2] if len(self) > 1 else self.betas
 
 
-def _at(
+def gather(
     table: Float64[Tensor, " N"], index: int | Int64[Tensor, " B"], like: Tensor | None
 ) -> Tensor:
+    """Entries of a table: one number (0-d), or one for each sample as a column like ``like``."""
     if isinstance(index, int):
         return table[index]
     column = table[index.to("cpu")].reshape(-1, 1, 1, 1)

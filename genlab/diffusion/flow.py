@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from genlab.diffusion.losses import DenoisingLoss
+from genlab.diffusion.losses import WeightedLoss
 from genlab.diffusion.preconditioning import Coefficients, Preconditioning
 from genlab.errors import ConfigError, nearest
 
@@ -200,7 +200,7 @@ class Flow(Preconditioning):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FlowLoss(DenoisingLoss):
+class FlowLoss(WeightedLoss):
     """Squared error of the velocity at uniform times, or of the noise.
 
     Any preconditioning can be trained with it: only the weights of the errors of x1 follow from the

@@ -1,11 +1,12 @@
-"""Denoising losses of EDM's Table 1: which noise levels training sees, and their weights.
+"""Denoising losses: their contract, and those of EDM's Table 1, noise levels and weights.
 
 The random numbers are drawn first (`draw`) and handed in (`__call__`), so that a training run
 resumes exactly and a test repeats somebody else's draws.
 """
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
@@ -41,25 +42,19 @@ class LossTerms:
         loss: weighted squared error of each element, (B, C, H, W). EDM's training loop divides the
             sum over all elements by the batch size.
         sigma: each sample's noise level, (B,); the loss by noise level is what training plots show.
+        parts: what the loss is made of: name -> mean over each sample's elements, (B,).
     """
 
     loss: Float[Tensor, "B C H W"]
     sigma: Float[Tensor, " B"]
+    parts: Mapping[str, Float[Tensor, " B"]] = field(default_factory=dict)
 
 
 class DenoisingLoss(ABC):
-    """``w(sigma) |D(y + sigma n; sigma) - y|^2``. Subclasses are frozen dataclasses."""
+    """What training lowers. Subclasses are frozen dataclasses."""
 
-    normal_levels: ClassVar[bool]
+    normal_levels: ClassVar[bool] = False
     """Whether the level is drawn from a standard normal (else uniformly in [0, 1))."""
-
-    @abstractmethod
-    def sigma(self, level: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
-        """Noise levels of drawn numbers."""
-
-    @abstractmethod
-    def weight(self, sigma: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
-        """Weight of the squared error at a noise level."""
 
     def draw(
         self, images: Float[Tensor, "B C H W"], generator: torch.Generator | None = None
@@ -77,6 +72,7 @@ class DenoisingLoss(ABC):
         noise = torch.randn(images.shape, generator=generator, device=device)
         return LossDraws(level=level.to(images.device), noise=noise.to(images.device))
 
+    @abstractmethod
     def __call__(
         self,
         denoiser: Denoiser,
@@ -92,6 +88,27 @@ class DenoisingLoss(ABC):
             condition: their labels, and the augmentation's own where the network takes them.
             draws: what `draw` returned.
         """
+
+
+class WeightedLoss(DenoisingLoss):
+    """``w(sigma) |D(y + sigma n; sigma) - y|^2``."""
+
+    @abstractmethod
+    def sigma(self, level: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
+        """Noise levels of drawn numbers."""
+
+    @abstractmethod
+    def weight(self, sigma: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
+        """Weight of the squared error at a noise level."""
+
+    def __call__(
+        self,
+        denoiser: Denoiser,
+        images: Float[Tensor, "B C H W"],
+        condition: Condition,
+        draws: LossDraws,
+    ) -> LossTerms:
+        """See `DenoisingLoss.__call__`."""
         sigma = self.sigma(draws.level)
         noisy = images + draws.noise * _column(sigma)
         error = denoiser(noisy, sigma, condition) - images
@@ -99,7 +116,7 @@ class DenoisingLoss(ABC):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EDMLoss(DenoisingLoss):
+class EDMLoss(WeightedLoss):
     """EDM's loss: log-normal noise levels, weighted to be of equal size at every one of them.
 
     Source: arXiv:2206.00364, Table 1, last column.
@@ -130,7 +147,7 @@ class EDMLoss(DenoisingLoss):
 
 
 @dataclass(frozen=True, kw_only=True)
-class VPLoss(DenoisingLoss):
+class VPLoss(WeightedLoss):
     """Loss of variance-preserving models: uniform time, epsilon error (EDM's Table 1).
 
     Attributes:
@@ -160,7 +177,7 @@ class VPLoss(DenoisingLoss):
 
 
 @dataclass(frozen=True, kw_only=True)
-class VELoss(DenoisingLoss):
+class VELoss(WeightedLoss):
     """Loss of variance-exploding models: log-uniform noise levels (EDM's Table 1).
 
     Attributes:
@@ -192,6 +209,7 @@ LOSSES: Registry[type[DenoisingLoss]] = Registry(
         "vp": "genlab.diffusion.losses:VPLoss",
         "ve": "genlab.diffusion.losses:VELoss",
         "flow": "genlab.diffusion.flow:FlowLoss",
+        "ddpm": "genlab.diffusion.variational:DDPMLoss",
     },
     kind="loss",
 )

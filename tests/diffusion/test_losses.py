@@ -9,11 +9,11 @@ from torch import Tensor
 
 from genlab.diffusion.condition import Condition
 from genlab.diffusion.ideal import GaussianMixtureDenoiser
-from genlab.diffusion.losses import LOSSES, EDMLoss, LossDraws
+from genlab.diffusion.losses import LOSSES, EDMLoss, LossDraws, WeightedLoss
 from genlab.diffusion.preconditioning import EDM, VE, VP
 from genlab.errors import ConfigError
 
-NAMES = list(LOSSES)
+NAMES = [name for name in LOSSES if issubclass(LOSSES[name], WeightedLoss)]
 IMAGES = torch.linspace(-1, 1, 6 * 2 * 4 * 4).reshape(6, 2, 4, 4)
 LEVELS = torch.linspace(0.01, 0.99, 50, dtype=torch.float64)
 

@@ -10,7 +10,15 @@ from torch import Tensor
 
 import genlab
 from genlab.diffusion.condition import Condition
-from genlab.diffusion.discrete import Discrete, respaced_timesteps
+from genlab.diffusion.discrete import Discrete, gather, respaced_timesteps
+from genlab.diffusion.losses import LossDraws
+from genlab.diffusion.variational import (
+    DDPMLoss,
+    model_chain,
+    posterior_mean,
+    reverse_step,
+    variational_bound,
+)
 from genlab.generators import DiffusionGenerator
 from genlab.generators.noisy_classifier import NoisyClassifier
 from genlab.networks.layers import time_features
@@ -178,7 +186,86 @@ def ddim_reverse(run: Run) -> None:
     run.expect_all({"x_T": latents})
 
 
+def _loss_kind(diffusion: dict[str, Any]) -> str:
+    if diffusion.get("use_kl"):
+        return "rescaled_kl"
+    return "rescaled_mse" if diffusion["rescale_learned_sigmas"] else "mse"
+
+
+def losses(run: Run) -> None:
+    generator = _generator(run)
+    diffusion = run.spec["params"]["diffusion"]
+    steps = diffusion["timestep_respacing"]
+    loss = DDPMLoss(kind=_loss_kind(diffusion), steps=steps)
+    chain = model_chain(generator.denoiser, steps)
+    images, noise = run.input("x_start"), run.input("noise")
+    level = (run.input("t") + 0.5) / len(chain)
+    generator.network.zero_grad()
+    draws = LossDraws(level=level, noise=noise)
+    terms = loss(generator.denoiser, images, Condition(labels=run.input("y")), draws)
+    each = terms.loss.mean((1, 2, 3))
+    each.mean().backward()
+    sigma = terms.sigma.reshape(-1, 1, 1, 1)
+    run.expect_all(
+        {
+            "loss": each,
+            **terms.parts,
+            "x_t": (images + sigma * noise) * (1 + sigma**2) ** -0.5,
+            **_gradients(run, generator),
+        }
+    )
+
+
+def p_mean_variance(run: Run) -> None:
+    generator = _generator(run)
+    chain = model_chain(generator.denoiser)
+    t, x0 = run.input("t"), run.input("x_start")
+    x = run.input("x_t") * gather((1 + chain.sigmas**2).sqrt(), t, x0)
+    clip = run.params("clip_denoised")["clip_denoised"]
+    with torch.no_grad():
+        labels = Condition(labels=run.input("y"))
+        ours = reverse_step(generator.denoiser, chain, t, x, labels, clip=clip)
+    whole = torch.ones_like(x)
+    run.expect_all(
+        {
+            "mean": ours.mean,
+            "log_variance": ours.log_variance * whole,
+            "variance": ours.log_variance.exp() * whole,
+            "pred_xstart": ours.x0,
+            "posterior_mean": posterior_mean(chain, t, x, x0),
+            "posterior_variance": gather(chain.posterior_variance, t, x) * whole,
+            "posterior_log_variance": chain.log_variance(t, "fixed_small", whole) * whole,
+        }
+    )
+
+
+def bits_per_dimension(run: Run) -> None:
+    generator = _generator(run)
+    noise = RecordedNoise(run)
+    terms = variational_bound(
+        generator.denoiser,
+        run.input("x_start"),
+        Condition(labels=run.input("y")),
+        noise,
+        steps=run.spec["params"]["diffusion"]["timestep_respacing"],
+        clip=run.params("clip_denoised")["clip_denoised"],
+    )
+    noise.expect_end()
+    run.expect_all(
+        {
+            "total_bpd": terms.total,
+            "prior_bpd": terms.prior,
+            "vb": terms.vb,
+            "xstart_mse": terms.x0_mse,
+            "mse": terms.mse,
+        }
+    )
+
+
 CHECKS = {
+    "adm_bpd": bits_per_dimension,
+    "adm_losses": losses,
+    "adm_p_mean_variance": p_mean_variance,
     "adm_classifier": classify,
     "adm_ddim_reverse": ddim_reverse,
     "adm_forward": forward,
