@@ -17,6 +17,8 @@ class Timesteps:
     """Some of a discrete model's noise levels, spaced as diffusers does.
 
     Choose it to repeat what a pipeline of diffusers draws; `Respaced` is the one of ADM and DiT.
+    Every step ends where the next begins; there DDIM and DDPM end it T // num_steps timesteps
+    lower, which is another place where T is no multiple of num_steps, and with ``linspace``.
 
     Attributes:
         num_steps: solver steps, >= 1.

@@ -8,7 +8,7 @@ from typing import Any
 
 import genlab
 from genlab.checkpoints.base import Product
-from genlab.files import sha256
+from genlab.files import content_sha256
 from genlab.generators.noisy_classifier import NoisyClassifier
 
 
@@ -40,8 +40,8 @@ class Origin:
 
     @classmethod
     def of(cls, source: Path, licence: str | None = None) -> "Origin":
-        """What can be said of any file."""
-        return cls(file=source.name, sha256=sha256(source), licence=licence)
+        """What can be said of any file, or folder."""
+        return cls(file=source.name, sha256=content_sha256(source), licence=licence)
 
 
 def with_card(

@@ -41,6 +41,9 @@ SCHEDULER = "scheduler_config.json"
 _PARTS = ("unet", "transformer")
 """Where pipelines keep their network."""
 
+_NULL_CLASS = 1000
+"""What diffusers' DiTPipeline takes for it, whatever the network."""
+
 _OFFICIAL_TIMES = "genlab_official_time_features"
 """Marks what `export_dit` wrote from a DiT whose time features are the paper's; diffusers passes
 over it."""
@@ -241,6 +244,11 @@ def export_dit(generator: Generator, folder: Path | str) -> list[str]:
     if generator.autoencoder is None:
         notes.append("the model has no autoencoder, so there is no DiTPipeline to load it as")
         return notes
+    if generator.num_classes != _NULL_CLASS:
+        notes.append(
+            f"DiTPipeline takes class {_NULL_CLASS} for the null class, so this model of "
+            f"{generator.num_classes} classes can only be drawn from with guidance_scale=1 there"
+        )
     generator.autoencoder.save_pretrained(folder / "vae")
     _write_json(folder / INDEX, _pipeline_index(generator.autoencoder, generator.class_names))
     return notes

@@ -150,6 +150,8 @@ def parse_scheduler(
     solver = dict(kind.solver)
     if kind.clips is not None:
         solver["clip"] = bool(config.get("clip_sample", kind.clips))
+    if solver["name"] == "ddim" and solver["clip"]:
+        solver["keep_noise"] = not config.get("use_clipped_model_output", False)
     if solver["name"] == "ddpm" and variance != said:
         solver["variance"] = said
     if solver["name"] == "dpmpp-2m":

@@ -20,8 +20,9 @@ def load(
 
     Args:
         name_or_path: a bundled model (``edm-fmnist``), a zoo model that ``genlab zoo pull`` has
-            fetched, a folder that ``save_pretrained`` or diffusers wrote, or an official file. Names
-            win over folders of the same name in the current folder; ``./name`` is always the folder.
+            fetched, a folder that ``save_pretrained`` or diffusers wrote, or an official file.
+            Names win over folders of the same name in the current folder; ``./name`` is always the
+            folder.
         device: where to put it; None leaves it on the CPU.
         dtype: what the network computes in; None is float32.
 

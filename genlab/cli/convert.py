@@ -1,4 +1,4 @@
-"""``genlab convert``: an official checkpoint becomes a folder that GenLab and diffusers read."""
+"""``genlab convert``: an official checkpoint becomes a GenLab folder, a DiT one of diffusers."""
 
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,9 @@ Examples:
   genlab convert edm-cifar10-32x32-cond-vp.pkl -o edm-cifar10/
   genlab convert weights.safetensors -o mine/ --config arguments.json
   genlab convert weights.safetensors -o mine/ cls=EDMPrecond img_resolution=32 img_channels=3 \\
-      label_dim=10 model_type=SongUNet 'channel_mult=[2,2,2]'"""
+      label_dim=10 model_type=SongUNet 'channel_mult=[2,2,2]'
+  genlab convert ddpm-cifar10-32/ -o mine/              # a folder of diffusers
+  genlab convert my-dit/ -o out/ --to diffusers         # and back: a DiTPipeline"""
 
 
 @click.command("convert", epilog=EPILOG)
@@ -27,6 +29,13 @@ Examples:
     metavar="FILE",
     help="JSON or YAML: the official constructor's arguments, where SOURCE has none.",
 )
+@click.option(
+    "--to",
+    type=click.Choice(["genlab", "diffusers"]),
+    default="genlab",
+    show_default=True,
+    help="What to write; diffusers: SOURCE is any DiT that GenLab loads, by name, too.",
+)
 @click.option("--class-names", metavar="A,B,...", help="Names of the classes, in their order.")
 @click.option("--licence", metavar="TEXT", help="Licence of SOURCE, for the model card.")
 @click.option("--overwrite", is_flag=True, help="Replace the model that is in the folder.")
@@ -36,6 +45,7 @@ def command(
     folder: Path,
     format_: str | None,
     config: Path | None,
+    to: str,
     class_names: str | None,
     licence: str | None,
     overwrite: bool,
@@ -50,6 +60,9 @@ def command(
     from genlab.checkpoints.pull import recognise
 
     _check_folder(folder, overwrite)
+    if to == "diffusers":
+        _export(source, folder, format_, _arguments(config, overrides))
+        return
     generator = convert(source, format_, _arguments(config, overrides))
     origin = Origin.of(source, licence)
     if licence is None:
@@ -58,6 +71,19 @@ def command(
     dressed = with_card(generator, folder.resolve().name, origin, names)
     dressed.save_pretrained(folder)
     click.echo(f"{folder}: {_summary(dressed)}")
+
+
+def _export(
+    source: Path, folder: Path, format_: str | None, arguments: dict[str, Any] | None
+) -> None:
+    from genlab.checkpoints import convert, load
+    from genlab.checkpoints.diffusers_models import export_dit
+
+    known = format_ is None and arguments is None
+    generator = load(source) if known else convert(source, format_, arguments)
+    for note in export_dit(generator, folder):
+        click.echo(f"note: {note}", err=True)
+    click.echo(f"{folder}: {_summary(generator)}, for diffusers")
 
 
 def _check_folder(folder: Path, overwrite: bool) -> None:

@@ -30,6 +30,8 @@ class DDIM:
         eta: 0 is deterministic and draws nothing, 1 is DDPM with the smaller fixed variance.
         clip: whether x0 is clipped to [-1, 1] in every step, and the noise found anew from it: for
             models of pixels, not of latents.
+        keep_noise: whether the noise stays what the model said where x0 is clipped, as diffusers
+            has it.
 
     Source: Song et al. (arXiv:2010.02502), Eq. 12 and 16, in the unscaled frame; classifier
     guidance as in Dhariwal and Nichol (arXiv:2105.05233), Algorithm 2.
@@ -39,8 +41,11 @@ class DDIM:
 
     eta: float = 0.0
     clip: bool = False
+    keep_noise: bool = False
 
     def __post_init__(self) -> None:
+        if self.keep_noise and not self.clip:
+            raise ConfigError("keep_noise has no effect without clip; leave it out")
         if not 0 <= self.eta <= 1:
             raise ConfigError(f"DDIM needs 0 <= eta <= 1, got {self.eta}")
 
@@ -59,11 +64,14 @@ class DDIM:
         """Run; see `genlab.samplers.base.Solver`."""
         legs = plan(sigmas.tolist(), sigmas[:-1].tolist())
         for leg in announce(denoiser, legs, noise):
-            x0 = _estimate(denoiser, x, leg.sigma, condition, self.clip)
+            x0 = _estimate(denoiser, x, leg.sigma, condition, self.clip and not self.keep_noise)
+            eps = (x - x0) / leg.sigma
+            if self.keep_noise:
+                x0 = x0.clamp(-1, 1)
             shrink = leg.sigma_next / leg.sigma
             up = self.eta * shrink * math.sqrt(leg.sigma**2 - leg.sigma_next**2)
             down = math.sqrt(max(leg.sigma_next**2 - up**2, 0.0))
-            x = x0 + down / leg.sigma * (x - x0)
+            x = x0 + down * eps
             if self.eta > 0:
                 x = x + up * noise.randn(x.shape[1:], torch.float64).to(x.dtype)
             yield leg.done(x, x0)

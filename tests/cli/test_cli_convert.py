@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from network_pickles import official_weights, write_network
 from safetensors.torch import save_file
 
 import genlab
-from genlab import cli
+from genlab import DiffusionGenerator, cli
+from genlab.diffusion.discrete import Discrete
+from genlab.networks import DiT
 
 
 def convert(*args: str, capfd: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
@@ -162,3 +165,25 @@ def test_folder_that_cannot_be_written(
     assert code == 2
     assert str(out) in err
     assert err.count("\n") == 1
+
+
+def test_folder_of_diffusers_and_back(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    network: Any = DiT(4, 2, 4, 3, hidden_size=16, depth=1, num_heads=2)
+    DiffusionGenerator(network, Discrete(variance="learned_range")).save_pretrained(tmp_path / "a")
+    code, said, err = convert(
+        *(str(tmp_path / "a"), "-o", str(tmp_path / "b"), "--to", "diffusers"), capfd=capfd
+    )
+    assert code == 0
+    assert "DiT" in said
+    assert "frequencies of its own" in err
+    assert (tmp_path / "b" / "transformer" / "config.json").is_file()
+    code, said, err = convert(str(tmp_path / "b"), "-o", str(tmp_path / "c"), capfd=capfd)
+    assert (code, err) == (0, "")
+    again: Any = genlab.load(tmp_path / "c")
+    ours, back = network.state_dict(), again.network.state_dict()
+    assert all(torch.equal(ours[name], back[name]) for name in ours if name != "pos_embed")
+    code, _, err = convert(
+        *("edm-fmnist", "-o", str(tmp_path / "d"), "--to", "diffusers"), capfd=capfd
+    )
+    assert code == 2
+    assert "only DiTs" in err
