@@ -4,13 +4,14 @@ Legend: B batch, C channels, H and W height and width, P parameters of a pixel's
 uniform numbers that drawing one pixel takes.
 """
 
+import copy
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int64
-from torch import Tensor
+from torch import Tensor, nn
 
 from genlab.diffusion.condition import NULL_CLASS
 from genlab.errors import ConfigError
@@ -54,6 +55,19 @@ class PixelModel:
         """Parameters of all pixels at once."""
         self.evaluations += len(self.labels)
         return self._guide(self.network(self._twice(pixels), self.labels))
+
+    def compute_in(self, dtype: torch.dtype) -> None:
+        """Let `params` compute in this dtype, on a copy of the network where it is another."""
+        if self.network.dtype != dtype:
+            # torch's own `to`: diffusers' wrapper warns of casts that lose precision.
+            self.network = nn.Module.to(copy.deepcopy(self.network), dtype)
+
+    def blank(self, canvas: "Canvas") -> Float[Tensor, "B C H W"]:
+        """Images without any pixel drawn, in the network's dtype: 0, and what the canvas keeps."""
+        batch, _, height, width = canvas.uniforms.shape
+        channels: int = self.network.config["in_channels"]
+        empty = canvas.uniforms.new_zeros(batch, channels, height, width, dtype=self.network.dtype)
+        return canvas.settle(empty)
 
     def decoder(self, height: int, width: int, dtype: torch.dtype | None = None) -> PixelDecoder:
         """Begin a batch pixel by pixel; see `AutoregressiveNetwork.decoder`."""
@@ -119,7 +133,8 @@ class Canvas:
 class Decoder(Protocol):
     """Draws a batch of images: a frozen dataclass whose instance is called.
 
-    Every decoder gives the same images; they differ in what they compute how often.
+    Every decoder gives the same images (`genlab.samplers.autoregressive.precision.Precise` says how
+    surely); they differ in what they compute how often.
     """
 
     def __call__(self, model: PixelModel, canvas: Canvas) -> Iterator[Step]:
@@ -133,7 +148,12 @@ class Decoder(Protocol):
 
 
 DECODERS: Registry[type[Decoder]] = Registry(
-    "genlab.decoders", {"cached": "genlab.samplers.autoregressive.cached:Cached"}
+    "genlab.decoders",
+    {
+        "cached": "genlab.samplers.autoregressive.cached:Cached",
+        "jacobi": "genlab.samplers.autoregressive.jacobi:Jacobi",
+        "naive": "genlab.samplers.autoregressive.naive:Naive",
+    },
 )
 
 

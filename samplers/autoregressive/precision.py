@@ -1,0 +1,44 @@
+"""What decoders compute in, and why it is float64."""
+
+from dataclasses import dataclass
+
+import torch
+
+from genlab.errors import ConfigError
+from genlab.samplers.autoregressive.base import PixelModel
+from genlab.samplers.run import state_dtype
+
+PRECISIONS = ("float64", "network")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Precise:
+    """What all decoders share.
+
+    A drawn pixel jumps from one level to the next where a number crosses a border, and every later
+    pixel follows the jump. Whole-image convolutions, products of single pixels and other batch
+    sizes sum in other orders, so their numbers differ by rounding: by some 1e-6 in float32, where
+    the levels of 8-bit images lie 8e-3 apart. Then about one pixel in ten thousand lies so near a
+    border that two decoders draw it differently, and most batches hold such an image. In float64
+    the same happens to about one pixel in 1e12: in practice never, though nothing forbids it.
+
+    Attributes:
+        precision: ``float64``, which makes an image the same for every decoder, batch size and
+            device (Metal, which has none, takes float32); or ``network``, the dtype of the
+            network's weights: faster, the same image only for the same decoder and batch size.
+    """
+
+    precision: str = "float64"
+
+    def __post_init__(self) -> None:
+        if self.precision not in PRECISIONS:
+            raise ConfigError(
+                f"a decoder's precision must be one of {', '.join(PRECISIONS)}, got "
+                f"{self.precision!r}"
+            )
+
+    def dtype(self, model: PixelModel) -> torch.dtype:
+        """What to compute a model in."""
+        if self.precision == "network":
+            return model.network.dtype
+        return state_dtype(model.network.device)
