@@ -32,6 +32,7 @@ Examples:
   genlab sample edm-fmnist --seeds 0-63 --classes sneaker,bag -o out/
   genlab sample edm-fmnist --labels balanced --seeds 0-79 --guidance 2 --film gif
   genlab sample edm-fmnist --seeds 0-49999 --format npz  # for FID tools; goes on after a stop
+  genlab sample pixelcnnpp-fmnist --complete fashion-mnist/ --keep 14
   genlab sample my-model/ sampler.schedule.num_steps=40 sampler.solver.S_churn=20
   genlab sample --config configs/sample/edm-fmnist.yaml --seeds 0-3 -o there/
   accelerate launch --multi_gpu -m genlab sample edm-fmnist --seeds 0-49999
@@ -53,6 +54,12 @@ killed, goes on where it was when the same command is given again."""
 @click.option(
     "--classes", metavar="LIST", help="Classes that take turns over the seeds: sneaker,bag."
 )
+@click.option(
+    "--complete",
+    metavar="IMAGES",
+    help="Draw the lower part of these images (autoregressive models): a folder, zip or npz.",
+)
+@click.option("--keep", type=click.IntRange(1), metavar="ROWS", help="Rows kept. Default: half.")
 @click.option("-o", "--output", type=FOLDER, help="Folder to write to. Default: samples/MODEL.")
 @click.option(
     "--format", "format_", type=click.Choice(["png", "zip", "npz"]), help="Default: png, a folder."
@@ -136,7 +143,20 @@ class _Run:
         self.config.sampler = self.sampler
         if self.config.output is None:
             self.config.output = str(Path("samples") / self._name)
+        self.own_labels: tuple[int, ...] | None = None
+        if self.config.complete is not None:
+            self._complete(self.config.complete)
         self.plan = self._plan()
+
+    def _complete(self, images: str) -> None:
+        """Let the generator complete images rather than draw new ones."""
+        from genlab.data.labels import parse_seeds
+        from genlab.generators.completing import completing
+
+        seeds = parse_seeds(self.config.seeds)
+        self.generator, self.own_labels = completing(
+            self.generator, images, self.config.keep, seeds
+        )
 
     def show(self) -> None:
         """Print the merged configuration, ready for --config."""
@@ -180,6 +200,8 @@ class _Run:
         known = self.generator.num_classes, self.generator.class_names
         if self.config.classes is not None:
             return cycle_classes(self.config.classes, seeds, *known)
+        if self.own_labels is not None and self.config.labels == "random":
+            return self.own_labels
         return parse_labels(self.config.labels, seeds, *known)
 
     def draw(self, overwrite: bool, quiet: bool) -> None:

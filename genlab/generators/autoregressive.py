@@ -272,6 +272,10 @@ class Completion(AutoregressiveGenerator):
         # A network in half precision has drawn around rounded pixels; what is kept is not rounded.
         return replace(batch, images=torch.where(keep, given, batch.images))
 
+    def describe_sampler(self, sampler: Mapping[str, Any]) -> str:
+        """See `Generator.describe_sampler`; how much is kept, too."""
+        return f"{super().describe_sampler(sampler)}, {float(self._keep.float().mean()):.0%} kept"
+
     def identity(self) -> dict[str, Any]:
         """See `Generator.identity`; what is completed decides the images, too."""
         named = [*((str(seed), image) for seed, image in self._images.items()), ("", self._keep)]

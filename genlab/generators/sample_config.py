@@ -16,6 +16,9 @@ class SampleConfig:
         labels: ``random`` (each sample draws its own), ``balanced`` (the classes take turns), or
             one class for each seed, by number or name.
         classes: classes that take turns over the seeds, by number or name; in place of ``labels``.
+        complete: images whose upper part is kept and whose lower part is drawn (autoregressive
+            models only); with ``labels: random`` each keeps its own class, where it has one.
+        keep: rows of ``complete`` that are kept; null is half of them.
         sampler: changes to the model's own sampler, or the name of a sampler preset.
         output: the folder for images, pictures and manifest; null is ``samples/<model>``.
         format: ``png`` (a folder), ``zip`` (as EDM's tools write) or ``npz`` (as ADM's tools read).
@@ -32,6 +35,8 @@ class SampleConfig:
     seeds: str = "0-15"
     labels: str = "random"
     classes: str | None = None
+    complete: str | None = None
+    keep: int | None = None
     sampler: dict[str, Any] = field(default_factory=dict)
     output: str | None = None
     format: str = "png"
@@ -45,5 +50,7 @@ class SampleConfig:
     def __post_init__(self) -> None:
         if self.batch_size is not None and self.batch_size < 1:
             raise ConfigError(f"batch_size must be at least 1, got {self.batch_size}")
+        if self.keep is not None and self.complete is None:
+            raise ConfigError("keep has no effect without complete, which names the images")
         if self.dtype not in ("float32", "bfloat16", "float16"):
             raise ConfigError(f"dtype must be float32, bfloat16 or float16, got {self.dtype!r}")
