@@ -4,6 +4,7 @@ Networks say what they compute; `choose` says how, `ComputePlan.prepare` tells t
 ``genlab doctor`` shows it. Results differ by rounding only.
 """
 
+import math
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -26,6 +27,11 @@ WINOGRAD_GAIN = 2.0
 """How much faster than products torch's convolution may be before Winograd's algorithm, a quarter
 of the work done by products, gains nothing: transforming to and fro costs the rest."""
 
+PRODUCT_GAIN = 1.2
+"""How much faster a 1x1 convolution must be than the same product before it takes its place: on an
+Intel processor both are equally fast, and one measurement differs from the next by some per cent.
+"""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ComputePlan:
@@ -37,7 +43,9 @@ class ComputePlan:
         training_memory_format: the same when training.
         attention: the fused kernel that torch takes for self-attention.
         winograd: whether float32 3x3 convolutions without gradients take Winograd's algorithm.
-        speeds: what that choice rests on: GFLOP/s of torch's operations, measured here.
+        convolve_products: whether float32 linear layers over many tokens are written as 1x1
+            convolutions.
+        speeds: what these choices rest on: GFLOP/s of torch's operations, measured here.
         autocast_dtypes: what torch can convolve and multiply in besides float32.
         fast_dtypes: those that gain time too: on a CPU measured, on a GPU by its instructions.
     """
@@ -47,6 +55,7 @@ class ComputePlan:
     training_memory_format: torch.memory_format
     attention: str
     winograd: bool
+    convolve_products: bool
     speeds: Mapping[str, float]
     autocast_dtypes: tuple[torch.dtype, ...]
     fast_dtypes: tuple[torch.dtype, ...]
@@ -68,6 +77,8 @@ class ComputePlan:
         for module in network.modules():
             if hasattr(module, "use_winograd"):
                 module.use_winograd = self.winograd
+            if hasattr(module, "use_convolution"):
+                module.use_convolution = self.convolve_products
         return network
 
     def prepare_training(self, network: nn.Module) -> nn.Module:
@@ -90,6 +101,7 @@ class ComputePlan:
         return {
             "memory format": layout,
             "convolution": convolution,
+            "token products": "1x1 convolutions" if self.convolve_products else "torch",
             "attention": self.attention,
             "autocast": _names(self.autocast_dtypes) or "none",
             "fast types": _names(self.fast_dtypes) or "float32 only",
@@ -109,6 +121,7 @@ def choose(device: torch.device) -> ComputePlan:
         training_memory_format=torch.contiguous_format,
         attention="torch's choice",
         winograd=False,
+        convolve_products=False,
         speeds={},
         autocast_dtypes=(torch.float16,) if device.type == "mps" else (),
         fast_dtypes=(torch.float16,) if device.type == "mps" else (),
@@ -131,6 +144,7 @@ def _cpu(device: torch.device) -> ComputePlan:
         training_memory_format=torch.contiguous_format,
         attention="flash (torch, CPU)",
         winograd=speeds["convolution"] < WINOGRAD_GAIN * speeds["product"],
+        convolve_products=speeds["1x1 convolution"] >= PRODUCT_GAIN * speeds["product"],
         speeds=speeds,
         autocast_dtypes=(torch.bfloat16, torch.float16),
         fast_dtypes=(torch.bfloat16,) if bfloat16 else (),
@@ -149,6 +163,7 @@ def _cuda(device: torch.device) -> ComputePlan:
         training_memory_format=layout,
         attention="torch's choice of flash, cuDNN and memory-efficient",
         winograd=False,
+        convolve_products=False,
         speeds={},
         autocast_dtypes=(torch.float16, *fast),
         fast_dtypes=(torch.float16, *fast) if tensor_cores else fast,
@@ -166,11 +181,13 @@ def _speeds(rounds: int = 5) -> dict[str, float]:
     kernel = kernel.contiguous(memory_format=torch.channels_last)
     half_x, half_kernel = x.bfloat16(), kernel.bfloat16()
     a = torch.ones(512, 512)
+    tokens, matrix = a[None, None].permute(0, 3, 1, 2), a[:, :, None, None]
     flop = 2 * 32**2 * kernel.numel()
     work: dict[str, tuple[float, Callable[[], Tensor]]] = {
         "convolution": (flop, lambda: F.conv2d(x, kernel, padding=1)),
         "bfloat16 convolution": (flop, lambda: F.conv2d(half_x, half_kernel, padding=1)),
         "product": (2 * 512**3, lambda: a @ a),
+        "1x1 convolution": (2 * 512**3, lambda: F.conv2d(tokens, matrix)),
     }
     # In turn, and the best of each: the first calls load libraries. One thread, by its own clock:
     # neighbours on a busy machine must not change the choice.
@@ -199,6 +216,43 @@ def workers(count: int) -> ThreadPoolExecutor:
     # Setting it in one thread also set what threads to come begin with: take that back.
     torch.set_num_threads(threads)
     return pool
+
+
+def by_rows(network: nn.Module, rows: int, *inputs: Tensor | None, **more: Tensor) -> Tensor:
+    """What a network makes of a batch; on a CPU every core computes whole rows of it.
+
+    Only where nothing depends on the thread: without gradients, autocast or compilation.
+
+    Args:
+        network: maps every row by itself.
+        rows: of the batch. Inputs of so many rows are dealt out, others (a noise level that all
+            share, None) go to every part.
+        inputs: of the network.
+        more: of the network, by name.
+    """
+    threads = min(torch.get_num_threads(), rows)
+    alone = (
+        threads == 1
+        or any(x is not None and x.device.type != "cpu" for x in inputs)
+        or torch.is_grad_enabled()
+        or torch.is_autocast_enabled("cpu")
+        or network._compiled_call_impl is not None
+    )
+    if alone:
+        result: Tensor = network(*inputs, **more)
+        return result
+
+    @torch.no_grad()  # modes belong to a thread
+    def compute(part: slice) -> Tensor:
+        def own(x: Tensor | None) -> Tensor | None:
+            return x[part] if x is not None and len(x) == rows else x
+
+        output: Tensor = network(*map(own, inputs), **{name: own(x) for name, x in more.items()})
+        return output
+
+    size = math.ceil(rows / threads)
+    parts = [slice(start, start + size) for start in range(0, rows, size)]
+    return torch.cat(list(workers(threads).map(compute, parts)))
 
 
 def _use_one_thread() -> None:

@@ -2,13 +2,20 @@
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from genlab import compute
 from genlab.networks import SongUNet
-from genlab.networks.layers import Conv2d
+from genlab.networks.layers import Conv2d, Init, TokenLinear
 
 CPU = torch.device("cpu")
+
+
+def _measure(monkeypatch: pytest.MonkeyPatch, found: dict[str, float]) -> None:
+    """Let the measurement find these speeds, others as on some processor."""
+    usual = {"convolution": 236.0, "bfloat16 convolution": 400.0, "product": 195.0}
+    speeds = {**usual, "1x1 convolution": 190.0, **found}
+    monkeypatch.setattr(compute, "_speeds", lambda: speeds)
 
 
 def test_the_cpu_plan_says_what_it_chose() -> None:
@@ -26,17 +33,28 @@ def test_the_cpu_plan_says_what_it_chose() -> None:
 def test_winograd_needs_fast_products(
     monkeypatch: pytest.MonkeyPatch, product: float, pays: bool
 ) -> None:
-    speeds = {"convolution": 236.0, "bfloat16 convolution": 400.0, "product": product}
-    monkeypatch.setattr(compute, "_speeds", lambda: speeds)
+    _measure(monkeypatch, {"product": product})
     assert compute._cpu(CPU).winograd == pays
+
+
+@pytest.mark.parametrize(("product", "pays"), [(90, True), (195, False)])
+def test_products_become_convolutions_where_these_are_faster(
+    monkeypatch: pytest.MonkeyPatch, product: float, pays: bool
+) -> None:
+    _measure(monkeypatch, {"product": product})
+    plan = compute._cpu(CPU)
+    assert plan.convolve_products == pays
+    assert ("1x1" in plan.describe()["token products"]) == pays
+    layer = TokenLinear(8, 8, init=Init("xavier_uniform"))
+    plan.prepare(layer)
+    assert layer.use_convolution == pays
 
 
 @pytest.mark.parametrize(("speed", "fast"), [(440.0, True), (240.0, False)])
 def test_a_fast_type_is_one_that_gains_time(
     monkeypatch: pytest.MonkeyPatch, speed: float, fast: bool
 ) -> None:
-    speeds = {"convolution": 236.0, "bfloat16 convolution": speed, "product": 100.0}
-    monkeypatch.setattr(compute, "_speeds", lambda: speeds)
+    _measure(monkeypatch, {"bfloat16 convolution": speed})
     plan = compute._cpu(CPU)
     assert (torch.bfloat16 in plan.fast_dtypes) == fast
     assert torch.bfloat16 in plan.autocast_dtypes
@@ -90,3 +108,21 @@ def test_each_worker_computes_alone_and_the_others_as_before() -> None:
 
     assert set(compute.workers(3).map(threads, range(6))) == {(1, 1)}
     assert torch.get_num_threads() == before
+
+
+def test_a_batch_dealt_out_by_rows_comes_back_in_order() -> None:
+    class Shifted(nn.Module):
+        def forward(self, x: Tensor, shared: Tensor, extra: Tensor | None = None) -> Tensor:
+            assert not torch.is_grad_enabled()
+            return x + shared + (0 if extra is None else extra)
+
+    x, shared = torch.arange(14.0).reshape(7, 2), torch.ones(1)
+    with torch.no_grad():
+        assert torch.equal(compute.by_rows(Shifted(), 7, x, shared), x + 1)
+        assert torch.equal(compute.by_rows(Shifted(), 7, x, shared, extra=x), 2 * x + 1)
+
+
+def test_rows_stay_together_where_gradients_are_wanted() -> None:
+    network = nn.BatchNorm1d(3)  # sees the batch
+    x = torch.randn(8, 3)
+    assert torch.equal(compute.by_rows(network, 8, x), nn.BatchNorm1d(3)(x))

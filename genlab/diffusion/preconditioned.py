@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from genlab import compute
 from genlab.diffusion.condition import Condition
 from genlab.diffusion.denoiser import Denoiser, Prediction
 from genlab.diffusion.preconditioning import Preconditioning
@@ -80,7 +81,9 @@ class PreconditionedDenoiser(Denoiser):
         c = self.preconditioning.coefficients(sigma.to(dtype))
         c_noise = c.c_noise.to(x.device).reshape(-1)  # one row if the batch shares its noise level
         state = x.to(dtype)
-        output = self.network(
+        output = compute.by_rows(
+            self.network,
+            len(x),
             (_rows(c.c_in, x) * state).to(self._dtype),
             c_noise,
             self._class_embedding(condition),
