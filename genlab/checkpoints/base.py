@@ -57,6 +57,7 @@ READERS: Registry[Any] = Registry(
             "genlab.checkpoints.guided_diffusion:GuidedDiffusionClassifierReader"
         ),
         "gated-pixelcnn": "genlab.checkpoints.gated_pixelcnn:GatedPixelCNNReader",
+        "pixelcnn++": "genlab.checkpoints.pixelcnn:PixelCNNPPReader",
         "sit": "genlab.checkpoints.dit:SiTReader",
     },
     kind="checkpoint format",
