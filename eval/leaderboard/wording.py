@@ -14,7 +14,7 @@ from genlab.eval.leaderboard.records import Record, Score
 SIGNIFICANT = 4
 """Digits of a score without an interval."""
 
-_ORDER = {"solver": 0, "schedule": 1, "guidance": 2}
+_ORDER = {"solver": 0, "decoder": 0, "schedule": 1, "guidance": 2}
 
 COSTS = {"nfe": "network evaluations per image", "seconds_per_image": "seconds per image"}
 """Key of a cost -> its name; quality is drawn against these."""
@@ -121,7 +121,8 @@ def _sampler_parts(key: str, value: Any) -> Iterator[str]:
         for each in value:
             yield from _sampler_parts(key, each)
     elif not isinstance(value, Mapping):
-        yield f"{key} {value}"
+        if value is not None and value is not False:
+            yield f"{key} {value}"
     else:
         name, scale, steps = (value.get(each) for each in ("name", "scale", "num_steps"))
         if name is not None:
