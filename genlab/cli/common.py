@@ -2,6 +2,7 @@
 
 import json
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -129,3 +130,11 @@ def progress(description: str, total: int | None, done: int = 0) -> Iterator[Pro
             lambda text: bars.update(task, description=text),
             lambda total: bars.update(task, total=total),
         )
+
+
+@contextmanager
+def plain_warnings() -> Iterator[None]:
+    """Say warnings as sentences, without the line of code that they come from."""
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_: click.echo(f"warning: {message}", err=True)
+        yield

@@ -1,8 +1,7 @@
 """``genlab eval``: score a model or a set of images; ``genlab eval reference``: the real ones."""
 
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +18,7 @@ from genlab.cli.common import (
     dtype_option,
     echo_json,
     json_option,
+    plain_warnings,
     progress,
     split_arguments,
 )
@@ -200,19 +200,11 @@ def _evaluate(
 ) -> "Record | None":
     from genlab.eval.evaluate import evaluate
 
-    with _plain_warnings(), ExitStack() as stack:
+    with plain_warnings(), ExitStack() as stack:
         bars = _Bars(stack, quiet or processes.rank > 0)
         return evaluate(
             subject, config, processes=processes, on_progress=bars.advance, pictures=pictures
         )
-
-
-@contextmanager
-def _plain_warnings() -> Iterator[None]:
-    """Say warnings as sentences, without the line of code that they come from."""
-    with warnings.catch_warnings():
-        warnings.showwarning = lambda message, *_: click.echo(f"warning: {message}", err=True)
-        yield
 
 
 class _Bars:

@@ -14,6 +14,7 @@ from genlab.cli.common import (
     device_option,
     dry_run_option,
     dtype_option,
+    plain_warnings,
     progress,
 )
 
@@ -112,7 +113,8 @@ def _train(settings: "TrainConfig", folder: Path, device: str | None) -> None:
             if not sys.stderr.isatty():
                 click.echo(f"{now.images / 1000:.1f} kimg, {text}", err=True)
 
-        outcome = trainer.train(show)
+        with plain_warnings():
+            outcome = trainer.train(show)
     if trainer.is_main:
         done = f"{outcome.progress.images:,} images"
         if outcome.signal is None:

@@ -16,6 +16,7 @@ from tiny_runs import assert_same, everything, tiny, train, write_slice
 from torch import Tensor, nn
 
 import genlab
+from genlab.cli import main
 from genlab.errors import ConfigError, GenLabError, TrainingError
 from genlab.networks.conditional_gan import ConditionalDiscriminator, ConditionalGenerator
 from genlab.training.export import Choice, export
@@ -219,6 +220,17 @@ def test_a_run_whose_discriminator_has_won_ends(config: Path, tmp_path: Path) ->
     images = int(command.partition("--images ")[2])
     export(Run(tmp_path / "run"), tmp_path / "model", Choice(images=images))
     assert genlab.load(str(tmp_path / "model")).family == "gan"
+
+
+@pytest.mark.filterwarnings("default::UserWarning")
+def test_the_command_line_says_it_in_sentences(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = str(tmp_path / "run")
+    assert main(["train", str(config), *ABSURD, "-o", run, "--device", "cpu"]) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert any(line.startswith("warning: the discriminator has won for") for line in said)
+    assert said[-1].startswith("genlab: the discriminator has won for")
 
 
 def test_a_run_may_go_unwatched(config: Path, tmp_path: Path) -> None:
