@@ -1,4 +1,4 @@
-"""``genlab data``: look at a data set, or pack it into a zip."""
+"""``genlab data``: look at a data set, pack it into a zip, or encode it for latent diffusion."""
 
 import os
 from collections.abc import Callable
@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from genlab.cli.common import ANY_PATH, Decorator, echo_json, json_option, progress
+from genlab.cli.common import (
+    ANY_PATH,
+    FOLDER,
+    Decorator,
+    best_device,
+    echo_json,
+    json_option,
+    progress,
+)
 from genlab.errors import DataError
 
 if TYPE_CHECKING:
@@ -60,7 +68,7 @@ def _workers_option(what: str) -> Decorator:
 
 @click.group()
 def command() -> None:
-    """Check a data set, or pack it into a zip.
+    """Check a data set, pack it into a zip, or encode it for latent diffusion.
 
     Data are a folder with one folder of images for each class, any folder or zip with a
     dataset.json, a folder with idx(.gz) files, or an npz with arr_0 and arr_1.
@@ -264,4 +272,90 @@ def prepare(
         f"wrote {dest}: {done.num_images:,} images, {width}x{height} {colour}, {classes}, "
         f"{size_bytes / 2**20:,.1f} MiB"
         + (f", {len(done.skipped):,} left out" if done.skipped else "")
+    )
+
+
+@command.command()
+@click.argument("source", type=ANY_PATH)
+@click.option(
+    "--autoencoder",
+    type=ANY_PATH,
+    required=True,
+    metavar="FOLDER",
+    help="An AutoencoderKL or AutoencoderTiny of diffusers, or a model's folder that has one.",
+)
+@click.option("-o", "--out", type=FOLDER, required=True, help="The folder to write.")
+@size_option
+@fit_option
+@channels_option
+@alpha_option
+@split_option
+@click.option("--no-labels", is_flag=True, help="Leave the classes out.")
+@click.option(
+    "--batch-size",
+    type=click.IntRange(min=1),
+    default=16,
+    show_default=True,
+    help="Images at a time; it changes speed and memory, not the latents.",
+)
+@click.option("--device", help="cpu, cuda, cuda:1, mps; default: the best there is.")
+@click.option("--overwrite", is_flag=True, help="Replace latents that were made otherwise.")
+@json_option
+def encode(
+    source: Path,
+    autoencoder: Path,
+    out: Path,
+    size: int | None,
+    fit: str,
+    channels: str | None,
+    alpha: str,
+    split: str,
+    no_labels: bool,
+    batch_size: int,
+    device: str | None,
+    overwrite: bool,
+    as_json: bool,
+) -> None:
+    """Encode the images of SOURCE once, so that training on latents need not.
+
+    Train on the result with data.path=OUT; what comes out carries the autoencoder and draws images.
+    An interrupted run goes on where it stopped, and under accelerate launch processes share it.
+    """
+    from dataclasses import asdict
+
+    from genlab.checkpoints.diffusers_models import read_autoencoder
+    from genlab.data.dataset import ImageDataset
+    from genlab.generators.encoding import encode_dataset
+    from genlab.generators.processes import join
+
+    options: dict[str, Any] = {
+        "image_size": size,
+        "channels": int(channels) if channels else None,
+        "fit": fit,
+        "alpha": alpha,
+        "split": split,
+    }
+    dataset = ImageDataset(source, labels=not no_labels, **options)
+    processes = join(device)
+    model = read_autoencoder(autoencoder).to(processes.device or device or best_device())
+    model.prepare()
+    with progress("encoding", len(dataset)) as bar:
+        facts = encode_dataset(
+            dataset,
+            model,
+            out,
+            options=options,
+            batch_size=batch_size,
+            processes=processes,
+            overwrite=overwrite,
+            on_progress=bar.advance,
+        )
+    if processes.rank > 0:
+        return
+    if as_json:
+        echo_json({"path": str(out), **asdict(facts)})
+        return
+    shape = "x".join(map(str, facts.latent_shape))
+    click.echo(
+        f"{out}: {facts.num_images:,} latents of {shape}; train on them with data.path={out}"
     )

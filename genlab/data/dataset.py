@@ -77,6 +77,11 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
     def __len__(self) -> int:
         return len(self.source)
 
+    @property
+    def num_bytes(self) -> int:
+        """What all images take in memory."""
+        return len(self) * int(np.prod(self.image_shape))
+
     def __getitem__(self, index: int) -> tuple[UInt8[Tensor, "C H W"], int]:
         """One image, (C, H, W), 0 to 255, and its label."""
         if not 0 <= index < len(self):
@@ -115,7 +120,7 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
         Raises:
             DataError: more than ``max_bytes``, or an image is damaged or of another shape.
         """
-        size = len(self) * int(np.prod(self.image_shape))
+        size = self.num_bytes
         if size > max_bytes:
             raise DataError(
                 f"{self.source.path} takes {size / 2**30:.1f} GiB in memory, more than the "

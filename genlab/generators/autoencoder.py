@@ -90,6 +90,11 @@ class Autoencoder:
         self.factor: int = 2 ** (len(blocks) - 1)
         self._scale, self._shift = _normalisation(config)
 
+    @property
+    def is_gaussian(self) -> bool:
+        """Whether the encoder gives a Gaussian for each image rather than one code."""
+        return not isinstance(self.model, AutoencoderTiny)
+
     def latent_shape(self, image_shape: tuple[int, int, int]) -> tuple[int, int, int]:
         """(C, H, W) of the latents of images of the shape (C, H, W).
 

@@ -8,15 +8,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
-import numpy as np
 import torch
-from jaxtyping import Int64, UInt8
+from jaxtyping import Float16, Int64, UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
 from genlab.data.dataset import ImageDataset
+from genlab.data.latents import LatentDataset, is_latents
 from genlab.errors import ConfigError
-from genlab.training.config import DataConfig
+from genlab.training.config import DataConfig, Fit
 from genlab.training.seeds import generator
 
 
@@ -29,12 +29,14 @@ class DataFacts:
         image_shape: (C, H, W).
         num_classes: 0 without labels.
         class_names: or None where they have none.
+        autoencoder: SHA-256 of the one that made the latents; None where the data are images.
     """
 
     num_images: int
     image_shape: tuple[int, int, int]
     num_classes: int
     class_names: tuple[str, ...] | None
+    autoencoder: str | None = None
 
 
 class EpochOrder:
@@ -102,7 +104,33 @@ class Share:
         return [round_ * self.processes + self.rank for round_ in range(self.rounds)]
 
 
-Micro = tuple[UInt8[Tensor, "B C H W"], Int64[Tensor, " B"]]
+Micro = tuple[UInt8[Tensor, "B C H W"] | Float16[Tensor, "B K H W"], Int64[Tensor, " B"]]
+
+
+def open_dataset(config: DataConfig) -> ImageDataset | LatentDataset:
+    """The images that a configuration names, or the latents that ``genlab data encode`` made.
+
+    Raises:
+        ConfigError: settings that latents have behind them already.
+        DataError: the set cannot be read.
+    """
+    if not is_latents(config.path):
+        return ImageDataset(
+            config.path,
+            image_size=config.image_size,
+            channels=config.channels,
+            fit=config.fit.value,
+            labels=config.labels,
+            split=config.split,
+        )
+    done = {"image_size": None, "channels": None, "fit": Fit.none, "split": "train"}
+    for name, left_out in done.items():
+        if getattr(config, name) != left_out:
+            raise ConfigError(
+                f"data.{name} has no effect on latents, whose images were brought into shape when "
+                f"{config.path} was encoded; leave it out"
+            )
+    return LatentDataset(config.path, labels=config.labels)
 
 
 class Batches:
@@ -117,14 +145,7 @@ class Batches:
     """
 
     def __init__(self, config: DataConfig, seed: int) -> None:
-        self.dataset = ImageDataset(
-            config.path,
-            image_size=config.image_size,
-            channels=config.channels,
-            fit=config.fit.value,
-            labels=config.labels,
-            split=config.split,
-        )
+        self.dataset = open_dataset(config)
         shape = self.dataset.image_shape
         if shape[1] != shape[2]:
             raise ConfigError(
@@ -138,6 +159,11 @@ class Batches:
             image_shape=shape,
             num_classes=self.dataset.num_classes,
             class_names=None if names is None else tuple(names),
+            autoencoder=(
+                self.dataset.facts.autoencoder_sha256
+                if isinstance(self.dataset, LatentDataset)
+                else None
+            ),
         )
         self.order = EpochOrder(len(self.dataset), seed)
         self.num_workers = config.num_workers
@@ -152,7 +178,7 @@ class Batches:
     def stream(self, first_step: int, last_step: int, share: Share) -> Iterator[Micro]:
         """This process's micro-batches from ``first_step`` up to, not including, ``last_step``."""
         places = _Places(self.order, first_step, last_step, share)
-        if len(self.dataset) * int(np.prod(self.facts.image_shape)) <= self.memory_limit:
+        if self.dataset.num_bytes <= self.memory_limit:
             images, labels = self.dataset.load_all()
             return ((images[rows], labels[rows]) for rows in map(torch.as_tensor, places))
         loader = DataLoader(

@@ -14,7 +14,7 @@ from genlab.data.augment import NUM_LABELS, AugmentPipe
 from genlab.diffusion.condition import NULL_CLASS, Condition
 from genlab.diffusion.losses import LOSSES, DenoisingLoss
 from genlab.diffusion.preconditioned import PreconditionedDenoiser
-from genlab.diffusion.preconditioning import Preconditioning, from_config
+from genlab.diffusion.preconditioning import IDDPM, Preconditioning, from_config
 from genlab.errors import ConfigError, nearest
 from genlab.generators.diffusion import DiffusionGenerator
 from genlab.networks import DiffusionNetwork
@@ -76,17 +76,25 @@ class DiffusionObjective(Objective):
 
     def build(self, network: Mapping[str, Any], data: DataFacts) -> dict[str, nn.Module]:
         """See `Objective.build`."""
+        if data.autoencoder is not None and self.augment is not None:
+            raise ConfigError(
+                "objective.augment moves and colours images, not latents; leave it out, or train "
+                "on the images"
+            )
         return {"network": build_network(network, self._from_data(data), " or objective.augment")}
 
     def _from_data(self, data: DataFacts) -> dict[str, int]:
         channels, size, _ = data.image_shape
-        twice = self.preconditioning.get("name") == "iddpm"  # its second half predicts a variance
+        # The second half of the output predicts a variance.
+        twice = isinstance(self._preconditioning, IDDPM) or (
+            self._preconditioning.variance.startswith("learned")
+        )
         return {
             "img_resolution": size,
             "in_channels": channels,
             "out_channels": channels * (2 if twice else 1),
             "label_dim": data.num_classes,
-            "augment_dim": NUM_LABELS if self.augment is not None else 0,
+            **({} if self.augment is None else {"augment_dim": NUM_LABELS}),
         }
 
     def compute_loss(
@@ -115,7 +123,8 @@ class DiffusionObjective(Objective):
             labels=labels if denoiser.num_classes else None, augment_labels=augment_labels
         )
         terms = self._loss(denoiser, images, condition, self._loss.draw(images, generator))
-        return Loss(total=terms.loss.sum(), mean=terms.loss.detach().mean())
+        parts = {name: values.mean() for name, values in terms.parts.items()}
+        return Loss(total=terms.loss.sum(), mean=terms.loss.detach().mean(), parts=parts)
 
     def product(
         self,

@@ -8,9 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from genlab.data.latents import AUTOENCODER
 from genlab.errors import ConfigError, TrainingError
 from genlab.training.card import model_card
 from genlab.training.ema import averaged_tensors, sigma_rel_of
+from genlab.training.latents import with_autoencoder
 from genlab.training.objective import Product, build_objective
 from genlab.training.posthoc import read_snapshot, reconstruct
 from genlab.training.run import Run
@@ -146,7 +148,10 @@ def make_product(
     names = data.class_names if config.class_names is None else tuple(config.class_names)
     card = model_card(run, config, data, objective, choice, chosen.images, facts or {})
     network.eval()
-    return objective.product(network, names, config.sampler, card), chosen
+    product = objective.product(network, names, config.sampler, card)
+    if data.autoencoder is not None:
+        product = with_autoencoder(product, run.folder / AUTOENCODER)
+    return product, chosen
 
 
 def export(

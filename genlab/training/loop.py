@@ -9,20 +9,22 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from torch import Tensor
 
+from genlab.data.latents import AUTOENCODER, LatentDataset, draw_latents
 from genlab.data.pixels import from_uint8
 from genlab.errors import ConfigError
 from genlab.generators.base import Generator
 from genlab.generators.lock import lock_folder
 from genlab.training.batches import Batches, Micro, Share
 from genlab.training.config import TrainConfig
+from genlab.training.latents import keep_autoencoder, with_autoencoder
 from genlab.training.machine import hardware
 from genlab.training.models import Models
 from genlab.training.objective import build_objective
 from genlab.training.recorder import Recorder
 from genlab.training.run import Run
 from genlab.training.schedule import learning_rate
+from genlab.training.seeds import generator
 from genlab.training.state import Progress, load_state, read_progress, states
 from genlab.training.stop import StopRequest
 from genlab.training.updates import MicroBatch, Updates
@@ -101,10 +103,13 @@ class Trainer:
         averaged = objective.build(config.network, facts)[objective.main].to(self.device).eval()
         names = facts.class_names if config.class_names is None else tuple(config.class_names)
         product = objective.product(averaged, names, config.sampler)
-        generator = product if isinstance(product, Generator) else None
-        if generator is not None:
+        if isinstance(self.batches.dataset, LatentDataset):
+            folder = self.batches.dataset.folder / AUTOENCODER
+            product = with_autoencoder(product, folder, self.device)
+        drawer = product if isinstance(product, Generator) else None
+        if drawer is not None:
             # A wrong setting of the sampler is to be known now, not at the first preview.
-            generator.stream([0], None, config.output.preview_sampler or None)
+            drawer.stream([0], None, config.output.preview_sampler or None)
         elif config.sampler or config.output.preview_sampler:
             raise ConfigError(
                 f"sampler and output.preview_sampler have no effect: the objective "
@@ -117,7 +122,7 @@ class Trainer:
             self.models,
             self.accelerator,
             averaged,
-            generator,
+            drawer,
             build_validation(config, objective, facts, self.device),
             watch,
         )
@@ -179,7 +184,9 @@ class Trainer:
             self.progress = self._resume()  # another process got on since this one looked
         if not found and self.objective.num_initial_images:
             first = self.batches.first(self.objective.num_initial_images)
-            self.models.initialise(*self._on_device(*first))
+            self.models.initialise(*self._on_device(first, "first"))
+        if self.is_main and isinstance(self.batches.dataset, LatentDataset):
+            keep_autoencoder(self.batches.dataset.folder, self.run.folder)
         if self.is_main:
             machine = hardware(self.device, self.share.processes)
             self.run.start(self.config, self.batches.facts, machine)
@@ -187,7 +194,8 @@ class Trainer:
         self._began, self._seconds_before = time.perf_counter(), self.progress.seconds
 
     def _step(self, step: int, stream: Iterator[Micro]) -> None:
-        micro_batches = [self._on_device(*next(stream)) for _ in range(self.share.rounds)]
+        numbers = self.share.micro_batches()
+        micro_batches = [self._on_device(next(stream), step, number) for number in numbers]
         self.lr = learning_rate(self.config, step * self.config.batch_size, self.objective.main)
         self.recorder.note_means(self.updates.step(step, micro_batches))
         self.progress = Progress(
@@ -196,9 +204,12 @@ class Trainer:
             seconds=self._seconds_before + time.perf_counter() - self._began,
         )
 
-    def _on_device(self, pixels: Tensor, labels: Tensor) -> MicroBatch:
-        pixels, labels = (part.to(self.device, non_blocking=True) for part in (pixels, labels))
-        return from_uint8(pixels), labels
+    def _on_device(self, micro: Micro, *address: str | int) -> MicroBatch:
+        stored, labels = (part.to(self.device, non_blocking=True) for part in micro)
+        if stored.dtype == torch.uint8:
+            return from_uint8(stored), labels
+        draws = generator(self.device, self.config.seed, "latents", *address)
+        return draw_latents(stored, self.batches.facts.image_shape[0], draws), labels
 
     def _agreed_signal(self, stop: StopRequest, step: int) -> int | None:
         """The signal that any process got, the same answer in all of them."""

@@ -4,6 +4,7 @@ config.yaml      the merged configuration
 data.json        facts of the training data
 machine.json     what it was trained on, and with which versions
 log.jsonl        one line every output.log_steps steps
+autoencoder/     of a run on latents
 state/           states to go on from, one folder each
 snapshots/       averaged weights, one safetensors file for each average and time
 previews/        grids of samples
@@ -121,6 +122,7 @@ class Run:
             image_shape=tuple(facts["image_shape"]),
             num_classes=facts["num_classes"],
             class_names=None if names is None else tuple(names),
+            autoencoder=facts.get("autoencoder"),
         )
 
     def read_machine(self) -> dict[str, str]:

@@ -6,8 +6,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 from small_sets import class_files, encoded, picture, write_folder
+from tiny_autoencoder import tiny_kl
 
 from genlab import cli
+from genlab.data.dataset import ImageDataset
+from genlab.data.latents import LatentDataset
 
 
 def run(capfd: pytest.CaptureFixture[str], *args: object) -> tuple[int, str, str]:
@@ -149,3 +152,25 @@ def test_prepare_where_nothing_can_be_written(
     code, _, err = run(capfd, "data", "prepare", root, file / "out.zip", "--workers", 1)
     assert code == 2
     assert "cannot write" in err
+
+
+def test_encode(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    root = write_folder(tmp_path / "set", class_files(count=3))
+    tiny_kl(channels=3).save_pretrained(tmp_path / "vae")
+    out = tmp_path / "latents"
+    arguments = (
+        *("encode", root, "--autoencoder", tmp_path / "vae", "-o", out, "--device", "cpu"),
+        *("--size", "16", "--fit", "resize", "--channels", "3"),
+    )
+    code, said, _ = run(capfd, "data", *arguments)
+    assert code == 0
+    assert f"data.path={out}" in said
+    dataset = LatentDataset(out)
+    assert dataset.image_shape == (2, 8, 8)
+    assert len(dataset) == len(ImageDataset(root, labels=False, image_size=16, fit="resize"))
+    code, said, _ = run(capfd, "data", *arguments, "--json")  # there already
+    assert code == 0
+    assert json.loads(said)["latent_shape"] == [2, 8, 8]
+    code, _, err = run(capfd, "data", *arguments[:-2], "--channels", "1")
+    assert code == 2
+    assert "made for images of 3 channels" in err

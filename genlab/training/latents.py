@@ -1,0 +1,53 @@
+"""Training on latents: what comes out carries the autoencoder, so that its samples are images."""
+
+import shutil
+from pathlib import Path
+
+import torch
+
+from genlab.data.latents import AUTOENCODER
+from genlab.errors import ConfigError, OutputError
+from genlab.generators.autoencoder import Autoencoder
+from genlab.generators.diffusion import DiffusionGenerator
+from genlab.training.objective import Product
+
+
+def with_autoencoder(product: Product, folder: Path, device: torch.device | str = "cpu") -> Product:
+    """The same product with the autoencoder whose latents it was trained on.
+
+    Args:
+        product: of a run on latents.
+        folder: of the autoencoder.
+        device: where to put it.
+
+    Raises:
+        ConfigError: the family does not work on latents.
+        CheckpointError: the autoencoder is damaged.
+    """
+    if not isinstance(product, DiffusionGenerator):
+        raise ConfigError(
+            "only diffusion models can be trained on latents; give the images themselves as "
+            "data.path, or take objective.name=diffusion"
+        )
+    autoencoder = Autoencoder.from_pretrained(folder).to(device)
+    return product.changed(autoencoder=autoencoder.model)
+
+
+def keep_autoencoder(data: Path, run: Path) -> None:
+    """Copy the autoencoder of a set of latents into the folder of a run, which outlives the set.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    target = run / AUTOENCODER
+    if target.is_dir():
+        return
+    unfinished = run / f".{AUTOENCODER}.tmp"
+    try:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        shutil.copytree(data / AUTOENCODER, unfinished)
+        unfinished.rename(target)
+    except OSError as error:
+        raise OutputError(
+            f"cannot write the autoencoder to {target}: {error.strerror or error}"
+        ) from error
