@@ -23,12 +23,17 @@ def official(channels: int = 3, num_mixtures: int = 2) -> State:
     return {name: torch.randn_like(value) for name, value in network.state_dict().items()}
 
 
+def read(file: Path, config: dict[str, Any] | None = None) -> AutoregressiveGenerator:
+    generator = genlab.convert(file, config=config)
+    assert isinstance(generator, AutoregressiveGenerator)
+    return generator
+
+
 @pytest.mark.parametrize(("channels", "size"), [(1, 28), (3, 32)])
 def test_shapes_tell_the_architecture(channels: int, size: int, tmp_path: Path) -> None:
     torch.save(official(channels), tmp_path / "pcnn.pth")
     assert guess_format(tmp_path / "pcnn.pth") == "pixelcnn++"
-    generator = genlab.convert(tmp_path / "pcnn.pth")
-    assert isinstance(generator, AutoregressiveGenerator)
+    generator = read(tmp_path / "pcnn.pth")
     assert (generator.image_shape, generator.num_classes) == ((channels, size, size), 0)
     made: Any = generator.network.config
     assert (made["num_blocks"], made["num_filters"], made["num_mixtures"]) == (2, 4, 2)
@@ -40,7 +45,7 @@ def test_a_config_says_the_size_and_may_repeat_the_shapes(tmp_path: Path) -> Non
         "nr_resnet": 2, "nr_filters": 4, "nr_logistic_mix": 2, "input_channels": 3,
         "resnet_nonlinearity": "concat_elu", "obs": [3, 8, 8],
     }  # fmt: skip
-    generator = genlab.convert(tmp_path / "pcnn.safetensors", config=config)
+    generator = read(tmp_path / "pcnn.safetensors", config)
     assert generator.image_shape == (3, 8, 8)
     images = generator.sample([1, 2])
     assert images.isfinite().all()
@@ -50,7 +55,7 @@ def test_weights_saved_from_data_parallel_training_are_the_same(tmp_path: Path) 
     state = official()
     torch.save(state, tmp_path / "plain.pt")
     torch.save({f"module.{name}": value for name, value in state.items()}, tmp_path / "parallel.pt")
-    a, b = (genlab.convert(tmp_path / f"{name}.pt") for name in ("plain", "parallel"))
+    a, b = (read(tmp_path / f"{name}.pt") for name in ("plain", "parallel"))
     assert a.weights_sha256() == b.weights_sha256()
 
 
@@ -119,7 +124,7 @@ def test_a_file_that_is_cut_short_is_refused(tmp_path: Path) -> None:
 
 def test_saving_and_loading_keeps_every_bit(tmp_path: Path) -> None:
     torch.save(official(1), tmp_path / "pcnn.pt")
-    generator = genlab.convert(tmp_path / "pcnn.pt", config={"obs": [1, 8, 8]})
+    generator = read(tmp_path / "pcnn.pt", {"obs": [1, 8, 8]})
     generator.save_pretrained(tmp_path / "model")
-    again = genlab.load(tmp_path / "model")
+    again = AutoregressiveGenerator.from_pretrained(tmp_path / "model")
     assert torch.equal(again.sample(range(3)), generator.sample(range(3)))

@@ -14,6 +14,7 @@ from golden_gan_training import gan_training
 from golden_gated_pixelcnn import gated_pixelcnn
 from golden_metrics import metrics
 from golden_noise import RecordedNoise
+from golden_pixelcnnpp import pixelcnnpp
 from torch import Tensor
 
 import genlab
@@ -30,7 +31,6 @@ from genlab.samplers.solvers.general import General
 PLANNED = {
     "DiT": ["dit_losses"],
     "T-Stitch": ["tstitch_multi_table", "tstitch_sample", "tstitch_table"],
-    "PixelCNN": ["source pixel-cnn-pp"],
 }
 """Kinds that later issues build; whoever does adds the check to CHECKS and removes it here."""
 
@@ -275,6 +275,7 @@ CHECKS: dict[str, Callable[[Run], None]] = {
     "edm_sigma_sweep": edm_sigma_sweep,
     "source BigGAN-PyTorch": gan_training,
     "source Vendi-Score": metrics,
+    "source pixel-cnn-pp": pixelcnnpp,
     "source pytorch-vqvae GatedPixelCNN": gated_pixelcnn,
     "source torch-fidelity": metrics,
 }
