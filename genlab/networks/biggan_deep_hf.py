@@ -140,6 +140,10 @@ class BigGANDeepHF(GeneratorNetwork):
             dim_z=dim_z,
             num_stats=num_stats,
         )
+        if channels < RGB:
+            raise ConfigError(
+                f"channels must be at least {RGB}, those of the image, got {channels}"
+            )
         blocks = _checked(layers, img_resolution)
         self.dim_z = dim_z
         self.num_classes = num_classes

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from genlab.errors import LabelError
+from genlab.errors import ConfigError, LabelError
 from genlab.networks.base import Labels
 from genlab.networks.spectral_norm import Layers
 
@@ -136,6 +136,11 @@ class SelfAttention(nn.Module):
 
     def __init__(self, channels: int, layers: Layers) -> None:
         super().__init__()
+        if channels < 8:
+            raise ConfigError(
+                f"self-attention needs at least 8 features, not {channels}; use more channels, or "
+                "attend elsewhere"
+            )
         self.theta = layers.conv(channels, channels // 8, 1, bias=False)
         self.phi = layers.conv(channels, channels // 8, 1, bias=False)
         self.g = layers.conv(channels, channels // 2, 1, bias=False)
