@@ -13,6 +13,29 @@ from genlab.errors import CheckpointError, LabelError
 from genlab.generators.folder import read_card, read_index, read_network, write_folder
 
 
+def noisy_logits(
+    network: nn.Module,
+    preconditioning: Preconditioning,
+    x: Float[Tensor, "B C H W"],
+    sigma: Float[Tensor, ""] | Float[Tensor, " B"],
+) -> Float[Tensor, "B K"]:
+    """What a network behind a preconditioning says of noisy images; see `NoisyClassifier`.
+
+    Args:
+        network: called as ``network(c_in x, c_noise)``; it may be wrapped for data-parallel
+            training.
+        preconditioning: what it is told of the noise level.
+        x: noisy images in the unscaled frame, any float dtype.
+        sigma: noise level for the whole batch (0-d) or one for each sample.
+    """
+    known = preconditioning.round_sigma(sigma.to(torch.float32))
+    c = preconditioning.coefficients(known)
+    scaled = c.c_in.to(x.device).reshape(-1, 1, 1, 1) * x.to(torch.float32)
+    dtype = next(network.parameters()).dtype
+    logits: Tensor = network(scaled.to(dtype), c.c_noise.to(x.device).reshape(-1))
+    return logits.to(torch.float32)
+
+
 class NoisyClassifier:
     """``log p(class | x; sigma)`` for noisy images in the unscaled frame.
 
@@ -59,12 +82,7 @@ class NoisyClassifier:
             x: noisy images in the unscaled frame, any float dtype.
             sigma: noise level for the whole batch (0-d) or one for each sample.
         """
-        known = self.preconditioning.round_sigma(sigma.to(torch.float32))
-        c = self.preconditioning.coefficients(known)
-        c_in = c.c_in.to(x.device).to(torch.float32).reshape(-1, 1, 1, 1)
-        scaled = (c_in * x.to(torch.float32)).to(self.dtype)
-        logits: Tensor = self.network(scaled, c.c_noise.to(x.device).reshape(-1))
-        return logits.to(torch.float32)
+        return noisy_logits(self.network, self.preconditioning, x, sigma)
 
     @property
     def device(self) -> torch.device:

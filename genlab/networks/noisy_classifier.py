@@ -7,7 +7,9 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional as F
 
+from genlab.errors import ConfigError
 from genlab.networks.adm_blocks import (
     KAIMING,
     ZERO,
@@ -46,6 +48,9 @@ class ADMClassifier(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers
         pool: ``attention`` (a token that reads the last feature map, ADM's choice), ``adaptive``
             (its mean), ``spatial`` or ``spatial_v2`` (means of the feature maps of all blocks,
             then two layers).
+        patch_size: side of the pixel blocks that are folded into channels before the network
+            (GenLab's own; 1 = off, the official network). ``attn_resolutions`` refer to the smaller
+            grid.
 
     Source: arXiv:2105.05233, Section 4 and Table 12.
     """
@@ -68,6 +73,7 @@ class ADMClassifier(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers
         conv_resample: bool = True,
         new_attention_order: bool = False,
         pool: str = "attention",
+        patch_size: int = 1,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         check_positive(
@@ -76,12 +82,20 @@ class ADMClassifier(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers
             num_classes=num_classes,
             num_blocks=num_blocks,
             num_heads=num_heads,
+            patch_size=patch_size,
         )
         check_choice("pool", pool, POOLS)
         self.num_classes = num_classes
         self.pool = pool
         widths = level_widths(model_channels, channel_mult)
-        levels = level_resolutions(img_resolution, len(widths))
+        if img_resolution % patch_size:
+            raise ConfigError(
+                f"img_resolution {img_resolution} cannot be cut into patches of {patch_size}; "
+                "use a patch_size that divides it"
+            )
+        self.patch_size = patch_size
+        size = img_resolution // patch_size
+        levels = level_resolutions(size, len(widths), "img_resolution / patch_size")
         style = ADMStyle(
             embedding_channels=4 * model_channels,
             dropout=dropout,
@@ -93,7 +107,9 @@ class ADMClassifier(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers
             num_head_channels=num_head_channels,
         )
         self.time_embed = TimeEmbedding(model_channels)
-        half = encoder(in_channels, widths, levels, num_blocks, attn_resolutions, style)
+        half = encoder(
+            in_channels * patch_size**2, widths, levels, num_blocks, attn_resolutions, style
+        )
         self.input_blocks, self.middle_block = half.input_blocks, half.middle_block
         self.out = _head(pool, num_classes, half.widths, levels[-1], style)
 
@@ -105,6 +121,7 @@ class ADMClassifier(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers
             c_noise: what the preconditioning makes of the noise level.
         """
         embedding = self.time_embed.embed(c_noise)
+        x = F.pixel_unshuffle(x, self.patch_size)
         means = []
         for stage in self.input_blocks:
             x = stage(x, embedding)

@@ -62,6 +62,16 @@ class ClassifierObjective(Objective):
         facts = {"img_resolution": size, "in_channels": channels, "num_classes": data.num_classes}
         return {"network": build_network(network, facts)}
 
+    def augment(
+        self, images: Float[Tensor, "B C H W"], generator: torch.Generator
+    ) -> Float[Tensor, "B C H W"]:
+        """Images as training shows them: mirrored and moved by chance."""
+        if self.flip:
+            images = random_flip(images, generator)
+        if self.shift:
+            images = random_shift(images, self.shift, generator)
+        return images
+
     def compute_loss(
         self,
         phase: str,
@@ -71,11 +81,7 @@ class ClassifierObjective(Objective):
         generator: torch.Generator,
     ) -> Loss:
         """The cross-entropy in nats; about ln(classes) at first."""
-        if self.flip:
-            images = random_flip(images, generator)
-        if self.shift:
-            images = random_shift(images, self.shift, generator)
-        logits = networks[self.main](images).float()
+        logits = networks[self.main](self.augment(images, generator)).float()
         total = F.cross_entropy(
             logits, labels, reduction="sum", label_smoothing=self.label_smoothing
         )

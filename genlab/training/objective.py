@@ -206,6 +206,7 @@ OBJECTIVES: Registry[type[Objective]] = Registry(
     {
         "classifier": "genlab.training.classification:ClassifierObjective",
         "diffusion": "genlab.training.diffusion:DiffusionObjective",
+        "noisy-classifier": "genlab.training.noisy_classification:NoisyClassifierObjective",
         "gan": "genlab.training.gan.objective:GanObjective",
         "likelihood": "genlab.training.likelihood:LikelihoodObjective",
     },
@@ -238,6 +239,7 @@ NETWORKS: Registry[type[nn.Module]] = Registry(
         "dhariwal-unet": "genlab.networks.dhariwal_unet:DhariwalUNet",
         "dit": "genlab.networks.dit:DiT",
         "gated-pixelcnn": "genlab.networks.gated_pixelcnn:GatedPixelCNN",
+        "pixelcnn++": "genlab.networks.pixelcnnpp:PixelCNNPP",
         **{  # the published sizes
             f"dit-{size.lower()}{patch}": f"genlab.networks.dit:DiT_{size}_{patch}"
             for size in ("S", "B", "L", "XL")
