@@ -129,7 +129,8 @@ class DiT(DiffusionNetwork):
         if self.map_augment is not None and augment_labels is not None:
             condition = condition + self.map_augment(augment_labels.to(x.dtype))
         rows, columns = self._grid_of(x)
-        tokens = self.x_embedder(x) + self._position_table(rows, columns)
+        tokens = self.x_embedder(x)
+        tokens = tokens + self._position_table(rows, columns).to(tokens)
         if self.num_streams > 1:
             tokens = tokens.expand(self.num_streams, *tokens.shape)
         for block in self.blocks:
@@ -180,9 +181,7 @@ class DiT(DiffusionNetwork):
     def _position_table(self, rows: int, columns: int) -> Float[Tensor, "1 T D"]:
         if rows == columns == self.grid:
             return self.pos_embed
-        return _cached_positions(self.hidden_size, rows, columns, self.trained_grid).to(
-            self.pos_embed
-        )
+        return _cached_positions(self.hidden_size, rows, columns, self.trained_grid)
 
     def _positions(self, rows: int, columns: int) -> Float64[Tensor, "T D"]:
         return sin_cos_positions(self.hidden_size, rows, columns, self.trained_grid)

@@ -112,6 +112,17 @@ def test_a_network_for_larger_images_is_the_smaller_one_on_larger_images() -> No
 
 
 @torch.no_grad()
+def test_parts_in_bfloat16_compute_in_it() -> None:
+    """A generator moves the parts of a network; the positions belong to the whole."""
+    network = alive()
+    for part in network.children():
+        part.bfloat16()
+    assert network.pos_embed.dtype == torch.float32
+    out = network(torch.randn(2, 4, 8, 8).bfloat16(), torch.tensor([3.0, 700.0]))
+    assert out.dtype == torch.bfloat16
+
+
+@torch.no_grad()
 def test_tokens_far_apart_see_each_other_and_positions_matter() -> None:
     network = alive()
     x, t = torch.randn(1, 4, 8, 8), torch.tensor([10.0])
