@@ -17,8 +17,10 @@ from torch import Tensor, nn
 
 import genlab
 from genlab.cli import main
+from genlab.config import load
 from genlab.errors import ConfigError, GenLabError, TrainingError
 from genlab.networks.conditional_gan import ConditionalDiscriminator, ConditionalGenerator
+from genlab.training.config import TrainConfig
 from genlab.training.export import Choice, export
 from genlab.training.gan.objective import GanObjective
 from genlab.training.loop import Trainer
@@ -279,6 +281,13 @@ def test_wrong_settings_are_named_before_training(
     with pytest.raises(error, match=named):
         Trainer(tiny(config, settings), tmp_path / "run", device="cpu")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("preset", ["biggan-fmnist", "cgan-fmnist"])
+def test_shipped_settings_fit_together(preset: str, fashion_mnist: Path, tmp_path: Path) -> None:
+    settings = load(TrainConfig, preset, "train", [f"data.path={fashion_mnist}"])
+    trainer = Trainer(settings, tmp_path, device="cpu")
+    assert trainer.models.plain("generator").num_parameters() < 3e6  # 12 MB of float32
 
 
 @pytest.mark.slow
