@@ -188,11 +188,11 @@ def _generator_shapes(state: State, deep: bool, config: Mapping[str, Any]) -> di
     first, gain = state["linear.weight"], state["blocks.0.0.bn1.gain.weight"]
     told: dict[str, Any] = {
         "resolution": resolution,
-        "G_ch": len(first) // (BOTTOM**2 * multiples[0]),
+        "G_ch": first.shape[0] // (BOTTOM**2 * multiples[0]),
         "G_attn": _attention(
             state, [BOTTOM << (index // depth + 1) for index in range(num_blocks)]
         ),
-        "n_classes": len(gain if shared is None else shared),
+        "n_classes": (gain if shared is None else shared).shape[0],
         "num_G_SVs": max(1, _length(state, r"linear\.u(\d+)")),
         "G_shared": shared is not None,
         "mybn": "output_layer.0.bn.stored_mean" in state,
@@ -218,12 +218,12 @@ def _discriminator_shapes(state: State, deep: bool) -> dict[str, Any]:
         "resolution": resolution,
         "D_ch": state["linear.weight"].shape[1] // multiple,
         "D_attn": _attention(state, _discriminator_table(resolution, deep)),
-        "n_classes": len(state["embed.weight"]),
+        "n_classes": state["embed.weight"].shape[0],
         "num_D_SVs": max(1, _length(state, r"linear\.u(\d+)")),
     }
     if deep:
         return {**told, "D_depth": _length(state, r"blocks\.0\.(\d+)\.conv1\.weight")}
-    return {**told, "D_wide": len(widening) == len(state["blocks.1.0.conv2.weight"])}
+    return {**told, "D_wide": widening.shape[:1] == state["blocks.1.0.conv2.weight"].shape[:1]}
 
 
 def _length(state: State, pattern: str) -> int:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from scipy import stats
+from scipy import stats  # type: ignore[import-untyped]
 
 from genlab import config
 from genlab.diffusion.noise import NoiseStream
