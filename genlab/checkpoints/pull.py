@@ -1,12 +1,16 @@
 """Fetch an official checkpoint of the zoo: download, check, convert, keep."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
+from genlab.checkpoints.arguments import read_arguments
 from genlab.checkpoints.bundled import INDEX
 from genlab.checkpoints.card import Origin, with_card
 from genlab.checkpoints.conversion import convert
+from genlab.checkpoints.diffusers_models import read_autoencoder
 from genlab.checkpoints.download import OnProgress, download
 from genlab.checkpoints.zoo import (
     ZooEntry,
@@ -17,7 +21,9 @@ from genlab.checkpoints.zoo import (
     record_checksum,
     recorded_checksum,
 )
-from genlab.errors import CheckpointError
+from genlab.errors import CheckpointError, DownloadError
+from genlab.generators.autoencoder import Autoencoder
+from genlab.generators.diffusion import DiffusionGenerator
 from genlab.generators.lock import lock_folder
 
 
@@ -90,26 +96,71 @@ def pull(
         OutputError: the model cannot be written, or another process is pulling it.
     """
     entry = find(name)
+    if not entry.direct:
+        raise DownloadError(
+            f"{name} has no direct address: fetch it by hand from {entry.url}, then run genlab "
+            f"convert FILE -o FOLDER --format {entry.format}"
+        )
     folder = to or model_folder(name)
     if (folder / INDEX).is_file() and not again:
         return Pulled(folder=folder)
     file = home() / "downloads" / entry.file
     with lock_folder(file.with_name(f"{file.name}.lock"), str(file)):
-        url = entry.url if base_url is None else f"{base_url.rstrip('/')}/{entry.file}"
+
+        def fetch(url: str, to: Path, checksum: str | None = None) -> str:
+            where = url if base_url is None else f"{base_url.rstrip('/')}/{_last_parts(url)}"
+            return download(where, to, checksum=checksum, on_progress=on_progress, **options)
+
         known = entry.sha256 or recorded_checksum(entry)
-        checksum = download(url, file, checksum=known, on_progress=on_progress, **options)
+        checksum = fetch(entry.url, file, known)
         try:
-            generator = convert(file, entry.format)
-            _check_facts(name, entry, generator)
+            product = convert(file, entry.format, _config(entry, file, fetch))
+            if entry.autoencoder is not None and isinstance(product, DiffusionGenerator):
+                autoencoder = _autoencoder(entry.autoencoder, file.parent, fetch)
+                product = product.changed(autoencoder=autoencoder.model)
+            _check_facts(name, entry, product)
         except CheckpointError:
             file.unlink(missing_ok=True)  # or the next pull would find the same wrong file
             raise
         origin = origin_of(entry, checksum)
-        dressed = with_card(generator, name, origin, entry.class_names, entry.sampler)
+        dressed = with_card(product, name, origin, entry.class_names, entry.sampler)
         dressed.save_pretrained(folder)
         record_checksum(entry, checksum)
         file.unlink(missing_ok=True)
     return Pulled(folder=folder, sha256=checksum, first_use=known is None)
+
+
+Fetch = Callable[[str, Path], str]
+
+
+def _last_parts(url: str) -> str:
+    """Name of a file on a mirror; a repository's files keep the repository's name."""
+    path = urlsplit(url).path
+    if "/resolve/main/" in path:
+        repository, _, file = path.partition("/resolve/main/")
+        return f"{repository.rpartition('/')[2]}/{file}"
+    return path.rpartition("/")[2]
+
+
+def _config(entry: ZooEntry, file: Path, fetch: Fetch) -> dict[str, Any] | None:
+    """The config that reading an entry's file takes; None where the file tells all."""
+    if entry.config_url is None:
+        return entry.config if entry.needs_config else None
+    path = file.with_name(f"{file.name}.config.json")
+    fetch(entry.config_url, path)
+    try:
+        return read_arguments(path, ())
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _autoencoder(repository: str, folder: Path, fetch: Fetch) -> Autoencoder:
+    """Fetch an autoencoder of the hub, once for all models that share it."""
+    where = folder / repository.replace("/", "--")
+    for name in ("config.json", "diffusion_pytorch_model.safetensors"):
+        if not (where / name).is_file():
+            fetch(f"https://huggingface.co/{repository}/resolve/main/{name}", where / name)
+    return read_autoencoder(where)
 
 
 def _check_facts(name: str, entry: ZooEntry, generator: Any) -> None:

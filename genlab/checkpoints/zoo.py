@@ -56,6 +56,11 @@ class ZooEntry:
         sha256: of the file, once somebody has checked it; None means trust on first use.
         config: what the published training command gives the constructor; None where that is not
             published.
+        needs_config: whether the file holds tensors only, so that reading it takes ``config``.
+        config_url: where the publisher keeps the config, as JSON, that reading the file takes.
+        autoencoder: repository on the Hugging Face hub of the one whose latents the model makes.
+        direct: whether ``url`` is the file itself; False for pages that a person has to visit.
+        note: what else one should know, in a sentence.
         sampler: how its authors sample from it.
         scores: published ones.
     """
@@ -73,6 +78,11 @@ class ZooEntry:
     class_names: list[str] | None = None
     sha256: str | None = None
     config: dict[str, Any] | None = None
+    needs_config: bool = False
+    config_url: str | None = None
+    autoencoder: str | None = None
+    direct: bool = True
+    note: str | None = None
     sampler: dict[str, Any] | None = None
     scores: list[Score] = field(default_factory=list)
 

@@ -3,47 +3,65 @@
 import hashlib
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from network_pickles import official_weights, write_network
 from range_server import RangeServer, serving
+from safetensors.torch import load_file
+from tiny_autoencoder import tiny_kl
 
 import genlab
 from genlab.checkpoints import READERS, zoo
+from genlab.checkpoints.classifiers import load_classifier
 from genlab.checkpoints.edm_config import parse
+from genlab.checkpoints.guided_diffusion_config import parse as parse_flags
+from genlab.checkpoints.guided_diffusion_config import parse_classifier
 from genlab.checkpoints.pull import pull, recognise
 from genlab.errors import CheckpointError, DownloadError, OutputError, UnknownNameError
 from genlab.generators.lock import lock_folder
+from genlab.generators.noisy_classifier import NoisyClassifier
 from genlab.generators.sampler import resolve_sampler
-from genlab.networks import DhariwalUNet, SongUNet
+from genlab.networks import ADMClassifier, ADMUNet, DhariwalUNet, SongUNet
 
 NAME = "edm-cifar10-32x32-cond-vp"
 
 
 def test_table() -> None:
-    """Every entry is complete: an address, a licence, a known format, arguments that parse."""
+    """Every entry is complete: an address, a licence, a known format, a sampler that builds."""
     table = zoo.entries()
-    assert len(table) == 12
+    assert len(table) == 35
     for name, entry in table.items():
+        assert entry.url.startswith("https://") or not entry.direct
+        assert entry.format in READERS, name
+        assert entry.licence
+        assert entry.licence_id == entry.licence.lower().replace(" ", "-")
+        assert entry.commercial_use == (entry.licence == "MIT")
+        assert entry.sha256 is None or len(entry.sha256) == 64
+        assert all(score.value > 1 and score.source and score.setting for score in entry.scores)
+        assert entry.class_names is None or len(entry.class_names) == entry.num_classes
+        assert entry.needs_config <= (entry.config is not None)
+        if entry.sampler is not None:
+            assert resolve_sampler(entry.sampler)
+
+
+EDM = {name: entry for name, entry in zoo.entries().items() if entry.format == "edm"}
+
+
+def test_edm_entries() -> None:
+    assert len(EDM) == 12
+    for name, entry in EDM.items():
         assert entry.url.startswith("https://nvlabs-fi-cdn.nvidia.com/edm/pretrained/")
         assert entry.file == f"{name}.pkl"
-        assert entry.format in READERS
-        assert entry.licence == "CC BY-NC-SA 4.0"
-        assert not entry.commercial_use
-        assert entry.sha256 is None or len(entry.sha256) == 64
         assert entry.scores
-        assert all(1 < score.value < 4 and score.source for score in entry.scores)
-        assert resolve_sampler(entry.sampler)
-        assert entry.class_names is None or len(entry.class_names) == entry.num_classes
 
 
-@pytest.mark.parametrize("name", [n for n, e in zoo.entries().items() if e.config is not None])
+@pytest.mark.parametrize("name", [n for n, e in EDM.items() if e.config is not None])
 def test_published_arguments(name: str) -> None:
     """They give networks of the published size and of the facts beside them."""
-    import torch
-
     entry = zoo.find(name)
     model = parse(entry.config or {})
     assert (model.network["in_channels"], model.network["img_resolution"]) == tuple(
@@ -63,6 +81,57 @@ def test_published_arguments(name: str) -> None:
         else {32: 56e6, 64: 62e6}[entry.image_shape[1]]
     )
     assert abs(parameters / size - 1) < 0.02
+
+
+MULTIPLIERS = {
+    64: [1, 2, 3, 4],
+    128: [1, 1, 2, 3, 4],
+    256: [1, 1, 2, 2, 4, 4],
+    512: [0.5, 1, 1, 2, 2, 4, 4],
+}
+"""Of channels by level (arXiv:2105.05233, Table 11), which no flag gives."""
+
+
+@pytest.mark.parametrize(
+    ("size", "millions"), [(64, (296, 65)), (128, (422, 43)), (256, (554, 54)), (512, (559, 54))]
+)
+def test_flags_of_guided_diffusion(size: int, millions: tuple[int, int]) -> None:
+    """They describe networks of the published sizes (Tables 11 and 12)."""
+    for suffix, cls, count in (
+        ("", ADMUNet, millions[0]),
+        ("-classifier", ADMClassifier, millions[1]),
+    ):
+        flags = zoo.find(f"adm-imagenet-{size}x{size}{suffix}").config or {}
+        head = "num_heads" if "num_heads" in flags else "num_head_channels"
+        prefix = "classifier_" if suffix else ""
+        blocks = flags["classifier_depth" if suffix else "num_res_blocks"]
+        arguments = {
+            "img_resolution": size,
+            "in_channels": 3,
+            "model_channels": flags["classifier_width" if suffix else "num_channels"],
+            "channel_mult": MULTIPLIERS[size],
+            "num_blocks": blocks,
+            "attn_resolutions": [
+                int(n) for n in flags[f"{prefix}attention_resolutions"].split(",")
+            ],
+            "resblock_updown": flags[f"{prefix}resblock_updown"],
+            "scale_shift": flags[f"{prefix}use_scale_shift_norm"],
+            "new_attention_order": flags.get("use_new_attention_order", False),
+            head: flags.get(head, 64),
+            **({"num_classes": 1000} if suffix else {"out_channels": 6, "label_dim": 1000}),
+        }
+        make: Any = cls
+        with torch.device("meta"):
+            network = make(**arguments)
+        assert abs(_size(network) / 1e6 / count - 1) < 0.02
+        read = (parse_classifier if suffix else parse_flags)(
+            {"num_head_channels": 64, **flags} if suffix else flags, network.state_dict(), "x"
+        )
+        assert {key: read.network[key] for key in arguments} == arguments
+
+
+def _size(network: Any) -> int:
+    return sum(parameter.numel() for parameter in network.parameters())
 
 
 def test_unknown_name() -> None:
@@ -194,3 +263,72 @@ def test_a_file_that_one_has_is_recognised(home: Path, tmp_path: Path) -> None:
     zoo.record_checksum(entry, "b" * 64)
     assert recognise(tmp_path / entry.file, "a" * 64) is None
     assert recognise(tmp_path / "mine.pkl", "b" * 64) is not None
+
+
+KINDS = {
+    "adm-imagenet-64x64": "adm_unet_new_order",
+    "adm-imagenet-64x64-classifier": "adm_classifier_attention",
+    "dit-xl-2-256x256": "dit_tiny",
+    "sit-xl-2-256x256": "sit_tiny",
+    "biggan-deep-128": "biggan_deep_hf",
+}
+"""One entry of each format -> the golden case with the official weights of a tiny network."""
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_every_format_is_pulled_and_converted(
+    name: str, home: Path, shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = shared / "golden" / KINDS[name]
+    if not case.is_dir():
+        pytest.skip(f"no golden case {case.name}")
+    meta = json.loads((case / "meta.json").read_text())
+    entry = tiny_entry(zoo.find(name), meta)
+    monkeypatch.setitem(zoo.entries(), name, entry)
+    with serving() as server:
+        torch.save(load_file(case / "weights.safetensors"), tmp_path / "w.pt")
+        server.files[f"/{entry.file}"] = (tmp_path / "w.pt").read_bytes()
+        if entry.config_url is not None:
+            config = entry.config_url.rpartition("/")[2]
+            server.files[f"/{config}"] = json.dumps(meta["config"]).encode()
+        if entry.autoencoder is not None:
+            tiny_kl(channels=3, latent_channels=4).save_pretrained(tmp_path / "vae")
+            for path in (tmp_path / "vae").iterdir():
+                server.files[f"/sd-vae-ft-ema/{path.name}"] = path.read_bytes()
+        pulled = pull(name, base_url=server.url, retry_seconds=0.01)
+    card = (pulled.folder / "README.md").read_text()
+    assert entry.url in card
+    if entry.format == "guided-diffusion-classifier":
+        judge = NoisyClassifier.from_pretrained(pulled.folder)
+        assert judge.num_classes == entry.num_classes
+        found, kept = load_classifier(name).network.state_dict(), judge.network.state_dict()
+        assert all(torch.equal(found[key], kept[key]) for key in kept)
+        return
+    generator: Any = genlab.load(name)
+    assert generator.image_shape == tuple(entry.image_shape)
+    few = {"schedule": {"num_steps": 2}} if generator.family == "diffusion" else None
+    assert generator.sample([0], [1], few).shape == (1, *entry.image_shape)
+
+
+def tiny_entry(entry: zoo.ZooEntry, meta: dict[str, Any]) -> zoo.ZooEntry:
+    """The entry as it would be for a tiny network of its kind."""
+    if "config" in meta:
+        size = meta["config"]["output_dim"]
+        return replace(
+            entry, image_shape=[3, size, size], num_classes=meta["config"]["num_classes"]
+        )
+    made = meta["constructors"]["net"]
+    official = made["kwargs"]
+    if entry.autoencoder is not None:  # which shrinks images twice in this test
+        size = 2 * official["input_size"]
+        entry = replace(entry, needs_config=True, config={"num_heads": official["num_heads"]})
+        return replace(entry, image_shape=[3, size, size], num_classes=official["num_classes"])
+    size = official["image_size"]
+    classes = official.get("num_classes") or official["out_channels"]
+    config = {"cls": made["cls"], **official}
+    return replace(entry, image_shape=[3, size, size], num_classes=classes, config=config)
+
+
+def test_what_has_no_direct_address_is_fetched_by_hand(home: Path) -> None:
+    with pytest.raises(DownloadError, match=r"fetch it by hand from https://drive\.google"):
+        pull("biggan-pytorch-128")
