@@ -70,7 +70,7 @@ class PixelCNNPPDecoder(PixelDecoder):
             ]
             self._start = _Start(network, width, levels[0], make)
             head = network.nin_out.lin_a
-            self._head = make.matrix(head.weight.detach().t()), make.bias(head)
+            self._head = make.matrix(head), make.bias(head)
 
     @torch.no_grad()
     def params(self, i: int, j: int) -> Float[Tensor, "B P"]:
@@ -133,19 +133,19 @@ class _Maker:
         """One pixel of each image."""
         return torch.empty(self.batch, channels, device=self.device, dtype=self.dtype)
 
-    def matrix(self, weight: Tensor) -> Tensor:
-        """(D, E), contiguous: products with few rows read it from front to back."""
-        return weight.to(self.dtype).contiguous()
+    def matrix(self, layer: Any) -> Tensor:
+        """Of a linear layer: (in, out), contiguous, so that it is read from front to back."""
+        return layer.fold(self.dtype).detach().t().contiguous()
 
     def weights(self, conv: Any) -> Weights:
         """Of a convolution (out, in, kh, kw), or a transposed one (in, out, kh, kw)."""
-        weight = conv.weight.detach()
+        weight = conv.fold(self.dtype).detach()
         weight = weight.permute(2, 3, 0, 1) if conv.out_axis == 1 else weight.permute(2, 3, 1, 0)
-        return [[self.matrix(matrix) for matrix in per_row] for per_row in weight]
+        return [[matrix.contiguous() for matrix in per_row] for per_row in weight]
 
     def bias(self, *layers: Any) -> Tensor:
         """The sum of biases."""
-        return sum(layer.bias.detach() for layer in layers).to(self.dtype)
+        return sum(layer.bias.detach().to(self.dtype) for layer in layers)
 
 
 class _Node:
@@ -224,15 +224,15 @@ class _Block:
         self.weights_in, self.weights_out = make.weights(inner), make.weights(outer)
         self.hidden = make.rows(width, 2 * self.channels)
         self.out = make.row(width, 2 * self.channels)
-        self.skips = [] if skip is None else self._split(skip.lin_a.weight.detach(), make)
+        self.skips = [] if skip is None else self._split(make.matrix(skip.lin_a))
 
-    def _split(self, weight: Tensor, make: _Maker) -> list[Tensor]:
+    def _split(self, weight: Tensor) -> list[Tensor]:
         """The matrices (2 F, F) for each of the second inputs.
 
         ``elu([a, b, -a, -b])`` is what the layer sees; ``elu([a, -a])`` is what is kept.
         """
-        parts = weight.t().unflatten(0, (2, -1, self.channels))  # sign, input, channel
-        return [make.matrix(part.flatten(0, 1)) for part in parts.unbind(1)]
+        parts = weight.unflatten(0, (2, -1, self.channels))  # sign, input, channel
+        return [part.flatten(0, 1).contiguous() for part in parts.unbind(1)]
 
 
 class _UBlock(_Block):

@@ -40,7 +40,12 @@ class WeightNorm(nn.Module):
     @property
     def weight(self) -> Tensor:
         """``g v / |v|``."""
-        return self.weight_v * (self.weight_g / self._norm(self.weight_v))
+        return self.fold(self.weight_v.dtype)
+
+    def fold(self, dtype: torch.dtype) -> Tensor:
+        """The weight computed in a dtype: not the same as cast to it afterwards."""
+        v = self.weight_v.to(dtype)
+        return v * (self.weight_g.to(dtype) / self._norm(v))
 
     def _norm(self, weight: Tensor) -> Tensor:
         return weight.flatten(1).norm(dim=1).view_as(self.weight_g)

@@ -1,5 +1,7 @@
 """PixelCNN++: what depends on what, pixel by pixel against whole images, first weights by data."""
 
+import copy
+
 import pytest
 import torch
 from torch import Tensor
@@ -47,6 +49,15 @@ def test_pixel_by_pixel_gives_the_parameters_of_whole_images(
     pixels, classes = torch.rand(shape).double() * 2 - 1, torch.tensor(labels)
     told = parameters(network, pixels, classes, torch.float64)
     expected = network(pixels, classes)
+    assert (told - expected).abs().max() < 1e-12 * expected.abs().max()
+
+
+def test_float64_is_float64_from_the_first_operation_on() -> None:
+    """Also where weights are float32: their norms must not be taken in that."""
+    network, pixels = tiny(in_channels=3), torch.rand(2, 3, 8, 8) * 2 - 1
+    labels = torch.tensor([-1, -1])
+    told = parameters(network, pixels, labels, torch.float64)
+    expected = copy.deepcopy(network).double()(pixels.double(), labels)
     assert (told - expected).abs().max() < 1e-12 * expected.abs().max()
 
 

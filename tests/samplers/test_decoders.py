@@ -77,7 +77,7 @@ def test_all_decoders_draw_the_same_images(kind: str, options: dict[str, float])
 
 @pytest.mark.parametrize("kind", ["grey", "colour", "gated"])
 def test_many_images_are_the_same_in_any_batch(kind: str) -> None:
-    """Some 20,000 pixels: in float32 several of them would fall to another side of a border."""
+    """Some 20,000 pixels, none of which falls to another side of a border between levels."""
     model, seeds = network(kind), list(range(300))
     whole = images(model, "jacobi", seeds)
     parts = [images(model, "cached", seeds[start : start + 75]) for start in range(0, 300, 75)]
