@@ -154,8 +154,10 @@ def parse_classifier(config: Mapping[str, Any], shapes: Shapes, where: str) -> A
 
 def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
     given = dict(config)
-    if isinstance(given.get("kwargs"), Mapping):
-        given = {**given, **given.pop("kwargs")}
+    arguments = given.pop("kwargs", {})
+    if not isinstance(arguments, Mapping):
+        raise ConfigError(f"kwargs must be a mapping of arguments, got {type(arguments).__name__}")
+    given.update(arguments)
     given.pop("builder", None)  # reference data name the family of classes
     cls = given.pop("cls", CLASSES[0])
     if cls not in CLASSES:
@@ -288,10 +290,9 @@ class _Inferred:
 
     @property
     def image_channels(self) -> int:
-        """Channels of the image: a super-resolution network sees twice as many."""
-        if self.is_classifier or self.out_channels % self.in_channels == 0:
-            return self.in_channels
-        return self.in_channels // 2
+        """Channels of the image: a super-resolution network sees those of two images."""
+        of_two = self.in_channels in (2, 6) and not self.is_classifier
+        return self.in_channels // 2 if of_two else self.in_channels
 
     def _size(self, name: str, axis: int) -> int:
         if name not in self.shapes or self.shapes[name].ndim <= axis:
