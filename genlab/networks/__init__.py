@@ -2,6 +2,9 @@
 
 from genlab.networks.adm_unet import ADMUNet
 from genlab.networks.base import DiffusionNetwork
+from genlab.networks.biggan import BigGANDiscriminator, BigGANGenerator
+from genlab.networks.biggan_deep import BigGANDeepDiscriminator, BigGANDeepGenerator
+from genlab.networks.biggan_deep_hf import BigGANDeepHF
 from genlab.networks.classifier_cnn import ClassifierCNN
 from genlab.networks.dhariwal_unet import DhariwalUNet
 from genlab.networks.dit import DiT
@@ -11,6 +14,11 @@ from genlab.networks.song_unet import SongUNet
 __all__ = [
     "ADMClassifier",
     "ADMUNet",
+    "BigGANDeepDiscriminator",
+    "BigGANDeepGenerator",
+    "BigGANDeepHF",
+    "BigGANDiscriminator",
+    "BigGANGenerator",
     "ClassifierCNN",
     "DhariwalUNet",
     "DiT",
