@@ -19,6 +19,7 @@ from genlab.eval.evaluate import evaluate
 from genlab.eval.subject import Subject
 from genlab.generators import AutoregressiveGenerator
 from genlab.networks.gated_pixelcnn import GatedPixelCNN
+from genlab.samplers.autoregressive.base import DECODERS
 
 
 def tiny_network(size: int = 8, label_dim: int = 3, num_levels: int = 256) -> GatedPixelCNN:
@@ -153,16 +154,33 @@ def test_the_evaluation_gives_the_mean_of_the_generators_bits(
     assert record.scores["bpd"].value == pytest.approx(expected, rel=1e-6)
 
 
+@pytest.mark.parametrize("sampler", [{"temperature": 0.7}, {"guidance_scale": 2.0}])
+def test_every_decoder_draws_and_completes_the_same_images(
+    generator: AutoregressiveGenerator, sampler: dict[str, float]
+) -> None:
+    drawn, completed = [], []
+    given = generator.sample([8, 9])
+    for name in DECODERS:
+        settings = {"decoder": {"name": name}, **sampler}
+        drawn.append(generator.sample([0, 1], [0, 2], settings))
+        completed.append(generator.complete(given, 5, [0, 1], [0, 2], settings))
+    assert len(drawn) == 3
+    for images in (drawn, completed):
+        assert all(torch.equal(each, images[0]) for each in images)
+    assert torch.equal(completed[0][:, :, :5], given[:, :, :5])
+    assert (completed[0][:, :, 5:] != given[:, :, 5:]).any()
+
+
 @pytest.mark.parametrize("mode", ["rows", "mask"])
 def test_completed_images_keep_their_pixels_and_differ_elsewhere(
     real: tuple[Tensor, list[int]], mode: str
 ) -> None:
-    images, labels = real
-    generator = AutoregressiveGenerator(tiny_network(28))
-    keep = torch.zeros(28, 28, dtype=torch.bool)
-    keep[:10] = True
-    keep[10, :5] = mode == "mask"
-    given = 10 if mode == "rows" else keep
+    images, labels = real[0][:, :, 8:20, 8:20], real[1]
+    generator = AutoregressiveGenerator(tiny_network(12))
+    keep = torch.zeros(12, 12, dtype=torch.bool)
+    keep[:5] = True
+    keep[5, :3] = mode == "mask"
+    given = 5 if mode == "rows" else keep
     done = generator.complete(images, given, range(4), labels)
     assert torch.equal(done[..., keep], images[..., keep])
     assert (done[..., ~keep] != images[..., ~keep]).flatten(1).any(1).all()

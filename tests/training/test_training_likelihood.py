@@ -37,6 +37,7 @@ license: mit
 
 NETWORKS = {
     "gated-pixelcnn": "{name: gated-pixelcnn, channels: 6, num_layers: 2, head_channels: 8}",
+    "pixelcnn++": "{name: pixelcnn++, num_blocks: 1, num_filters: 4, num_mixtures: 2}",
 }
 
 
@@ -81,7 +82,13 @@ def test_the_score_is_the_mean_of_the_products_bits(config: Path, tmp_path: Path
     assert [line["step"] for line in lines if "bpd" in line] == [2, 4, 6]
     assert lines[-1]["bpd"] == pytest.approx(float(bits.double().mean()), rel=1e-5)
     assert "| Bpd | " in (tmp_path / "model" / "README.md").read_text()
-    assert lines[0]["loss"] > lines[-1]["loss"]
+
+
+def test_training_saves_bits(config: Path, tmp_path: Path) -> None:
+    settings = ["duration_kimg=0.16", "optimizer.lr=1e-2", "output.snapshot_kimg=0.08"]
+    train(config, tmp_path, *settings, "schedule.decay=constant", "output.preview_kimg=null")
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert lines[-1]["bpd"] < lines[0]["loss"] - 1
 
 
 def test_averages_start_from_the_fitted_weights(config: Path, tmp_path: Path) -> None:
