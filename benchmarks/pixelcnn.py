@@ -32,6 +32,7 @@ from genlab.networks.pixelcnnpp import PixelCNNPP
 from genlab.samplers.autoregressive.base import DECODERS, Canvas, PixelModel
 
 CHANNELS = 3
+clock = time.perf_counter
 
 
 def network(num_filters: int, num_blocks: int) -> PixelCNNPP:
@@ -52,9 +53,9 @@ def decode(
 ) -> tuple[Tensor, float, int]:
     """Images, seconds, evaluations for each image."""
     asked = PixelModel(model, torch.full((len(numbers),), -1))
-    started = time.perf_counter()
+    started = clock()
     *_, last = DECODERS.build(name, precision=precision)(asked, Canvas(uniforms=numbers))
-    return last.x, time.perf_counter() - started, asked.evaluations // len(numbers)
+    return last.x, clock() - started, asked.evaluations // len(numbers)
 
 
 def naive_pixels(
@@ -66,12 +67,12 @@ def naive_pixels(
     canvas = Canvas(uniforms=numbers)
     x = asked.blank(canvas)
     width = x.shape[3]
-    started = time.perf_counter()
+    started = clock()
     for place in range(count):
         i, j = divmod(place, width)
         params = asked.params(x)[:, :, i, j]
         x[:, :, i, j] = asked.distribution.sample(params, numbers[:, :, i, j])
-    seconds = time.perf_counter() - started
+    seconds = clock() - started
     return x.flatten(2)[:, :, :count], seconds / count * width * x.shape[2]
 
 
@@ -148,7 +149,15 @@ def main() -> None:
     parser.add_argument("--growth-pixels", type=int, default=32, help="naive pixels of each size")
     parser.add_argument("--plot", type=Path, default=Path("pixelcnn_growth.png"))
     parser.add_argument("--model", help="a trained generator: the second table for its own size")
+    parser.add_argument(
+        "--processor-time",
+        action="store_true",
+        help="count this thread's own seconds: for a busy machine, with --threads 1",
+    )
     args = parser.parse_args()
+    if args.processor_time:
+        global clock
+        clock = time.thread_time
     torch.set_num_threads(args.threads)
     print(f"torch {torch.__version__}, {args.threads} threads, batch {args.batch}")
     tables: list[Callable[[], None]] = [

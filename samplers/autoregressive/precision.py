@@ -17,11 +17,11 @@ class Precise:
 
     A drawn pixel jumps from one level to the next where a number crosses a border, and every later
     pixel follows the jump. Whole-image convolutions, products of single pixels and other batch
-    sizes sum in other orders, so their numbers differ by rounding: in float32 by 1e-7 to 1e-6, where
-    the levels of 8-bit images lie 8e-3 apart. Then one pixel in some ten thousand lies so near a
-    border that two decoders draw it differently (of 32 colour images of 32x32 pixels, cached and
-    Jacobi decoding drew 4 differently, with a small network of random weights). In float64 about
-    one pixel in 1e12 does: in practice none, though nothing forbids it.
+    sizes sum in other orders, so their numbers differ by rounding: in float32 by 1e-7 to 1e-6,
+    where the levels of 8-bit images lie 8e-3 apart. Then one pixel in some ten thousand lies so
+    near a border that two decoders draw it differently (of 32 colour images of 32x32 pixels, cached
+    and Jacobi decoding drew 4 differently, with a small network of random weights). In float64
+    about one pixel in 1e12 does: in practice none, though nothing forbids it.
 
     Attributes:
         precision: ``float64``, which makes an image the same for every decoder, batch size and
