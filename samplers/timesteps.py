@@ -75,7 +75,9 @@ class Timesteps:
         if self.spacing == "leading":
             grid = T // points * torch.arange(points, dtype=torch.float64) + self.offset
         else:
-            grid = torch.linspace(0, T - 1, points, dtype=torch.float64)
+            # Multiplied in this order because ties are rounded: halves must fall as they do there.
+            step = (T - 1) / max(points - 1, 1)
+            grid = (step * torch.arange(points, dtype=torch.float64)).clamp(max=T - 1)
             grid = grid if self.fractional else grid.round()
         return grid.flip(0)[: self.num_steps]
 

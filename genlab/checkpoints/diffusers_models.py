@@ -234,8 +234,8 @@ def export_dit(generator: Generator, folder: Path | str) -> list[str]:
     if isinstance(network, DiT):
         config[_OFFICIAL_TIMES] = True
         notes.append(
-            "diffusers computes a DiT's time features at frequencies of its own, so its images "
-            "differ a little from GenLab's, as those of its official DiT weights do"
+            "diffusers computes a DiT's time features at frequencies of its own, so it does not "
+            "draw the images that GenLab draws with these weights"
         )
     _write_model(folder / "transformer", config, state)
     clip = generator.autoencoder is None

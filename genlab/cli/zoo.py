@@ -91,7 +91,18 @@ def show(name: str, as_json: bool) -> None:
     from genlab.config import to_yaml
 
     click.echo(to_yaml(facts).rstrip())
-    click.echo(f"\nfetch it with 'genlab zoo pull {name}', then 'genlab sample {name}'")
+    click.echo(f"\n{_how_to_fetch(name)}")
+
+
+def _how_to_fetch(name: str) -> str:
+    from genlab.checkpoints.zoo import find
+
+    entry = find(name)
+    if not entry.direct:
+        return f"fetch it by hand, then 'genlab convert FILE -o FOLDER --format {entry.format}'"
+    if entry.format.endswith("classifier"):
+        return f"fetch it with 'genlab zoo pull {name}', then name it in a guidance by a classifier"
+    return f"fetch it with 'genlab zoo pull {name}', then 'genlab sample {name}'"
 
 
 def _facts(name: str) -> dict[str, Any]:

@@ -1,0 +1,38 @@
+"""What diffusers' schedulers add to discrete models: pure noise, timesteps in ln sigma."""
+
+from typing import Any
+
+import pytest
+import torch
+from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
+
+from genlab.diffusion.discrete import Discrete
+from genlab.errors import ConfigError
+
+# diffusers' own use of NumPy.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+
+def test_zero_terminal_snr() -> None:
+    scheduler: Any = DDIMScheduler(rescale_betas_zero_snr=True, prediction_type="v_prediction")
+    ours = Discrete(prediction="v", zero_terminal_snr=True)
+    alpha_bar = 1 / (1 + ours.levels**2)
+    torch.testing.assert_close(alpha_bar.float(), scheduler.alphas_cumprod, rtol=2e-4, atol=1e-7)
+    assert ours.sigma_max == 2.0**24
+    # From pure noise, v is -x0, whatever the noise was.
+    c = ours.coefficients(torch.tensor(ours.sigma_max))
+    assert float(c.c_out) == pytest.approx(-1)
+    assert float(c.c_skip) * ours.sigma_max < 1e-7
+    with pytest.raises(ConfigError, match="needs prediction v or x0"):
+        Discrete(zero_terminal_snr=True)
+
+
+def test_nearest_timestep_in_log() -> None:
+    scheduler: Any = DPMSolverMultistepScheduler(use_karras_sigmas=True)
+    scheduler.set_timesteps(30)
+    ours = Discrete(interpolate=True, nearest_in_log=True)
+    sigmas = scheduler.sigmas[:-1].double()
+    assert ours.timestep(sigmas).tolist() == scheduler.timesteps.tolist()
+    assert torch.equal(ours.round_sigma(sigmas), sigmas.clamp(ours.sigma_min, ours.sigma_max))
+    with pytest.raises(ConfigError, match="has no effect without interpolate"):
+        Discrete(nearest_in_log=True)
