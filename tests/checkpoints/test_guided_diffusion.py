@@ -11,6 +11,7 @@ from torch import Tensor
 
 import genlab
 from genlab.checkpoints.conversion import guess_format
+from genlab.cli import main
 from genlab.diffusion.condition import Condition
 from genlab.errors import CheckpointError, ConfigError
 from genlab.generators import DiffusionGenerator
@@ -151,6 +152,33 @@ def test_classifier_becomes_a_folder(pool: str, tmp_path: Path) -> None:
     scaled = x * (1 + sigma[300] ** 2) ** -0.5
     expected = network(scaled.float(), torch.full((2,), 300.0))
     torch.testing.assert_close(again(x, sigma[300]), expected)
+
+
+def test_command_writes_a_classifier_that_guides(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, _ = write_unet(tmp_path)
+    judge, _ = write_classifier(tmp_path)
+    for file in (model, judge):
+        out = str(tmp_path / file.stem)
+        assert main(["convert", str(file), "-o", out, "image_size=16", "num_head_channels=16"]) == 0
+    said = capsys.readouterr().out
+    assert "ADMClassifier" in said
+    assert "5 classes" in said
+    card = (tmp_path / "classifier/README.md").read_text()
+    assert "tags: [genlab, image-classification, noisy-classifier]" in card
+
+    generator = genlab.load(tmp_path / "model")
+    guidance = {"name": "classifier", "classifier": str(tmp_path / "classifier"), "scale": 5.0}
+    few = {"schedule": {"num_steps": 3}}
+    plain = generator.sample([0, 1], [2, 3], few)
+    guided = generator.sample([0, 1], [2, 3], {**few, "guidance": [guidance]})
+    assert guided.isfinite().all()
+    assert not torch.equal(plain, guided)
+    with pytest.raises(CheckpointError, match="holds no classifier of noisy images"):
+        NoisyClassifier.from_pretrained(tmp_path / "model")
+    assert main(["sample", str(tmp_path / "classifier"), "-o", str(tmp_path / "out")]) == 2
+    assert "noisy-classifier" in capsys.readouterr().err
 
 
 def test_gradient_of_a_class_against_differences(tmp_path: Path) -> None:
