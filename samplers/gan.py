@@ -116,9 +116,11 @@ def hf_mixture(truncation: float, num_stats: int) -> Float64[Tensor, " K"]:
     """
     weights = torch.zeros(num_stats, dtype=torch.float64)
     share, start = math.modf(truncation / (1 / (num_stats - 1)))
+    row = int(start)
+    weights[row] = share or 1
     if share:
-        weights[int(start) + 1] = 1 - share
-    weights[int(start)] = share or 1
+        # Where rounding leads past the last set, the official code fails.
+        weights[min(row + 1, num_stats - 1)] += 1 - share
     return weights
 
 

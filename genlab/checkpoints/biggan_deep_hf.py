@@ -50,7 +50,7 @@ _OPTIONS = {
     "layers": Option(list(LAYERS_128), several(_block, longest=64)),
     "attention_layer_position": Option(8, integer(0, 64)),
     "eps": Option(1e-4, number(0, 1)),
-    "n_stats": Option(51, integer(1, 10_000)),
+    "n_stats": Option(51, integer(2, 10_000)),
 }
 
 

@@ -140,6 +140,10 @@ class BigGANDeepHF(GeneratorNetwork):
             dim_z=dim_z,
             num_stats=num_stats,
         )
+        if num_stats < 2:
+            raise ConfigError(
+                f"num_stats must be at least 2, for truncations 0 and 1, got {num_stats}"
+            )
         if channels < RGB:
             raise ConfigError(
                 f"channels must be at least {RGB}, those of the image, got {channels}"

@@ -83,6 +83,13 @@ def test_hf_compat_swaps_the_weights() -> None:
     assert torch.equal(mixture(1.0, K), hf_mixture(1.0, K))
 
 
+@pytest.mark.parametrize("num_stats", range(2, 120))
+def test_hf_compat_stays_within_the_table(num_stats: int) -> None:
+    weights = hf_mixture(1.0, num_stats)
+    assert weights.sum() == 1
+    assert weights[-2:].sum() == 1
+
+
 @pytest.mark.parametrize(
     ("layer", "message"),
     [
