@@ -19,6 +19,7 @@ from genlab.diffusion.flow import PATHS, Flow, FlowLoss, PathPoint
 from genlab.diffusion.losses import LossDraws
 from genlab.diffusion.preconditioned import PreconditionedDenoiser
 from genlab.diffusion.preconditioning import Coefficients, Preconditioning
+from genlab.diffusion.variational import DDPMLoss, model_chain
 from genlab.generators import DiffusionGenerator
 from genlab.networks.dit import TIME_FEATURES, sin_cos_positions
 from genlab.networks.layers import time_features
@@ -251,6 +252,27 @@ def sample(run: Run) -> None:
     )
 
 
+def losses(run: Run) -> None:
+    """create_diffusion's training losses, at the timesteps that the run names."""
+    diffusion = run.params("diffusion")["diffusion"]
+    generator = _converted(run.case, *_chain(diffusion).items())
+    network: Any = generator.network
+    kind = "rescaled_mse" if diffusion.get("rescale_learned_sigmas") else "mse"
+    loss = DDPMLoss(kind=kind, steps=diffusion["timestep_respacing"])
+    steps = len(model_chain(generator.denoiser, loss.steps))
+    level = (run.input("t") + 0.5) / steps
+    network.zero_grad()
+    terms = loss(
+        generator.denoiser,
+        run.input("x_start"),
+        Condition(labels=_labels(run)),
+        LossDraws(level=level, noise=run.input("noise")),
+    )
+    each = terms.loss.mean((1, 2, 3))
+    each.mean().backward()
+    run.expect_all({"loss": each, **terms.parts, **_gradients(run, network)})
+
+
 def _chain(diffusion: dict[str, Any]) -> dict[str, Any]:
     known = {"noise_schedule", "learn_sigma", "timestep_respacing", "rescale_learned_sigmas"}
     if unknown := set(diffusion) - known:
@@ -408,6 +430,7 @@ CHECKS = {
     "dit_forward": forward,
     "dit_forward_cfg": forward_cfg,
     "dit_grad": grad,
+    "dit_losses": losses,
     "dit_parts": parts,
     "dit_pos_embed": pos_embed,
     "dit_sample": sample,

@@ -29,7 +29,6 @@ from genlab.samplers.run import build, noise_levels, sample_steps
 from genlab.samplers.solvers.general import General
 
 PLANNED = {
-    "DiT": ["dit_losses"],
     "T-Stitch": ["tstitch_multi_table", "tstitch_sample", "tstitch_table"],
 }
 """Kinds that later issues build; whoever does adds the check to CHECKS and removes it here."""
