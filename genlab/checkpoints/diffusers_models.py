@@ -12,7 +12,7 @@ from diffusers import DDIMScheduler, DiTTransformer2DModel, UNet2DModel
 from safetensors.torch import save_file
 
 from genlab.checkpoints import diffusers_dit
-from genlab.checkpoints.base import Config
+from genlab.checkpoints.base import Config, Product
 from genlab.checkpoints.diffusers_folder import (
     WEIGHTS,
     build,
@@ -27,7 +27,6 @@ from genlab.errors import CheckpointError, ConfigError
 from genlab.files import make_public, write_text
 from genlab.generators import DiffusionGenerator
 from genlab.generators.autoencoder import CLASSES, Autoencoder
-from genlab.generators.base import Generator
 from genlab.generators.folder import INDEX
 from genlab.generators.models import MODEL_CONFIG, read_config
 from genlab.networks import DiT
@@ -202,7 +201,7 @@ def read_autoencoder(folder: Path | str) -> Autoencoder:
     return Autoencoder(build(cls, known_options(cls, config), read_weights(where), where))
 
 
-def export_dit(generator: Generator, folder: Path | str) -> list[str]:
+def export_dit(generator: Product, folder: Path | str) -> list[str]:
     """Write a DiT as a folder for diffusers: a DiTPipeline, where it has an AutoencoderKL.
 
     Args:

@@ -82,6 +82,9 @@ def test_pipeline(tmp_path: Path) -> None:
         seeds = [torch.Generator().manual_seed(s) for s in SEEDS]
         drawn: Any = pipe([0, 1, 2], generator=seeds, output_type="pt", return_dict=False)[0]
         assert torch.equal(drawn * 2 - 1, (images / 2 + 0.5) * 2 - 1)
+    # Any argument beyond the type takes diffusers' own code.
+    other: Any = GenLabPipeline.from_pretrained(tmp_path / "model", use_safetensors=True)
+    assert torch.equal(other.as_generator().sample(SEEDS, [0, 1, 2]), images)
     pipeline.save_pretrained(tmp_path / "again")
     assert torch.equal(genlab.load(tmp_path / "again").sample(SEEDS, [0, 1, 2]), images)
 
