@@ -196,7 +196,7 @@ class MinibatchDiscrimination(nn.Module):
 
 
 class ConditionalDiscriminator(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers is untyped
-    """The class as one more plane of the image, then strided convolutions down to 4x4.
+    """Strided convolutions down to 4x4, whose features are judged alone and against the class.
 
     Args:
         img_resolution: height and width of the images: 8, 16, 32, ...
@@ -206,8 +206,9 @@ class ConditionalDiscriminator(ModelMixin, ConfigMixin):  # type: ignore[misc]  
         minibatch_kernels: K of `MinibatchDiscrimination` before the last layer; 0 does without.
         minibatch_dim: its D.
 
-    Source: see `ConditionalGenerator`. Departure: no batch normalisation, which would mix real and
-    made images.
+    Source: see `ConditionalGenerator`. Departures: no batch normalisation, which would mix real and
+    made images; the class comes in by a product with the features (Miyato and Koyama 2018,
+    arXiv:1802.05637), for as one more plane of the image it taught this network little.
     """
 
     @register_to_config  # type: ignore[untyped-decorator]
@@ -230,12 +231,11 @@ class ConditionalDiscriminator(ModelMixin, ConfigMixin):  # type: ignore[misc]  
         if minibatch_kernels < 0:
             raise ConfigError(f"minibatch_kernels must be at least 0, got {minibatch_kernels}")
         self.num_classes = num_classes
-        self.img_resolution = img_resolution
-        self.embedding = nn.Embedding(num_classes, img_resolution**2)
         self.blocks = nn.ModuleList()
-        before, width = img_channels + 1, channels
+        before, width = img_channels, channels
         for _ in range(num_doublings(img_resolution)):
             halve = nn.Conv2d(before, width, 4, 2, 1)
+            nn.init.kaiming_normal_(halve.weight, SLOPE)  # nothing else keeps features in scale
             self.blocks.append(nn.Sequential(halve, nn.LeakyReLU(SLOPE)))
             before, width = width, 2 * width
         num_features = before * BOTTOM**2
@@ -245,7 +245,8 @@ class ConditionalDiscriminator(ModelMixin, ConfigMixin):  # type: ignore[misc]  
             else None
         )
         self.linear = nn.Linear(num_features + minibatch_kernels, 1)
-        _draw_weights(self)
+        self.embedding = nn.Embedding(num_classes, num_features)
+        nn.init.normal_(self.embedding.weight, std=1 / math.sqrt(num_features))
 
     def forward(
         self, x: Float[Tensor, "B C H W"], labels: Int64[Tensor, " B"]
@@ -259,18 +260,19 @@ class ConditionalDiscriminator(ModelMixin, ConfigMixin):  # type: ignore[misc]  
         Returns:
             Logits, (B, 1): the larger, the more real.
         """
-        plane = self.embedding(labels).unflatten(1, (1, self.img_resolution, -1))
-        h = torch.cat([x, plane.to(x.dtype)], 1)
+        h = x
         for block in self.blocks:
             h = block(h)
         features = h.flatten(1)
+        of_class = (self.embedding(labels) * features).sum(1, keepdim=True)
         if self.minibatch is not None:
             features = torch.cat([features, self.minibatch(features)], 1)
-        scores: Tensor = self.linear(features)
+        scores: Tensor = self.linear(features) + of_class
         return scores
 
 
 def _draw_weights(network: nn.Module) -> None:
+    """DCGAN's first weights."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
             nn.init.normal_(module.weight, std=STD)

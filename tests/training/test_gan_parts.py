@@ -57,7 +57,8 @@ def test_features_are_what_the_last_layer_sees() -> None:
     network = ConditionalDiscriminator(8, 2, 1, channels=4)
     x, labels = torch.randn(3, 1, 8, 8), torch.tensor([0, 1, 1])
     seen = features(network, x, labels)
-    assert torch.equal(network.linear(seen), network(x, labels))
+    of_class = (network.embedding(labels) * seen).sum(1, keepdim=True)
+    assert torch.equal(network.linear(seen) + of_class, network(x, labels))
     assert not network.linear._forward_pre_hooks
 
 

@@ -63,6 +63,8 @@ BIGGAN = (
     "objective.loss={name: hinge}",
     "objective.generator_ortho=1e-3",
     "objective.generator_images=1.5",
+    "batch_size=4",
+    "duration_kimg=0.016",
 )
 
 
@@ -92,7 +94,7 @@ def test_a_run_that_was_told_to_stop_goes_on_bit_for_bit(
 
 def test_what_comes_out_and_what_the_log_tells(config: Path, tmp_path: Path) -> None:
     run, model = tmp_path / "run", tmp_path / "model"
-    train(config, run, *BIGGAN, "output.preview_kimg=0.048", "output.preview_count=10")
+    train(config, run, *BIGGAN, "output.preview_kimg=0.016", "output.preview_count=10")
     assert len(list((run / "previews").glob("*.png"))) == 1
     export(Run(run), model, Choice())
     generator = genlab.load(str(model))
@@ -108,10 +110,12 @@ def test_what_comes_out_and_what_the_log_tells(config: Path, tmp_path: Path) -> 
     assert images.isfinite().all()
     card = (model / "README.md").read_text()
     assert "gan" in card
-    assert "48 images" in card
+    assert "16 images" in card
     line = json.loads((run / "log.jsonl").read_text().splitlines()[-1])
-    assert line["loss_discriminator"] == pytest.approx(line["loss_real"] + line["loss_fake"])
-    assert line["loss"] == pytest.approx((line["loss_discriminator"] + line["loss_generator"]) / 2)
+    of_discriminator = pytest.approx(line["loss_real"] + line["loss_fake"], rel=1e-5)
+    assert line["loss_discriminator"] == of_discriminator
+    both = line["loss_discriminator"], line["loss_generator"]
+    assert line["loss"] == pytest.approx(sum(both) / 2, abs=1e-4)
     assert line["singular_value_generator"] > 0
     assert line["singular_value_discriminator"] > 0
     assert line["lr"] == 1e-3  # the generator's
@@ -319,7 +323,7 @@ def test_two_processes(
     )
     assert result.returncode == 0, result.stderr
     two = everything(tmp_path / "two")
-    assert int(two["step"]) == 6
+    assert int(two["step"]) == (6 if exact else 4)
     if exact:
         train(config, tmp_path / "one", *settings, "gradient_accumulation=2")
         one = everything(tmp_path / "one")

@@ -53,8 +53,7 @@ class GanObjective(Objective):
         collapse_kimg: the run ends when that lasts for so many thousand images; null trains on.
 
     Source: Brock et al. 2018, arXiv:1809.11096; the switches: Salimans et al. 2016,
-    arXiv:1606.03498. Departure from the latter: with feature matching, too, the made images' class
-    is given.
+    arXiv:1606.03498.
     """
 
     family: ClassVar[str] = "gan"
