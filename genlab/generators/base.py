@@ -180,24 +180,35 @@ class Generator(ABC):
         """
         if batch_size < 1:
             raise ConfigError(f"batch_size must be at least 1, got {batch_size}")
-        classes = self.choose_labels(seeds, labels)
         built = self.build_sampler(sampler)
+        classes = self.choose_labels(seeds, labels, self.sampled_classes(built))
         return self._batches(tuple(seeds), classes, built, batch_size, on_step)
 
+    def sampled_classes(self, sampler: Any) -> int:
+        """How many classes there are to sample: the model's own, or those of its guidance."""
+        return self.num_classes
+
     def choose_labels(
-        self, seeds: Sequence[int], labels: Sequence[int] | None
+        self, seeds: Sequence[int], labels: Sequence[int] | None, num_classes: int | None = None
     ) -> tuple[int, ...] | None:
         """The class of each seed: as given, or each sample's own draw; None without classes.
+
+        Args:
+            seeds: one for each image.
+            labels: one class for each seed, or None.
+            num_classes: how many there are to choose from, see `sampled_classes`; None is the
+                model's own.
 
         Raises:
             LabelError: a class is out of range, or there are not as many as seeds.
         """
+        known = self.num_classes if num_classes is None else num_classes
         if labels is not None:
-            check_labels(labels, seeds, self.num_classes)
+            check_labels(labels, seeds, known)
             return tuple(int(label) for label in labels)
-        if self.num_classes == 0:
+        if known == 0:
             return None
-        return tuple(random_label(seed, self.num_classes) for seed in seeds)
+        return tuple(random_label(seed, known) for seed in seeds)
 
     def _batches(
         self,

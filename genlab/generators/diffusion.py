@@ -96,11 +96,18 @@ class DiffusionGenerator(Generator):
             UnknownNameError: there is no such preset, solver, schedule or guidance.
         """
         stack = run.build(self.resolve_sampler(sampler))
+        run.noise_levels(stack.schedule, self._guided(stack))
+        return stack
+
+    def sampled_classes(self, sampler: SamplerStack) -> int:
+        """The model's classes, or those of a classifier that guides a model without any."""
+        return self._guided(sampler).num_classes
+
+    def _guided(self, stack: SamplerStack) -> Denoiser:
         guided: Denoiser = self.denoiser
         for wrap in stack.guidance:
             guided = wrap(guided)
-        run.noise_levels(stack.schedule, guided)
-        return stack
+        return guided
 
     def describe_sampler(self, sampler: Mapping[str, Any]) -> str:
         """Solver, steps and guidance."""

@@ -13,7 +13,7 @@ import genlab
 from genlab.checkpoints.conversion import guess_format
 from genlab.cli import main
 from genlab.diffusion.condition import Condition
-from genlab.errors import CheckpointError, ConfigError
+from genlab.errors import CheckpointError, ConfigError, LabelError
 from genlab.generators import DiffusionGenerator
 from genlab.generators.noisy_classifier import NoisyClassifier
 from genlab.networks import ADMClassifier, ADMUNet
@@ -179,6 +179,23 @@ def test_command_writes_a_classifier_that_guides(
         NoisyClassifier.from_pretrained(tmp_path / "model")
     assert main(["sample", str(tmp_path / "classifier"), "-o", str(tmp_path / "out")]) == 2
     assert "noisy-classifier" in capsys.readouterr().err
+
+
+def test_model_without_classes_is_guided_to_them(tmp_path: Path) -> None:
+    file, _ = write_unet(tmp_path, label_dim=0)
+    generator = genlab.convert(file, config=FLAGS)
+    assert isinstance(generator, DiffusionGenerator)
+    classifier = genlab.convert(write_classifier(tmp_path)[0], config=FLAGS)
+    guidance = [{"name": "classifier", "classifier": classifier, "scale": 5.0}]
+    few: dict[str, Any] = {"schedule": {"num_steps": 3}, "guidance": guidance}
+    a, b = (generator.sample([0], [label], few) for label in (0, 4))
+    assert not torch.equal(a, b)
+    [batch] = generator.stream([0, 1], sampler=few)
+    assert batch.labels is not None  # drawn from the classifier's
+    with pytest.raises(LabelError):
+        generator.sample([0], [0])
+    with pytest.raises(LabelError):
+        generator.sample([0], [5], few)
 
 
 def test_gradient_of_a_class_against_differences(tmp_path: Path) -> None:
