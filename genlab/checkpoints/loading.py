@@ -62,8 +62,8 @@ def _generator(path: Path) -> Generator:
     if isinstance(product, Generator):
         return product
     raise CheckpointError(
-        f"{path} holds a classifier of noisy images, which draws nothing; write it to a folder with "
-        "genlab convert, and name that as the classifier of a guidance"
+        f"{path} holds a classifier of noisy images, which draws nothing; write it to a folder "
+        "with genlab convert, and name that as the classifier of a guidance"
     )
 
 
