@@ -13,6 +13,7 @@ from genlab.samplers.autoregressive.base import DECODERS, DecodingConfig, PixelM
 from genlab.samplers.base import Step
 
 SIZE = 8
+ROWS = 4  # of the images drawn here; the networks take any number
 
 
 def network(kind: str) -> AutoregressiveNetwork:
@@ -50,7 +51,7 @@ def steps(
         keep=options.get("keep"),  # type: ignore[arg-type]
     )
     labels = torch.tensor([seed % 3 for seed in seeds])
-    uniforms = NoiseStream(seeds).rand((model.distribution.num_uniforms, SIZE, SIZE))
+    uniforms = NoiseStream(seeds).rand((model.distribution.num_uniforms, ROWS, SIZE))
     with torch.no_grad():
         return list(sampler.steps(PixelModel(model, labels, sampler.guidance_scale), uniforms))
 
@@ -64,11 +65,11 @@ def images(
 @pytest.mark.parametrize("kind", ["grey", "colour", "gated"])
 @pytest.mark.parametrize(
     "options",
-    [{}, {"temperature": 0.6}, {"temperature": 0.0}, {"guidance_scale": 2.0}],
-    ids=["plain", "temperature", "greedy", "guided"],
+    [{}, {"temperature": 0.0}, {"guidance_scale": 2.0, "temperature": 0.6}],
+    ids=["plain", "greedy", "guided"],
 )
 def test_all_decoders_draw_the_same_images(kind: str, options: dict[str, float]) -> None:
-    model, seeds = network(kind), list(range(5))
+    model, seeds = network(kind), list(range(3))
     cached = images(model, "cached", seeds, **options)
     assert cached.std() > 0.1
     assert torch.equal(images(model, "naive", seeds, **options), cached)
@@ -77,10 +78,10 @@ def test_all_decoders_draw_the_same_images(kind: str, options: dict[str, float])
 
 @pytest.mark.parametrize("kind", ["grey", "colour", "gated"])
 def test_many_images_are_the_same_in_any_batch(kind: str) -> None:
-    """Some 20,000 pixels, none of which falls to another side of a border between levels."""
-    model, seeds = network(kind), list(range(300))
+    """6,400 pixels, none of which falls to another side of a border between levels."""
+    model, seeds = network(kind), list(range(200))
     whole = images(model, "jacobi", seeds)
-    parts = [images(model, "cached", seeds[start : start + 75]) for start in range(0, 300, 75)]
+    parts = [images(model, "cached", seeds[start : start + 100]) for start in (0, 100)]
     assert torch.equal(torch.cat(parts), whole)
     assert torch.equal(images(model, "cached", [17]), whole[17:18])
 
@@ -88,15 +89,15 @@ def test_many_images_are_the_same_in_any_batch(kind: str) -> None:
 @pytest.mark.parametrize("decoder", list(DECODERS))
 def test_kept_pixels_stay_and_decide_what_follows(decoder: str) -> None:
     model = network("colour")
-    given = torch.randint(0, 256, (2, 3, SIZE, SIZE)) / 127.5 - 1
-    keep = torch.zeros(1, 1, SIZE, SIZE, dtype=torch.bool)
-    keep[:, :, :3] = True
-    keep[:, :, 5, 2:4] = True
+    given = torch.randint(0, 256, (2, 3, ROWS, SIZE)) / 127.5 - 1
+    keep = torch.zeros(1, 1, ROWS, SIZE, dtype=torch.bool)
+    keep[:, :, :2] = True
+    keep[:, :, 3, 2:4] = True
     drawn = images(model, decoder, [0, 1], given=given, keep=keep)
     everywhere = keep.expand_as(given)
     assert torch.equal(drawn[everywhere], given[everywhere])
     free = images(model, decoder, [0, 1])
-    assert not torch.equal(drawn[:, :, 6:], free[:, :, 6:])
+    assert not torch.equal(drawn[:, :, 2:], free[:, :, 2:])
     assert torch.equal(images(model, "cached", [0, 1], given=given, keep=keep), drawn)
 
 
@@ -104,8 +105,8 @@ def test_kept_pixels_stay_and_decide_what_follows(decoder: str) -> None:
 def test_every_row_is_a_step(decoder: str) -> None:
     model = network("grey")
     told = steps(model, decoder, [3, 4])
-    assert [step.index for step in told] == list(range(SIZE))
-    assert {step.num_steps for step in told} == {SIZE}
+    assert [step.index for step in told] == list(range(ROWS))
+    assert {step.num_steps for step in told} == {ROWS}
     final = told[-1].x
     for step in told:
         assert torch.equal(step.x[:, :, : step.index + 1], final[:, :, : step.index + 1])
@@ -121,7 +122,7 @@ def test_the_networks_own_precision(decoder: str) -> None:
 
 def test_evaluations_are_counted() -> None:
     model = network("grey")
-    uniforms = torch.rand(2, model.distribution.num_uniforms, SIZE, SIZE)
+    uniforms = torch.rand(2, model.distribution.num_uniforms, ROWS, SIZE)
     counts = {}
     for name in DECODERS:
         asked = PixelModel(model, torch.tensor([0, 1]))
@@ -130,8 +131,8 @@ def test_evaluations_are_counted() -> None:
             list(sampler.steps(asked, uniforms))
         counts[name] = asked.evaluations // 2
     assert counts["cached"] == 1
-    assert counts["naive"] == SIZE**2
-    assert 2 <= counts["jacobi"] <= SIZE**2
+    assert counts["naive"] == ROWS * SIZE
+    assert 2 <= counts["jacobi"] <= ROWS * SIZE
 
 
 def test_an_unknown_precision_is_refused() -> None:
