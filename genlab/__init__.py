@@ -21,20 +21,30 @@ except PackageNotFoundError:  # a checkout on the path, never installed
 
 if TYPE_CHECKING:
     from genlab.checkpoints import convert, load
-    from genlab.generators import Batch, DiffusionGenerator, Generator
+    from genlab.generators import (
+        AutoregressiveGenerator,
+        Batch,
+        DiffusionGenerator,
+        GanGenerator,
+        Generator,
+    )
     from genlab.pipelines import GenLabPipeline
 
 _HOMES = {
+    "AutoregressiveGenerator": "genlab.generators",
     "Batch": "genlab.generators",
     "DiffusionGenerator": "genlab.generators",
+    "GanGenerator": "genlab.generators",
     "GenLabPipeline": "genlab.pipelines",
     "Generator": "genlab.generators",
     "convert": "genlab.checkpoints",
     "load": "genlab.checkpoints",
 }
 __all__ = [
+    "AutoregressiveGenerator",
     "Batch",
     "DiffusionGenerator",
+    "GanGenerator",
     "GenLabPipeline",
     "Generator",
     "__version__",

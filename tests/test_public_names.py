@@ -6,8 +6,10 @@ import pytest
 
 PUBLIC = {
     "genlab": [
+        "AutoregressiveGenerator",
         "Batch",
         "DiffusionGenerator",
+        "GanGenerator",
         "GenLabPipeline",
         "Generator",
         "__version__",

@@ -35,6 +35,7 @@ class AutoregressiveGenerator(Generator):
     """
 
     family: ClassVar[str] = "autoregressive"
+    network_class = AutoregressiveNetwork
     network: AutoregressiveNetwork
 
     def __init__(

@@ -72,10 +72,12 @@ class Generator(ABC):
 
     Attributes:
         family: ``diffusion``, ``gan`` or ``autoregressive``.
+        network_class: what every network of the family is.
         sampler: the whole sampler config that this model is sampled with by default.
     """
 
     family: ClassVar[str]
+    network_class: ClassVar[type[nn.Module]] = nn.Module
 
     def __init__(
         self,
@@ -399,8 +401,14 @@ class Generator(ABC):
                 f"{folder} holds a generator of the family {index.get('family')!r}; "
                 f"this one reads {cls.family!r}"
             )
+        network = read_network(folder, index)
+        if not isinstance(network, cls.network_class):
+            raise CheckpointError(
+                f"{folder} calls itself of the family {cls.family!r}, but {type(network).__name__} "
+                "is no network of that family; fetch or save the model again"
+            )
         facts = {**index, **read_parts(folder, index)}
-        return cls.from_facts(read_network(folder, index), facts, read_card(folder))
+        return cls.from_facts(network, facts, read_card(folder))
 
 
 FAMILIES: Registry[type[Generator]] = Registry(

@@ -15,6 +15,7 @@ from genlab.diffusion.preconditioning import Preconditioning, from_config
 from genlab.generators.autoencoder import Autoencoder
 from genlab.generators.base import Generator, SamplerLike
 from genlab.generators.sampler import adjust_sampler, describe_sampler, resolve_sampler
+from genlab.networks import DiffusionNetwork
 from genlab.samplers import run
 from genlab.samplers.base import SamplerStack, SolverStep
 
@@ -40,6 +41,7 @@ class DiffusionGenerator(Generator):
     """
 
     family: ClassVar[str] = "diffusion"
+    network_class = DiffusionNetwork
 
     def __init__(
         self,

@@ -45,6 +45,7 @@ class GanGenerator(Generator):
     """
 
     family: ClassVar[str] = "gan"
+    network_class = GeneratorNetwork
     network: GeneratorNetwork
 
     def __init__(

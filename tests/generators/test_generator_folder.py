@@ -108,7 +108,8 @@ DAMAGE = {
     "foreign class": (edit("model_index.json", network=["os", "system"]), "has no model system"),
     "not imported": (edit("model_index.json", network=["antigravity", "x"]), "not GenLab's"),
     "future class": (edit("model_index.json", network=["genlab.networks.x", "X"]), "update GenLab"),
-    "other family": (edit("model_index.json", family="gan"), "family 'gan'"),
+    "other family": (edit("model_index.json", family="gan"), "no network of that family"),
+    "unknown family": (edit("model_index.json", family="vae"), "family 'vae'"),
 }
 
 
