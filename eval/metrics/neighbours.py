@@ -16,7 +16,7 @@ from torch import Tensor
 from genlab.errors import EvaluationError
 from genlab.eval.metrics.points import Points, pair_distances, products, share_out
 
-SPARE = 2
+SPARE = 3
 """Candidates kept beside the k nearest, so that near-ties are among them."""
 
 CHUNKS = 64

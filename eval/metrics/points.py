@@ -48,7 +48,7 @@ class Points:
         *,
         keep: bool = True,
     ) -> None:
-        centre = rows.mean(0, dtype=torch.float64) if centre is None else centre
+        centre = _centre(rows) if centre is None else centre
         self.rows, self.centre = rows, centre.to(rows.device)
         self.dtype = fast_type(rows.device) if dtype is None else dtype
         self.tolerance = product_tolerance(rows.shape[1], self.dtype)
@@ -84,13 +84,18 @@ class Points:
         wide = torch.promote_types(self.rows.dtype, self.dtype)
         rows = self.rows[start : start + BLOCK].to(wide) - self.centre.to(wide)
         rows = rows.to(self.dtype)
-        return rows, rows.square().sum(1, dtype=torch.float64).to(self.dtype)
+        return rows, rows.square().sum(1)
 
 
 def together(a: Float[Tensor, "N d"], b: Float[Tensor, "M d"]) -> tuple[Points, Points]:
     """Two sets about one centre, on the device of the first."""
-    centre = b.mean(0, dtype=torch.float64)
+    centre = _centre(b)
     return Points(a, centre), Points(b.to(a.device), centre)
+
+
+def _centre(rows: Float[Tensor, "N d"]) -> Float[Tensor, " d"]:
+    """The mean, up to rounding: any point near the rows will do, it cancels in differences."""
+    return rows.mean(0, dtype=torch.promote_types(rows.dtype, torch.float32))
 
 
 def product_tolerance(d: int, dtype: torch.dtype) -> float:
