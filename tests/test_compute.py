@@ -103,7 +103,7 @@ def test_each_worker_computes_alone_and_the_others_as_before() -> None:
 
     def threads(_: int) -> tuple[int, int]:
         first = torch.get_num_threads()
-        _ = (torch.ones(256, 256) @ torch.ones(256, 256)).sum()
+        (torch.ones(256, 256) @ torch.ones(256, 256)).sum()
         return first, torch.get_num_threads()
 
     assert set(compute.workers(3).map(threads, range(6))) == {(1, 1)}

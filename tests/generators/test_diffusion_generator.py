@@ -68,9 +68,10 @@ def test_network_evaluations_are_counted(tiny_generator: DiffusionGenerator) -> 
 
 
 def test_every_step_is_told(tiny_generator: DiffusionGenerator) -> None:
-    steps: list[SolverStep] = []
+    steps: list[Any] = []
     (batch,) = tiny_generator.stream(range(2), sampler=FEW, on_step=steps.append)
     assert [step.index for step in steps] == [0, 1, 2, 3]
+    assert all(isinstance(step, SolverStep) for step in steps)
     assert steps[-1].sigma_next == 0
     assert torch.equal(steps[-1].x.float(), batch.images)
 

@@ -133,7 +133,7 @@ def test_impossible_settings_are_refused(make: Any, changes: dict[str, Any], mes
 @torch.no_grad()
 def test_patches_are_folded_into_channels() -> None:
     network = classifier(img_resolution=16, patch_size=2)
-    assert network.input_blocks[0][0].weight.shape == (32, 12, 3, 3)
+    assert network.state_dict()["input_blocks.0.0.weight"].shape == (32, 12, 3, 3)
     assert network(torch.randn(2, 3, 16, 16), torch.zeros(2)).shape == (2, 5)
     with pytest.raises(ConfigError, match="cannot be cut into patches of 3"):
         classifier(patch_size=3)

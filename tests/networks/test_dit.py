@@ -78,8 +78,8 @@ def test_rows_of_weights_weigh_the_rows_of_the_table() -> None:
     expected = torch.stack([0.25 * table[0] + 0.75 * table[1], table[4], table[3]])
     torch.testing.assert_close(network.embed_labels(rows), expected)
     classes = torch.tensor([3, -1, 0])
-    assert torch.equal(network.embed_labels(classes), table[[3, 4, 0]])
-    assert torch.equal(network.embed_labels(None), table[4:])
+    for labels, found in ((classes, table[[3, 4, 0]]), (None, table[4:])):
+        torch.testing.assert_close(network.embed_labels(labels), found, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("labels", [None, torch.tensor([1, -1]), torch.zeros(1, 4)])

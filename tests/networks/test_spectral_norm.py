@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from genlab import compute
 from genlab.networks.spectral_norm import (
     PairedConv2d,
     PairedLinear,
@@ -55,7 +56,8 @@ def test_further_singular_values_are_tracked() -> None:
     layer = SpectralLinear(4, 6, num_svs=3)
     for _ in range(CALLS):
         layer(torch.ones(1, 4))
-    tracked = torch.cat([layer.sv0, layer.sv1, layer.sv2])
+    state = layer.state_dict()
+    tracked = torch.cat([state[f"sv{i}"] for i in range(3)])
     torch.testing.assert_close(tracked, singular_values(layer.weight)[:3], rtol=1e-4, atol=0)
 
 
@@ -123,7 +125,7 @@ def test_training_and_gradients_pass_the_folded_weight_over(
 def test_folded_weight_moves_with_the_layer() -> None:
     layer = PairedConv2d(3, 5, 3).eval()
     fold(layer)
-    layer.to(torch.float64, memory_format=torch.channels_last)
+    compute.choose(torch.device("cpu")).prepare(layer.to(torch.float64))
     assert layer.folded is not None
     assert layer.folded.dtype == torch.float64
     assert layer.folded.is_contiguous(memory_format=torch.channels_last)

@@ -32,8 +32,8 @@ def test_formula(sigma: Tensor, soft: bool, scale: float) -> None:
 def test_channels_beyond_those_asked_for_are_left_alone() -> None:
     sigma, condition = torch.tensor(0.7).double(), Condition(labels=LABELS)
     plain, whole, first = (
-        ClassifierFree(**options)(mixture())(X, sigma, condition)
-        for options in ({}, {"scale": 3.0}, {"scale": 3.0, "channels": 1})
+        ClassifierFree(scale=scale, channels=channels)(mixture())(X, sigma, condition)
+        for scale, channels in ((1.0, None), (3.0, None), (3.0, 1))
     )
     torch.testing.assert_close(first[:, :1], whole[:, :1])
     torch.testing.assert_close(first[:, 1:], plain[:, 1:])
