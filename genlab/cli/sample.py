@@ -32,7 +32,7 @@ Examples:
   genlab sample edm-fmnist --seeds 0-63 --classes sneaker,bag -o out/
   genlab sample edm-fmnist --labels balanced --seeds 0-79 --guidance 2 --film gif
   genlab sample edm-fmnist --seeds 0-49999 --format npz  # for FID tools; goes on after a stop
-  genlab sample pixelcnnpp-fmnist --complete fashion-mnist/ --keep 14
+  genlab sample my-pixelcnn/ --complete fashion-mnist/ --keep 14
   genlab sample my-model/ sampler.schedule.num_steps=40 sampler.solver.S_churn=20
   genlab sample --config configs/sample/edm-fmnist.yaml --seeds 0-3 -o there/
   accelerate launch --multi_gpu -m genlab sample edm-fmnist --seeds 0-49999
