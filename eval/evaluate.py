@@ -17,8 +17,9 @@ from genlab.data.pictures import grid, write_grid
 from genlab.errors import EvaluationError
 from genlab.eval.collect import Collected, collect
 from genlab.eval.config import EvalConfig
-from genlab.eval.datasets import dataset_name, known_dataset
+from genlab.eval.datasets import DATASETS, dataset_name, known_dataset
 from genlab.eval.extractors.base import FeatureExtractor, build_extractor
+from genlab.eval.extractors.blind import BlindExtractor
 from genlab.eval.leaderboard.records import Record
 from genlab.eval.metrics.base import LIKELIHOOD, FeatureSet, Need, score_name
 from genlab.eval.metrics.likelihood import likelihoods
@@ -32,7 +33,7 @@ from genlab.eval.protocol import (
 )
 from genlab.eval.reference import find_reference
 from genlab.eval.reference_files import Reference
-from genlab.eval.samples import GeneratedImages, Samples
+from genlab.eval.samples import GeneratedImages, Samples, StoredImages
 from genlab.eval.subject import Subject
 from genlab.files import text_sha256
 from genlab.generators.processes import Processes
@@ -93,6 +94,9 @@ class _Evaluation:
         self.runs = self._runs()
 
     def _extractor(self) -> FeatureExtractor:
+        metrics = self.metrics.values()
+        if not any(n.output for m in metrics for n in (*m.needs, *m.reference_needs)):
+            return BlindExtractor(self.device)
         name = self.config.extractor
         if name == "classifier":
             name = known_dataset(self.dataset, "which classifier looks at the images").classifier
@@ -131,8 +135,9 @@ class _Evaluation:
                 raise EvaluationError(
                     "a folder of images is one draw; repeats need a model, or repeats=1"
                 )
-            return [images]
+            return [self._as_data_set(images)]
         assert generator is not None
+        size = self._framed_size(generator.image_shape)
         sampler = generator.resolve_sampler(config.sampler)
         generator.build_sampler(sampler)
         runs: list[Samples] = []
@@ -140,8 +145,19 @@ class _Evaluation:
             first = config.first_seed + repeat * config.count
             seeds = range(first, first + config.count)
             labels = parse_labels(config.labels, seeds, generator.num_classes)
-            runs.append(GeneratedImages(generator, seeds, labels, sampler, config.dtype))
+            runs.append(GeneratedImages(generator, seeds, labels, sampler, config.dtype, size))
         return runs
+
+    def _framed_size(self, image_shape: Sequence[int]) -> int | None:
+        """The size at which smaller samples of a data set that is padded are looked at, too."""
+        known = DATASETS.get(self.dataset or "")
+        if known is None or known.fit != "pad" or max(image_shape[1:]) >= known.image_size:
+            return None
+        return known.image_size
+
+    def _as_data_set(self, images: StoredImages) -> StoredImages:
+        size = self._framed_size(images.image_shape)
+        return images if size is None else images.at(size, "pad")
 
     def run(self, pictures: Path | None = None) -> Record | None:
         """See `evaluate`."""
@@ -198,9 +214,12 @@ class _Evaluation:
             )
         if self.processes.rank > 0:
             return reference  # the process of rank 0 makes the scores
+        images, (_, size, _) = reference.images, generator.image_shape
+        if images.image_shape[1] != size:  # a border that was put on is none of the model's
+            images = images.at(size)
         bits = likelihoods(
             generator,
-            reference.images,
+            images,
             self._batch_size,
             lambda done, total: self.on_progress("computing likelihoods", done, total),
         )

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
+from genlab.data.conform import pad
 from genlab.data.dataset import ImageDataset
 from genlab.data.pixels import to_uint8
 from genlab.errors import DataError, EvaluationError, SamplingError
@@ -81,7 +82,7 @@ class StoredImages(Samples):
         split: str = "train",
     ) -> None:
         self.path = Path(path).expanduser()
-        self._options = {"image_size": image_size, "fit": fit, "split": split}
+        self._options: dict[str, Any] = {"image_size": image_size, "fit": fit, "split": split}
         has_labels = self._open(labels=False).source.labels is not None
         self._dataset = self._open(labels=has_labels)
         self.count = len(self._dataset)
@@ -94,7 +95,7 @@ class StoredImages(Samples):
             )
 
     def _open(self, labels: bool) -> ImageDataset:
-        return ImageDataset(self.path, labels=labels, alpha="refuse", **self._options)  # type: ignore[arg-type]  # three keywords of its own
+        return ImageDataset(self.path, labels=labels, alpha="refuse", **self._options)
 
     def read(self, start: int, stop: int) -> Drawn:
         """See `Samples.read`."""
@@ -104,6 +105,14 @@ class StoredImages(Samples):
     def identity(self) -> dict[str, Any]:
         """See `Samples.identity`; it reads every file once."""
         return {"data_sha256": content_sha256(self.path), **self._options}
+
+    def at(self, image_size: int, fit: str = "none") -> "StoredImages":
+        """The same images at another size; ``none`` takes those that are of this size as they lie.
+
+        Raises:
+            DataError: they are not, and ``fit`` says nothing about it.
+        """
+        return StoredImages(self.path, image_size, fit, self._options["split"])
 
 
 class GeneratedImages(Samples):
@@ -115,6 +124,8 @@ class GeneratedImages(Samples):
         labels: one class for each seed; None for an unconditional model.
         sampler: the whole sampler config.
         dtype: what the network computes in, as it stands on the card.
+        image_size: height and width at which the images are looked at: smaller ones are centred on
+            black, as `Conform` pads those of a data set. None keeps the generator's.
     """
 
     def __init__(
@@ -124,10 +135,12 @@ class GeneratedImages(Samples):
         labels: Sequence[int] | None,
         sampler: Mapping[str, Any],
         dtype: str = "float32",
+        image_size: int | None = None,
     ) -> None:
         self.generator, self.seeds, self.sampler, self.dtype = generator, seeds, sampler, dtype
         self.count = len(seeds)
-        self.image_shape = generator.image_shape
+        channels, height, width = generator.image_shape
+        self.image_shape = (channels, image_size or height, image_size or width)
         self.class_names = generator.class_names
         self.labels = None if labels is None else torch.tensor(labels)
         if self.image_shape[0] not in (1, 3):
@@ -148,7 +161,12 @@ class GeneratedImages(Samples):
                 f"{len(bad)} images are not finite (first seed {bad[0]}); try --dtype float32, a "
                 "smaller guidance scale, or check the model's weights"
             )
-        return Drawn(images=as_rgb(to_uint8(batch.images)), nfe=batch.nfe, seconds=batch.seconds)
+        images = as_rgb(to_uint8(batch.images))
+        if images.shape[2:] != self.image_shape[1:]:
+            images = torch.from_numpy(pad(images.cpu().numpy(), self.image_shape[1])).to(
+                images.device
+            )
+        return Drawn(images=images, nfe=batch.nfe, seconds=batch.seconds)
 
     def identity(self) -> dict[str, Any]:
         """See `Samples.identity`."""
@@ -159,6 +177,7 @@ class GeneratedImages(Samples):
             "sampler": dict(self.sampler),
             "dtype": self.dtype,
             "seeds_sha256": text_sha256([list(self.seeds), labels]),
+            "image_shape": list(self.image_shape),
         }
 
 

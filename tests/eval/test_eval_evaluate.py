@@ -13,6 +13,7 @@ from tiny_extractor import TinyExtractor
 from genlab import DiffusionGenerator
 from genlab.cli import main
 from genlab.data.writers import write_npz
+from genlab.diffusion.preconditioning import EDM
 from genlab.errors import EvaluationError
 from genlab.eval.config import EvalConfig
 from genlab.eval.evaluate import evaluate
@@ -21,6 +22,7 @@ from genlab.eval.metrics.frechet import frechet_distance
 from genlab.eval.moments import Moments
 from genlab.eval.samples import StoredImages
 from genlab.eval.subject import Subject, holds_images
+from genlab.networks import SongUNet
 
 STEPS = {"schedule": {"name": "karras", "num_steps": 2}}
 
@@ -157,3 +159,19 @@ def test_images_and_models_are_told_apart(tiny_model: Path, real: Path, tmp_path
     assert holds_images(tmp_path)
     assert not holds_images(tiny_model)
     assert not holds_images(Path("edm-fmnist"))
+
+
+def test_models_of_28_pixels_are_scored_as_the_padded_data_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fashion-MNIST is looked at on a black border: a model that draws none gets one."""
+    monkeypatch.setenv("GENLAB_HOME", str(tmp_path))
+    network = SongUNet(28, 1, 1, label_dim=10, model_channels=8, channel_mult=[1], num_blocks=1)
+    model = DiffusionGenerator(network, EDM())
+    config = EvalConfig(extractor="classifier", metrics=["consistency"], dataset="fmnist",
+                        count=4, sampler=STEPS)  # fmt: skip
+    record = score(Subject(name="small", generator=model), config)
+    assert record.protocol["count"] == 4
+    assert set(record.scores) == {"consistency[cnn-fmnist]"}
+    with pytest.raises(EvaluationError, match="32x32"):
+        evaluate(Subject(name="small", generator=model), replace(config, dataset="cifar10"))

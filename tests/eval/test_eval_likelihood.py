@@ -7,7 +7,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
-import tiny_extractor  # noqa: F401 - registers the extractor "tiny"
 import torch
 from torch import Tensor, nn
 
@@ -77,7 +76,7 @@ def real(tmp_path: Path) -> Path:
 
 
 def bits(generator: Generator, real: Path) -> float:
-    config = EvalConfig(extractor="tiny", metrics=["bpd"], reference=str(real))
+    config = EvalConfig(metrics=["bpd"], reference=str(real))
     record = evaluate(Subject(name="histogram", generator=generator), config)
     assert record is not None
     return record.scores["bpd"].value

@@ -77,6 +77,26 @@ def test_a_generator_draws_what_sample_draws(tiny_generator: DiffusionGenerator)
     assert drawn.seconds > 0
 
 
+def test_smaller_images_are_centred_on_black(tiny_generator: DiffusionGenerator) -> None:
+    sampler = tiny_generator.resolve_sampler(num_steps=2)
+    plain = GeneratedImages(tiny_generator, range(2), [0, 1], sampler)
+    framed = GeneratedImages(tiny_generator, range(2), [0, 1], sampler, image_size=12)
+    images = framed.read(0, 2).images
+    assert framed.image_shape == (1, 12, 12)
+    assert torch.equal(images[:, :, 2:-2, 2:-2], plain.read(0, 2).images)
+    assert images.sum() == images[:, :, 2:-2, 2:-2].sum()
+    assert framed.identity() != plain.identity()
+
+
+def test_stored_images_at_another_size(tmp_path: Path) -> None:
+    images = StoredImages(folder_of(tmp_path, [(6, 6)] * 3))
+    framed = images.at(8, "pad")
+    assert framed.image_shape == (3, 8, 8)
+    assert torch.equal(framed.at(6).read(0, 3).images, images.read(0, 3).images)
+    with pytest.raises(DataError, match="not 5x5"):
+        images.at(5)
+
+
 def test_images_that_are_not_finite_are_named(
     tiny_generator: DiffusionGenerator, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,0 +1,45 @@
+"""No extractor: for metrics that look at no image."""
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from genlab.errors import EvaluationError
+from genlab.eval.extractors.base import FeatureExtractor
+
+
+class BlindExtractor(FeatureExtractor):
+    """Stands where nothing looks at images, as for likelihoods, and has no weights to be fetched.
+
+    Args:
+        device: that others compute on.
+    """
+
+    name = "none"
+    outputs: ClassVar[dict[str, int]] = {}
+    resize = "none"
+    weights_sha256 = "none"
+
+    def __init__(self, device: torch.device | str = "cpu") -> None:
+        self._device = torch.device(device)
+
+    def __call__(self, images: Tensor, outputs: Sequence[str] = ()) -> dict[str, Tensor]:
+        """See `FeatureExtractor.__call__`.
+
+        Raises:
+            EvaluationError: an output is asked for.
+        """
+        if outputs:
+            raise EvaluationError(f"nothing looks at images here: there is no {outputs[0]!r}")
+        return {}
+
+    @property
+    def device(self) -> torch.device:
+        """Where others compute."""
+        return self._device
+
+    def to(self, device: torch.device | str) -> "BlindExtractor":
+        """Stand for another device."""
+        return BlindExtractor(device)
