@@ -1,7 +1,7 @@
 """No extractor: for metrics that look at no image."""
 
-from collections.abc import Sequence
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ class BlindExtractor(FeatureExtractor):
     """
 
     name = "none"
-    outputs: ClassVar[dict[str, int]] = {}
+    outputs: Mapping[str, int] = MappingProxyType({})
     resize = "none"
     weights_sha256 = "none"
 
