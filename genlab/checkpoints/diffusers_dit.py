@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from genlab.checkpoints.options import Option, integer, number, values_of
 from genlab.checkpoints.weights import StateDict
 from genlab.errors import CheckpointError, ConfigError
 from genlab.networks.diffusers_dit import DiffusersDiT
@@ -37,6 +38,18 @@ _FIXED = {
     "dropout": 0.0,
     "upcast_attention": False,
 }
+_OPTIONS = {
+    "num_attention_heads": Option(None, integer(1, 1024)),
+    "attention_head_dim": Option(None, integer(1, 65536)),
+    "num_layers": Option(None, integer(1, 1024)),
+    "in_channels": Option(None, integer(1, 1024)),
+    "sample_size": Option(None, integer(1, 8192)),
+    "patch_size": Option(None, integer(1, 1024)),
+    "num_embeds_ada_norm": Option(None, integer(1, 1_000_000)),
+    "norm_eps": Option(1e-5, number(0, 1)),
+}
+_LARGEST_GRID = 256
+"""Patches a side; only the claim tells them, since the position table is not in the weights."""
 
 
 def options_of(config: dict[str, Any], state: StateDict, where: object) -> dict[str, Any]:
@@ -50,30 +63,34 @@ def options_of(config: dict[str, Any], state: StateDict, where: object) -> dict[
             raise CheckpointError(
                 f"{where} has {option} = {config[option]!r}; GenLab reads DiTs with {ours!r}"
             )
+    given = {name: value for name, value in config.items() if value is not None}
+    outputs = Option(given.get("in_channels"), integer(1, 2048))
     try:
-        heads, width = config["num_attention_heads"], config["attention_head_dim"]
-        depth, channels = config["num_layers"], config["in_channels"]
-        options = {
-            "img_resolution": config["sample_size"],
-            "in_channels": channels,
-            "out_channels": config.get("out_channels") or channels,
-            "label_dim": config["num_embeds_ada_norm"],
-            "patch_size": config["patch_size"],
-            "hidden_size": heads * width,
-            "depth": depth,
-            "num_heads": heads,
-            "norm_eps": float(config.get("norm_eps", 1e-5)),
-        }
-    except (KeyError, TypeError, ValueError) as error:
+        said = values_of("DiTTransformer2DModel", {**_OPTIONS, "out_channels": outputs}, given)
+    except ConfigError as error:
+        raise CheckpointError(f"the config of {where} is no DiT's: {error}") from error
+    if not 1 <= said["sample_size"] // said["patch_size"] <= _LARGEST_GRID:
         raise CheckpointError(
-            f"the config of {where} is no DiT's ({type(error).__name__}: {error}); fetch it again"
-        ) from error
+            f"the config of {where} claims sample_size = {said['sample_size']} in patches of "
+            f"{said['patch_size']}; GenLab reads DiTs of 1 ... {_LARGEST_GRID} patches a side"
+        )
+    depth = said["num_layers"]
     held = len({name.split(".")[1] for name in state if name.startswith("transformer_blocks.")})
     if depth != held:  # before as many blocks are built
         raise CheckpointError(
-            f"the config of {where} says num_layers = {depth!r}, its weights are of {held} blocks"
+            f"the config of {where} says num_layers = {depth}, its weights are of {held} blocks"
         )
-    return options
+    return {
+        "img_resolution": said["sample_size"],
+        "in_channels": said["in_channels"],
+        "out_channels": said["out_channels"],
+        "label_dim": said["num_embeds_ada_norm"],
+        "patch_size": said["patch_size"],
+        "hidden_size": said["num_attention_heads"] * said["attention_head_dim"],
+        "depth": depth,
+        "num_heads": said["num_attention_heads"],
+        "norm_eps": said["norm_eps"],
+    }
 
 
 def from_diffusers(state: StateDict) -> StateDict:

@@ -4,7 +4,7 @@ import inspect
 import json
 import math
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +101,11 @@ def _modern_names(state: StateDict) -> StateDict:
 
 
 def build(
-    cls: type[nn.Module], options: Mapping[str, Any], state: StateDict, where: object
+    cls: type[nn.Module],
+    options: Mapping[str, Any],
+    state: StateDict,
+    where: object,
+    computed: Collection[str] = (),
 ) -> nn.Module:
     """Build a network and fill it.
 
@@ -110,6 +114,7 @@ def build(
         options: its constructor's arguments.
         state: its state dict.
         where: the folder, for messages.
+        computed: buffers that the network computes itself and the folder lacks.
 
     Raises:
         CheckpointError: the network cannot be built so, or the weights do not fit it.
@@ -122,9 +127,10 @@ def build(
             shell = cls(**options)
     except (ConfigError, ValueError, TypeError, AssertionError, RuntimeError) as error:
         raise CheckpointError(f"{label} cannot be built: {error}") from error
-    check_state_dict(shell.state_dict(), state, label)
+    expected = {name: w for name, w in shell.state_dict().items() if name not in computed}
+    check_state_dict(expected, state, label)
     network = cls(**options)
-    network.load_state_dict(state)
+    network.load_state_dict(state, strict=not computed)  # the names were just compared
     return network.eval()
 
 

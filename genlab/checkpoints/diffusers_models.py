@@ -128,8 +128,7 @@ def _read_network(folder: Path) -> Any:
                 f"embedders; take {_OFFICIAL_TIMES} out of its {MODEL_CONFIG}"
             )
         options.pop("norm_eps")
-        table = DiT(**{**options, "depth": 1}).pos_embed
-        return build(DiT, options, {**plain, "pos_embed": table}, folder)
+        return build(DiT, options, plain, folder, computed=["pos_embed"])
     return build(DiffusersDiT, options, converted, folder)
 
 

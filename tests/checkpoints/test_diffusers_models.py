@@ -212,6 +212,15 @@ def test_export_of_the_papers_dit(tmp_path: Path) -> None:
     assert len(theirs.transformer_blocks) == 2
 
 
+def test_a_claimed_width_meets_the_shapes_before_memory_is_taken(tmp_path: Path) -> None:
+    export_dit(plain_dit(), tmp_path)
+    config_with("transformer/config.json", num_attention_heads=1, attention_head_dim=60000)(
+        tmp_path
+    )
+    with pytest.raises(CheckpointError, match=r"where \[60000, 2, 2, 2\] is needed"):
+        read(tmp_path)
+
+
 def test_what_diffusers_cannot_express_is_not_exported(
     tmp_path: Path, tiny_generator: DiffusionGenerator
 ) -> None:
@@ -306,7 +315,14 @@ def test_damage_is_named(
 
 DIT_CONFIG, VAE_CONFIG = "transformer/config.json", "vae/config.json"
 DIT_DAMAGE: dict[str, tuple[Any, str]] = {
-    "more blocks": (config_with(DIT_CONFIG, num_layers=10**9), "its weights are of 2 blocks"),
+    "more blocks": (config_with(DIT_CONFIG, num_layers=3), "its weights are of 2 blocks"),
+    "absurd depth": (config_with(DIT_CONFIG, num_layers=10**9), r"num_layers of .* 1 \.\.\. 1024"),
+    "absurd grid": (config_with(DIT_CONFIG, sample_size=8192), "256 patches a side"),
+    "width of text": (config_with(DIT_CONFIG, attention_head_dim="aaaa"), "attention_head_dim of"),
+    "repeated text": (
+        config_with(DIT_CONFIG, num_attention_heads=10**10, attention_head_dim="aaaa"),
+        "num_attention_heads of .* must be",
+    ),
     "other activation": (config_with(DIT_CONFIG, activation_fn="geglu"), "activation_fn"),
     "no heads": (config_with(DIT_CONFIG, num_attention_heads=None), "is no DiT's"),
     "foreign autoencoder": (config_with(VAE_CONFIG, _class_name="VQModel"), "names the class"),
