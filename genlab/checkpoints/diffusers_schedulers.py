@@ -1,10 +1,12 @@
 """What a scheduler's config of diffusers says: the parameterisation, and how it would sample."""
 
+import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from genlab.diffusion.discrete import Discrete
+from genlab.checkpoints.options import Option, integer, number, values_of
+from genlab.diffusion.discrete import Discrete, betas
 from genlab.errors import ConfigError, nearest
 
 SCHEDULES = {"linear": "linear", "scaled_linear": "scaled_linear", "squaredcos_cap_v2": "cosine"}
@@ -61,14 +63,33 @@ KINDS = {
         open_end=True,
     ),
 }
-"""Schedulers of diffusers that are solvers of ours; a model with another one is sampled by DDIM."""
+"""Schedulers of diffusers that are solvers of ours."""
 
-_TYPES = {
-    "num_train_timesteps": int,
-    "beta_start": float,
-    "beta_end": float,
-    "steps_offset": int,
-    "clip_sample_range": float,
+_BY_DDIM = _Kind(solver={"name": "ddim"}, spacing="leading", clips=False)
+SAMPLED_BY_DDIM = (
+    "DDIMParallelScheduler",
+    "DDPMParallelScheduler",
+    "DEISMultistepScheduler",
+    "DPMSolverSDEScheduler",
+    "DPMSolverSinglestepScheduler",
+    "KDPM2AncestralDiscreteScheduler",
+    "KDPM2DiscreteScheduler",
+    "LCMScheduler",
+    "LMSDiscreteScheduler",
+    "PNDMScheduler",
+    "SASolverScheduler",
+    "TCDScheduler",
+)
+"""Schedulers of the same discrete models whose solvers are not ours.
+
+Others mean other models: flows, consistency models, other noise levels.
+"""
+
+_NUMBERS = {
+    "num_train_timesteps": Option(1000, integer(1, 100_000)),
+    "beta_start": Option(1e-4, number(0, 1)),
+    "beta_end": Option(0.02, number(0, 1)),
+    "steps_offset": Option(0, integer(0, 100_000)),
 }
 # Clipped to what the model knows.
 _WHOLE_RANGE = {"sigma_min": 1e-6, "sigma_max": 1e6}
@@ -114,18 +135,14 @@ def parse_scheduler(
     Raises:
         ConfigError: it means something that GenLab has no model or solver for.
     """
-    name = config.get("_class_name", "DDPMScheduler")
-    kind = KINDS.get(str(name), KINDS["DDIMScheduler"])
+    name, kind = _kind(config)
     for option, neutral in _NEUTRAL.items():
         if config.get(option, neutral) not in (neutral, None):
             raise ConfigError(
                 f"the scheduler's {option} = {config[option]!r} is not supported; GenLab reads "
                 f"models with {option} = {neutral}"
             )
-    for option, wanted in _TYPES.items():
-        value = config.get(option, 0)
-        if isinstance(value, bool) or not isinstance(value, int | wanted):
-            raise ConfigError(f"the scheduler's {option} must be a number, got {value!r}")
+    numbers = values_of(name, _NUMBERS, config)
     schedule = _translate(config, "beta_schedule", "linear", SCHEDULES)
     said = _translate(config, "variance_type", "fixed_small", VARIANCES)
     karras = bool(config.get("use_karras_sigmas", False))
@@ -135,17 +152,17 @@ def parse_scheduler(
             "karras once the model is converted"
         )
     variance = "learned_range" if predicts_variance and not said.startswith("learned") else said
-    ends = (None, None) if schedule == "cosine" else _ends(config)
+    by_ends = schedule != "cosine"
     preconditioning = Discrete(
         schedule=schedule,
-        T=config.get("num_train_timesteps", 1000),
+        T=numbers["num_train_timesteps"],
         prediction=_translate(config, "prediction_type", "epsilon", PREDICTIONS),
         variance=variance,
         interpolate=kind.continuous or karras,
         nearest_in_log=karras,
         zero_terminal_snr=bool(config.get("rescale_betas_zero_snr", False)),
-        beta_start=ends[0],
-        beta_end=ends[1],
+        beta_start=numbers["beta_start"] if by_ends else None,
+        beta_end=numbers["beta_end"] if by_ends else None,
     )
     solver = dict(kind.solver)
     if kind.clips is not None:
@@ -160,6 +177,17 @@ def parse_scheduler(
         preconditioning=preconditioning,
         sampler={"solver": solver, "schedule": _schedule(config, kind, num_steps)},
     )
+
+
+def _kind(config: Mapping[str, Any]) -> tuple[str, _Kind]:
+    name = config.get("_class_name", "DDPMScheduler")
+    kinds = {**dict.fromkeys(SAMPLED_BY_DDIM, _BY_DDIM), **KINDS}
+    if not isinstance(name, str) or name not in kinds:
+        raise ConfigError(
+            f"the scheduler {reprlib.repr(name)} is none of a discrete model that GenLab knows; "
+            f"{nearest(str(name)[:40], kinds)}"
+        )
+    return name, kinds[name]
 
 
 def _schedule(config: Mapping[str, Any], kind: _Kind, num_steps: int | None) -> dict[str, Any]:
@@ -188,20 +216,18 @@ def _is_stochastic(config: Mapping[str, Any]) -> bool:
         )
     kinds = {"dpmsolver++": False, "sde-dpmsolver++": True}
     kind = config.get("algorithm_type", "dpmsolver++")
-    if kind not in kinds:
+    if not isinstance(kind, str) or kind not in kinds:
         raise ConfigError(
             f"the scheduler's algorithm_type {kind!r} is not supported; {nearest(str(kind), kinds)}"
         )
     return kinds[kind]
 
 
-def _ends(config: Mapping[str, Any]) -> tuple[float, float]:
-    return float(config.get("beta_start", 1e-4)), float(config.get("beta_end", 0.02))
-
-
 def _translate(config: Mapping[str, Any], option: str, default: str, known: dict[str, str]) -> str:
-    value = config.get(option, default)
-    if value not in known:
+    value = config.get(option)
+    if value is None:  # as the multistep solvers say variance_type
+        value = default
+    if not isinstance(value, str) or value not in known:
         raise ConfigError(
             f"the scheduler's {option} {value!r} is not supported; {nearest(str(value), known)}"
         )
@@ -209,17 +235,28 @@ def _translate(config: Mapping[str, Any], option: str, default: str, known: dict
 
 
 def scheduler_config(preconditioning: Discrete, *, clip: bool) -> dict[str, Any]:
-    """The config of a DDIMScheduler for a model of ours; `parse_scheduler` reads it back."""
+    """The config of a DDIMScheduler for a model of ours; `parse_scheduler` reads it back.
+
+    Raises:
+        ConfigError: diffusers would tell the network other timesteps.
+    """
+    if preconditioning.rescale_timesteps and preconditioning.T != 1000:
+        raise ConfigError(
+            "diffusers tells networks the timestep itself, and this one was trained on "
+            f"1000 t / {preconditioning.T} (rescale_timesteps); it cannot be written for diffusers"
+        )
     back = [{ours: theirs for theirs, ours in table.items()} for table in (SCHEDULES, PREDICTIONS)]
-    defaults = {"linear": (1e-4, 0.02), "scaled_linear": (0.00085, 0.012), "cosine": (1e-4, 0.02)}
-    low, high = defaults[preconditioning.schedule]
+    start, end = preconditioning.beta_start, preconditioning.beta_end
+    table = betas(preconditioning.schedule, preconditioning.T, start, end)
     return {
         "_class_name": "DDIMScheduler",
         "num_train_timesteps": preconditioning.T,
         "beta_schedule": back[0][preconditioning.schedule],
-        "beta_start": preconditioning.beta_start or low,
-        "beta_end": preconditioning.beta_end or high,
+        "beta_start": float(table[0]) if start is None else start,
+        "beta_end": float(table[-1]) if end is None else end,
+        "rescale_betas_zero_snr": preconditioning.zero_terminal_snr,
         "prediction_type": back[1][preconditioning.prediction],
+        "variance_type": preconditioning.variance,  # which DDIM passes over and the reader does not
         "clip_sample": clip,
         "set_alpha_to_one": True,
         "timestep_spacing": "leading",

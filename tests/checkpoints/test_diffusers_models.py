@@ -12,6 +12,7 @@ from diffusers import (
     DDPMScheduler,
     DiTPipeline,
     DiTTransformer2DModel,
+    DPMSolverMultistepScheduler,
     UNet2DModel,
 )
 from safetensors.torch import load_file, save_file
@@ -20,6 +21,7 @@ from tiny_autoencoder import tiny_kl
 import genlab
 from genlab import DiffusionGenerator
 from genlab.checkpoints.diffusers_models import export_dit, read_autoencoder
+from genlab.checkpoints.diffusers_schedulers import parse_scheduler, scheduler_config
 from genlab.diffusion.discrete import Discrete
 from genlab.diffusion.noise import NoiseStream
 from genlab.errors import CheckpointError, ConfigError, GenLabError
@@ -212,6 +214,45 @@ def test_export_of_the_papers_dit(tmp_path: Path) -> None:
     assert len(theirs.transformer_blocks) == 2
 
 
+@pytest.mark.parametrize(
+    "model",
+    [
+        Discrete(T=500),
+        Discrete(T=500, schedule="scaled_linear", prediction="v", zero_terminal_snr=True),
+        Discrete(T=50, schedule="cosine", prediction="x0", variance="learned"),
+    ],
+    ids=str,
+)
+def test_written_schedules_have_the_same_levels(model: Discrete) -> None:
+    config = scheduler_config(model, clip=False)
+    back = parse_scheduler(config, predicts_variance=model.variance == "learned").preconditioning
+    torch.testing.assert_close(back.levels, model.levels, rtol=1e-12, atol=0)
+    assert (back.prediction, back.variance) == (model.prediction, model.variance)
+    theirs: Any = DDIMScheduler.from_config(config)
+    alpha_bar = 1 / (1 + model.levels**2)
+    torch.testing.assert_close(theirs.alphas_cumprod.double(), alpha_bar, rtol=1e-3, atol=1e-6)
+
+
+def test_rescaled_timesteps_are_not_written() -> None:
+    with pytest.raises(ConfigError, match="rescale_timesteps"):
+        scheduler_config(Discrete(T=500, rescale_timesteps=True), clip=False)
+
+
+def test_schedulers_of_other_solvers_clip_only_where_they_say_so() -> None:
+    solver = {"name": "ddim", "clip": False}
+    for clip in ({}, {"clip_sample": True}):
+        config = {"_class_name": "PNDMScheduler", **clip}
+        read = parse_scheduler(config, predicts_variance=False).sampler["solver"]
+        assert read == (solver | {"clip": True, "keep_noise": True} if clip else solver)
+
+
+def test_a_multistep_scheduler_as_diffusers_writes_it(tmp_path: Path) -> None:
+    scheduler: Any = DPMSolverMultistepScheduler()  # its variance_type is null
+    unet().save_pretrained(tmp_path)
+    scheduler.save_pretrained(tmp_path)
+    assert read(tmp_path).sampler["solver"]["name"] == "dpmpp-2m"
+
+
 def test_a_claimed_width_meets_the_shapes_before_memory_is_taken(tmp_path: Path) -> None:
     export_dit(plain_dit(), tmp_path)
     config_with("transformer/config.json", num_attention_heads=1, attention_head_dim=60000)(
@@ -294,6 +335,15 @@ DAMAGE: dict[str, tuple[Any, str]] = {
     "other condition": (config_with(UNET_CONFIG, class_embed_type="timestep"), "other things than"),
     "fourier times": (config_with(UNET_CONFIG, time_embedding_type="fourier"), "positional"),
     "betas by hand": (config_with(SCHEDULER, trained_betas=[0.1]), "trained_betas"),
+    "odd betas": (config_with(SCHEDULER, beta_schedule=[]), r"beta_schedule \[\]"),
+    "odd spacing": (config_with(SCHEDULER, timestep_spacing=[]), "spacing"),
+    "a vast beta": (config_with(SCHEDULER, beta_end=10**400), "beta_end of DDPMScheduler must be"),
+    "absurd chain": (config_with(SCHEDULER, num_train_timesteps=10**11), "in 1 ... 100000"),
+    "no chain": (config_with(SCHEDULER, _class_name="ScoreSdeVeScheduler"), "none of a discrete"),
+    "a flow": (
+        config_with(SCHEDULER, _class_name="FlowMatchEulerDiscreteScheduler"),
+        "none of a discrete model",
+    ),
     "unknown betas": (config_with(SCHEDULER, beta_schedule="sigmoid"), "beta_schedule 'sigmoid'"),
     "beta of text": (config_with(SCHEDULER, beta_end="much"), "must be a number"),
     "thresholding": (config_with(SCHEDULER, thresholding=True), "thresholding"),
