@@ -7,6 +7,8 @@ pixel).
 Pixels come in raster order, row by row from the left, and a pixel's channels belong together: the
 network gives the parameters of pixel (i, j) from the pixels before it, and the distribution takes
 care of the channels. Pixels are floats in [-1, 1]; level v of n levels is ``2 v / (n - 1) - 1``.
+They are never narrower than float32, whatever the network computes in: half precision would merge
+levels.
 """
 
 from abc import ABC, abstractmethod
@@ -18,6 +20,11 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from genlab.errors import LabelError
+
+
+def wide(dtype: torch.dtype) -> torch.dtype:
+    """This dtype or float32, whichever is wider: what pixels and probabilities need."""
+    return torch.promote_types(dtype, torch.float32)
 
 
 class PixelDistribution(ABC):
@@ -67,7 +74,7 @@ class PixelDistribution(ABC):
             temperature: 1 is the model itself, 0 its most likely choices.
 
         Returns:
-            Pixels on the grid of levels, in [-1, 1], in the dtype of the parameters.
+            Pixels on the grid of levels, in [-1, 1], in the `wide` dtype of the parameters.
         """
 
     @abstractmethod
@@ -133,7 +140,7 @@ class AutoregressiveNetwork(ModelMixin, ConfigMixin):  # type: ignore[misc]  # d
         """Parameters of all pixels at once, for training and likelihoods.
 
         Args:
-            pixels: in [-1, 1].
+            pixels: in [-1, 1], in float32 or wider also where the network is narrower.
             labels: classes, -1 for the null class; None is the null class in the whole batch.
 
         Raises:

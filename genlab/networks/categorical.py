@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from genlab.networks.autoregressive import PixelDistribution
+from genlab.networks.autoregressive import PixelDistribution, wide
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Categorical(PixelDistribution):
         self, params: Float[Tensor, "B P *S"], pixels: Float[Tensor, "B 1 *S"]
     ) -> Float[Tensor, " B *S"]:
         """See `PixelDistribution.log_prob`."""
-        logits = params.to(torch.promote_types(params.dtype, torch.float32))
+        logits = params.to(wide(params.dtype))
         return logits.log_softmax(1).gather(1, to_levels(pixels, self.num_levels))[:, 0]
 
     def sample(
@@ -52,11 +52,12 @@ class Categorical(PixelDistribution):
             levels = params.argmax(1, keepdim=True)
         else:
             # Sums of many small probabilities: in the width of the uniform numbers or wider.
-            logits = params.to(torch.promote_types(params.dtype, torch.float32))
+            logits = params.to(wide(params.dtype))
             below = (logits / temperature).softmax(1).cumsum(1)
             # Measured by the last sum, which is 1 up to rounding, no level is above the last one.
             levels = (uniforms * below[:, -1:] >= below).sum(1, keepdim=True)
-        return from_levels(levels.clamp(max=self.num_levels - 1), self.num_levels).to(params.dtype)
+        pixels = from_levels(levels.clamp(max=self.num_levels - 1), self.num_levels)
+        return pixels.to(wide(params.dtype))
 
     def guide(
         self,

@@ -14,7 +14,7 @@ code of that paper.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float
@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from genlab.errors import ConfigError
-from genlab.networks.autoregressive import PixelDistribution
+from genlab.networks.autoregressive import PixelDistribution, wide
 
 MIN_LOG_SCALE = -7.0
 """Log-scales are raised to this; below it their gradient is zero."""
@@ -86,7 +86,7 @@ class LogisticMixture(PixelDistribution):
     channels: int
     num_mixtures: int = 10
     rounded: bool = True
-    num_levels: int = 256
+    num_levels: int = field(default=256, init=False)  # `_log_bin` and its limits are for 256
 
     def __post_init__(self) -> None:
         if self.channels not in (1, 3):
@@ -120,7 +120,7 @@ class LogisticMixture(PixelDistribution):
         self, params: Float[Tensor, "B P *S"], pixels: Float[Tensor, "B C *S"]
     ) -> Float[Tensor, " B *S"]:
         """See `PixelDistribution.log_prob`."""
-        parts = self.components(params)
+        parts = self.components(params.to(wide(params.dtype)))
         total = parts.logits.log_softmax(1)
         for channel in range(self.channels):
             x = pixels[:, channel : channel + 1]
@@ -138,6 +138,7 @@ class LogisticMixture(PixelDistribution):
         The component comes by the Gumbel trick, the value by the inverse distribution function. A
         temperature divides the logits of the components and multiplies the scales.
         """
+        params = params.to(wide(params.dtype))  # in half precision 1 - SMALL is 1
         parts = self.components(params)
         u = uniforms.to(params.dtype).clamp(SMALL, 1 - SMALL)
         gumbel = u[:, : self.num_mixtures].log().neg_().log_().neg_()

@@ -121,7 +121,7 @@ class PixelCNNPP(AutoregressiveNetwork):
         """
         _check_size(*pixels.shape[2:])
         # A channel of ones tells the image from the zeros beyond its border.
-        x = F.pad(pixels, (0, 0, 0, 0, 0, 1), value=1.0)
+        x = F.pad(pixels.to(self.u_init.conv.weight_v), (0, 0, 0, 0, 0, 1), value=1.0)
         us = [self.u_init(x)]
         uls = [self.ul_init[0](x) + self.ul_init[1](x)]
         for level, layers in enumerate(self.up_layers):

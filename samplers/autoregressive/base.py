@@ -19,6 +19,7 @@ from genlab.networks.autoregressive import (
     AutoregressiveNetwork,
     PixelDecoder,
     PixelDistribution,
+    wide,
 )
 from genlab.registry import Registry
 from genlab.samplers.base import Step
@@ -63,10 +64,11 @@ class PixelModel:
             self.network = nn.Module.to(copy.deepcopy(self.network), dtype)
 
     def blank(self, canvas: "Canvas") -> Float[Tensor, "B C H W"]:
-        """Images without any pixel drawn, in the network's dtype: 0, and what the canvas keeps."""
+        """Images without any pixel drawn: 0, and what the canvas keeps."""
         batch, _, height, width = canvas.uniforms.shape
         channels: int = self.network.config["in_channels"]
-        empty = canvas.uniforms.new_zeros(batch, channels, height, width, dtype=self.network.dtype)
+        dtype = wide(self.network.dtype)
+        empty = canvas.uniforms.new_zeros(batch, channels, height, width, dtype=dtype)
         return canvas.settle(empty)
 
     def decoder(self, height: int, width: int, dtype: torch.dtype | None = None) -> PixelDecoder:

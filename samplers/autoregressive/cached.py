@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from genlab.networks.autoregressive import wide
 from genlab.samplers.autoregressive.base import Canvas, PixelModel
 from genlab.samplers.autoregressive.precision import Precise
 from genlab.samplers.base import Step
@@ -24,7 +25,7 @@ class Cached(Precise):
     def __call__(self, model: PixelModel, canvas: Canvas) -> Iterator[Step]:
         """See `Decoder`."""
         dtype = self.dtype(model)
-        x = model.blank(canvas).to(dtype)
+        x = model.blank(canvas).to(wide(dtype))
         height, width = x.shape[2:]
         decoder = model.decoder(height, width, dtype)
         for i in range(height):

@@ -87,6 +87,14 @@ def test_draws_follow_the_probabilities() -> None:
     assert coldest.eq(-1).all()
 
 
+def test_neighbouring_codes_stay_apart_in_half_precision() -> None:
+    codes = torch.arange(512)
+    logits = torch.nn.functional.one_hot(codes, 512).bfloat16()
+    for temperature in (0.0, 1e-3):
+        drawn = Categorical(512).sample(logits, torch.full((512, 1), 0.5), temperature)
+        assert torch.equal(to_levels(drawn, 512)[:, 0], codes)
+
+
 def test_guidance_is_linear_in_the_logits() -> None:
     a, b = torch.randn(2, 1, 4)
     assert torch.allclose(Categorical(4).guide(a, b, 1.0), a)

@@ -94,6 +94,16 @@ def test_extreme_uniforms_give_pixels() -> None:
         assert drawn.abs().max() <= 1
 
 
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_half_precision_draws_and_tells_what_float32_does(temperature: float) -> None:
+    told = params(COLOUR, 40).bfloat16()
+    u = torch.linspace(0, 1 - 1e-7, 40)[:, None].expand(-1, COLOUR.num_uniforms)
+    drawn = COLOUR.sample(told, u, temperature)
+    assert torch.equal(drawn, COLOUR.sample(told.float(), u, temperature))
+    assert torch.equal(COLOUR.log_prob(told, drawn), COLOUR.log_prob(told.float(), drawn))
+    assert torch.equal(((drawn + 1) * 127.5).round() / 127.5 - 1, drawn)
+
+
 def test_single_pixels_are_those_of_images() -> None:
     told = params(COLOUR, 60).reshape(5, -1, 3, 4)
     u = torch.rand(5, COLOUR.num_uniforms, 3, 4)
