@@ -14,7 +14,8 @@ from torch import Tensor
 from genlab.diffusion.condition import Condition
 from genlab.diffusion.noise import Noise
 
-VARIANCES = ("fixed_small", "fixed_large", "learned_range", "learned")
+FIXED_VARIANCES = ("fixed_small", "fixed_large")
+VARIANCES = (*FIXED_VARIANCES, "learned_range", "learned")
 """Which variance a reverse step may have; `genlab.diffusion.discrete.Chain` says more."""
 
 

@@ -63,6 +63,24 @@ def plan(levels: list[float], hats: list[float]) -> list[Leg]:
     ]
 
 
+def refuse_repeats(solver: str, sigmas: Float64[Tensor, " levels"]) -> None:
+    """For solvers that divide by the distance between two noise levels.
+
+    Repeats are not dropped for them: the number of steps would no longer be the one asked for.
+
+    Raises:
+        ConfigError: two successive noise levels are the same.
+    """
+    same = sigmas[1:] == sigmas[:-1]
+    if same.any():
+        raise ConfigError(
+            f"{int(same.sum())} of the {len(same)} steps stay where they are (the first at sigma "
+            f"{float(sigmas[1:][same][0]):.3g}), because the schedule has several noise levels for "
+            f"one that the model knows, and {solver} cannot take such steps; lower num_steps, or "
+            "take the respaced schedule or the heun solver"
+        )
+
+
 @dataclass(frozen=True, kw_only=True)
 class Churn:
     """Stochasticity: raise the noise by a factor ``1 + gamma``, then step from there.

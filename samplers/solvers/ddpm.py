@@ -10,12 +10,12 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from genlab.diffusion.condition import Condition
-from genlab.diffusion.denoiser import VARIANCES, Denoiser
+from genlab.diffusion.denoiser import FIXED_VARIANCES, Denoiser
 from genlab.diffusion.discrete import Chain
 from genlab.diffusion.noise import Noise
 from genlab.errors import ConfigError, nearest
 from genlab.samplers.base import SolverStep
-from genlab.samplers.solvers.churn import announce, plan
+from genlab.samplers.solvers.churn import announce, plan, refuse_repeats
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,9 +43,10 @@ class DDPM:
     variance: str | None = None
 
     def __post_init__(self) -> None:
-        if self.variance is not None and self.variance not in VARIANCES:
+        if self.variance is not None and self.variance not in FIXED_VARIANCES:
             raise ConfigError(
-                f"there is no variance {self.variance!r}; {nearest(self.variance, VARIANCES)}"
+                "the ddpm solver's variance is a fixed one, or none for the model's own, got "
+                f"{self.variance!r}; {nearest(self.variance, FIXED_VARIANCES)}"
             )
 
     def start_std(self, sigma: float) -> float:
@@ -63,10 +64,13 @@ class DDPM:
         """Run; see `genlab.samplers.base.Solver`.
 
         Raises:
-            ConfigError: the model predicts a variance, and a guidance does not pass it on.
+            ConfigError: the model predicts a variance, and a guidance does not pass it on; or it
+                predicts one between two bounds, and two noise levels are the same.
         """
         chain = Chain(sigmas[:-1].flip(0))
         kind = self.variance or denoiser.variance
+        if kind == "learned_range":
+            refuse_repeats("ddpm with a learned variance", sigmas)
         legs = plan(sigmas.tolist(), sigmas[:-1].tolist())
         for leg in announce(denoiser, legs, noise):
             sigma = torch.tensor(leg.sigma, dtype=torch.float64)

@@ -18,7 +18,7 @@ from genlab.diffusion.condition import Condition
 from genlab.diffusion.denoiser import Denoiser
 from genlab.diffusion.noise import Noise
 from genlab.samplers.base import SolverStep
-from genlab.samplers.solvers.churn import announce, denoise, plan
+from genlab.samplers.solvers.churn import announce, denoise, plan, refuse_repeats
 
 State = Float[Tensor, "B C H W"]
 
@@ -70,7 +70,12 @@ class DPMSolverPP2M:
         condition: Condition,
         noise: Noise,
     ) -> Iterator[SolverStep]:
-        """Run; see `genlab.samplers.base.Solver`."""
+        """Run; see `genlab.samplers.base.Solver`.
+
+        Raises:
+            ConfigError: two noise levels are the same.
+        """
+        refuse_repeats("dpmpp-2m", sigmas)
         before: _Estimate | None = None
         legs = plan(sigmas.tolist(), sigmas[:-1].tolist())
         for leg in announce(denoiser, legs, noise):
@@ -119,7 +124,12 @@ class UniPC:
         condition: Condition,
         noise: Noise,
     ) -> Iterator[SolverStep]:
-        """Run; see `genlab.samplers.base.Solver`."""
+        """Run; see `genlab.samplers.base.Solver`.
+
+        Raises:
+            ConfigError: two noise levels are the same.
+        """
+        refuse_repeats("unipc", sigmas)
         before: _Estimate | None = None
         now: _Estimate | None = None
         begun = x

@@ -175,6 +175,19 @@ def test_predicted_variance_is_taken(v: float, kind: str) -> None:
 
 
 @torch.no_grad()
+def test_equal_noise_levels_are_refused_where_the_variance_lies_between_bounds() -> None:
+    """Both bounds are 0 there, and so is what lies between them, but not in logarithms."""
+    model = predicting(-1.0)
+    schedule = {"name": "karras", "num_steps": 100}
+    condition = Condition(labels=torch.zeros(4, dtype=torch.int64))
+    with pytest.raises(ConfigError, match="ddpm with a learned variance cannot take such steps"):
+        run({"solver": "ddpm", "schedule": schedule}, model, condition=condition)
+    fixed = {"name": "ddpm", "variance": "fixed_small"}
+    last = run({"solver": fixed, "schedule": schedule}, model, condition=condition)[-1].x
+    assert last.isfinite().all()
+
+
+@torch.no_grad()
 def test_guidance_keeps_the_variance_of_the_class() -> None:
     model = predicting(0.25)
     guided = GUIDANCE.build("cfg", scale=3.0)(model)
@@ -313,3 +326,6 @@ def test_impossible_eta_is_refused(eta: float) -> None:
 def test_unknown_variance_is_refused() -> None:
     with pytest.raises(ConfigError, match="did you mean 'fixed_small'"):
         DDPM(variance="fixed-small")
+    for predicted in ("learned", "learned_range"):  # what the model alone can say
+        with pytest.raises(ConfigError, match="none for the model's own, got 'learned"):
+            DDPM(variance=predicted)
