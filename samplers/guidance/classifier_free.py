@@ -25,9 +25,9 @@ class ClassifierFree:
 
     Attributes:
         scale: >= 0; 1 is off, 0 ignores the class.
-        channels: how many channels are guided, from the first; the others keep the estimate with
-            the class. None guides all. The published scores of DiT and SiT guide 3 of 4 latent
-            channels.
+        channels: how many channels are guided, from the first and fewer than the images have; the
+            others keep the estimate (and a classifier's score) with the class. None guides all. The
+            published scores of DiT and SiT guide 3 of 4 latent channels.
 
     Source: Ho and Salimans (arXiv:2207.12598), Eq. 6, whose w is ``scale - 1``; for the estimate x0
     the formula is the same as for epsilon, since both are affine in each other at a given noise
@@ -82,7 +82,11 @@ class ClassifierFreeDenoiser(Guidance):
         sigma: Float[Tensor, ""] | Float[Tensor, " B"],
         condition: Condition,
     ) -> Prediction:
-        """Denoise; the variance is that of the class, as in DiT."""
+        """Denoise; the variance is that of the class, as in DiT.
+
+        Raises:
+            ConfigError: ``channels`` leaves none unguided.
+        """
         if self.scale == 1 or condition.labels is None:
             return self.inner.predict(x, sigma, condition)
         with_class, without = self.inner.predict(
@@ -93,8 +97,21 @@ class ClassifierFreeDenoiser(Guidance):
         guided = with_class.away_from(without, self.scale)
         if self.channels is None:
             return guided
-        few = self.channels
-        return replace(guided, x0=torch.cat([guided.x0[:, :few], with_class.x0[:, few:]], dim=1))
+        if self.channels >= x.shape[1]:
+            raise ConfigError(
+                f"classifier-free guidance of {self.channels} channels leaves none of the images' "
+                f"{x.shape[1]} unguided; lower channels, or leave it out to guide all"
+            )
+        score = guided.score
+        if score is not None and with_class.score is not None:
+            score = self._first_of(score, with_class.score)
+        return replace(guided, x0=self._first_of(guided.x0, with_class.x0), score=score)
+
+    def _first_of(
+        self, guided: Float[Tensor, "B C H W"], rest: Float[Tensor, "B C H W"]
+    ) -> Float[Tensor, "B C H W"]:
+        """The channels that are guided from one, the others from the other."""
+        return torch.cat([guided[:, : self.channels], rest[:, self.channels :]], dim=1)
 
 
 def _require_null_class(denoiser: Denoiser) -> None:

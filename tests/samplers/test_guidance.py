@@ -6,6 +6,7 @@ from ideal_cases import SHAPE, Listener, mixture, run
 from torch import Tensor
 
 from genlab.diffusion.condition import NULL_CLASS, Condition
+from genlab.diffusion.denoiser import Prediction
 from genlab.errors import ConfigError
 from genlab.samplers.base import GUIDANCE
 from genlab.samplers.guidance.classifier_free import ClassifierFree
@@ -39,6 +40,24 @@ def test_channels_beyond_those_asked_for_are_left_alone() -> None:
     torch.testing.assert_close(first[:, 1:], plain[:, 1:])
     with pytest.raises(ConfigError, match="channels >= 1"):
         ClassifierFree(channels=0)
+    for all_of_them in (2, 3):
+        guided_whole = ClassifierFree(scale=3.0, channels=all_of_them)(mixture())
+        with pytest.raises(ConfigError, match="leaves none of the images' 2 unguided"):
+            guided_whole(X, sigma, condition)
+
+
+def test_channels_hold_for_the_score_of_a_classifier_underneath() -> None:
+    class Scored(Listener):
+        def predict(self, x: Tensor, sigma: Tensor, condition: Condition) -> Prediction:
+            assert condition.labels is not None
+            known = (condition.labels >= 0).double().reshape(-1, 1, 1, 1)
+            return Prediction(x0=self.inner(x, sigma, condition), score=known.expand_as(x))
+
+    sigma, condition = torch.tensor(0.7).double(), Condition(labels=LABELS)
+    said = ClassifierFree(scale=4.0, channels=1)(Scored(mixture())).predict(X, sigma, condition)
+    assert said.score is not None
+    assert said.score[:, :1].unique().tolist() == [4.0]
+    assert said.score[:, 1:].unique().tolist() == [1.0]  # as with the class
 
 
 def test_both_halves_run_as_one_batch() -> None:
