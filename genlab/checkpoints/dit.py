@@ -134,9 +134,13 @@ def _read(
 ) -> tuple[StateDict, dict[str, Any]]:
     """The weights, and the arguments that the file and the caller know; the caller's word wins."""
     given = dict(config or {})
-    given = {**given, **given.pop("kwargs", {})}
-    if given.pop("cls", cls) != cls:
-        raise ConfigError(f"{source} is read as {cls}, but the config says cls={config['cls']}")  # type: ignore[index]
+    nested = given.pop("kwargs", {})
+    if not isinstance(nested, Mapping):
+        raise ConfigError(f"kwargs must be a mapping of arguments, got {type(nested).__name__}")
+    given.update(nested)
+    said = given.pop("cls", cls)
+    if said != cls:
+        raise ConfigError(f"{source} is read as {cls}, but the config says cls={said}")
     refuse_unknown(cls, given, [*_NETWORK, *others, "model"])
     checkpoint = read_checkpoint(source)
     known = [*others, "num_classes", "model"]  # the script's other arguments are about training
@@ -210,7 +214,9 @@ def _num_heads(arguments: Mapping[str, Any], where: str) -> int:
     """As given, as the model's name says, or as the published model of this width has."""
     if "num_heads" in arguments:
         return int(arguments["num_heads"])
-    size = re.fullmatch(r"[DS]iT-(S|B|L|XL)/\d+", str(arguments.get("model", "")))
+    model = arguments.get("model")
+    # Not str(): a file's value may be a forged nest of shared lists.
+    size = re.fullmatch(r"[DS]iT-(S|B|L|XL)/\d+", model) if isinstance(model, str) else None
     if size:
         return SIZES[size[1]][2]
     if arguments["hidden_size"] in _HEADS:

@@ -60,7 +60,9 @@ def read_checkpoint(path: Path) -> Checkpoint:
         return Checkpoint(as_float32(_read_safetensors(path)), {})
     if path.suffix in TORCH:
         content = _read_torch(path)
-        return Checkpoint(as_float32(_tensors_of(content, path)), _arguments_of(content))
+        state = _tensors_of(content, path)
+        _check_held(state, path)
+        return Checkpoint(as_float32(state), _arguments_of(content))
     raise CheckpointError(
         f"{path} is not a file of tensors that GenLab knows; it reads "
         f"{', '.join(SAFETENSORS + TORCH)}"
@@ -118,13 +120,25 @@ def _arguments_of(content: Any) -> dict[str, Any]:
     return dict(vars(arguments)) if isinstance(arguments, Namespace) else {}
 
 
-def _tensors_of(content: Any, path: Path) -> StateDict:
+def _check_held(state: StateDict, path: Path) -> None:
+    """Refuse tensors without numbers of their own: a forged stride makes terabytes of one."""
+    for name, value in state.items():
+        plain = value.layout == torch.strided and value.device.type == "cpu"
+        if not plain or value.numel() * value.element_size() > value.untyped_storage().nbytes():
+            raise CheckpointError(
+                f"{path} does not hold all numbers of {name}, a tensor of {list(value.shape)}; "
+                "save a contiguous copy of it"
+            )
+
+
+def _tensors_of(content: Any, path: Path, depth: int = 0) -> StateDict:
     if isinstance(content, Mapping):
         if content and all(isinstance(value, Tensor) for value in content.values()):
             return {str(name): value for name, value in content.items()}
         for key in _CONTAINERS:
-            if isinstance(content.get(key), Mapping):
-                return _tensors_of(content[key], path)
+            # Each container at most once inside another; a forged one may hold itself.
+            if isinstance(content.get(key), Mapping) and depth < len(_CONTAINERS):
+                return _tensors_of(content[key], path, depth + 1)
     found = ", ".join(map(str, content)) if isinstance(content, Mapping) else type(content).__name__
     raise CheckpointError(
         f"{path} holds no state dict (found: {found or 'nothing'}); "

@@ -196,6 +196,37 @@ def test_a_wrong_config_is_named(config: dict[str, Any], cure: str, tmp_path: Pa
         convert(file, "dit", **{"num_heads": 3, **config})
 
 
+def test_arguments_may_stand_under_kwargs(tmp_path: Path) -> None:
+    file = saved(tmp_path, weights())
+    generator = convert(file, cls="DiT", kwargs={"num_heads": 3, "depth": 3})
+    assert generator.network.config["num_heads"] == 3
+    with pytest.raises(ConfigError, match="kwargs must be a mapping"):
+        convert(file, "dit", kwargs=[3])
+    with pytest.raises(ConfigError, match="read as DiT, but the config says cls=SiT"):
+        convert(file, "dit", kwargs={"cls": "SiT"})
+
+
+def test_tensors_that_the_file_does_not_hold_are_refused(tmp_path: Path) -> None:
+    """One number with a stride of 0 claims to be terabytes; so does a tensor without numbers."""
+    for forged in (torch.zeros(1).expand(2**40), torch.empty(2**40, device="meta")):
+        file = saved(tmp_path, {**weights(), "blocks.0.attn.qkv.weight": forged})
+        with pytest.raises(CheckpointError, match="does not hold all numbers of blocks"):
+            convert(file, "dit", num_heads=3)
+
+
+def test_a_forged_nest_ends(tmp_path: Path) -> None:
+    loop: dict[str, Any] = {"x": 1}
+    loop["ema"] = loop
+    with pytest.raises(CheckpointError, match="holds no state dict"):
+        convert(saved(tmp_path, loop), "dit", num_heads=3)
+    nest: list[Any] = []
+    for _ in range(64):
+        nest = [nest, nest]
+    file = saved(tmp_path, {"ema": weights(), "args": Namespace(model=nest)})
+    with pytest.raises(ConfigError, match="give num_heads"):
+        convert(file, "dit")
+
+
 def test_nothing_in_a_file_runs(tmp_path: Path) -> None:
     class Trap:
         def __reduce__(self) -> tuple[Any, ...]:
