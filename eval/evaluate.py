@@ -139,12 +139,12 @@ class _Evaluation:
         assert generator is not None
         size = self._framed_size(generator.image_shape)
         sampler = generator.resolve_sampler(config.sampler)
-        generator.build_sampler(sampler)
+        num_classes = generator.sampled_classes(generator.build_sampler(sampler))
         runs: list[Samples] = []
         for repeat in range(config.repeats):
             first = config.first_seed + repeat * config.count
             seeds = range(first, first + config.count)
-            labels = parse_labels(config.labels, seeds, generator.num_classes)
+            labels = parse_labels(config.labels, seeds, num_classes)
             runs.append(GeneratedImages(generator, seeds, labels, sampler, config.dtype, size))
         return runs
 

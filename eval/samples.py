@@ -173,7 +173,7 @@ class GeneratedImages(Samples):
         labels = None if self.labels is None else self.labels.tolist()
         return {
             "weights_sha256": self.generator.weights_sha256(),
-            "facts": self.generator.facts(),
+            **self.generator.identity(self.generator.build_sampler(self.sampler)),
             "sampler": dict(self.sampler),
             "dtype": self.dtype,
             "seeds_sha256": text_sha256([list(self.seeds), labels]),

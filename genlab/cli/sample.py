@@ -139,7 +139,7 @@ class _Run:
         self.sampler = self.generator.resolve_sampler(
             self.config.sampler, num_steps=steps, guidance_scale=guidance
         )
-        self.generator.build_sampler(self.sampler)
+        self.built = self.generator.build_sampler(self.sampler)
         self.config.sampler = self.sampler
         if self.config.output is None:
             self.config.output = str(Path("samples") / self._name)
@@ -177,7 +177,7 @@ class _Run:
             image_shape=generator.image_shape,
             identity={
                 "weights_sha256": generator.weights_sha256(),
-                **generator.identity(),
+                **generator.identity(self.built),
                 "sampler": self.sampler,
                 "dtype": config.dtype,
             },
@@ -197,7 +197,7 @@ class _Run:
     def _labels(self, seeds: tuple[int, ...]) -> tuple[int, ...] | None:
         from genlab.data.labels import cycle_classes, parse_labels
 
-        known = self.generator.num_classes, self.generator.class_names
+        known = self.generator.sampled_classes(self.built), self.generator.class_names
         if self.config.classes is not None:
             return cycle_classes(self.config.classes, seeds, *known)
         if self.own_labels is not None and self.config.labels == "random":

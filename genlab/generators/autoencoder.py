@@ -19,7 +19,13 @@ from genlab import compute
 from genlab.diffusion.noise import Noise
 from genlab.errors import ConfigError
 from genlab.files import text_sha256
-from genlab.generators.models import model_class, read_model, weights_sha256, write_model
+from genlab.generators.models import (
+    model_class,
+    own_config,
+    read_model,
+    weights_sha256,
+    write_model,
+)
 
 CLASSES: dict[str, type[Any]] = {
     "AutoencoderKL": AutoencoderKL,
@@ -216,10 +222,8 @@ class Autoencoder:
 
     def sha256(self) -> str:
         """SHA-256 over config and weights: equal for autoencoders with the same latents."""
-        config: Any = self.model.config
-        own = {key: value for key, value in config.items() if not key.startswith("_")}
         weights = weights_sha256(self.model.state_dict().items())
-        return text_sha256([type(self.model).__name__, own, weights])
+        return text_sha256([type(self.model).__name__, own_config(self.model), weights])
 
     def save_pretrained(self, folder: Path | str) -> None:
         """Write config.json and safetensors, as diffusers does."""

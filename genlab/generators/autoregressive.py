@@ -188,7 +188,7 @@ class AutoregressiveGenerator(Generator):
         Args:
             images: one for each seed, in [-1, 1]; what they show where nothing is kept is ignored.
             keep: so many rows from the top, or which pixels.
-            seeds: one for each image.
+            seeds: one for each image, all different.
             labels: one class for each image; None draws each sample's class from its own stream.
             sampler: how to sample; None is the generator's own default.
             batch_size: images at a time; it changes speed and memory, never the images.
@@ -197,7 +197,7 @@ class AutoregressiveGenerator(Generator):
             The images, float32, exactly as they were where they are kept.
 
         Raises:
-            ConfigError: shapes or numbers do not fit.
+            ConfigError: shapes or numbers do not fit, or a seed stands twice.
         """
         completion = Completion(self, images, keep, seeds)
         return completion.sample(seeds, labels, sampler, batch_size)
@@ -234,10 +234,10 @@ class Completion(AutoregressiveGenerator):
         generator: whose network and settings it shares.
         images: one for each seed.
         keep: so many rows from the top, or a mask.
-        seeds: those that it can be asked for.
+        seeds: those that it can be asked for, all different.
 
     Raises:
-        ConfigError: shapes or numbers do not fit.
+        ConfigError: shapes or numbers do not fit, or a seed stands twice.
     """
 
     def __init__(
@@ -250,6 +250,11 @@ class Completion(AutoregressiveGenerator):
         generator._check_images(images)
         if len(images) != len(seeds):
             raise ConfigError(f"{len(images)} images for {len(seeds)} seeds; give one for each")
+        if len(set(seeds)) < len(seeds):
+            raise ConfigError(
+                "a seed that stands twice would complete two images with the same draws; give "
+                "each image a seed of its own"
+            )
         super().__init__(
             generator.network,
             class_names=generator.class_names,
@@ -277,10 +282,10 @@ class Completion(AutoregressiveGenerator):
         """See `Generator.describe_sampler`; how much is kept, too."""
         return f"{super().describe_sampler(sampler)}, {float(self._keep.float().mean()):.0%} kept"
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self, sampler: Any = None) -> dict[str, Any]:
         """See `Generator.identity`; what is completed decides the images, too."""
         named = [*((str(seed), image) for seed, image in self._images.items()), ("", self._keep)]
-        return {**super().identity(), "completes_sha256": weights_sha256(named)}
+        return {**super().identity(sampler), "completes_sha256": weights_sha256(named)}
 
 
 def bits_per_dimension(

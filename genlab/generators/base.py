@@ -22,7 +22,7 @@ from genlab.generators.folder import (
     read_parts,
     write_folder,
 )
-from genlab.generators.models import weights_sha256
+from genlab.generators.models import own_config, weights_sha256
 from genlab.registry import Registry
 from genlab.samplers.base import Step
 
@@ -352,10 +352,15 @@ class Generator(ABC):
             "sampler": self.sampler,
         }
 
-    def identity(self) -> dict[str, Any]:
-        """What of `facts`, beside weights and sampler, decides how the images look."""
+    def identity(self, sampler: Any = None) -> dict[str, Any]:
+        """What decides how the images look, beside weights, sampler config, seeds and labels.
+
+        Args:
+            sampler: what `build_sampler` made: a model that it brings along counts, too.
+        """
         told = {"image_shape", "num_classes", "class_names", "sampler", "has_null_class"}
-        return {key: value for key, value in self.facts().items() if key not in told}
+        facts = {key: value for key, value in self.facts().items() if key not in told}
+        return {**facts, "network": own_config(self.network)}
 
     @classmethod
     @abstractmethod

@@ -14,10 +14,12 @@ from genlab.diffusion.preconditioned import PreconditionedDenoiser
 from genlab.diffusion.preconditioning import Preconditioning, from_config
 from genlab.generators.autoencoder import Autoencoder
 from genlab.generators.base import Generator, SamplerLike
+from genlab.generators.noisy_classifier import NoisyClassifier
 from genlab.generators.sampler import adjust_sampler, describe_sampler, resolve_sampler
 from genlab.networks import DiffusionNetwork
 from genlab.samplers import run
 from genlab.samplers.base import SamplerStack, SolverStep
+from genlab.samplers.guidance.classifier import ClassifierGuidance
 
 
 class DiffusionGenerator(Generator):
@@ -176,11 +178,17 @@ class DiffusionGenerator(Generator):
         if self.autoencoder is not None:
             self.autoencoder.prepare()
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self, sampler: SamplerStack | None = None) -> dict[str, Any]:
         """See `Generator.identity`; an autoencoder is more than its weights, it has a scale."""
-        if self.autoencoder is None:
-            return super().identity()
-        return {**super().identity(), "autoencoder": self.autoencoder.sha256()}
+        whole = super().identity(sampler)
+        if self.autoencoder is not None:
+            whole["autoencoder"] = self.autoencoder.sha256()
+        guidance = () if sampler is None else sampler.guidance
+        guides = [wrap.model for wrap in guidance if isinstance(wrap, ClassifierGuidance)]
+        if guides:
+            hashes = [guide.sha256() for guide in guides if isinstance(guide, NoisyClassifier)]
+            whole["classifiers_sha256"] = hashes
+        return whole
 
     def facts(self) -> dict[str, Any]:
         """All that the network does not know itself, as ``model_index.json`` holds it."""

@@ -121,6 +121,17 @@ def write_model(folder: Path, model: nn.Module) -> None:
         make_public(weights)
 
 
+def own_config(model: nn.Module) -> dict[str, Any]:
+    """What a diffusers model was constructed with, as its config.json tells it.
+
+    diffusers' own entries, such as the path that the model was read from, are left out.
+    """
+    config: Any = model.config
+    own = {key: value for key, value in config.items() if not key.startswith("_")}
+    whole: dict[str, Any] = json.loads(json.dumps(own))
+    return whole
+
+
 def weights_sha256(named: Iterable[tuple[str, Tensor]]) -> str:
     """SHA-256 over names, types, shapes and bytes of weights: a model's identity.
 

@@ -10,7 +10,9 @@ from torch import Tensor, nn
 
 from genlab.diffusion.preconditioning import Preconditioning, from_config
 from genlab.errors import CheckpointError, LabelError
+from genlab.files import text_sha256
 from genlab.generators.folder import read_card, read_index, read_network, write_folder
+from genlab.generators.models import own_config, weights_sha256
 
 
 def noisy_logits(
@@ -100,6 +102,12 @@ class NoisyClassifier:
         """Move the network, or change what it computes in."""
         nn.Module.to(self.network, device=device, dtype=dtype)
         return self
+
+    def sha256(self) -> str:
+        """SHA-256 over config, preconditioning and weights: equal for those that guide alike."""
+        weights = weights_sha256(self.network.state_dict().items())
+        config = own_config(self.network)
+        return text_sha256([config, self.preconditioning.to_config(), weights])
 
     def facts(self) -> dict[str, Any]:
         """All that the network does not know itself, as ``model_index.json`` holds it."""

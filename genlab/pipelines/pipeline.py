@@ -190,11 +190,11 @@ class GenLabPipeline(DiffusionPipeline):
         model = self.as_generator()
         count = _count(class_labels, generator, latents, batch_size)
         generators = _generators(generator, count)
-        labels = _labels(model, class_labels, generators)
         config = model.resolve_sampler(
             sampler, num_steps=num_inference_steps, guidance_scale=guidance_scale
         )
         stack = model.build_sampler(config)
+        labels = _labels(model, model.sampled_classes(stack), class_labels, generators)
         self._interrupt = False
         self._guidance_scale = guidance_scale
         callback = _Callback(self, callback_on_step_end, callback_on_step_end_tensor_inputs)
@@ -291,23 +291,23 @@ def _generators(generator: Any, count: int) -> list[torch.Generator]:
 
 
 def _labels(
-    model: Generator, class_labels: Any, generators: Sequence[torch.Generator]
+    model: Generator, classes: int, class_labels: Any, generators: Sequence[torch.Generator]
 ) -> tuple[int, ...] | None:
     seeds = [g.initial_seed() % (MAX_SEED + 1) for g in generators]
     if class_labels is None:
-        if model.num_classes == 0:
+        if classes == 0:
             return None
         shared = len({id(g) for g in generators}) < len(generators)
         # Images that share a generator should not share its one class, too.
         own = [(s + i) % MAX_SEED if shared else s for i, s in enumerate(seeds)]
-        return tuple(random_label(seed, model.num_classes) for seed in own)
+        return tuple(random_label(seed, classes) for seed in own)
     if isinstance(class_labels, Tensor):
         class_labels = class_labels.tolist()
     if isinstance(class_labels, int | str):
         class_labels = [class_labels] * len(seeds)
-    known = model.num_classes, model.class_names
+    known = classes, model.class_names
     indices = [class_index(c, *known) if isinstance(c, str) else int(c) for c in class_labels]
-    return model.choose_labels(seeds, indices)
+    return model.choose_labels(seeds, indices, classes)
 
 
 def _output(images: Float[Tensor, "B C H W"], output_type: str) -> Any:

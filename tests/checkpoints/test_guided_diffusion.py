@@ -1,5 +1,6 @@
 """guided-diffusion's files: what their shapes tell, what the flags must say, what is refused."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -192,10 +193,37 @@ def test_model_without_classes_is_guided_to_them(tmp_path: Path) -> None:
     assert not torch.equal(a, b)
     [batch] = generator.stream([0, 1], sampler=few)
     assert batch.labels is not None  # drawn from the classifier's
+    pipeline: Any = genlab.GenLabPipeline.from_generator(generator)
+    pipeline.set_progress_bar_config(disable=True)
+    seeded = [torch.Generator().manual_seed(0)]
+    drawn = pipeline(class_labels=4, sampler=few, generator=seeded, output_type="pt").images
+    torch.testing.assert_close(drawn, b / 2 + 0.5)
     with pytest.raises(LabelError):
         generator.sample([0], [0])
     with pytest.raises(LabelError):
         generator.sample([0], [5], few)
+
+
+def test_command_guides_a_model_without_classes_to_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    genlab.convert(write_unet(tmp_path, label_dim=0)[0], config=FLAGS).save_pretrained("model")
+    classifier = genlab.convert(write_classifier(tmp_path)[0], config=FLAGS)
+    assert isinstance(classifier, NoisyClassifier)
+    classifier.save_pretrained("judge")
+    guidance = "sampler.guidance=[{name: classifier, classifier: ./judge, scale: 5}]"
+    draw = ["sample", "./model", "-o", "out", "--seeds", "0-1", "--steps", "2", guidance]
+    assert main([*draw, "--labels", "balanced"]) == 0
+    manifest = json.loads(Path("out/manifest.json").read_text())
+    assert manifest["labels"] == [0, 1]
+    assert main([*draw, "--labels", "balanced"]) == 0  # all there already
+    assert main([*draw, "--labels", "3,4", "--overwrite"]) == 0
+
+    with torch.no_grad():
+        next(classifier.network.parameters()).add_(1)
+    classifier.save_pretrained("judge")
+    assert main([*draw, "--labels", "3,4"]) == 2  # the images there followed another one
 
 
 def test_gradient_of_a_class_against_differences(tmp_path: Path) -> None:

@@ -6,13 +6,16 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tiny_autoencoder import tiny_kl
 
 from genlab import DiffusionGenerator
 from genlab.data.pixels import to_uint8
 from genlab.data.writers import write_npz
+from genlab.diffusion.preconditioning import EDM
 from genlab.errors import DataError, SamplingError
 from genlab.eval.samples import GeneratedImages, StoredImages
 from genlab.files import content_sha256
+from genlab.networks import SongUNet
 
 
 def folder_of(path: Path, sizes: list[tuple[int, int]], mode: str = "RGB") -> Path:
@@ -125,3 +128,15 @@ def test_identity_follows_seeds_labels_sampler_and_weights(
     assert base != identity(range(1, 4), [0, 1, 2])
     assert base != identity(range(3), [0, 1, 1])
     assert base != identity(range(3), [0, 1, 2], solver={"name": "euler"})
+
+
+def test_identity_follows_an_autoencoder_s_scale() -> None:
+    network = SongUNet(4, 2, 2, model_channels=8, channel_mult=[1], num_blocks=1,
+                       attn_resolutions=[])  # fmt: skip
+    made = [
+        DiffusionGenerator(network, EDM(), autoencoder=tiny_kl(scaling_factor=scale))
+        for scale in (0.5, 0.25)
+    ]
+    one, other = (GeneratedImages(g, [0], None, g.sampler).identity() for g in made)
+    assert one != other
+    assert one["weights_sha256"] == other["weights_sha256"]

@@ -214,6 +214,8 @@ def test_nonsense_completions_are_refused(generator: AutoregressiveGenerator) ->
         generator.complete(images, 8, [0, 1])
     with pytest.raises(ConfigError, match="2 images for 1 seeds"):
         generator.complete(images, 4, [0])
+    with pytest.raises(ConfigError, match="a seed that stands twice"):
+        generator.complete(images, 4, [1, 1])
     with pytest.raises(ConfigError, match="keeps every pixel or none"):
         generator.complete(images, torch.ones(8, 8, dtype=torch.bool), [0, 1])
     with pytest.raises(ConfigError, match="for each of 8x8 pixels"):

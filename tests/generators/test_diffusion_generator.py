@@ -35,6 +35,18 @@ def test_a_seed_gives_the_same_image_in_any_batch(
     assert (shuffled - runs[0][[9, 3]]).abs().max() <= 1e-5
 
 
+def test_the_network_s_config_is_part_of_the_identity() -> None:
+    one, other = (
+        DiffusionGenerator(SongUNet(8, 3, 3, model_channels=8, channel_mult=[1], num_blocks=1,
+                                    resample_filter=taps), EDM())
+        for taps in ([1, 1], [1, 3, 3, 1])
+    )  # fmt: skip
+    other.network.load_state_dict(one.network.state_dict())
+    assert one.weights_sha256() == other.weights_sha256()
+    assert one.identity() != other.identity()
+    assert not [key for key in one.identity()["network"] if key.startswith("_")]
+
+
 def test_seeds_labels_and_sampler_change_the_image(tiny_generator: DiffusionGenerator) -> None:
     base = tiny_generator.sample([0], [0], FEW)
     for other in (([1], [0], FEW), ([0], [1], FEW), ([0], [0], {"schedule": {"num_steps": 5}})):
