@@ -4,8 +4,12 @@ from pathlib import Path
 
 from genlab.checkpoints.bundled import bundled_folder, bundled_names
 from genlab.checkpoints.zoo import entries, pulled_folder
-from genlab.errors import UnknownNameError, nearest
+from genlab.errors import CheckpointError, GenLabError, UnknownNameError, nearest
+from genlab.generators.folder import read_index
 from genlab.generators.noisy_classifier import NoisyClassifier
+
+_FORMAT = "guided-diffusion-classifier"
+"""That of the zoo's classifiers."""
 
 
 def load_classifier(name_or_path: Path | str) -> NoisyClassifier:
@@ -18,7 +22,7 @@ def load_classifier(name_or_path: Path | str) -> NoisyClassifier:
 
     Raises:
         UnknownNameError: there is neither.
-        CheckpointError: it is no classifier, or is damaged.
+        CheckpointError: it is no classifier, is damaged, or was not pulled or converted yet.
     """
     name = str(name_or_path)
     if name in bundled_names():
@@ -28,4 +32,24 @@ def load_classifier(name_or_path: Path | str) -> NoisyClassifier:
         return NoisyClassifier.from_pretrained(pulled)
     if Path(name).is_dir():
         return NoisyClassifier.from_pretrained(name)
-    raise UnknownNameError(f"there is no classifier {name!r}; {nearest(name, bundled_names())}")
+    raise _not_here(name)
+
+
+def _not_here(name: str) -> GenLabError:
+    zoo = [known for known, entry in entries().items() if entry.format == _FORMAT]
+    if name in zoo:
+        return CheckpointError(
+            f"the zoo's classifier {name} is not on this machine yet; fetch it with "
+            f"'genlab zoo pull {name}' (licence {entries()[name].licence})"
+        )
+    if Path(name).is_file():
+        return CheckpointError(
+            f"{name} is a file; write it to a folder with 'genlab convert {name} -o FOLDER' first, "
+            "and name the folder"
+        )
+    bundled = [known for known in bundled_names() if _is_classifier(bundled_folder(known))]
+    return UnknownNameError(f"there is no classifier {name!r}; {nearest(name, [*bundled, *zoo])}")
+
+
+def _is_classifier(folder: Path) -> bool:
+    return read_index(folder).get("family") == NoisyClassifier.family

@@ -84,7 +84,8 @@ def pull(
         name: of the zoo.
         to: the model's folder; by default it goes to the cache, where `genlab.load` finds it by its
             name.
-        base_url: a mirror: the folder that holds a file of the same name.
+        base_url: a mirror: the folder that holds a file of the same name; of Hugging Face's files,
+            ``<repository>/<file>``.
         again: fetch it although it is there already.
         on_progress: hears how far the download has come.
         options: further ones of `genlab.checkpoints.download.download`.
@@ -92,8 +93,9 @@ def pull(
     Raises:
         UnknownNameError: the zoo has no such model.
         DownloadError: the file cannot be fetched, or is not the expected one.
-        CheckpointError: the file is not what the zoo says it is.
-        OutputError: the model cannot be written, or another process is pulling it.
+        CheckpointError: the file, or the autoencoder's, is not what the zoo says it is.
+        OutputError: the model cannot be written, or another process is pulling it or its
+            autoencoder.
     """
     entry = find(name)
     if not entry.direct:
@@ -115,12 +117,16 @@ def pull(
         checksum = fetch(entry.url, file, known)
         try:
             product = convert(file, entry.format, _config(entry, file, fetch))
-            if entry.autoencoder is not None and isinstance(product, DiffusionGenerator):
-                autoencoder = _autoencoder(entry.autoencoder, file.parent, fetch)
-                product = product.changed(autoencoder=autoencoder.model)
-            _check_facts(name, entry, product)
         except CheckpointError:
             file.unlink(missing_ok=True)  # or the next pull would find the same wrong file
+            raise
+        if entry.autoencoder is not None and isinstance(product, DiffusionGenerator):
+            autoencoder = _autoencoder(entry.autoencoder, file.parent, fetch)
+            product = product.changed(autoencoder=autoencoder.model)
+        try:
+            _check_facts(name, entry, product)
+        except CheckpointError:
+            file.unlink(missing_ok=True)
             raise
         origin = origin_of(entry, checksum)
         dressed = with_card(product, name, origin, entry.class_names, entry.sampler)
@@ -157,10 +163,17 @@ def _config(entry: ZooEntry, file: Path, fetch: Fetch) -> dict[str, Any] | None:
 def _autoencoder(repository: str, folder: Path, fetch: Fetch) -> Autoencoder:
     """Fetch an autoencoder of the hub, once for all models that share it."""
     where = folder / repository.replace("/", "--")
-    for name in ("config.json", "diffusion_pytorch_model.safetensors"):
-        if not (where / name).is_file():
-            fetch(f"https://huggingface.co/{repository}/resolve/main/{name}", where / name)
-    return read_autoencoder(where)
+    files = [where / name for name in ("config.json", "diffusion_pytorch_model.safetensors")]
+    with lock_folder(where.with_name(f"{where.name}.lock"), str(where)):
+        for file in files:
+            if not file.is_file():
+                fetch(f"https://huggingface.co/{repository}/resolve/main/{file.name}", file)
+        try:
+            return read_autoencoder(where)
+        except CheckpointError:
+            for file in files:
+                file.unlink(missing_ok=True)  # or the next pull would find the same wrong files
+            raise
 
 
 def _check_facts(name: str, entry: ZooEntry, generator: Any) -> None:

@@ -129,7 +129,11 @@ def _facts(name: str) -> dict[str, Any]:
 @command.command("pull")
 @click.argument("name")
 @click.option("--to", type=FOLDER, help="The model's folder; default: the cache ($GENLAB_HOME).")
-@click.option("--base-url", metavar="URL", help="A mirror: a folder with the same file names.")
+@click.option(
+    "--base-url",
+    metavar="URL",
+    help="A mirror: a folder with the same file names, of Hugging Face's files REPOSITORY/FILE.",
+)
 @click.option("--again", is_flag=True, help="Fetch it although it is there already.")
 def pull(name: str, to: Path | None, base_url: str | None, again: bool) -> None:
     """Fetch an official checkpoint and convert it.

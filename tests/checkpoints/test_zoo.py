@@ -310,6 +310,45 @@ def test_every_format_is_pulled_and_converted(
     assert generator.sample([0], [1], few).shape == (1, *entry.image_shape)
 
 
+def test_a_bad_autoencoder_leaves_the_model_s_file(
+    home: Path, shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = shared / "golden" / KINDS["dit-xl-2-256x256"]
+    if not case.is_dir():
+        pytest.skip(f"no golden case {case.name}")
+    name = "dit-xl-2-256x256"
+    entry = tiny_entry(zoo.find(name), json.loads((case / "meta.json").read_text()))
+    monkeypatch.setitem(zoo.entries(), name, entry)
+    torch.save(load_file(case / "weights.safetensors"), tmp_path / "w.pt")
+    tiny_kl(channels=3, latent_channels=4).save_pretrained(tmp_path / "vae")
+    with serving() as server:
+        server.files[f"/{entry.file}"] = (tmp_path / "w.pt").read_bytes()
+        for path in (tmp_path / "vae").iterdir():
+            server.files[f"/sd-vae-ft-ema/{path.name}"] = b"{}"
+        with pytest.raises(CheckpointError, match="autoencoder"):
+            pull(name, base_url=server.url, retry_seconds=0.01)
+        assert (home / "downloads" / entry.file).is_file()
+        for path in (tmp_path / "vae").iterdir():
+            server.files[f"/sd-vae-ft-ema/{path.name}"] = path.read_bytes()
+        lock = home / "downloads" / f"{str(entry.autoencoder).replace('/', '--')}.lock"
+        with lock_folder(lock, "x"), pytest.raises(OutputError, match="another run is writing"):
+            pull(name, base_url=server.url, retry_seconds=0.01)
+        pulled = pull(name, base_url=server.url, retry_seconds=0.01)
+    assert genlab.load(pulled.folder).image_shape == tuple(entry.image_shape)
+
+
+def test_a_classifier_that_is_not_there(home: Path, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="genlab zoo pull adm-imagenet-64x64-classifier"):
+        load_classifier("adm-imagenet-64x64-classifier")
+    (tmp_path / "official.pt").touch()
+    with pytest.raises(CheckpointError, match=r"genlab convert .*official\.pt -o FOLDER' first"):
+        load_classifier(tmp_path / "official.pt")
+    meant = "did you mean 'adm-imagenet-64x64-classifier'"
+    with pytest.raises(UnknownNameError, match=meant) as caught:
+        load_classifier("adm-imagenet-64x64-clasifier")
+    assert "edm-" not in str(caught.value)
+
+
 def tiny_entry(entry: zoo.ZooEntry, meta: dict[str, Any]) -> zoo.ZooEntry:
     """The entry as it would be for a tiny network of its kind."""
     if "config" in meta:
