@@ -43,8 +43,10 @@ def _reads_folders(reader: Reader) -> bool:
 
 def is_readable_folder(path: Path) -> bool:
     """Whether this is a folder that a reader recognises."""
+    if not path.is_dir():  # the usual case, in which no reader need be loaded
+        return False
     readers = [READERS.build(name) for name in READERS]
-    return path.is_dir() and any(r.recognises(path, None) for r in readers if _reads_folders(r))
+    return any(reader.recognises(path, None) for reader in readers if _reads_folders(reader))
 
 
 def guess_format(path: Path, config: Mapping[str, Any] | None = None) -> str:

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 import genlab
 from genlab.checkpoints import READERS
+from genlab.checkpoints.conversion import is_readable_folder
 from genlab.checkpoints.edm import EDMReader
 from genlab.errors import CheckpointError, ConfigError, UnknownNameError
 
@@ -189,3 +190,10 @@ def test_a_plugged_in_reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(CheckpointError, match="could be any of edm, mine"):
         genlab.convert(file, config=kwargs)
     assert genlab.convert(file).num_classes == 3
+
+
+def test_no_reader_is_loaded_to_know_a_file_from_a_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(READERS, "build", lambda name: pytest.fail(f"built {name}"))
+    assert not is_readable_folder(tmp_path / "model.pt")
