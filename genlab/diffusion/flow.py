@@ -19,7 +19,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from genlab.diffusion.losses import WeightedLoss
+from genlab.diffusion.condition import Condition
+from genlab.diffusion.denoiser import Denoiser
+from genlab.diffusion.losses import LossDraws, LossTerms, WeightedLoss
+from genlab.diffusion.preconditioned import PreconditionedDenoiser
 from genlab.diffusion.preconditioning import Coefficients, Preconditioning
 from genlab.errors import ConfigError, nearest
 
@@ -203,8 +206,8 @@ class Flow(Preconditioning):
 class FlowLoss(WeightedLoss):
     """Squared error of the velocity at uniform times, or of the noise.
 
-    Any preconditioning can be trained with it: only the weights of the errors of x1 follow from the
-    prediction.
+    It trains a `Flow` of the same path and prediction: for another one, the weights of the errors
+    of x1 may have no bound where the path ends.
 
     Attributes:
         path: ``linear``, ``gvp`` or ``vp``.
@@ -231,6 +234,27 @@ class FlowLoss(WeightedLoss):
                 f"weighting: {self.weighting} weighs errors of the noise; with prediction: velocity"
                 " leave it out"
             )
+
+    def __call__(
+        self,
+        denoiser: Denoiser,
+        images: Float[Tensor, "B C H W"],
+        condition: Condition,
+        draws: LossDraws,
+    ) -> LossTerms:
+        """See `DenoisingLoss.__call__`.
+
+        Raises:
+            ConfigError: the model is not a `Flow` of this path and prediction.
+        """
+        assert isinstance(denoiser, PreconditionedDenoiser)
+        trained = Flow(path=self.path, prediction=self.prediction)
+        if denoiser.preconditioning != trained:
+            raise ConfigError(
+                f"the flow loss trains preconditioning {trained.to_config()}, but the model has "
+                f"{denoiser.preconditioning.to_config()}; make them agree or take another loss"
+            )
+        return super().__call__(denoiser, images, condition, draws)
 
     def sigma(self, level: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
         """The noise levels of times spread over the path's `interval`.

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from genlab.diffusion.condition import Condition
+from genlab.diffusion.discrete import Discrete
 from genlab.diffusion.flow import LARGEST, PATHS, Flow, FlowLoss, interval
 from genlab.diffusion.losses import LossDraws
 from genlab.diffusion.preconditioned import PreconditionedDenoiser
-from genlab.diffusion.preconditioning import from_config
+from genlab.diffusion.preconditioning import EDM, Preconditioning, from_config
 from genlab.errors import ConfigError
 
 T = torch.linspace(0.02, 0.98, 25, dtype=torch.float64)
@@ -135,6 +136,17 @@ def test_the_ends_of_the_path_do_no_harm() -> None:
     terms = FlowLoss()(denoiser, X1[:3].float(), Condition(), draws)
     expected = (X1[:3].float() - X0[:3].float()).square()
     torch.testing.assert_close(terms.loss.float(), expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "model", [Flow(prediction="noise"), Flow(path="gvp"), Discrete(), EDM()], ids=str
+)
+def test_the_loss_trains_only_its_own_model(model: Preconditioning) -> None:
+    """The velocity's weight at a noise predictor's t = 0 would be that of an error over t^2."""
+    denoiser = PreconditionedDenoiser(Flatterer(), model, num_classes=0, has_null_class=False)
+    draws = LossDraws(level=torch.zeros(3), noise=X0[:3])
+    with pytest.raises(ConfigError, match="make them agree or take another loss"):
+        FlowLoss()(denoiser, X1[:3], Condition(), draws)
 
 
 class Flatterer(Oracle):
