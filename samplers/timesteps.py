@@ -64,7 +64,7 @@ class Timesteps:
             ConfigError: it has too few.
         """
         points = self.num_steps + self.open_end
-        if points > T or (self.spacing == "leading" and self.offset >= T // points):
+        if points > T or (points - 1) * (T // points) + self.offset >= T:
             raise ConfigError(
                 f"the model has {T} timesteps, too few for num_steps {self.num_steps} with offset "
                 f"{self.offset}; lower them"

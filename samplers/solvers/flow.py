@@ -75,7 +75,7 @@ class FlowODE:
     runs on any other diffusion model: then the path is only the frame in which steps are straight.
 
     Order 2 as built. Costs one network evaluation a step with ``euler``, two with ``heun`` and
-    ``midpoint``, four with ``rk4``, and one on the last step.
+    ``midpoint``, four with ``rk4``, and one on the last step unless that is a full one.
 
     Attributes:
         path: ``linear``, ``gvp`` or ``vp``; the model's own.

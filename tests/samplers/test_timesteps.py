@@ -52,6 +52,16 @@ def test_fractional_timesteps_lie_between_noise_levels() -> None:
     assert schedule.sigma_range(model(250)) == (float(ours[-2]), float(ours[0]))
 
 
+def test_an_offset_fits_as_long_as_the_largest_timestep_does() -> None:
+    chain: Any = DDIMScheduler(1000, timestep_spacing="leading", steps_offset=1)
+    schedule = Timesteps(num_steps=600, offset=1)
+    assert schedule.timesteps(1000).tolist() == theirs(chain, 600)
+    last = Timesteps(num_steps=600, offset=400)
+    assert float(last.timesteps(1000)[0]) == 999
+    with pytest.raises(ConfigError, match="too few for num_steps 600 with offset 401"):
+        Timesteps(num_steps=600, offset=401).timesteps(1000)
+
+
 def test_settings_without_effect_are_refused() -> None:
     for options, message in (
         ({"num_steps": 0}, "num_steps >= 1"),
