@@ -130,7 +130,7 @@ class DiT(DiffusionNetwork):
             condition = condition + self.map_augment(augment_labels.to(x.dtype))
         rows, columns = self._grid_of(x)
         tokens = self.x_embedder(x)
-        tokens = tokens + self._position_table(rows, columns).to(tokens)
+        tokens = tokens + self._position_table(rows, columns, tokens)
         if self.num_streams > 1:
             tokens = tokens.expand(self.num_streams, *tokens.shape)
         for block in self.blocks:
@@ -178,10 +178,12 @@ class DiT(DiffusionNetwork):
             )
         return height // self.patch_size, width // self.patch_size
 
-    def _position_table(self, rows: int, columns: int) -> Float[Tensor, "1 T D"]:
+    def _position_table(self, rows: int, columns: int, like: Tokens) -> Float[Tensor, "1 T D"]:
         if rows == columns == self.grid:
-            return self.pos_embed
-        return _cached_positions(self.hidden_size, rows, columns, self.trained_grid)
+            return self.pos_embed.to(like)
+        return _cached_positions(
+            self.hidden_size, rows, columns, self.trained_grid, like.device, like.dtype
+        )
 
     def _positions(self, rows: int, columns: int) -> Float64[Tensor, "T D"]:
         return sin_cos_positions(self.hidden_size, rows, columns, self.trained_grid)
@@ -359,10 +361,17 @@ def sin_cos_positions(
 
 @lru_cache(maxsize=8)
 def _cached_positions(
-    channels: int, rows: int, columns: int, trained_grid: int
+    channels: int,
+    rows: int,
+    columns: int,
+    trained_grid: int,
+    device: torch.device,
+    dtype: torch.dtype,
 ) -> Float[Tensor, "1 T D"]:
+    # Kept where it is used: a copy in every evaluation would stall a device.
     with torch.device("cpu"):
-        return sin_cos_positions(channels, rows, columns, trained_grid).float()[None]
+        table = sin_cos_positions(channels, rows, columns, trained_grid).float()[None]
+    return table.to(device, dtype)
 
 
 def _asks_for_null(labels: Labels | None) -> bool:

@@ -111,6 +111,16 @@ def test_a_network_for_larger_images_is_the_smaller_one_on_larger_images() -> No
         small(x[..., :15], t)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_positions_of_another_size_are_made_once_for_a_device_and_dtype(dtype: torch.dtype) -> None:
+    network = alive()
+    for device in ("cpu", "meta"):
+        tokens = torch.zeros(2, 8, network.hidden_size, dtype=dtype, device=device)
+        table = network._position_table(2, 4, tokens)
+        assert (table.device, table.dtype) == (tokens.device, dtype)
+        assert network._position_table(2, 4, tokens) is table
+
+
 @torch.no_grad()
 def test_parts_in_bfloat16_compute_in_it() -> None:
     """A generator moves the parts of a network; the positions belong to the whole."""
