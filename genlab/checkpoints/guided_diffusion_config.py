@@ -178,6 +178,8 @@ def _network_values(cls: str, given: Mapping[str, Any], found: "_Inferred") -> d
         name: None if (value := said.pop(name)) == -1 else value
         for name in ("num_heads", "num_head_channels", "num_heads_upsample")
     }
+    if heads["num_head_channels"] is not None:
+        heads["num_heads_upsample"] = None  # overruled, as in the official code
     if heads["num_heads"] is None and heads["num_head_channels"] is None:
         raise ConfigError(
             f"{cls} needs num_heads or num_head_channels, which leave no trace in the weights; "

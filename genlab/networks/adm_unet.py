@@ -88,6 +88,11 @@ class ADMUNet(DiffusionNetwork):
             num_blocks=num_blocks,
             num_heads=num_heads,
         )
+        if num_heads_upsample is not None and num_head_channels is not None:
+            raise ConfigError(
+                "num_heads_upsample has no effect with num_head_channels, which sets the heads "
+                "everywhere; leave one of them out"
+            )
         self.label_dim = label_dim
         self.super_resolution = super_resolution
         widths = level_widths(model_channels, channel_mult)

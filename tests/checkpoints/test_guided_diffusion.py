@@ -104,6 +104,7 @@ def test_scripts_and_constructors_are_understood_alike(tmp_path: Path) -> None:
         "cls": "UNetModel",
         "kwargs": {
             **FLAGS,
+            "num_heads_upsample": 4,  # overruled by num_head_channels
             "model_channels": 32,
             "attention_resolutions": [2],
             "channel_mult": [1, 2],

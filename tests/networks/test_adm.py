@@ -130,6 +130,11 @@ def test_impossible_settings_are_refused(make: Any, changes: dict[str, Any], mes
         make(**changes)
 
 
+def test_heads_of_the_decoder_without_effect_are_refused() -> None:
+    with pytest.raises(ConfigError, match="no effect with num_head_channels"):
+        unet(num_heads_upsample=4)
+
+
 @torch.no_grad()
 def test_patches_are_folded_into_channels() -> None:
     network = classifier(img_resolution=16, patch_size=2)
