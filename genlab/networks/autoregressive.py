@@ -22,11 +22,6 @@ from torch import Tensor, nn
 from genlab.errors import LabelError
 
 
-def wide(dtype: torch.dtype) -> torch.dtype:
-    """This dtype or float32, whichever is wider: what pixels and probabilities need."""
-    return torch.promote_types(dtype, torch.float32)
-
-
 class PixelDistribution(ABC):
     """The distribution of a pixel given its parameters. Subclasses are frozen dataclasses.
 
@@ -74,7 +69,8 @@ class PixelDistribution(ABC):
             temperature: 1 is the model itself, 0 its most likely choices.
 
         Returns:
-            Pixels on the grid of levels, in [-1, 1], in the `wide` dtype of the parameters.
+            Pixels on the grid of levels, in [-1, 1], in the dtype of the parameters, at least
+            float32.
         """
 
     @abstractmethod

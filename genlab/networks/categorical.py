@@ -6,7 +6,8 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from genlab.networks.autoregressive import PixelDistribution, wide
+from genlab.networks.autoregressive import PixelDistribution
+from genlab.networks.precision import wide
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from genlab.errors import ConfigError
-from genlab.networks.autoregressive import PixelDistribution, wide
+from genlab.networks.autoregressive import PixelDistribution
+from genlab.networks.precision import wide
 
 MIN_LOG_SCALE = -7.0
 """Log-scales are raised to this; below it their gradient is zero."""

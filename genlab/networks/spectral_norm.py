@@ -23,6 +23,8 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from genlab.networks.precision import wide
+
 Matrix = Float[Tensor, "out rest"]
 
 S = TypeVar("S", bound="SpectralNorm")
@@ -87,10 +89,10 @@ class SpectralNorm(nn.Module):
 
     def _normalize(self) -> Tensor:
         # A sigma of 16-bit products would be off by some thousandths, and all features with it.
-        dtype = torch.promote_types(self.weight.dtype, torch.float32)
+        dtype = wide(self.weight.dtype)
         with torch.autocast(self.weight.device.type, enabled=False):
-            sigma = self._sigma(self.weight.flatten(1).to(dtype))
-            return self.weight / sigma.to(self.weight.dtype)
+            weight = self.weight.to(dtype)
+            return (weight / self._sigma(weight.flatten(1))).to(self.weight.dtype)
 
     def _versions(self) -> tuple[tuple[int, int], ...]:
         return tuple((id(t), t._version) for t in (self.weight, *self._vectors()))

@@ -19,8 +19,8 @@ from genlab.networks.autoregressive import (
     AutoregressiveNetwork,
     PixelDecoder,
     PixelDistribution,
-    wide,
 )
+from genlab.networks.precision import wide
 from genlab.registry import Registry
 from genlab.samplers.base import Step
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from genlab.networks.autoregressive import wide
+from genlab.networks.precision import wide
 from genlab.samplers.autoregressive.base import Canvas, PixelModel
 from genlab.samplers.autoregressive.precision import Precise
 from genlab.samplers.base import Step

@@ -120,7 +120,7 @@ def test_the_networks_own_precision(decoder: str) -> None:
     assert steps(model, decoder, [0])[-1].x.dtype == torch.float64
     assert model.dtype == torch.float32
     drawn = steps(network("grey").bfloat16(), decoder, [0], precision="network")[-1].x
-    assert torch.equal(((drawn + 1) * 127.5).round() / 127.5 - 1, drawn), "pixels stay float32"
+    assert drawn.dtype == torch.float32, "half precision would merge levels"
 
 
 def test_evaluations_are_counted() -> None:

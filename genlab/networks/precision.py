@@ -1,0 +1,24 @@
+"""What must not be computed or kept in half precision, whatever a network computes in."""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+
+def wide(dtype: torch.dtype) -> torch.dtype:
+    """This dtype or float32, whichever is wider."""
+    return torch.promote_types(dtype, torch.float32)
+
+
+class WideBuffers(nn.Module):
+    """A module whose own floating-point buffers never get narrower than float32."""
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        before = dict(self._buffers)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        for name, buffer in before.items():
+            now = self._buffers[name]
+            if buffer is not None and now is not None and now.dtype != buffer.dtype:
+                self._buffers[name] = buffer.to(now.device, wide(now.dtype))
+        return self
