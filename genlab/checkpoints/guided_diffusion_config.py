@@ -264,7 +264,9 @@ class _Inferred:
         classes = shapes.get("label_emb.weight")
         self.num_classes = None if classes is None else int(classes.shape[0])
         strided = self._count(r"input_blocks\.\d+\.0\.op\.weight")
-        numbers = {int(m[1]) for name in shapes if (m := re.match(r"input_blocks\.(\d+)\.", name))}
+        # Six digits, since a forged name may carry more than int() reads.
+        blocks = (re.match(r"input_blocks\.(\d{1,6})\.", name) for name in shapes)
+        numbers = {int(found[1]) for found in blocks if found}
         self.num_input_blocks = max(numbers, default=0) + 1
         pooled = self.num_input_blocks - len(numbers)
         self.conv_resample = pooled == 0
@@ -322,11 +324,14 @@ class _Inferred:
         ups = self._count(r"output_blocks\.\d+\.[12]\.in_layers\.2\.weight")
         if not self.is_classifier:
             return ups
-        if isinstance(given.get("num_res_blocks"), int):
-            return self.num_input_blocks // (given["num_res_blocks"] + 1) - 1
-        if "out.2.positional_embedding" in self.shapes and isinstance(given.get("image_size"), int):
+        if "num_res_blocks" in given:
+            depth = {"num_res_blocks": Option(None, _INFERRED["num_res_blocks"])}
+            blocks = values_of("EncoderUNetModel", depth, given)["num_res_blocks"]
+            return max(self.num_input_blocks // (blocks + 1) - 1, 0)
+        if "out.2.positional_embedding" in self.shapes and "image_size" in given:
+            size = values_of("EncoderUNetModel", {"image_size": _NETWORK["image_size"]}, given)
             tokens = self._size("out.2.positional_embedding", 1) - 1
-            ratio = given["image_size"] / max(tokens, 1) ** 0.5
+            ratio = size["image_size"] / max(tokens, 1) ** 0.5
             return max(int(ratio).bit_length() - 1, 0)
         raise ConfigError(
             f"the weights in {self.where} do not tell how many blocks a level has; give "

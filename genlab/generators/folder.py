@@ -114,7 +114,7 @@ def read_index(folder: Path) -> dict[str, Any]:
         )
     try:
         index = json.loads(path.read_text())
-    except (ValueError, OSError) as error:
+    except (ValueError, RecursionError, OSError) as error:
         raise CheckpointError(f"{path} cannot be read ({error}); save the model again") from error
     if not isinstance(index, dict) or not _is_component(index.get(NETWORK)):
         raise CheckpointError(

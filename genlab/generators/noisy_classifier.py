@@ -1,5 +1,6 @@
 """A classifier of noisy images: what classifier guidance follows."""
 
+import inspect
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -157,4 +158,16 @@ class NoisyClassifier:
                 f"{folder} holds no classifier of noisy images but a {index.get('family')!r} model;"
                 " make one with genlab train --config classifier-fmnist, or genlab convert"
             )
-        return cls.from_facts(read_network(folder, index), index, read_card(folder))
+        network = read_network(folder, index)
+        if not _is_noisy_classifier(network):
+            raise CheckpointError(
+                f"{folder} calls itself a {cls.family}, but {type(network).__name__} is no "
+                "classifier of noisy images; fetch or save the model again"
+            )
+        return cls.from_facts(network, index, read_card(folder))
+
+
+def _is_noisy_classifier(network: Any) -> bool:
+    """Whether it knows its classes and is told the noise level; it may be of anybody's making."""
+    known = {"in_channels", "img_resolution", "num_classes"} <= set(network.config)
+    return known and len(inspect.signature(network.forward).parameters) >= 2

@@ -199,7 +199,8 @@ def test_a_wrong_config_is_named(config: dict[str, Any], cure: str, tmp_path: Pa
 def test_arguments_may_stand_under_kwargs(tmp_path: Path) -> None:
     file = saved(tmp_path, weights())
     generator = convert(file, cls="DiT", kwargs={"num_heads": 3, "depth": 3})
-    assert generator.network.config["num_heads"] == 3
+    config: Any = generator.network.config
+    assert config["num_heads"] == 3
     with pytest.raises(ConfigError, match="kwargs must be a mapping"):
         convert(file, "dit", kwargs=[3])
     with pytest.raises(ConfigError, match="read as DiT, but the config says cls=SiT"):

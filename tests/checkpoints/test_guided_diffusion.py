@@ -319,6 +319,29 @@ def test_missing_weights_are_named(name: str, tmp_path: Path) -> None:
         genlab.convert(file, config=FLAGS)
 
 
+@pytest.mark.parametrize("depth", [-1, 0, "2"])
+def test_an_impossible_classifier_depth_is_named(depth: Any, tmp_path: Path) -> None:
+    file, _ = write_classifier(tmp_path)
+    with pytest.raises(ConfigError, match=r"num_res_blocks .* a whole number in 1 \.\.\. 64"):
+        genlab.convert(file, config={**FLAGS, "classifier_depth": depth})
+
+
+def test_a_depth_of_more_blocks_than_there_are_is_named(tmp_path: Path) -> None:
+    file, _ = write_classifier(tmp_path, resblock_updown=True, pool="adaptive")
+    with pytest.raises(CheckpointError, match=r"do not make|does not fit"):
+        genlab.convert(
+            file, config={**FLAGS, "classifier_depth": 64, "classifier_pool": "adaptive"}
+        )
+
+
+def test_a_block_of_five_thousand_digits_is_named(tmp_path: Path) -> None:
+    _, network = write_unet(tmp_path)
+    file = tmp_path / "model.pt"
+    torch.save({**network.state_dict(), f"input_blocks.{'9' * 5000}.0.bias": torch.ones(1)}, file)
+    with pytest.raises(CheckpointError, match="unexpected: input_blocks"):
+        genlab.convert(file, config=FLAGS)
+
+
 def test_broken_files_are_refused(tmp_path: Path) -> None:
     file, network = write_unet(tmp_path)
     state = network.state_dict()

@@ -8,12 +8,15 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 import genlab
 from genlab import DiffusionGenerator
 from genlab.diffusion.preconditioning import IDDPM
 from genlab.errors import CheckpointError, OutputError
-from genlab.networks import DhariwalUNet
+from genlab.generators.folder import write_folder
+from genlab.generators.noisy_classifier import NoisyClassifier
+from genlab.networks import ClassifierCNN, DhariwalUNet
 
 FEW = {"schedule": {"num_steps": 3}}
 WEIGHTS = Path("network") / "diffusion_pytorch_model.safetensors"
@@ -104,6 +107,7 @@ DAMAGE = {
     "other width": (edit("network/config.json", model_channels=16), "does not fit"),
     "no index": (lambda model: (model / "model_index.json").unlink(), "model_index.json"),
     "not JSON": (lambda model: (model / "model_index.json").write_text("{"), "cannot be read"),
+    "deep JSON": (lambda model: (model / "model_index.json").write_text("[" * 10**5), "cannot be"),
     "no component": (edit("model_index.json", network="SongUNet"), "names no network"),
     "foreign class": (edit("model_index.json", network=["os", "system"]), "has no model system"),
     "not imported": (edit("model_index.json", network=["antigravity", "x"]), "not GenLab's"),
@@ -119,6 +123,23 @@ def test_damage_is_named(model: Path, kind: str) -> None:
     damage(model)
     with pytest.raises(CheckpointError, match=message):
         genlab.load(model)
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        DhariwalUNet(8, 1, 1, model_channels=8, channel_mult=[1], num_blocks=1),
+        ClassifierCNN(8, 1, 3, channels=[8]),
+    ],
+    ids=lambda network: type(network).__name__,
+)
+def test_only_classifiers_of_noisy_images_call_themselves_so(
+    network: nn.Module, tmp_path: Path
+) -> None:
+    facts = {"family": "noisy-classifier", "preconditioning": IDDPM().to_config()}
+    write_folder(tmp_path / "model", network, facts)
+    with pytest.raises(CheckpointError, match="is no classifier of noisy images"):
+        NoisyClassifier.from_pretrained(tmp_path / "model")
 
 
 def test_a_folder_that_cannot_be_written(
