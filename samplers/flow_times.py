@@ -9,10 +9,11 @@ from torch import Tensor
 from genlab.diffusion.denoiser import Denoiser
 from genlab.diffusion.flow import LARGEST, path_of
 from genlab.errors import ConfigError
+from genlab.samplers.schedules import PickedLevels
 
 
 @dataclass(frozen=True, kw_only=True)
-class FlowTimes:
+class FlowTimes(PickedLevels):
     """Even steps in a path's time from noise to data.
 
     Choose it with the solvers ``flow`` and ``flow-sde`` for SiT and models trained like it.
@@ -38,11 +39,6 @@ class FlowTimes:
             raise ConfigError(f"the flow schedule needs 0 < last_step < 1, got {self.last_step}")
         if self.sigma_max is not None and not self.sigma_max > 0:
             raise ConfigError(f"the flow schedule needs sigma_max > 0, got {self.sigma_max}")
-
-    def sigma_range(self, denoiser: Denoiser) -> tuple[float, float]:
-        """(sigma_min, sigma_max) of the run."""
-        sigmas = self(denoiser)
-        return float(sigmas[-2]), float(sigmas[0])
 
     def __call__(self, denoiser: Denoiser) -> Float64[Tensor, " levels"]:
         """``num_steps`` decreasing noise levels and a final 0, on the CPU, not yet rounded.

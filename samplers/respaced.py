@@ -9,10 +9,11 @@ from torch import Tensor
 from genlab.diffusion.denoiser import Denoiser
 from genlab.diffusion.discrete import respaced_timesteps
 from genlab.errors import ConfigError
+from genlab.samplers.schedules import PickedLevels
 
 
 @dataclass(frozen=True, kw_only=True)
-class Respaced:
+class Respaced(PickedLevels):
     """Some of a discrete model's own noise levels, spaced as guided-diffusion and DiT do.
 
     Choose it with `ddpm` and `ddim` for ADM, DiT and other models of discrete timesteps.
@@ -35,11 +36,6 @@ class Respaced:
             )
         if self.num_steps is not None and self.num_steps < 1:
             raise ConfigError(f"a noise schedule needs num_steps >= 1, got {self.num_steps}")
-
-    def sigma_range(self, denoiser: Denoiser) -> tuple[float, float]:
-        """(sigma_min, sigma_max) of the run."""
-        sigmas = self(denoiser)
-        return float(sigmas[-2]), float(sigmas[0])
 
     def __call__(self, denoiser: Denoiser) -> Float64[Tensor, " levels"]:
         """The noise levels, decreasing, and a final 0.

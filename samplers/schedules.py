@@ -291,6 +291,19 @@ class Linear(NoiseSchedule):
         return linear_sigmas(self.num_steps, sigma_min, sigma_max)
 
 
+class PickedLevels(ABC):
+    """What schedules share whose range is that of the noise levels they pick for a model."""
+
+    @abstractmethod
+    def __call__(self, denoiser: Denoiser) -> Float64[Tensor, " levels"]:
+        """See `genlab.samplers.base.Schedule`."""
+
+    def sigma_range(self, denoiser: Denoiser) -> tuple[float, float]:
+        """(sigma_min, sigma_max) of the run."""
+        sigmas = self(denoiser)
+        return float(sigmas[-2]), float(sigmas[0])
+
+
 def _ramp(num_steps: int) -> Float64[Tensor, " N"]:
     """0 to 1 in ``num_steps`` even steps; a single step stands at 0, the large-noise end."""
     return torch.arange(num_steps, dtype=torch.float64) / max(num_steps - 1, 1)

@@ -8,12 +8,13 @@ from torch import Tensor
 
 from genlab.diffusion.denoiser import Denoiser
 from genlab.errors import ConfigError, nearest
+from genlab.samplers.schedules import PickedLevels
 
 SPACINGS = ("leading", "trailing", "linspace")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Timesteps:
+class Timesteps(PickedLevels):
     """Some of a discrete model's noise levels, spaced as diffusers does.
 
     Choose it to repeat what a pipeline of diffusers draws; `Respaced` is the one of ADM and DiT.
@@ -80,11 +81,6 @@ class Timesteps:
             grid = (step * torch.arange(points, dtype=torch.float64)).clamp(max=T - 1)
             grid = grid if self.fractional else grid.round()
         return grid.flip(0)[: self.num_steps]
-
-    def sigma_range(self, denoiser: Denoiser) -> tuple[float, float]:
-        """(sigma_min, sigma_max) of the run."""
-        sigmas = self(denoiser)
-        return float(sigmas[-2]), float(sigmas[0])
 
     def __call__(self, denoiser: Denoiser) -> Float64[Tensor, " levels"]:
         """The noise levels, decreasing, and a final 0.
