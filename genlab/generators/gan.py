@@ -169,7 +169,7 @@ class GanGenerator(Generator):
         z = latents.to(self.device, self.dtype)
         arguments = [z, embedding]
         if isinstance(self.network, BigGANDeepHF):
-            arguments.append(sampler.mixture(self.network.num_stats).to(z))
+            arguments.append(sampler.mixture(self.network.num_stats).to(self.device))
         images: Tensor = self.network(*arguments)
         return images
 

@@ -24,6 +24,7 @@ from genlab.networks.base import Labels, check_positive
 from genlab.networks.biggan_deep import DeepGeneratorBlock
 from genlab.networks.gan_base import BOTTOM, GeneratorNetwork
 from genlab.networks.gan_layers import Features, SelfAttention, normalize
+from genlab.networks.precision import WideBuffers
 from genlab.networks.spectral_norm import Layers, PairedConv2d
 
 RGB = 3
@@ -50,7 +51,7 @@ LAYERS_128: tuple[BlockSpec, ...] = (
 )
 
 
-class IndexedStatistics(nn.Module):
+class IndexedStatistics(WideBuffers):
     """Batch normalisation by a mixture of K stored sets of statistics.
 
     There are no batch statistics: such a network is not trained.
@@ -69,6 +70,7 @@ class IndexedStatistics(nn.Module):
         self, x: Features, gain: Tensor, bias: Tensor, mixture: Float[Tensor, " K"]
     ) -> Features:
         """Normalise, then multiply by the gain and add the bias: (C,) or (B, C)."""
+        mixture = mixture.to(self.running_means)
         mean, var = mixture @ self.running_means, mixture @ self.running_vars
         return normalize(x, mean, var, gain, bias, self.eps)
 

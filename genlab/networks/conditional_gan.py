@@ -17,12 +17,17 @@ from torch.nn import functional as F
 from genlab.errors import ConfigError
 from genlab.networks.base import Labels, check_choice, check_positive
 from genlab.networks.gan_base import BOTTOM, GeneratorNetwork
+from genlab.networks.gan_layers import BatchNorm
+from genlab.networks.precision import wide
 
 SLOPE = 0.2
 """Of the discriminator's leaky ReLUs."""
 
 STD = 0.02
 """Of the first weights of convolutions and linear layers (DCGAN)."""
+
+EPS = 1e-5
+"""Added to the variances of normalisations."""
 
 
 def num_doublings(img_resolution: int) -> int:
@@ -55,7 +60,7 @@ class VirtualBatchNorm(nn.Module):
     Source: Salimans et al. 2016, arXiv:1606.03498, section 3.5.
     """
 
-    def __init__(self, channels: int, num_reference: int, eps: float = 1e-5) -> None:
+    def __init__(self, channels: int, num_reference: int, eps: float = EPS) -> None:
         super().__init__()
         self.num_reference, self.eps = num_reference, eps
         self.weight = nn.Parameter(torch.ones(channels))
@@ -63,11 +68,13 @@ class VirtualBatchNorm(nn.Module):
 
     def forward(self, x: Float[Tensor, "N C H W"]) -> Float[Tensor, "N C H W"]:
         """Reference batch first."""
-        means = x.mean((2, 3), keepdim=True)
-        squares = x.square().mean((2, 3), keepdim=True)
-        mean, square = self._blend(means), self._blend(squares)
-        normalized = (x - mean) * torch.rsqrt((square - mean.square()).clamp_min(0) + self.eps)
-        return normalized * self.weight[:, None, None] + self.bias[:, None, None]
+        h = x.to(wide(x.dtype))
+        # Centred, or small variances would be lost beside the squares of large means.
+        h = h - h[: self.num_reference].detach().mean((0, 2, 3), keepdim=True)
+        mean = self._blend(h.mean((2, 3), keepdim=True))
+        square = self._blend(h.square().mean((2, 3), keepdim=True))
+        normalized = (h - mean) * torch.rsqrt((square - mean.square()).clamp_min(0) + self.eps)
+        return (normalized * self.weight[:, None, None] + self.bias[:, None, None]).to(x.dtype)
 
     def _blend(self, moments: Float[Tensor, "N C 1 1"]) -> Float[Tensor, "N C 1 1"]:
         """The moments of the reference batch, for each further sample with its own among them."""
@@ -132,7 +139,7 @@ class ConditionalGenerator(GeneratorNetwork):
         def normalize(width: int) -> nn.Module:
             if norm == "virtual":
                 return VirtualBatchNorm(width, num_reference)
-            return nn.BatchNorm2d(width) if norm == "batch" else nn.Identity()
+            return BatchNorm(width, eps=EPS) if norm == "batch" else nn.Identity()
 
         self.embedding = nn.Embedding(num_classes, label_dim)
         width = channels << (doublings - 1)

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from genlab.errors import ConfigError, LabelError
 from genlab.networks.base import Labels
+from genlab.networks.precision import WideBuffers, wide
 from genlab.networks.spectral_norm import Layers
 
 Features = Float[Tensor, "B C H W"]
@@ -27,12 +28,13 @@ def affine(x: Features, scale: Tensor, shift: Tensor) -> Features:
     return torch.addcmul(shift[..., None, None], x, scale[..., None, None])
 
 
-class Statistics(nn.Module):
+class Statistics(WideBuffers):
     """Batch normalisation by batch statistics in training, by stored ones in evaluation.
 
     Stored are running averages: of the unbiased variance, or with ``own`` (the "own" batch norm of
     BigGAN-PyTorch) of the biased one. While ``passes`` counts, training calls add their statistics
-    up instead (`genlab.networks.standing`), and evaluation divides the sums by their number.
+    up instead (`genlab.networks.standing`), and evaluation divides the sums by their number. They
+    stay in float32 where a network is in half precision, whose sums would soon stand still.
 
     Args:
         channels: C.
@@ -83,9 +85,13 @@ class Statistics(nn.Module):
 def normalize(
     x: Features, mean: Tensor, var: Tensor, gain: Tensor, bias: Tensor, eps: float
 ) -> Features:
-    """Batch normalisation with given statistics (C,), folded into one pass over the features."""
-    scale = gain * torch.rsqrt(var + eps)
-    return affine(x, scale, bias - mean * scale)
+    """Batch normalisation with given statistics (C,), folded into one pass over the features.
+
+    Half precision would round scale and shift, and so err by a like amount in all of a channel.
+    """
+    dtype = wide(x.dtype)
+    scale = gain.to(dtype) * torch.rsqrt(var.to(dtype) + eps)
+    return affine(x, scale, bias - mean * scale).to(x.dtype)
 
 
 class BatchNorm(Statistics):

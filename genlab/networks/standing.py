@@ -65,11 +65,11 @@ def keeping_moments(network: nn.Module) -> Iterator[None]:
 @contextmanager
 def by_batch(network: nn.Module) -> Iterator[None]:
     """Normalise by batch statistics, while all other layers go on as in evaluation."""
-    modules = normalizations(network)
-    for module in modules:
+    before = [(module, module.training) for module in normalizations(network)]
+    for module, _ in before:
         module.training = True  # not train(), which reaches the spectral norms within
     try:
         yield
     finally:
-        for module in modules:
-            module.training = False
+        for module, training in before:
+            module.training = training

@@ -203,6 +203,14 @@ def test_steps_and_guidance_do_not_apply(biggan: GanGenerator, option: str) -> N
         biggan.resolve_sampler(**options)
 
 
+def test_plain_gan_with_batch_norm_renews_statistics() -> None:
+    generator = GanGenerator(ConditionalGenerator(8, 2, channels=4, dim_z=4, norm="batch"))
+    stored, renewed = (
+        generator.sample([0, 1], sampler={"statistics": {"standing": passes}}) for passes in (0, 2)
+    )
+    assert (stored - renewed).abs().max() > 0.01
+
+
 def test_plain_gan_has_no_statistics_to_renew() -> None:
     generator = GanGenerator(ConditionalGenerator(8, 2, channels=4, dim_z=4, norm="none"))
     assert generator.sample([0, 1]).shape == (2, 3, 8, 8)

@@ -11,7 +11,7 @@ from genlab.errors import ConfigError, LabelError
 from genlab.networks.base import Labels
 from genlab.networks.biggan import BigGANDiscriminator, BigGANGenerator
 from genlab.networks.biggan_deep import BigGANDeepDiscriminator, BigGANDeepGenerator
-from genlab.networks.biggan_deep_hf import BigGANDeepHF
+from genlab.networks.biggan_deep_hf import BigGANDeepHF, IndexedBatchNorm
 from genlab.networks.gan_base import GeneratorNetwork
 from genlab.networks.gan_layers import MOMENTUM, BatchNorm, SelfAttention
 
@@ -164,6 +164,20 @@ def test_running_statistics(own: bool) -> None:
         :, None, None
     ].rsqrt()
     torch.testing.assert_close(norm.eval()(x), expected)
+
+
+@torch.no_grad()
+def test_half_precision_folds_statistics_in_float32() -> None:
+    means = torch.linspace(10, 50, 64)
+    x = (torch.randn(2, 64, 3, 3) + means[:, None, None]).bfloat16()
+    stored, indexed = BatchNorm(64, eps=1e-4).eval(), IndexedBatchNorm(64, num_stats=2, eps=1e-4)
+    stored.stored_mean.copy_(means)
+    indexed.running_means.copy_(torch.stack([means - 1, means + 1]))
+    expected = (x.float() - means[:, None, None]) * (1 + 1e-4) ** -0.5
+    half = torch.bfloat16
+    for out in (stored.to(half)(x), indexed.to(half)(x, torch.tensor([0.5, 0.5], dtype=half))):
+        assert out.dtype == half
+        torch.testing.assert_close(out.float(), expected, rtol=1e-2, atol=1e-5)
 
 
 def test_attention_begins_silent() -> None:

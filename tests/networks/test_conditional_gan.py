@@ -1,5 +1,6 @@
 """The plain conditional GAN: shapes, and what its switches of 2016 promise."""
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,14 @@ def test_virtual_batch_norm_by_its_definition() -> None:
         assert torch.allclose(out[row], expected, atol=1e-5)
     reference = torch.nn.functional.batch_norm(x[:3], None, None, training=True)
     assert torch.allclose(out[:3], reference, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_virtual_batch_norm_of_large_means(dtype: torch.dtype) -> None:
+    norm = VirtualBatchNorm(2, num_reference=3).to(dtype)
+    x = (torch.randn(5, 2, 4, 4) + 300).to(dtype)
+    expected = copy.deepcopy(norm).double()(x.double())
+    assert torch.allclose(norm(x).double(), expected, rtol=1e-2 if dtype.itemsize == 2 else 1e-4)
 
 
 def test_the_reference_batch_is_saved(tmp_path: Path) -> None:

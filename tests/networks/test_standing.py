@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from genlab.networks.biggan import BigGANGenerator
+from genlab.networks.gan_layers import BatchNorm
 from genlab.networks.standing import (
     begin_standing,
     by_batch,
@@ -61,6 +62,26 @@ def test_average_is_over_passes() -> None:
     )
     biased = torch.stack([x.var((0, 2, 3), correction=0) for x in seen]).mean(0)
     torch.testing.assert_close(first.stored_var, biased)
+
+
+@torch.no_grad()
+def test_sums_of_many_passes_in_half_precision() -> None:
+    norm = BatchNorm(2, eps=1e-5).to(torch.bfloat16)
+    x = (torch.randn(8, 2, 4, 4) + 3).bfloat16()
+    begin_standing(norm)
+    for _ in range(600):
+        norm(x)
+    end_standing(norm.eval())
+    torch.testing.assert_close(norm.stored_mean, x.float().mean((0, 2, 3)), rtol=1e-4, atol=0)
+    torch.testing.assert_close(norm.stored_var, x.float().var((0, 2, 3)), rtol=1e-2, atol=0)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_the_mode_comes_back(training: bool) -> None:
+    network = tiny(own=False).train(training)
+    with by_batch(network):
+        assert all(module.training for module in normalizations(network))
+    assert all(module.training is training for module in network.modules())
 
 
 def test_what_was_stored_comes_back() -> None:
