@@ -14,7 +14,7 @@ from genlab.eval.metrics.checks import rows_of
 from genlab.training.batches import DataFacts, EpochOrder
 from genlab.training.classification import ClassifierObjective
 from genlab.training.config import Decay, ScheduleConfig, TrainConfig
-from genlab.training.schedule import learning_rate
+from genlab.training.schedule import schedule_factor
 from genlab.training.seeds import derive, generator
 
 TEST_BATCH = 250
@@ -167,7 +167,7 @@ class ClassificationAccuracyScore(Metric):
                 optimizer.zero_grad(set_to_none=True)
                 (loss.total / self.batch_size).backward()
                 for group in optimizer.param_groups:
-                    group["lr"] = learning_rate(config, seen)
+                    group["lr"] = config.optimizer.lr * schedule_factor(config, seen)
                 optimizer.step()
         return network.eval()
 

@@ -38,6 +38,7 @@ class ClassifierObjective(Objective):
         "--metrics fd,consistency\n```"
     )
     scores: ClassVar[Mapping[str, str]] = {"accuracy": ".2%"}
+    recuttable: ClassVar[bool] = False  # batch normalisation sees micro-batches
 
     label_smoothing: float = 0.0
     flip: bool = True

@@ -222,7 +222,7 @@ class TrainConfig:
         output: logs, states, snapshots, previews.
         batch_size: images a step, over all processes and accumulated parts together.
         gradient_accumulation: each process cuts its share of the batch into so many parts, to save
-            memory.
+            memory. Layers that look at the batch see these parts.
         duration_kimg: thousands of images to train on.
         mixed_precision: what the network computes in.
         gradient_checkpointing: save memory, pay with time.

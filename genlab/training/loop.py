@@ -23,7 +23,6 @@ from genlab.training.models import Models
 from genlab.training.objective import build_objective
 from genlab.training.recorder import Recorder
 from genlab.training.run import Run
-from genlab.training.schedule import learning_rate
 from genlab.training.seeds import generator
 from genlab.training.state import Progress, load_state, read_progress, states
 from genlab.training.stop import StopRequest
@@ -54,7 +53,9 @@ class Trainer:
 
     A run that goes on from a state computes what it would have computed without the stop: on the
     CPU bit for bit, with the same number of threads. Several processes compute what one process
-    does in as many rounds of ``gradient_accumulation``, up to rounding.
+    does in as many rounds of ``gradient_accumulation``, up to rounding, where no layer looks at the
+    batch or changes with each pass. Batch and spectral normalisation (GANs) do: each process
+    normalises its own part, and what is kept is the first one's.
 
     Args:
         config: what to do.
@@ -94,9 +95,9 @@ class Trainer:
         self.models = Models(config, self.objective, self.batches.facts, self.accelerator)
         self.updates = Updates(config, self.objective, self.models, self.accelerator, self.share)
         self.recorder = self._recorder(watch)
-        self.run.check(config, self.batches.facts)
+        self.run.check(config, self.batches.facts, self.objective.recuttable)
         self.progress = self._resume()
-        self.lr = learning_rate(config, self.progress.images, self.objective.main)
+        self.lr = self.updates.learning_rate(self.progress.images, self.objective.main)
 
     def _recorder(self, watch: Callable[[dict[str, Any]], None]) -> Recorder:
         config, objective, facts = self.config, self.objective, self.batches.facts
@@ -196,7 +197,7 @@ class Trainer:
     def _step(self, step: int, stream: Iterator[Micro]) -> None:
         numbers = self.share.micro_batches()
         micro_batches = [self._on_device(next(stream), step, number) for number in numbers]
-        self.lr = learning_rate(self.config, step * self.config.batch_size, self.objective.main)
+        self.lr = self.updates.learning_rate(step * self.config.batch_size, self.objective.main)
         self.recorder.note_means(self.updates.step(step, micro_batches))
         self.progress = Progress(
             step=step + 1,

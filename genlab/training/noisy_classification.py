@@ -40,6 +40,7 @@ class NoisyClassifierObjective(ClassifierObjective):
         "genlab sample MODEL 'sampler.guidance=[{name: classifier, classifier: PATH_TO_THIS_FOLDER,"
         " scale: 1}]' -o samples/\n```"
     )
+    recuttable: ClassVar[bool] = True
     scores: ClassVar[Mapping[str, str]] = {f"accuracy_at_{level:g}": ".2%" for level in LEVELS}
 
     preconditioning: Mapping[str, Any] = field(default_factory=lambda: {"name": "edm"})

@@ -80,6 +80,8 @@ class Objective(ABC):
         usage: how to use it, for its model card (Markdown).
         scores: what `evaluate` gives -> how it is written (a format specification).
         num_initial_images: how many images `initialise` gets; 0 leaves it out.
+        recuttable: whether a batch may be cut into other micro-batches during a run: no layer of
+            the networks looks at more than one image, nor changes with each pass.
     """
 
     family: ClassVar[str]
@@ -90,6 +92,7 @@ class Objective(ABC):
     )
     scores: ClassVar[Mapping[str, str]] = {}
     num_initial_images: ClassVar[int] = 0
+    recuttable: ClassVar[bool] = True
 
     @property
     @abstractmethod

@@ -27,7 +27,6 @@ from genlab.training.config import TrainConfig
 
 FREE = (
     "output.",
-    "gradient_accumulation",
     "data.path",
     "data.max_memory_gib",
     "data.num_workers",
@@ -36,7 +35,11 @@ FREE = (
     "validation.",
     "license",
 )
-"""Settings that a run may go on with changed: they do not touch the numbers."""
+"""Settings that a run may go on with changed: they do not touch the numbers.
+
+`Run.check` adds ``gradient_accumulation`` for objectives that allow it: other micro-batches draw
+other random numbers, and nothing else changes.
+"""
 
 
 class Run:
@@ -74,8 +77,13 @@ class Run:
         write_text(self.data_path, json.dumps(asdict(data), indent=2) + "\n")
         write_text(self.config_path, to_yaml(config))
 
-    def check(self, config: TrainConfig, data: DataFacts) -> None:
+    def check(self, config: TrainConfig, data: DataFacts, recuttable: bool = True) -> None:
         """Refuse to go on with a run that was begun otherwise.
+
+        Args:
+            config: merged.
+            data: facts of the training data.
+            recuttable: of the objective.
 
         Raises:
             TrainingError: a setting that matters, or the data, differ from those of the start.
@@ -85,7 +93,7 @@ class Run:
         old = _flat(to_plain(self.read_config()))
         new = _flat(to_plain(config))
         for key in sorted({*old, *new}):
-            if old.get(key) != new.get(key) and not _is_free(key, config):
+            if old.get(key) != new.get(key) and not _is_free(key, config, recuttable):
                 raise TrainingError(
                     f"{self.folder} holds a run with {key}={old.get(key)}, now it is "
                     f"{new.get(key)}; set it back to go "
@@ -137,7 +145,9 @@ class Run:
         return self.snapshots / f"{images:09d}-{average}.safetensors"
 
 
-def _is_free(key: str, config: TrainConfig) -> bool:
+def _is_free(key: str, config: TrainConfig, recuttable: bool) -> bool:
+    if key == "gradient_accumulation":
+        return recuttable
     if (
         key == "duration_kimg"
     ):  # a run may be made longer, unless its learning rate was planned for its length

@@ -5,13 +5,12 @@ import math
 from genlab.training.config import Decay, TrainConfig
 
 
-def learning_rate(config: TrainConfig, images: int, network: str = "") -> float:
-    """The learning rate of the step that starts after ``images`` images.
+def schedule_factor(config: TrainConfig, images: int) -> float:
+    """The learning rate of the step after ``images`` images, as a factor of an optimizer's ``lr``.
 
     Args:
         config: of the run.
         images: seen before the step.
-        network: whose; by default that of all networks without settings of their own.
 
     Linear warm-up from 0 (EDM), then constant, a half cosine down to ``final``, EDM2's inverse
     square root ``1 / sqrt(max(t / t_ref, 1))``, or PixelCNN++'s exponential decay.
@@ -28,4 +27,4 @@ def learning_rate(config: TrainConfig, images: int, network: str = "") -> float:
         factor /= math.sqrt(max(images / reference, 1))
     elif schedule.decay is Decay.exponential:
         factor *= 0.5 ** (images / (1000 * (schedule.decay_kimg or config.duration_kimg / 4)))
-    return config.optimizer.of(network).lr * factor
+    return factor

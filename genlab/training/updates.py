@@ -13,7 +13,7 @@ from genlab.training.batches import Share
 from genlab.training.config import TrainConfig
 from genlab.training.models import Models
 from genlab.training.objective import Loss, Objective
-from genlab.training.schedule import learning_rate
+from genlab.training.schedule import schedule_factor
 from genlab.training.seeds import derive, generator
 
 MicroBatch = tuple[Float[Tensor, "B C H W"], Int64[Tensor, " B"]]
@@ -41,8 +41,14 @@ class Updates:
     ) -> None:
         self.config, self.objective, self.models = config, objective, models
         self.accelerator, self.share = accelerator, share
+        trained = {objective.main, *objective.phases}
+        self._options = {name: config.optimizer.of(name) for name in trained}
         for phase in range(len(objective.phases)):
             objective.rows(phase, share.micro_size)  # refuses a size before training starts
+
+    def learning_rate(self, images: int, name: str) -> float:
+        """A network's learning rate in the step that starts after ``images`` images."""
+        return self._options[name].lr * schedule_factor(self.config, images)
 
     def step(self, step: int, micro_batches: Sequence[MicroBatch]) -> dict[str, Tensor]:
         """Update every network, and the averages.
@@ -63,7 +69,7 @@ class Updates:
                 loss = self._micro_batch(step, phase, round_, micro)
                 for key, value in {name: loss.mean, **loss.parts}.items():
                     means[key].append(value)
-            self._descend(name, learning_rate(self.config, images, name))
+            self._descend(name, self.learning_rate(images, name))
         self.models.update_averages(images)
         return {key: torch.stack(values).mean() for key, values in means.items()}
 
@@ -88,7 +94,7 @@ class Updates:
 
     def _descend(self, name: str, lr: float) -> None:
         """Step one optimizer along the gradients gathered."""
-        optimizer, options = self.models.optimizers[name], self.config.optimizer.of(name)
+        optimizer, options = self.models.optimizers[name], self._options[name]
         self.accelerator.unscale_gradients(optimizer)
         parameters = list(self.models.networks[name].parameters())
         # With float16 the gradient scaler itself drops a step whose gradients are not finite.

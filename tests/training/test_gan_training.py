@@ -92,6 +92,20 @@ def test_a_run_that_was_told_to_stop_goes_on_bit_for_bit(
     assert_same(everything(tmp_path / "whole"), everything(tmp_path / "parts"))
 
 
+def test_micro_batches_of_a_run_stay_as_they_are(config: Path, tmp_path: Path) -> None:
+    trainer = Trainer(tiny(config), tmp_path, device="cpu")
+    trainer.run.start(trainer.config, trainer.batches.facts, "CPU")
+    with pytest.raises(TrainingError, match="gradient_accumulation=1, now it is 2"):
+        Trainer(tiny(config, ["gradient_accumulation=2"]), tmp_path, device="cpu")
+
+
+def test_a_generator_without_images_to_draw_is_refused() -> None:
+    objective = GanObjective(generator_images=0.3)
+    assert objective.rows(0, 2) == slice(0, 2)
+    with pytest.raises(ConfigError, match=r"generator_images=0\.3 of 1 real images"):
+        objective.rows(0, 1)
+
+
 def test_what_comes_out_and_what_the_log_tells(config: Path, tmp_path: Path) -> None:
     run, model = tmp_path / "run", tmp_path / "model"
     train(config, run, *BIGGAN, "output.preview_kimg=0.016", "output.preview_count=10")

@@ -10,8 +10,9 @@ import torch
 from tiny_runs import assert_same, everything, tiny, train, write_config, write_slice
 
 from genlab.errors import ConfigError, DataError, GenLabError, OutputError, TrainingError
+from genlab.training.config import OptimizerConfig
 from genlab.training.loop import Trainer
-from genlab.training.schedule import learning_rate
+from genlab.training.schedule import schedule_factor
 from genlab.training.snapshots import list_snapshots
 from genlab.training.state import Progress, states
 
@@ -260,11 +261,21 @@ def test_a_device_that_is_not_there(config: Path, tmp_path: Path) -> None:
         Trainer(tiny(config), tmp_path, device="tpu")
 
 
+def test_micro_batches_may_change_and_settings_are_resolved_once(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = Trainer(tiny(config), tmp_path, device="cpu")
+    trainer.run.start(trainer.config, trainer.batches.facts, "CPU")
+    trainer = Trainer(tiny(config, ["gradient_accumulation=2"]), tmp_path, device="cpu")
+    monkeypatch.setattr(OptimizerConfig, "of", lambda *_: pytest.fail("resolved in a step"))
+    assert trainer.train(stops_after(1)).progress.step == 2  # type: ignore[arg-type]
+
+
 def test_learning_rate(config: Path) -> None:
     def rates(*overrides: str) -> list[float]:
-        base = ["optimizer.lr=1", "schedule.warmup_kimg=0.1", "duration_kimg=1.1"]
+        base = ["schedule.warmup_kimg=0.1", "duration_kimg=1.1"]
         settings = tiny(config, [*base, *overrides])
-        return [learning_rate(settings, images) for images in (0, 50, 100, 600, 1100)]
+        return [schedule_factor(settings, images) for images in (0, 50, 100, 600, 1100)]
 
     assert rates() == pytest.approx([0, 0.5, 1, 1, 1])
     cosine = rates("schedule.decay=cosine", "schedule.final=0.2")

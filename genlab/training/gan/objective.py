@@ -58,6 +58,7 @@ class GanObjective(Objective):
 
     family: ClassVar[str] = "gan"
     main: ClassVar[str] = GENERATOR
+    recuttable: ClassVar[bool] = False  # batch and spectral normalisation see micro-batches
 
     discriminator: Mapping[str, Any] = field(
         default_factory=lambda: {"name": "biggan-discriminator"}
@@ -148,6 +149,12 @@ class GanObjective(Objective):
                 f"make them a multiple of it or change objective.discriminator_steps"
             )
         size = count // self.discriminator_steps
+        if round(size * self.generator_images) < 1:
+            raise ConfigError(
+                f"objective.generator_images={self.generator_images:g} of {size} real images "
+                "(batch_size, shared by processes, gradient_accumulation and updates of the "
+                "discriminator) leave the generator none to draw; raise it or batch_size"
+            )
         start = phase * size if phase < self.discriminator_steps else 0
         return slice(start, start + size)
 
