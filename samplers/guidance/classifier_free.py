@@ -25,9 +25,9 @@ class ClassifierFree:
 
     Attributes:
         scale: >= 0; 1 is off, 0 ignores the class.
-        channels: how many channels are guided, from the first and fewer than the images have; the
-            others keep the estimate (and a classifier's score) with the class. None guides all. The
-            published scores of DiT and SiT guide 3 of 4 latent channels.
+        channels: how many channels are guided, from the first; the others keep the estimate (and a
+            classifier's score) with the class. None guides all, as does a number that the images do
+            not exceed. The published scores of DiT and SiT guide 3 of 4 latent channels.
 
     Source: Ho and Salimans (arXiv:2207.12598), Eq. 6, whose w is ``scale - 1``; for the estimate x0
     the formula is the same as for epsilon, since both are affine in each other at a given noise
@@ -82,11 +82,7 @@ class ClassifierFreeDenoiser(Guidance):
         sigma: Float[Tensor, ""] | Float[Tensor, " B"],
         condition: Condition,
     ) -> Prediction:
-        """Denoise; the variance is that of the class, as in DiT.
-
-        Raises:
-            ConfigError: ``channels`` leaves none unguided.
-        """
+        """Denoise; the variance is that of the class, as in DiT."""
         if self.scale == 1 or condition.labels is None:
             return self.inner.predict(x, sigma, condition)
         with_class, without = self.inner.predict(
@@ -97,11 +93,6 @@ class ClassifierFreeDenoiser(Guidance):
         guided = with_class.away_from(without, self.scale)
         if self.channels is None:
             return guided
-        if self.channels >= x.shape[1]:
-            raise ConfigError(
-                f"classifier-free guidance of {self.channels} channels leaves none of the images' "
-                f"{x.shape[1]} unguided; lower channels, or leave it out to guide all"
-            )
         score = guided.score
         if score is not None and with_class.score is not None:
             score = self._first_of(score, with_class.score)
