@@ -167,9 +167,9 @@ class AutoregressiveGenerator(Generator):
                 "each image"
             )
         self.prepare()
-        pixels = images.to(self.device, self.dtype)
-        params = self.network(pixels, self._labels(labels, len(images)))
-        return bits_per_dimension(self.network, params, images.to(self.device))
+        images = images.to(self.device)
+        params = self.network(images, self._labels(labels, len(images)))
+        return bits_per_dimension(self.network, params, images)
 
     def complete(
         self,
@@ -274,9 +274,7 @@ class Completion(AutoregressiveGenerator):
     ) -> Batch:
         given = torch.stack([self._images[seed] for seed in seeds]).to(self.device)
         keep = self._keep.to(self.device)[None, None]
-        batch = super()._batch(seeds, labels, replace(sampler, given=given, keep=keep), on_step)
-        # A network in half precision has drawn around rounded pixels; what is kept is not rounded.
-        return replace(batch, images=torch.where(keep, given, batch.images))
+        return super()._batch(seeds, labels, replace(sampler, given=given, keep=keep), on_step)
 
     def describe_sampler(self, sampler: Mapping[str, Any]) -> str:
         """See `Generator.describe_sampler`; how much is kept, too."""

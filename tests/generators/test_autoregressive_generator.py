@@ -125,6 +125,14 @@ def test_bits_are_those_of_the_probabilities_of_drawing_the_image(
     assert float(bits) == pytest.approx(expected, rel=1e-5)
 
 
+def test_codes_stay_apart_in_half_precision() -> None:
+    generator = AutoregressiveGenerator(tiny_network(num_levels=512))
+    codes = generator.sample([0, 1], [0, 1])
+    bits = generator.bits_per_dimension(codes, [0, 1])
+    generator.to(dtype=torch.bfloat16)
+    assert generator.bits_per_dimension(codes, [0, 1]) == pytest.approx(bits, rel=1e-2)
+
+
 def test_likelihoods_need_classes_or_a_null_class(generator: AutoregressiveGenerator) -> None:
     images = generator.sample([0, 1])
     null = generator.bits_per_dimension(images)
