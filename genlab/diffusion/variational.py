@@ -7,9 +7,10 @@ variances here are of the scaled one.
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
 from genlab.diffusion.condition import Condition
@@ -55,7 +56,13 @@ def model_chain(denoiser: Denoiser, steps: int | str = "") -> Chain:
             "the variational bound needs a model of discrete noise levels; set "
             "preconditioning.name=discrete, or take another loss"
         )
-    return Chain(denoiser.levels[respaced_timesteps(len(denoiser.levels), steps)])
+    return _chain(denoiser.levels, steps)
+
+
+@lru_cache(maxsize=8)
+def _chain(levels: Float64[Tensor, " T"], steps: int | str) -> Chain:
+    # Tensors are keys by identity: a model in training asks for its chain in every batch.
+    return Chain(levels[respaced_timesteps(len(levels), steps)])
 
 
 def posterior_mean(

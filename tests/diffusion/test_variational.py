@@ -17,6 +17,7 @@ from genlab.diffusion.variational import (
     DDPMLoss,
     bound,
     discrete_log_likelihood,
+    model_chain,
     posterior_mean,
     variational_bound,
 )
@@ -140,6 +141,13 @@ def test_bound_of_the_best_model_is_near_the_entropy_of_its_data() -> None:
     assert entropy - 0.05 < bits("fixed_large", 250) < entropy + 0.15
     assert bits("fixed_large", 20) > bits("fixed_large", 250) + 0.1
     assert bits("fixed_small", 250) > bits("fixed_large", 250) + 1
+
+
+def test_chains_are_made_once_for_a_model() -> None:
+    model, other = denoiser(), denoiser(schedule="cosine")
+    assert model_chain(model, 10) is model_chain(model, 10)
+    assert len(model_chain(model, "10")) == 10 < len(model_chain(model)) == 50
+    assert not torch.equal(model_chain(other).sigmas, model_chain(model).sigmas)
 
 
 def test_continuous_models_are_refused() -> None:
