@@ -99,7 +99,7 @@ def instead(name: str, value: Tensor) -> Callable[[State], State]:
         (
             # A claim of millions of filters ends before anything of that size is made.
             instead("u_init.conv.weight_v", torch.zeros(1, 1, 1, 1).expand(2_000_000, 4, 2, 3)),
-            "does not fit",
+            "does not hold all numbers",
         ),
         (
             instead("up_layers.0.u_stream.9.conv_out.conv.bias", torch.zeros(8)),

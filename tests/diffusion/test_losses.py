@@ -34,7 +34,7 @@ def test_draws_repeat_and_come_in_order(name: str) -> None:
     assert torch.equal(draws.noise, torch.randn(IMAGES.shape, generator=again))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "flow"])
 def test_loss_is_weighted_error_of_each_element(name: str) -> None:
     loss = LOSSES.build(name)
     draws = loss.draw(IMAGES, torch.Generator().manual_seed(5))

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from golden_cases import Case, MismatchError, Run, compare
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -249,7 +250,8 @@ def _updates(
     facts = DataFacts(
         num_images=1, image_shape=(3, size, size), num_classes=classes, class_names=None
     )
-    accelerator = Accelerator(cpu=True)
+    AcceleratorState._reset_state()  # its settings outlive it, here those of other tests
+    accelerator = Accelerator(cpu=True, mixed_precision="no")
     models = Models(config, objective, facts, accelerator)
     share = Share(config.batch_size, 1, 0, config.gradient_accumulation)
     return models, Updates(config, objective, models, accelerator, share)

@@ -193,7 +193,7 @@ def test_players_take_turns(config: Path, tmp_path: Path) -> None:
     turns = [(moved(i, "discriminator"), moved(i, "generator")) for i in range(5)]
     assert turns == [(True, False), (True, False), (False, True), (True, False), (True, False)]
     # The generator's batch statistics move in the discriminator's turns, too.
-    key = "bottom_norm.running_mean"
+    key = "bottom_norm.stored_mean"
     assert not torch.equal(seen[0]["generator"][key], seen[1]["generator"][key])
 
 
