@@ -16,7 +16,7 @@ def load_classifier(name_or_path: Path | str) -> NoisyClassifier:
     """Load a classifier of noisy images, in float32 on the CPU.
 
     Args:
-        name_or_path: a bundled one (``classifier-fmnist``), one of the zoo that was pulled, or a
+        name_or_path: a bundled one, one of the zoo that was pulled, or a
             folder that ``genlab train`` or ``genlab convert`` wrote. Names win; ``./name`` is
             always the folder.
 
