@@ -8,27 +8,33 @@ from functools import partial
 from typing import Literal
 
 import torch
-from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.configuration_utils import register_to_config
 
 # diffusers loads a class only where the class's own module shows it this name.
-from diffusers.models.modeling_utils import ModelMixin
+from diffusers.models.modeling_utils import ModelMixin  # noqa: F401
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from genlab.errors import ConfigError
-from genlab.networks.base import Labels, check_choice, check_positive
-from genlab.networks.gan_base import BOTTOM, GeneratorNetwork, check_attention, widths_for
+from genlab.networks.base import Labels, check_positive
+from genlab.networks.gan_base import (
+    BOTTOM,
+    DiscriminatorNetwork,
+    GeneratorNetwork,
+    check_attention,
+    widths_for,
+)
 from genlab.networks.gan_layers import (
-    INITS,
-    BatchNorm,
     ConditionalBatchNorm,
     Conditioning,
     Features,
+    Init,
     SelfAttention,
     Stage,
     draw_weights,
     embed_shared,
+    output_layer,
     project,
     upsample,
 )
@@ -50,9 +56,6 @@ DISCRIMINATOR_WIDTHS = {
     256: (1, 2, 4, 8, 8, 16, 16),
 }
 """Output width of each block; all but the last (at 32 pixels the last two) halve the resolution."""
-
-OUTPUT_EPS = 1e-5
-"""Of the generator's last batch normalisation: ``bn_eps`` never reaches it."""
 
 
 def generator_resolutions(num_blocks: int) -> list[int]:
@@ -140,7 +143,7 @@ class BigGANGenerator(GeneratorNetwork):
         num_svs: int = 1,
         num_itrs: int = 1,
         sn_eps: float = 1e-6,
-        init: Literal["orthogonal", "normal", "xavier"] = "orthogonal",
+        init: Init = "orthogonal",
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         shared_dim = dim_z if shared_dim is None else shared_dim
@@ -150,10 +153,7 @@ class BigGANGenerator(GeneratorNetwork):
             channels=channels,
             dim_z=dim_z,
             shared_dim=shared_dim,
-            num_svs=num_svs,
-            num_itrs=num_itrs,
         )
-        check_choice("init", init, INITS)
         if hierarchical and not shared_embedding:
             raise ConfigError(
                 "hierarchical latents stand beside the shared class embedding; set "
@@ -172,12 +172,8 @@ class BigGANGenerator(GeneratorNetwork):
             )
         chunk = dim_z // self.num_chunks
 
-        layers = Layers(
-            norm="power" if spectral_norm else "none",
-            num_svs=num_svs,
-            num_itrs=num_itrs,
-            eps=sn_eps,
-        )
+        kind: Literal["power", "none"] = "power" if spectral_norm else "none"
+        layers = Layers(norm=kind, num_svs=num_svs, num_itrs=num_itrs, eps=sn_eps)
         make: Callable[[int], nn.Module] = partial(nn.Embedding, num_classes)
         if shared_embedding:
             condition_dim = shared_dim + (chunk if hierarchical else 0)
@@ -195,10 +191,8 @@ class BigGANGenerator(GeneratorNetwork):
             if resolution in attention:
                 stage.append(SelfAttention(next_width, layers))
             self.blocks.append(stage)
-        self.output_layer = nn.Sequential(
-            BatchNorm(block_widths[-1], eps=OUTPUT_EPS, own=own_batch_norm),
-            nn.ReLU(inplace=True),
-            layers.conv(block_widths[-1], img_channels),
+        self.output_layer = output_layer(
+            block_widths[-1], img_channels, layers, own_batch_norm=own_batch_norm
         )
         draw_weights(self, init)
 
@@ -260,7 +254,7 @@ class DiscriminatorBlock(nn.Module):
         return h + (x if self.conv_sc is None else self.conv_sc(x))
 
 
-class BigGANDiscriminator(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers is untyped
+class BigGANDiscriminator(DiscriminatorNetwork):
     """BigGAN's projection discriminator.
 
     Args:
@@ -296,17 +290,10 @@ class BigGANDiscriminator(ModelMixin, ConfigMixin):  # type: ignore[misc]  # dif
         num_svs: int = 1,
         num_itrs: int = 1,
         sn_eps: float = 1e-6,
-        init: Literal["orthogonal", "normal", "xavier"] = "orthogonal",
+        init: Init = "orthogonal",
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        check_positive(
-            num_classes=num_classes,
-            img_channels=img_channels,
-            channels=channels,
-            num_svs=num_svs,
-            num_itrs=num_itrs,
-        )
-        check_choice("init", init, INITS)
+        check_positive(num_classes=num_classes, img_channels=img_channels, channels=channels)
         multiples = widths_for(img_resolution, DISCRIMINATOR_WIDTHS, widths)
         block_widths = [channels * multiple for multiple in multiples]
         num_halves = 2 if img_resolution == 32 else len(block_widths) - 1
@@ -334,15 +321,7 @@ class BigGANDiscriminator(ModelMixin, ConfigMixin):  # type: ignore[misc]  # dif
     def forward(
         self, x: Float[Tensor, "B C H W"], labels: Int64[Tensor, " B"]
     ) -> Float[Tensor, "B 1"]:
-        """How real images look for their classes.
-
-        Args:
-            x: images in [-1, 1].
-            labels: one class for each.
-
-        Returns:
-            Logits, (B, 1): the larger, the more real.
-        """
+        """See `DiscriminatorNetwork.forward`."""
         for stage in self.blocks:
             x = stage(x)
         return project(x, labels, self.linear, self.embed)

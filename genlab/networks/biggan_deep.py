@@ -8,31 +8,36 @@ from functools import partial
 from typing import Literal
 
 import torch
-from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.configuration_utils import register_to_config
 
 # diffusers loads a class only where the class's own module shows it this name.
-from diffusers.models.modeling_utils import ModelMixin
+from diffusers.models.modeling_utils import ModelMixin  # noqa: F401
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from genlab.networks.base import Labels, check_choice, check_positive
+from genlab.networks.base import Labels, check_positive
 from genlab.networks.biggan import (
     GENERATOR_WIDTHS,
-    OUTPUT_EPS,
     discriminator_resolutions,
     generator_resolutions,
 )
-from genlab.networks.gan_base import BOTTOM, GeneratorNetwork, check_attention, widths_for
+from genlab.networks.gan_base import (
+    BOTTOM,
+    DiscriminatorNetwork,
+    GeneratorNetwork,
+    check_attention,
+    widths_for,
+)
 from genlab.networks.gan_layers import (
-    INITS,
-    BatchNorm,
     ConditionalBatchNorm,
     Features,
+    Init,
     SelfAttention,
     Stage,
     draw_weights,
     embed_shared,
+    output_layer,
     project,
     upsample,
 )
@@ -144,7 +149,7 @@ class BigGANDeepGenerator(GeneratorNetwork):
         num_svs: int = 1,
         num_itrs: int = 1,
         sn_eps: float = 1e-6,
-        init: Literal["orthogonal", "normal", "xavier"] = "orthogonal",
+        init: Init = "orthogonal",
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         shared_dim = dim_z if shared_dim is None else shared_dim
@@ -155,21 +160,14 @@ class BigGANDeepGenerator(GeneratorNetwork):
             depth=depth,
             dim_z=dim_z,
             shared_dim=shared_dim,
-            num_svs=num_svs,
-            num_itrs=num_itrs,
         )
-        check_choice("init", init, INITS)
         multiples = widths_for(img_resolution, GENERATOR_WIDTHS)
         resolutions = generator_resolutions(len(multiples))
         attention = check_attention(attn_resolutions, resolutions)
         self.dim_z = dim_z
         self.num_classes = num_classes
-        layers = Layers(
-            norm="power" if spectral_norm else "none",
-            num_svs=num_svs,
-            num_itrs=num_itrs,
-            eps=sn_eps,
-        )
+        kind: Literal["power", "none"] = "power" if spectral_norm else "none"
+        layers = Layers(norm=kind, num_svs=num_svs, num_itrs=num_itrs, eps=sn_eps)
         condition_dim = shared_dim + dim_z
         make = partial(layers.linear, condition_dim, bias=False)
         norm = partial(ConditionalBatchNorm, make=make, eps=bn_eps, own=own_batch_norm)
@@ -189,10 +187,8 @@ class BigGANDeepGenerator(GeneratorNetwork):
                 self.blocks.append(Stage([block]))
             if resolution in attention:
                 self.blocks[-1].append(SelfAttention(next_width, layers))  # type: ignore[operator]
-        self.output_layer = nn.Sequential(
-            BatchNorm(widths[-1], eps=OUTPUT_EPS, own=own_batch_norm),
-            nn.ReLU(inplace=True),
-            layers.conv(widths[-1], img_channels),
+        self.output_layer = output_layer(
+            widths[-1], img_channels, layers, own_batch_norm=own_batch_norm
         )
         draw_weights(self, init)
 
@@ -238,7 +234,7 @@ class DeepDiscriminatorBlock(nn.Module):
         return self.conv4(h) + shortcut
 
 
-class BigGANDeepDiscriminator(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers is untyped
+class BigGANDeepDiscriminator(DiscriminatorNetwork):
     """BigGAN-deep's projection discriminator.
 
     Args:
@@ -271,7 +267,7 @@ class BigGANDeepDiscriminator(ModelMixin, ConfigMixin):  # type: ignore[misc]  #
         num_svs: int = 1,
         num_itrs: int = 1,
         sn_eps: float = 1e-6,
-        init: Literal["orthogonal", "normal", "xavier"] = "orthogonal",
+        init: Init = "orthogonal",
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         check_positive(
@@ -279,10 +275,7 @@ class BigGANDeepDiscriminator(ModelMixin, ConfigMixin):  # type: ignore[misc]  #
             img_channels=img_channels,
             channels=channels,
             depth=depth,
-            num_svs=num_svs,
-            num_itrs=num_itrs,
         )
-        check_choice("init", init, INITS)
         widths = [
             channels * multiple for multiple in widths_for(img_resolution, DISCRIMINATOR_WIDTHS)
         ]
@@ -316,7 +309,7 @@ class BigGANDeepDiscriminator(ModelMixin, ConfigMixin):  # type: ignore[misc]  #
     def forward(
         self, x: Float[Tensor, "B C H W"], labels: Int64[Tensor, " B"]
     ) -> Float[Tensor, "B 1"]:
-        """How real images look for their classes; see `BigGANDiscriminator.forward`."""
+        """See `DiscriminatorNetwork.forward`."""
         h = self.input_conv(x)
         for stage in self.blocks:
             h = stage(h)

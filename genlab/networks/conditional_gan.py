@@ -6,18 +6,18 @@ Legend: B batch, R reference batch, N both, C channels, F features, K kernels, D
 import math
 
 import torch
-from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.configuration_utils import register_to_config
 
 # diffusers loads a class only where the class's own module shows it this name.
-from diffusers.models.modeling_utils import ModelMixin
+from diffusers.models.modeling_utils import ModelMixin  # noqa: F401
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from genlab.errors import ConfigError
 from genlab.networks.base import Labels, check_choice, check_positive
-from genlab.networks.gan_base import BOTTOM, GeneratorNetwork
-from genlab.networks.gan_layers import BatchNorm
+from genlab.networks.gan_base import BOTTOM, DiscriminatorNetwork, GeneratorNetwork
+from genlab.networks.gan_layers import BatchNorm, embed_shared
 from genlab.networks.precision import wide
 
 SLOPE = 0.2
@@ -155,10 +155,7 @@ class ConditionalGenerator(GeneratorNetwork):
 
     def embed_labels(self, labels: Labels) -> Float[Tensor, "B E"]:
         """See `GeneratorNetwork.embed_labels`."""
-        if labels.is_floating_point():
-            return labels.to(self.embedding.weight) @ self.embedding.weight
-        embedded: Tensor = self.embedding(labels)
-        return embedded
+        return embed_shared(self.embedding, labels)
 
     def forward(
         self, z: Float[Tensor, "B Z"], class_embedding: Float[Tensor, "B E"]
@@ -202,7 +199,7 @@ class MinibatchDiscrimination(nn.Module):
         return torch.exp(-distances).sum(1) - 1
 
 
-class ConditionalDiscriminator(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers is untyped
+class ConditionalDiscriminator(DiscriminatorNetwork):
     """Strided convolutions down to 4x4, whose features are judged alone and against the class.
 
     Args:
@@ -258,15 +255,7 @@ class ConditionalDiscriminator(ModelMixin, ConfigMixin):  # type: ignore[misc]  
     def forward(
         self, x: Float[Tensor, "B C H W"], labels: Int64[Tensor, " B"]
     ) -> Float[Tensor, "B 1"]:
-        """How real images look for their classes.
-
-        Args:
-            x: images in [-1, 1].
-            labels: one class for each.
-
-        Returns:
-            Logits, (B, 1): the larger, the more real.
-        """
+        """See `DiscriminatorNetwork.forward`."""
         h = x
         for block in self.blocks:
             h = block(h)

@@ -1,4 +1,4 @@
-"""What the generator networks of BigGAN have in common: latents, class embeddings, resolutions."""
+"""What the networks of GANs have in common: latents, class embeddings, logits, resolutions."""
 
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
@@ -48,6 +48,30 @@ class GeneratorNetwork(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffus
 
         Returns:
             (B, img_channels, img_resolution, img_resolution), in (-1, 1).
+        """
+
+
+class DiscriminatorNetwork(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers is untyped
+    """A network that judges images against their classes; configured as a `GeneratorNetwork` is.
+
+    Attributes:
+        num_classes: number of classes.
+    """
+
+    num_classes: int
+
+    @abstractmethod
+    def forward(
+        self, x: Float[Tensor, "B C H W"], labels: Int64[Tensor, " B"]
+    ) -> Float[Tensor, "B 1"]:
+        """How real images look for their classes.
+
+        Args:
+            x: images in [-1, 1].
+            labels: one class for each.
+
+        Returns:
+            Logits, (B, 1): the larger, the more real.
         """
 
 

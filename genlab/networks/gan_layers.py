@@ -4,7 +4,7 @@ Legend: B batch, C channels, E conditioning vector.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int64
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from genlab.errors import ConfigError, LabelError
-from genlab.networks.base import Labels
+from genlab.networks.base import Labels, check_choice
 from genlab.networks.precision import WideBuffers, wide
 from genlab.networks.spectral_norm import Layers
 
@@ -21,6 +21,11 @@ Conditioning = Float[Tensor, "B E"] | Int64[Tensor, " B"]
 
 MOMENTUM = 0.1
 """Share of the newest batch in running statistics."""
+
+OUTPUT_EPS = 1e-5
+"""Of the last batch normalisation of BigGAN's generators: ``bn_eps`` never reaches it."""
+
+Init = Literal["orthogonal", "normal", "xavier"]
 
 
 def affine(x: Features, scale: Tensor, shift: Tensor) -> Features:
@@ -174,6 +179,17 @@ class Stage(nn.ModuleList):
         return x
 
 
+def output_layer(
+    channels: int, img_channels: int, layers: Layers, *, own_batch_norm: bool
+) -> nn.Sequential:
+    """The end of BigGAN's generators: batch normalisation, ReLU, 3x3."""
+    return nn.Sequential(
+        BatchNorm(channels, eps=OUTPUT_EPS, own=own_batch_norm),
+        nn.ReLU(inplace=True),
+        layers.conv(channels, img_channels),
+    )
+
+
 def upsample(x: Features) -> Float[Tensor, "B C h w"]:
     """Double height and width by repeating pixels."""
     return F.interpolate(x, scale_factor=2.0, mode="nearest")
@@ -208,20 +224,21 @@ def project(
     return linear(h) + (embed(labels) * h).sum(1, keepdim=True)
 
 
-INITS = ("orthogonal", "normal", "xavier")
-
-
 @torch.no_grad()
-def draw_weights(network: nn.Module, init: str) -> None:
+def draw_weights(network: nn.Module, init: Init) -> None:
     """Draw the weights of all convolutions, linear layers and tables; biases keep torch's draw.
 
     ``normal`` has the standard deviation 0.02.
+
+    Raises:
+        ConfigError: there is no such way to draw them.
     """
     draws: dict[str, Any] = {
         "orthogonal": nn.init.orthogonal_,
         "normal": lambda weight: nn.init.normal_(weight, 0, 0.02),
         "xavier": nn.init.xavier_uniform_,
     }
+    check_choice("init", init, tuple(draws))
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.Linear | nn.Embedding) and not module.weight.is_meta:
             draws[init](module.weight)

@@ -14,7 +14,7 @@ that sampling divides once and not in every call.
 Source: Miyato et al. 2018, arXiv:1802.05957, Algorithm 1.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
@@ -23,11 +23,15 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from genlab.networks.base import check_positive
 from genlab.networks.precision import wide
 
 Matrix = Float[Tensor, "out rest"]
 
 S = TypeVar("S", bound="SpectralNorm")
+
+EPS = 1e-12
+"""Below this the length of a vector counts as this, unless told otherwise."""
 
 
 class SpectralNorm(nn.Module):
@@ -41,6 +45,9 @@ class SpectralNorm(nn.Module):
     weight: Tensor
     folded: Tensor | None
     eps: float
+
+    _start: Callable[..., None]
+    """Draws the kept vectors once the layer stands; takes the options of its convention."""
 
     def normalized_weight(self) -> Tensor:
         """The weight divided by sigma; in training the kept vectors are renewed."""
@@ -111,7 +118,7 @@ class _Power(SpectralNorm):
     num_itrs: int
     num_svs: int
 
-    def _start(self, num_svs: int, num_itrs: int, eps: float) -> None:
+    def _start(self, *, num_svs: int = 1, num_itrs: int = 1, eps: float = EPS) -> None:
         self.num_svs, self.num_itrs = num_svs, num_itrs
         vectors = {f"u{i}": torch.randn(1, len(self.weight)) for i in range(num_svs)}
         values = {f"sv{i}": torch.ones(1) for i in range(num_svs)}
@@ -153,76 +160,13 @@ def _orthogonal(x: Tensor, others: Sequence[Tensor]) -> Tensor:
     return x
 
 
-class SpectralConv2d(_Power, nn.Conv2d):
-    """A convolution of odd kernel size that keeps height and width; the power convention."""
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel: int,
-        *,
-        bias: bool = True,
-        num_svs: int = 1,
-        num_itrs: int = 1,
-        eps: float = 1e-12,
-    ) -> None:
-        nn.Conv2d.__init__(self, in_channels, out_channels, kernel, padding=kernel // 2, bias=bias)
-        self._start(num_svs, num_itrs, eps)
-
-    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D H W"]:
-        """(B, C, H, W) -> (B, D, H, W)."""
-        return self._conv_forward(x, self.normalized_weight(), self.bias)
-
-
-class SpectralLinear(_Power, nn.Linear):
-    """A linear layer; the power convention."""
-
-    def __init__(
-        self,
-        in_features: int,
-        out_features: int,
-        *,
-        bias: bool = True,
-        num_svs: int = 1,
-        num_itrs: int = 1,
-        eps: float = 1e-12,
-    ) -> None:
-        nn.Linear.__init__(self, in_features, out_features, bias)
-        self._start(num_svs, num_itrs, eps)
-
-    def forward(self, x: Float[Tensor, "B C"]) -> Float[Tensor, "B D"]:
-        """(B, C) -> (B, D)."""
-        return F.linear(x, self.normalized_weight(), self.bias)
-
-
-class SpectralEmbedding(_Power, nn.Embedding):
-    """A table whose rows are the classes; the power convention."""
-
-    def __init__(
-        self,
-        num_embeddings: int,
-        embedding_dim: int,
-        *,
-        num_svs: int = 1,
-        num_itrs: int = 1,
-        eps: float = 1e-12,
-    ) -> None:
-        nn.Embedding.__init__(self, num_embeddings, embedding_dim)
-        self._start(num_svs, num_itrs, eps)
-
-    def forward(self, labels: Int64[Tensor, " B"]) -> Float[Tensor, "B D"]:
-        """(B,) -> (B, D)."""
-        return F.embedding(labels, self.normalized_weight())
-
-
 class _Pair(SpectralNorm):
     """The pair convention: buffers ``u`` (out) and ``v`` (rest)."""
 
     u: Tensor
     v: Tensor
 
-    def _start(self, eps: float) -> None:
+    def _start(self, *, eps: float = EPS) -> None:
         out, rest = self.weight.flatten(1).shape
         u, v = (F.normalize(torch.randn(size), dim=0, eps=eps) for size in (out, rest))
         self._keep_vectors(eps, u=u, v=v)
@@ -241,38 +185,60 @@ class _Pair(SpectralNorm):
         return u @ (matrix @ v)
 
 
-class PairedConv2d(_Pair, nn.Conv2d):
-    """A convolution of odd kernel size that keeps height and width; the pair convention."""
+class _Conv2d(SpectralNorm, nn.Conv2d):
+    """A convolution of odd kernel size that keeps height and width."""
 
     def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel: int,
-        *,
-        bias: bool = True,
-        eps: float = 1e-12,
+        self, in_channels: int, out_channels: int, kernel: int, *, bias: bool = True, **options: Any
     ) -> None:
         nn.Conv2d.__init__(self, in_channels, out_channels, kernel, padding=kernel // 2, bias=bias)
-        self._start(eps)
+        self._start(**options)
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D H W"]:
         """(B, C, H, W) -> (B, D, H, W)."""
         return self._conv_forward(x, self.normalized_weight(), self.bias)
 
 
-class PairedLinear(_Pair, nn.Linear):
-    """A linear layer; the pair convention."""
+class _Linear(SpectralNorm, nn.Linear):
+    """A linear layer."""
 
     def __init__(
-        self, in_features: int, out_features: int, *, bias: bool = True, eps: float = 1e-12
+        self, in_features: int, out_features: int, *, bias: bool = True, **options: Any
     ) -> None:
         nn.Linear.__init__(self, in_features, out_features, bias)
-        self._start(eps)
+        self._start(**options)
 
     def forward(self, x: Float[Tensor, "B C"]) -> Float[Tensor, "B D"]:
         """(B, C) -> (B, D)."""
         return F.linear(x, self.normalized_weight(), self.bias)
+
+
+class SpectralConv2d(_Power, _Conv2d):
+    """A convolution of odd kernel size that keeps height and width; the power convention."""
+
+
+class SpectralLinear(_Power, _Linear):
+    """A linear layer; the power convention."""
+
+
+class SpectralEmbedding(_Power, nn.Embedding):
+    """A table whose rows are the classes; the power convention."""
+
+    def __init__(self, num_embeddings: int, embedding_dim: int, **options: Any) -> None:
+        nn.Embedding.__init__(self, num_embeddings, embedding_dim)
+        self._start(**options)
+
+    def forward(self, labels: Int64[Tensor, " B"]) -> Float[Tensor, "B D"]:
+        """(B,) -> (B, D)."""
+        return F.embedding(labels, self.normalized_weight())
+
+
+class PairedConv2d(_Pair, _Conv2d):
+    """A convolution of odd kernel size that keeps height and width; the pair convention."""
+
+
+class PairedLinear(_Pair, _Linear):
+    """A linear layer; the pair convention."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -284,12 +250,18 @@ class Layers:
         num_svs: singular values that the power convention tracks; only the first one divides.
         num_itrs: its rounds in each training call.
         eps: of the length of vectors.
+
+    Raises:
+        ConfigError: a number is not positive.
     """
 
     norm: Literal["power", "pair", "none"] = "power"
     num_svs: int = 1
     num_itrs: int = 1
-    eps: float = 1e-12
+    eps: float = EPS
+
+    def __post_init__(self) -> None:
+        check_positive(num_svs=self.num_svs, num_itrs=self.num_itrs)
 
     def conv(
         self, in_channels: int, out_channels: int, kernel: int = 3, *, bias: bool = True
