@@ -47,9 +47,14 @@ def _not_here(name: str) -> GenLabError:
             f"{name} is a file; write it to a folder with 'genlab convert {name} -o FOLDER' first, "
             "and name the folder"
         )
-    bundled = [known for known in bundled_names() if _is_classifier(bundled_folder(known))]
+    bundled = [known for known in bundled_names() if is_classifier(bundled_folder(known))]
     return UnknownNameError(f"there is no classifier {name!r}; {nearest(name, [*bundled, *zoo])}")
 
 
-def _is_classifier(folder: Path) -> bool:
+def is_classifier(folder: Path) -> bool:
+    """Whether a model's folder holds a classifier of noisy images rather than a generator.
+
+    Raises:
+        CheckpointError: its index is missing or damaged.
+    """
     return read_index(folder).get("family") == NoisyClassifier.family

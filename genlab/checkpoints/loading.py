@@ -5,10 +5,12 @@ from pathlib import Path
 import torch
 
 from genlab.checkpoints.bundled import INDEX, bundled_folder, bundled_names
+from genlab.checkpoints.classifiers import is_classifier
 from genlab.checkpoints.conversion import convert, is_readable_folder
 from genlab.checkpoints.zoo import entries, pulled_folder
 from genlab.errors import CheckpointError, GenLabError, UnknownNameError, nearest
-from genlab.generators.base import Generator, read_generator
+from genlab.generators.base import Generator
+from genlab.generators.families import read_generator
 
 
 def load(
@@ -36,10 +38,10 @@ def load(
 
 def _find(name: str) -> Generator:
     if name in bundled_names():
-        return read_generator(bundled_folder(name))
+        return _read(name, bundled_folder(name))
     pulled = pulled_folder(name) if name in entries() else None
     if pulled is not None:
-        return read_generator(pulled)
+        return _read(name, pulled)
     path = Path(name)
     if is_readable_folder(path):
         return _generator(path)
@@ -49,7 +51,7 @@ def _find(name: str) -> Generator:
                 f"{path} is no model: it has no {INDEX}; give the folder that save_pretrained or "
                 "genlab convert wrote"
             )
-        return read_generator(path)
+        return _read(name, path)
     if path.is_file():
         return _generator(path)
     if name not in entries() and (path.suffix or path.parent != Path()):
@@ -57,13 +59,22 @@ def _find(name: str) -> Generator:
     raise _not_here(name)
 
 
+def _read(name: str, folder: Path) -> Generator:
+    if is_classifier(folder):
+        raise CheckpointError(
+            f"{name} is a classifier of noisy images, which draws nothing itself; sample a "
+            f"diffusion model with sampler.guidance=[{{name: classifier, classifier: {name}}}]"
+        )
+    return read_generator(folder)
+
+
 def _generator(path: Path) -> Generator:
     product = convert(path)
     if isinstance(product, Generator):
         return product
     raise CheckpointError(
-        f"{path} holds a classifier of noisy images, which draws nothing; write it to a folder "
-        "with genlab convert, and name that as the classifier of a guidance"
+        f"{path} holds a classifier of noisy images, which draws nothing itself; write it to a "
+        "folder with genlab convert, and name that as the classifier of a guidance"
     )
 
 

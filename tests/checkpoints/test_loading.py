@@ -10,7 +10,11 @@ from safetensors.torch import save_file
 
 import genlab
 from genlab.checkpoints.bundled import bundled_facts, bundled_folder, bundled_names
+from genlab.checkpoints.classifiers import is_classifier, load_classifier
+from genlab.diffusion.preconditioning import EDM
 from genlab.errors import CheckpointError, UnknownNameError
+from genlab.generators.noisy_classifier import NoisyClassifier
+from genlab.networks import ADMClassifier
 
 
 @pytest.fixture
@@ -58,6 +62,22 @@ def test_what_is_not_there(tmp_path: Path) -> None:
         genlab.load("edm-cifar10-32x32-cond-vp")
 
 
+def test_classifier_draws_nothing(tmp_path: Path) -> None:
+    network = ADMClassifier(
+        img_resolution=8,
+        in_channels=1,
+        num_classes=3,
+        model_channels=32,
+        channel_mult=(1,),
+        num_blocks=1,
+        attn_resolutions=(8,),
+        num_head_channels=32,
+    )
+    NoisyClassifier(network, EDM()).save_pretrained(tmp_path / "judge")
+    with pytest.raises(CheckpointError, match=r"judge is a classifier .* sampler\.guidance="):
+        genlab.load(tmp_path / "judge")
+
+
 def test_truncated_weights_in_a_folder(folder: Path) -> None:
     weights = folder / "network" / "diffusion_pytorch_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
@@ -72,7 +92,10 @@ def test_bundled_models() -> None:
         assert facts["name"] == name
         assert facts["licence"]
         assert (bundled_folder(name) / "README.md").is_file()
-        assert genlab.load(name).num_classes == facts["classes"]
+        loader = load_classifier if is_classifier(bundled_folder(name)) else genlab.load
+        model = loader(name)
+        assert model.num_classes == facts["classes"]
+        assert "x".join(map(str, model.image_shape)) == facts["images"]
     with pytest.raises(UnknownNameError, match="no bundled model 'nothing'"):
         bundled_folder("nothing")
 
