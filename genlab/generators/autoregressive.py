@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int64
@@ -16,6 +16,7 @@ from genlab.diffusion.noise import Noise
 from genlab.errors import ConfigError, LabelError
 from genlab.generators.base import Batch, Generator, OnStep, SamplerLike
 from genlab.generators.models import weights_sha256
+from genlab.generators.sampler import sampler_layers
 from genlab.networks.autoregressive import AutoregressiveNetwork
 from genlab.samplers.autoregressive.base import DecodingConfig, PixelModel, PixelSampler
 from genlab.samplers.autoregressive.inpainting import Keep, mask
@@ -34,7 +35,8 @@ class AutoregressiveGenerator(Generator):
         card: text of the model card, written beside the weights.
     """
 
-    family: ClassVar[str] = "autoregressive"
+    family = "autoregressive"
+    kind = "autoregressive model"
     network_class = AutoregressiveNetwork
     network: AutoregressiveNetwork
 
@@ -57,12 +59,6 @@ class AutoregressiveGenerator(Generator):
             sampler=sampler,
             card=card,
         )
-        self._evaluations = 0
-
-    @property
-    def evaluations(self) -> int:
-        """Network evaluations so far, in rows; a whole image counts once, however it was done."""
-        return self._evaluations
 
     def resolve_sampler(
         self,
@@ -77,14 +73,7 @@ class AutoregressiveGenerator(Generator):
                 "an autoregressive model draws every pixel once and has no number of steps; leave "
                 "it out (sampler.temperature trades variety for quality)"
             )
-        if isinstance(sampler, str):
-            preset = config.read_preset("sampler", sampler)
-            layers = [(f"the sampler preset {sampler!r}", preset)]
-        else:
-            layers = [
-                ("the model's own sampler", self.sampler),
-                ("the sampler", dict(sampler or {})),
-            ]
+        layers = sampler_layers(sampler, self.sampler)
         if guidance_scale is not None:
             layers.append(("the sampler", {"guidance_scale": guidance_scale}))
         whole = config.fill(DecodingConfig, layers, "the sampler")

@@ -1,11 +1,10 @@
 """One interface for every family: a generator turns seeds and labels into images."""
 
 import time
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -14,16 +13,9 @@ from torch import Tensor, nn
 from genlab import compute
 from genlab.data.labels import check_labels, random_label
 from genlab.diffusion.noise import Noise, NoiseStream
-from genlab.errors import CheckpointError, ConfigError, LabelError
-from genlab.generators.folder import (
-    read_card,
-    read_index,
-    read_network,
-    read_parts,
-    write_folder,
-)
+from genlab.errors import ConfigError
 from genlab.generators.models import own_config, weights_sha256
-from genlab.registry import Registry
+from genlab.generators.saved import SavedModel
 from genlab.samplers.base import Step
 
 
@@ -53,22 +45,16 @@ SamplerLike = str | Mapping[str, Any] | None
 
 OnStep = Callable[[Step], None]
 
-G = TypeVar("G", bound="Generator")
 
-
-class Generator(ABC):
+class Generator(SavedModel):
     """A model that turns seeds and labels into images.
 
     A family says how it is sampled (`resolve_sampler`, `build_sampler`, `steps`) and what the
-    network does not know itself (`facts`, `from_facts`); the rest is here.
+    network does not know itself (`facts`, `from_facts`); the rest is here and in `SavedModel`.
 
     Args:
-        network: the plain network, as in its paper, a diffusers ``ModelMixin``.
-        image_shape: (C, H, W).
-        num_classes: 0 for an unconditional model.
-        class_names: one name for each class, or None where nobody named them.
+        network: see `SavedModel`, as for what is not named here.
         sampler: how this model is sampled best, perhaps partial.
-        card: text of the model card, written beside the weights.
 
     Attributes:
         family: ``diffusion``, ``gan`` or ``autoregressive``.
@@ -76,7 +62,7 @@ class Generator(ABC):
         sampler: the whole sampler config that this model is sampled with by default.
     """
 
-    family: ClassVar[str]
+    source = "genlab.load reads every family"
     network_class: ClassVar[type[nn.Module]] = nn.Module
 
     def __init__(
@@ -89,15 +75,16 @@ class Generator(ABC):
         sampler: Mapping[str, Any] | None = None,
         card: str | None = None,
     ) -> None:
-        self.network = network
-        self.image_shape = image_shape
-        self.num_classes = num_classes
-        self.class_names = _checked_names(class_names, num_classes)
-        self.card = card
+        super().__init__(
+            network,
+            image_shape=image_shape,
+            num_classes=num_classes,
+            class_names=class_names,
+            card=card,
+        )
+        self._evaluations = 0
         self.sampler: dict[str, Any] = {}
         self.sampler = self.resolve_sampler(sampler)
-
-    # How it is sampled.
 
     @abstractmethod
     def resolve_sampler(
@@ -150,9 +137,9 @@ class Generator(ABC):
         """A whole sampler config in a few words, for above a picture."""
 
     @property
-    @abstractmethod
     def evaluations(self) -> int:
         """Network evaluations so far, counted in rows."""
+        return self._evaluations
 
     def stream(
         self,
@@ -277,20 +264,6 @@ class Generator(ABC):
             "need an autoregressive model"
         )
 
-    def parts(self) -> dict[str, nn.Module]:
-        """The models beside the network, by their names in `genlab.generators.folder.PARTS`."""
-        return {}
-
-    @property
-    def device(self) -> torch.device:
-        """Where the network is."""
-        return next(self.network.parameters()).device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """What the network computes in."""
-        return next(self.network.parameters()).dtype
-
     def to(
         self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> "Generator":
@@ -340,17 +313,9 @@ class Generator(ABC):
             named += [(f"{part}/{name}", value) for name, value in model.state_dict().items()]
         return weights_sha256(named)
 
-    # What is kept of it.
-
     def facts(self) -> dict[str, Any]:
-        """All that the network does not know itself, as ``model_index.json`` holds it."""
-        return {
-            "family": self.family,
-            "image_shape": list(self.image_shape),
-            "num_classes": self.num_classes,
-            "class_names": None if self.class_names is None else list(self.class_names),
-            "sampler": self.sampler,
-        }
+        """See `SavedModel.facts`; the sampler, too."""
+        return {**super().facts(), "sampler": self.sampler}
 
     def identity(self, sampler: Any = None) -> dict[str, Any]:
         """What decides how the images look, beside weights, sampler config, seeds and labels.
@@ -363,93 +328,9 @@ class Generator(ABC):
         return {**facts, "network": own_config(self.network)}
 
     @classmethod
-    @abstractmethod
-    def from_facts(
-        cls: type[G], network: nn.Module, facts: Mapping[str, Any], card: str | None = None
-    ) -> G:
-        """Make the generator again from its network and what `facts` gave.
-
-        Args:
-            network: the network.
-            facts: what `facts` gave, and the models of `parts` by their names.
-            card: text of the model card.
-
-        Raises:
-            ConfigError: a fact is wrong.
-        """
-
-    def changed(self: G, card: str | None = None, **facts: Any) -> G:
-        """The same network as a generator with other facts, for instance its class names."""
-        known = {**self.facts(), **self.parts()}
-        return self.from_facts(self.network, {**known, **facts}, card or self.card)
-
-    def save_pretrained(self, folder: Path | str) -> None:
-        """Write the folder that `genlab.load` and the pipeline read; safetensors and JSON only.
-
-        Raises:
-            OutputError: the folder is not writable or the disk is full.
-        """
-        write_folder(Path(folder), self.network, self.facts(), self.card, self.parts())
-
-    @classmethod
-    def from_pretrained(cls: type[G], folder: Path | str) -> G:
-        """Read a generator of this family from its folder, in float32 on the CPU.
-
-        Raises:
-            CheckpointError: something is missing, damaged, of another family, or does not fit
-                together.
-        """
-        folder = Path(folder)
-        index = read_index(folder)
-        if index.get("family") != cls.family:
-            raise CheckpointError(
-                f"{folder} holds a generator of the family {index.get('family')!r}; "
-                f"this one reads {cls.family!r}"
-            )
-        network = read_network(folder, index)
-        if not isinstance(network, cls.network_class):
-            raise CheckpointError(
-                f"{folder} calls itself of the family {cls.family!r}, but {type(network).__name__} "
-                "is no network of that family; fetch or save the model again"
-            )
-        facts = {**index, **read_parts(folder, index)}
-        return cls.from_facts(network, facts, read_card(folder))
-
-
-FAMILIES: Registry[type[Generator]] = Registry(
-    "genlab.generators",
-    {
-        "autoregressive": "genlab.generators.autoregressive:AutoregressiveGenerator",
-        "diffusion": "genlab.generators.diffusion:DiffusionGenerator",
-        "gan": "genlab.generators.gan:GanGenerator",
-    },
-    kind="family of generators",
-)
-
-
-def read_generator(folder: Path | str) -> Generator:
-    """Read a generator of any family from its folder, in float32 on the CPU.
-
-    Raises:
-        CheckpointError: something is missing, damaged, or does not fit together.
-    """
-    family = read_index(Path(folder)).get("family")
-    if not isinstance(family, str) or family not in FAMILIES:
-        raise CheckpointError(
-            f"{folder} holds a generator of the family {family!r}; known: {', '.join(FAMILIES)}"
-        )
-    return FAMILIES[family].from_pretrained(folder)
-
-
-def _checked_names(names: Sequence[str] | None, num_classes: int) -> tuple[str, ...] | None:
-    if names is None:
-        return None
-    if len(names) != num_classes:
-        raise LabelError(
-            f"{len(names)} class names for a model of {num_classes} classes; "
-            "give one for each class"
-        )
-    return tuple(names)
+    def suits(cls, network: nn.Module) -> bool:
+        """See `SavedModel.suits`."""
+        return isinstance(network, cls.network_class)
 
 
 def _wait_for(device: torch.device) -> None:

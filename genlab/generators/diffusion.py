@@ -1,7 +1,7 @@
 """The diffusion family: a network behind its preconditioning, and a sampler."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -42,7 +42,9 @@ class DiffusionGenerator(Generator):
         state_shape: (C, H, W) of what the network denoises: images or latents.
     """
 
-    family: ClassVar[str] = "diffusion"
+    family = "diffusion"
+    kind = "diffusion model"
+    needs = ("preconditioning",)
     network_class = DiffusionNetwork
 
     def __init__(

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -13,6 +13,7 @@ from genlab.data.labels import random_label
 from genlab.diffusion.noise import Noise, NoiseStream
 from genlab.errors import ConfigError
 from genlab.generators.base import Generator, SamplerLike
+from genlab.generators.sampler import sampler_layers
 from genlab.networks.biggan_deep_hf import BigGANDeepHF
 from genlab.networks.gan_base import GeneratorNetwork
 from genlab.networks.spectral_norm import fold
@@ -44,7 +45,8 @@ class GanGenerator(Generator):
         card: text of the model card, written beside the weights.
     """
 
-    family: ClassVar[str] = "gan"
+    family = "gan"
+    kind = "GAN"
     network_class = GeneratorNetwork
     network: GeneratorNetwork
 
@@ -66,13 +68,7 @@ class GanGenerator(Generator):
             sampler=sampler,
             card=card,
         )
-        self._evaluations = 0
         self._standing: tuple[Any, Moments] | None = None
-
-    @property
-    def evaluations(self) -> int:
-        """Network evaluations so far, counted in rows; passes for statistics do not count."""
-        return self._evaluations
 
     def resolve_sampler(
         self,
@@ -89,12 +85,7 @@ class GanGenerator(Generator):
                     "(sampler.truncation trades variety for quality)"
                 )
         below = {"truncation": 1.0} if isinstance(self.network, BigGANDeepHF) else {}
-        layers: list[tuple[str, Mapping[str, Any]]] = [("the defaults", below)]
-        if isinstance(sampler, str):
-            preset = config.read_preset("sampler", sampler)
-            layers.append((f"the sampler preset {sampler!r}", preset))
-        else:
-            layers += [("the model's own sampler", self.sampler), ("the sampler", sampler or {})]
+        layers = [("the defaults", below), *sampler_layers(sampler, self.sampler)]
         return asdict(config.fill(GanSampler, layers, "the sampler"))
 
     def build_sampler(self, sampler: SamplerLike = None) -> GanSampler:

@@ -2,18 +2,16 @@
 
 import inspect
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from genlab.diffusion.preconditioning import Preconditioning, from_config
-from genlab.errors import CheckpointError, LabelError
 from genlab.files import text_sha256
-from genlab.generators.folder import read_card, read_index, read_network, write_folder
 from genlab.generators.models import own_config, weights_sha256
+from genlab.generators.saved import SavedModel
 
 
 def noisy_logits(
@@ -39,7 +37,7 @@ def noisy_logits(
     return logits.to(torch.float32)
 
 
-class NoisyClassifier:
+class NoisyClassifier(SavedModel):
     """``log p(class | x; sigma)`` for noisy images in the unscaled frame.
 
     A network behind a preconditioning, as a diffusion model is, so that it guides every model whose
@@ -53,7 +51,10 @@ class NoisyClassifier:
         card: text of the model card, written beside the weights.
     """
 
-    family: ClassVar[str] = "noisy-classifier"
+    family = "noisy-classifier"
+    kind = "classifier of noisy images"
+    source = "make one with genlab train --config classifier-fmnist, or genlab convert"
+    needs = ("preconditioning",)
 
     def __init__(
         self,
@@ -64,17 +65,14 @@ class NoisyClassifier:
         card: str | None = None,
     ) -> None:
         config: Any = network.config
-        self.network = network
+        super().__init__(
+            network,
+            image_shape=(config.in_channels, config.img_resolution, config.img_resolution),
+            num_classes=int(config.num_classes),
+            class_names=class_names,
+            card=card,
+        )
         self.preconditioning = preconditioning
-        self.image_shape = (config.in_channels, config.img_resolution, config.img_resolution)
-        self.num_classes = int(config.num_classes)
-        if class_names is not None and len(class_names) != self.num_classes:
-            raise LabelError(
-                f"{len(class_names)} class names for a classifier of {self.num_classes} classes; "
-                "give one for each class"
-            )
-        self.class_names = None if class_names is None else tuple(class_names)
-        self.card = card
 
     def __call__(
         self, x: Float[Tensor, "B C H W"], sigma: Float[Tensor, ""] | Float[Tensor, " B"]
@@ -86,16 +84,6 @@ class NoisyClassifier:
             sigma: noise level for the whole batch (0-d) or one for each sample.
         """
         return noisy_logits(self.network, self.preconditioning, x, sigma)
-
-    @property
-    def device(self) -> torch.device:
-        """Where the network is."""
-        return next(self.network.parameters()).device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """What the network computes in."""
-        return next(self.network.parameters()).dtype
 
     def to(
         self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
@@ -111,14 +99,8 @@ class NoisyClassifier:
         return text_sha256([config, self.preconditioning.to_config(), weights])
 
     def facts(self) -> dict[str, Any]:
-        """All that the network does not know itself, as ``model_index.json`` holds it."""
-        return {
-            "family": self.family,
-            "image_shape": list(self.image_shape),
-            "num_classes": self.num_classes,
-            "class_names": None if self.class_names is None else list(self.class_names),
-            "preconditioning": self.preconditioning.to_config(),
-        }
+        """See `SavedModel.facts`; the preconditioning, too."""
+        return {**super().facts(), "preconditioning": self.preconditioning.to_config()}
 
     @classmethod
     def from_facts(
@@ -132,42 +114,8 @@ class NoisyClassifier:
             card=card,
         )
 
-    def changed(self, card: str | None = None, **facts: Any) -> "NoisyClassifier":
-        """The same network as a classifier with other facts, for instance its class names."""
-        return self.from_facts(self.network, {**self.facts(), **facts}, card or self.card)
-
-    def save_pretrained(self, folder: Path | str) -> None:
-        """Write the folder that `from_pretrained` reads; safetensors and JSON only.
-
-        Raises:
-            OutputError: the folder is not writable or the disk is full.
-        """
-        write_folder(Path(folder), self.network, self.facts(), self.card)
-
     @classmethod
-    def from_pretrained(cls, folder: Path | str) -> "NoisyClassifier":
-        """Read a classifier from its folder, in float32 on the CPU.
-
-        Raises:
-            CheckpointError: something is missing, damaged, or does not fit together.
-        """
-        folder = Path(folder)
-        index = read_index(folder)
-        if index.get("family") != cls.family:
-            raise CheckpointError(
-                f"{folder} holds no classifier of noisy images but a {index.get('family')!r} model;"
-                " make one with genlab train --config classifier-fmnist, or genlab convert"
-            )
-        network = read_network(folder, index)
-        if not _is_noisy_classifier(network):
-            raise CheckpointError(
-                f"{folder} calls itself a {cls.family}, but {type(network).__name__} is no "
-                "classifier of noisy images; fetch or save the model again"
-            )
-        return cls.from_facts(network, index, read_card(folder))
-
-
-def _is_noisy_classifier(network: Any) -> bool:
-    """Whether it knows its classes and is told the noise level; it may be of anybody's making."""
-    known = {"in_channels", "img_resolution", "num_classes"} <= set(network.config)
-    return known and len(inspect.signature(network.forward).parameters) >= 2
+    def suits(cls, network: Any) -> bool:
+        """Whether it knows its classes and is told the noise level, whoever made it."""
+        known = {"in_channels", "img_resolution", "num_classes"} <= set(network.config)
+        return known and len(inspect.signature(network.forward).parameters) >= 2

@@ -1,4 +1,4 @@
-"""The sampler of a diffusion generator: its own, a preset, or a few changed settings."""
+"""The sampler of a generator: its own, a preset, or a few changed settings."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,10 +9,27 @@ from genlab.generators.base import SamplerLike
 from genlab.samplers.run import SamplerConfig, build, merge
 
 
+def sampler_layers(
+    sampler: SamplerLike, own: Mapping[str, Any]
+) -> list[tuple[str, Mapping[str, Any]]]:
+    """What `genlab.config.fill` makes a sampler of: a preset alone, or changes over a model's own.
+
+    Args:
+        sampler: a preset's name, a mapping, or None.
+        own: the model's own sampler.
+
+    Raises:
+        UnknownNameError: there is no such preset.
+    """
+    if isinstance(sampler, str):
+        return [(f"the sampler preset {sampler!r}", config.read_preset("sampler", sampler))]
+    return [("the model's own sampler", own), ("the sampler", sampler or {})]
+
+
 def resolve_sampler(
     sampler: SamplerLike, default: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """The whole sampler config that ``sampler`` stands for.
+    """The whole sampler config of a diffusion model that ``sampler`` stands for.
 
     Args:
         sampler: a preset's name, which stands alone; a mapping, which is merged over ``default``;

@@ -18,7 +18,8 @@ from genlab.data.pixels import to_uint8
 from genlab.data.writers import to_pil
 from genlab.diffusion.noise import MAX_SEED, NoiseStream
 from genlab.errors import ConfigError
-from genlab.generators.base import FAMILIES, Generator, SamplerLike
+from genlab.generators.base import Generator, SamplerLike
+from genlab.generators.families import FAMILIES, family_of
 from genlab.generators.folder import INDEX, NETWORK, PARTS, read_index, read_network, read_parts
 from genlab.samplers.base import SolverStep, Step
 
@@ -116,6 +117,7 @@ class GenLabPipeline(DiffusionPipeline):
             name = str(pretrained_model_name_or_path)
             folder = Path(snapshot_download(name, allow_patterns=patterns, **hub))
         index = read_index(folder)
+        family_of(folder, index).check_facts(folder, index)
         if not kwargs.keys() <= set(_DTYPE):
             return super().from_pretrained(folder, **kwargs)
         # The plain case takes our own reader, which refuses incomplete weights; diffusers only

@@ -112,8 +112,28 @@ DAMAGE = {
     "foreign class": (edit("model_index.json", network=["os", "system"]), "has no model system"),
     "not imported": (edit("model_index.json", network=["antigravity", "x"]), "not GenLab's"),
     "future class": (edit("model_index.json", network=["genlab.networks.x", "X"]), "update GenLab"),
-    "other family": (edit("model_index.json", family="gan"), "no network of that family"),
+    "other family": (edit("model_index.json", family="gan"), "SongUNet is no GAN"),
     "unknown family": (edit("model_index.json", family="vae"), "family 'vae'"),
+    "no preconditioning": (edit("model_index.json", preconditioning=None), "lacks preconditioning"),
+    "other preconditioning": (
+        edit("model_index.json", preconditioning="edm"),
+        "object with a name",
+    ),
+    "preconditioning of the future": (
+        edit("model_index.json", preconditioning={"name": "new"}),
+        r"model_index\.json does not fit: there is no preconditioning 'new'",
+    ),
+    "no names": (edit("model_index.json", class_names=3), "class_names in .* must be a list"),
+    "few names": (edit("model_index.json", class_names=["one"]), "does not fit: 1 class names"),
+    "null class in words": (
+        edit("model_index.json", has_null_class="no"),
+        "true or false, got 'no'",
+    ),
+    "no sampler": (edit("model_index.json", sampler=[1]), "sampler in .* must be an object"),
+    "other sampler": (
+        edit("model_index.json", sampler={"solver": 3}),
+        "does not fit: sampler.solver",
+    ),
 }
 
 
@@ -123,6 +143,14 @@ def test_damage_is_named(model: Path, kind: str) -> None:
     damage(model)
     with pytest.raises(CheckpointError, match=message):
         genlab.load(model)
+
+
+@pytest.mark.parametrize("kind", ["no index", "unknown family", "no preconditioning"])
+def test_pipelines_name_it_too(model: Path, kind: str) -> None:
+    damage, message = DAMAGE[kind]
+    damage(model)
+    with pytest.raises(CheckpointError, match=message):
+        genlab.GenLabPipeline.from_pretrained(model)
 
 
 @pytest.mark.parametrize(
