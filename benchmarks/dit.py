@@ -3,10 +3,10 @@
     python benchmarks/dit.py [--peer path/to/DiT] [--sizes S/2 B/2] [--rounds 5]
 
 Latents are 32x32x4, the batch is 2 x 8 (with the class and without), all sides have the same
-redrawn weights and see the same latents at one timestep. Every round runs each variant once, one
-after the other, and ratios are taken within a round: a machine's speed drifts from minute to
-minute, ratios of neighbours do not. Reported are medians over the rounds, and how far the guided
-noise estimate is from that of the first variant, in the 2-norm.
+redrawn weights and see the same latents at one timestep. How it is timed: ``interleaved.py``.
+Reported is, too, how far the guided noise estimate is from that of the first variant, in the
+2-norm: compare with the official code, since diffusers has other time features (see
+``genlab.networks.diffusers_dit``), which random weights make much of.
 
 The official code is not part of GenLab (its licence is non-commercial): give a checkout of
 https://github.com/facebookresearch/DiT.
@@ -14,21 +14,17 @@ https://github.com/facebookresearch/DiT.
 
 import argparse
 import copy
-import math
-import statistics
 import sys
-import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import DiTTransformer2DModel
-from torch import Tensor, nn
+from interleaved import Variant, describe, measure, parser, relative_error, report
+from redrawn import redraw
+from torch import Tensor
 
 from genlab.checkpoints.diffusers_dit import to_diffusers
-from genlab.compute import choose
 from genlab.diffusion.condition import Condition
 from genlab.diffusion.discrete import Discrete
 from genlab.generators import DiffusionGenerator
@@ -36,32 +32,7 @@ from genlab.networks import DiT, dit
 from genlab.samplers.guidance.classifier_free import ClassifierFree
 
 SCALE, GUIDED, CLASSES, TIMESTEP = 4.0, 3, 1000, 500
-GOALS = {
-    ("S/2", "fp32"): 0.68,
-    ("B/2", "fp32"): 0.55,
-    ("S/2", "bf16"): 0.45,
-    ("B/2", "bf16"): 0.40,
-}
-
-
-@dataclass
-class Variant:
-    """One way to take a step: its seconds in each round, and its first guided estimate."""
-
-    name: str
-    step: Callable[[], Tensor]
-    seconds: list[float] = field(default_factory=list)
-    eps: Tensor | None = None
-
-
-@torch.no_grad()
-def redraw(network: nn.Module, seed: int = 0) -> None:
-    """Unit-gain random weights in every layer: at their first values many branches are silent."""
-    generator = torch.Generator().manual_seed(seed)
-    for parameter in network.parameters():
-        noise = torch.randn(parameter.shape, generator=generator)
-        gain = 1 / math.sqrt(parameter[0].numel()) if parameter.ndim > 1 else 0.1
-        parameter.copy_(gain * noise)
+GOALS = {"S/2": {"fp32": 0.68, "bf16": 0.45}, "B/2": {"fp32": 0.55, "bf16": 0.40}}
 
 
 def latents(args: argparse.Namespace) -> Tensor:
@@ -133,49 +104,17 @@ def ours(name: str, network: DiT, args: argparse.Namespace) -> Variant:
     return Variant(name, step)
 
 
-def measure(variants: list[Variant], rounds: int) -> None:
-    for index in range(rounds + 1):
-        for variant in variants:
-            started = time.perf_counter()
-            eps = variant.step()
-            seconds = time.perf_counter() - started
-            if index == 0:  # warm-up: fills caches, gives the estimates to compare
-                variant.eps = eps.float()
-                continue
-            variant.seconds.append(seconds)
-        print(f"round {index} of {rounds}", file=sys.stderr)
-
-
-def report(size: str, variants: list[Variant]) -> None:
-    base = variants[0]
-    print(f"DiT-{size:<6} {'s/step':>8} {'ratio':>7} {'range':>13} {'goal':>5} {'rel. error':>10}")
-    for variant in variants:
-        pairs = zip(variant.seconds, base.seconds, strict=True)
-        ratios = sorted(mine / peer for mine, peer in pairs)
-        assert variant.eps is not None
-        assert base.eps is not None
-        error = (variant.eps - base.eps).norm() / base.eps.norm()
-        spread = f"{ratios[0]:.3f}-{ratios[-1]:.3f}"
-        goal = GOALS.get((size, variant.name), "-")
-        print(
-            f"{variant.name:<10} {statistics.median(variant.seconds):>8.3f}"
-            f" {statistics.median(ratios):>7.3f} {spread:>13} {goal:>5} {error:>10.1e}"
-        )
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--peer", type=Path, help="checkout of facebookresearch/DiT")
-    parser.add_argument("--sizes", nargs="+", default=["S/2", "B/2"], help="S/2 ... XL/8")
-    parser.add_argument("--variants", nargs="+", default=["fp32", "bf16"])
-    parser.add_argument("--batch", type=int, default=8, help="images; the networks see two of each")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=2)
-    args = parser.parse_args()
+    options = parser(__doc__, rounds=5)
+    options.add_argument("--peer", type=Path, help="checkout of facebookresearch/DiT")
+    options.add_argument("--sizes", nargs="+", default=["S/2", "B/2"], help="S/2 ... XL/8")
+    options.add_argument("--variants", nargs="+", default=["fp32", "bf16"])
+    options.add_argument(
+        "--batch", type=int, default=8, help="images; the networks see two of each"
+    )
+    args = options.parse_args()
     torch.set_num_threads(args.threads)
-    for key, value in choose(torch.device("cpu")).describe().items():
-        print(f"{key}: {value}")
-    print(f"torch {torch.__version__}, {args.threads} threads, batch 2 x {args.batch}")
+    describe(f"batch 2 x {args.batch}")
     for size in args.sizes:
         build = getattr(dit, "DiT_" + size.replace("/", "_"))
         network = build(img_resolution=32, in_channels=4, out_channels=8, label_dim=CLASSES)
@@ -184,7 +123,8 @@ def main() -> None:
         variants = [official(network, size, args)] if args.peer else []
         variants += [theirs(network, args), *(ours(name, network, args) for name in args.variants)]
         measure(variants, args.rounds)
-        report(size, variants)
+        columns = {"rel. error": relative_error}
+        report(f"DiT-{size}", "s/step", variants, GOALS.get(size, {}), columns)
 
 
 if __name__ == "__main__":

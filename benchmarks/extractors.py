@@ -2,22 +2,17 @@
 
     python benchmarks/extractors.py [--rounds 7] [--batch 16] [--size 32] [--threads 2]
 
-Both read one file with all 566 tensors, redrawn at random, and the same random images. Every round
-runs each side once, one after the other, and ratios are taken within a round: a machine's speed
-drifts from minute to minute, ratios of neighbours do not. Reported are medians over the rounds, and
-the largest relative error (in norm) of any image against torch-fidelity's features.
+Both read one file with all 566 tensors, redrawn at random, and the same random images. How it is
+timed: ``interleaved.py``. Reported is, too, the largest relative error (in norm) of any image
+against torch-fidelity's features.
 """
 
-import argparse
 import math
-import statistics
 import tempfile
-import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from interleaved import Variant, describe, measure, parser, report
 from torch import Tensor
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
@@ -25,16 +20,6 @@ from genlab.eval.extractors.inception import Inception
 from genlab.eval.extractors.inception_network import official_layers
 
 GOAL_RATIO, GOAL_ERROR = 0.55, 1e-4
-
-
-@dataclass
-class Side:
-    """One extractor: seconds in each round, and what it gives."""
-
-    name: str
-    run: Callable[[], dict[str, Tensor]]
-    seconds: list[float] = field(default_factory=list)
-    features: dict[str, Tensor] = field(default_factory=dict)
 
 
 def redrawn(seed: int = 0) -> dict[str, Tensor]:
@@ -53,53 +38,26 @@ def redrawn(seed: int = 0) -> dict[str, Tensor]:
     return tensors
 
 
-def published(path: Path, images: Tensor, outputs: dict[str, str]) -> Side:
+def published(path: Path, images: Tensor, outputs: dict[str, str]) -> Variant:
     extractor = FeatureExtractorInceptionV3("inception", list(outputs.values()), str(path))
 
     @torch.no_grad()
     def run() -> dict[str, Tensor]:
         return dict(zip(outputs, extractor(images), strict=True))
 
-    return Side("torch-fidelity", run)
+    return Variant("torch-fidelity", run, per=len(images))
 
 
-def ours(path: Path, images: Tensor, outputs: dict[str, str]) -> Side:
+def ours(path: Path, images: Tensor, outputs: dict[str, str]) -> Variant:
     extractor = Inception(path)
-    return Side("genlab", lambda: extractor(images, list(outputs)))
-
-
-def measure(sides: list[Side], rounds: int) -> None:
-    for index in range(rounds + 1):
-        for side in sides:
-            started = time.perf_counter()
-            features = side.run()
-            if index == 0:  # warm-up: loads libraries, gives the features to compare
-                side.features = features
-            else:
-                side.seconds.append(time.perf_counter() - started)
-
-
-def report(sides: list[Side], batch: int) -> None:
-    base = sides[0]
-    for side in sides:
-        ratios = [a / b for a, b in zip(side.seconds, base.seconds, strict=True)]
-        print(
-            f"{side.name:15s} {1e3 * statistics.median(side.seconds) / batch:7.1f} ms/image   "
-            f"ratio {statistics.median(ratios):.3f} ({min(ratios):.3f}-{max(ratios):.3f})"
-        )
-    for name, expected in base.features.items():
-        error = (sides[1].features[name] - expected).norm(dim=1) / expected.norm(dim=1)
-        print(f"error of {name}: {float(error.max()):.2g} (goal {GOAL_ERROR:g})")
-    print(f"goal: ratio {GOAL_RATIO}")
+    return Variant("genlab", lambda: extractor(images, list(outputs)), per=len(images))
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--size", type=int, default=32)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    args = parser.parse_args()
+    options = parser(__doc__, rounds=7)
+    options.add_argument("--batch", type=int, default=16)
+    options.add_argument("--size", type=int, default=32)
+    args = options.parse_args()
     torch.set_num_threads(args.threads)
     shape = (args.batch, 3, args.size, args.size)
     images = torch.randint(0, 256, shape, dtype=torch.uint8)
@@ -108,9 +66,12 @@ def main() -> None:
         path = Path(folder) / "weights.pth"
         torch.save(redrawn(), path)
         sides = [published(path, images, outputs), ours(path, images, outputs)]
-    print(f"PyTorch {torch.__version__}, {args.threads} threads, {args.batch} images, float32")
+    describe(f"{args.batch} images, float32")
     measure(sides, args.rounds)
-    report(sides, args.batch)
+    report("extractor", "s/image", sides, {"genlab": GOAL_RATIO}, {})
+    for name, expected in sides[0].result.items():
+        error = (sides[1].result[name] - expected).norm(dim=1) / expected.norm(dim=1)
+        print(f"error of {name}: {float(error.max()):.2g} (goal {GOAL_ERROR:g})")
 
 
 if __name__ == "__main__":

@@ -3,8 +3,7 @@
     python benchmarks/metrics.py frechet [--dim 2048] [--rounds 3]
     python benchmarks/metrics.py manifold [--count 10000] [--rounds 3]
 
-Every round runs each variant once, one after the other, and ratios are taken within a round: a
-machine's speed drifts, ratios of neighbours do not. Reported are medians over the rounds.
+How it is timed: ``interleaved.py``.
 
 ``frechet`` works on covariances of full rank with a falling spectrum. Its truth is the sum of
 singular values of a product of Cholesky factors, which squares nothing. ``manifold`` is precision
@@ -20,10 +19,10 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 
 import numpy as np
 import torch
+from interleaved import Ratios, Variant, describe, measure, parser
 from torch import Tensor
 from torch_fidelity.metric_fid import fid_statistics_to_metric
 from torch_fidelity.metric_prc import prc_features_to_metric
@@ -55,14 +54,17 @@ def truth(a: Moments, b: Moments) -> float:
     return float(shift + a.cov.trace() + b.cov.trace() - 2 * root)
 
 
-def frechet_variants(a: Moments, b: Moments) -> dict[str, Callable[[], float]]:
+def frechet_variants(a: Moments, b: Moments) -> list[Variant]:
     arrays = [{"mu": m.mean.numpy(), "sigma": m.cov.numpy()} for m in (a, b)]
-    variants: dict[str, Callable[[], float]] = {
-        "genlab": lambda: frechet_distance(a, b),
-        "torch-fidelity": lambda: fid_statistics_to_metric(*arrays, False)[
-            "frechet_inception_distance"
-        ],
-    }
+
+    def by_torch_fidelity() -> float:
+        found: float = fid_statistics_to_metric(*arrays, False)["frechet_inception_distance"]
+        return found
+
+    variants = [
+        Variant("genlab", lambda: frechet_distance(a, b)),
+        Variant("torch-fidelity", by_torch_fidelity),
+    ]
     if importlib.util.find_spec("scipy") is None:
         print("scipy is not installed: its variant is left out (pip install scipy)")
         return variants
@@ -73,29 +75,21 @@ def frechet_variants(a: Moments, b: Moments) -> dict[str, Callable[[], float]]:
         root = np.trace(sqrtm(S1 @ S2)).real
         return float(((mu1 - mu2) ** 2).sum() + np.trace(S1) + np.trace(S2) - 2 * root)
 
-    return {**variants, "scipy sqrtm": by_sqrtm}
+    return [*variants, Variant("scipy sqrtm", by_sqrtm)]
 
 
 def frechet(args: argparse.Namespace) -> None:
-    torch.set_num_threads(args.threads)
     a, b = (Moments.of(rows(4 * args.dim, args.dim, seed)) for seed in (1, 2))
     expected = truth(a, b)
     variants = frechet_variants(a, b)
-    seconds: dict[str, list[float]] = {name: [] for name in variants}
-    errors: dict[str, float] = {}
-    for _ in range(args.rounds):
-        for name, variant in variants.items():
-            started = time.perf_counter()
-            value = variant()
-            seconds[name].append(time.perf_counter() - started)
-            errors[name] = abs(value / expected - 1)
-    print(f"Fréchet distance, d = {args.dim}, full rank, {args.threads} threads")
-    for name, taken in seconds.items():
-        ratios = [ours / theirs for ours, theirs in zip(seconds["genlab"], taken, strict=True)]
+    measure(variants, args.rounds, warm_up=False)
+    describe(f"Fréchet distance, d = {args.dim}, full rank")
+    for variant in variants:
+        ratios = Ratios(variants[0].seconds, variant.seconds)
         print(
-            f"{name:<15} {statistics.median(taken):7.2f} s   genlab takes "
-            f"{statistics.median(ratios):.3f} of it ({min(ratios):.3f}-{max(ratios):.3f}, goal "
-            f"{GOALS.get(name, 1):.3f})   relative error {errors[name]:.1e}"
+            f"{variant.name:<15} {statistics.median(variant.seconds):7.2f} s   genlab takes "
+            f"{ratios:.3f} of it, goal {GOALS.get(variant.name, 1):.3f}   "
+            f"relative error {abs(variant.result / expected - 1):.1e}"
         )
 
 
@@ -106,7 +100,6 @@ def peak() -> int:
 
 def manifold_child(args: argparse.Namespace) -> None:
     """One variant once, in this process: seconds, MiB beyond what was there before, scores."""
-    torch.set_num_threads(args.threads)
     fake, real = (rows(args.count, args.dim, seed) for seed in (1, 2))
     # Libraries are loaded and threads started; now what the call itself needs.
     small = fake[:100], real[:100]
@@ -133,7 +126,7 @@ def manifold(args: argparse.Namespace) -> None:
                 command += [f"--{option}", str(getattr(args, option))]
             out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
             runs[name].append([float(number) for number in out.split()])
-    print(f"Precision and recall, N = {args.count}, d = {args.dim}, {args.threads} threads")
+    describe(f"precision and recall, N = {args.count}, d = {args.dim}")
     for name, found in runs.items():
         seconds, memory, precision, recall = (
             statistics.median(c) for c in zip(*found, strict=True)
@@ -142,25 +135,20 @@ def manifold(args: argparse.Namespace) -> None:
             f"{name:<15} {seconds:6.2f} s  {memory:6.0f} MiB   precision {precision:.4f} "
             f"recall {recall:.4f}"
         )
+    ours, theirs = (list(zip(*found, strict=True)) for found in runs.values())
     for column, what in enumerate(("time", "memory")):
-        ratios = [
-            ours[column] / theirs[column] for ours, theirs in zip(*runs.values(), strict=True)
-        ]
-        print(
-            f"genlab / torch-fidelity, {what}: {statistics.median(ratios):.3f} "
-            f"({min(ratios):.3f}-{max(ratios):.3f}, goal {MANIFOLD_GOAL})"
-        )
+        ratios = Ratios(ours[column], theirs[column])
+        print(f"genlab / torch-fidelity, {what}: {ratios:.3f}, goal {MANIFOLD_GOAL}")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("what", choices=("frechet", "manifold"))
-    parser.add_argument("--dim", type=int, default=2048)
-    parser.add_argument("--count", type=int, default=10_000)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--child", choices=("genlab", "torch-fidelity"), help=argparse.SUPPRESS)
-    args = parser.parse_args()
+    options = parser(__doc__, rounds=3)
+    options.add_argument("what", choices=("frechet", "manifold"))
+    options.add_argument("--dim", type=int, default=2048)
+    options.add_argument("--count", type=int, default=10_000)
+    options.add_argument("--child", choices=("genlab", "torch-fidelity"), help=argparse.SUPPRESS)
+    args = options.parse_args()
+    torch.set_num_threads(args.threads)
     if args.child:
         manifold_child(args)
     else:

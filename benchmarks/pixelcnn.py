@@ -4,23 +4,25 @@
 
 First table: networks of the published depth (5 blocks) with first weights by data, 32x32 colour
 images. Naive decoding, an evaluation of the whole network for every pixel, would take most of an
-hour: it is timed on a few pixels and multiplied. Cached decoding is timed whole. Every round runs
-each variant once, and ratios are taken within a round: a machine's speed drifts from minute to
-minute. "as published" is what the ratio is taken to: naive decoding in float32.
+hour: it is timed on a few pixels and multiplied. Cached decoding is timed whole. How it is timed:
+``interleaved.py``, without a warm-up. The ratio is that of naive decoding in float32, as published,
+to each: how many times as fast it is.
 
-Second table: a small network over growing images. Naive decoding grows with the square of the
-number of pixels, cached decoding with the number. Jacobi iterations are those of these weights: a
-trained network needs another number (--model takes a trained generator's folder or name).
+Second table, and plot: a small network over growing images, in float64. Naive decoding grows with
+the square of the number of pixels, cached decoding with the number. Jacobi iterations are those of
+these weights: a trained network needs another number (--model takes a trained generator's folder or
+name).
 """
 
 import argparse
 import math
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from interleaved import Ratios, Variant, describe, measure, parser
 from torch import Tensor
 
 import genlab
@@ -32,7 +34,8 @@ from genlab.networks.pixelcnnpp import PixelCNNPP
 from genlab.samplers.autoregressive.base import DECODERS, Canvas, PixelModel
 
 CHANNELS = 3
-clock = time.perf_counter
+SLOPES = {"naive": 2, "cached": 1, "jacobi": None}
+"""Power of the number of pixels that a decoder's cost follows; Jacobi's depends on the weights."""
 
 
 def network(num_filters: int, num_blocks: int) -> PixelCNNPP:
@@ -48,131 +51,172 @@ def uniforms(model: AutoregressiveNetwork, size: int, batch: int) -> Tensor:
     return NoiseStream(range(batch)).rand((model.distribution.num_uniforms, size, size))
 
 
-def decode(
-    model: AutoregressiveNetwork, numbers: Tensor, name: str, precision: str
-) -> tuple[Tensor, float, int]:
-    """Images, seconds, evaluations for each image."""
-    asked = PixelModel(model, torch.full((len(numbers),), -1))
-    started = clock()
-    *_, last = DECODERS.build(name, precision=precision)(asked, Canvas(uniforms=numbers))
-    return last.x, clock() - started, asked.evaluations // len(numbers)
+def model_of(network: AutoregressiveNetwork, batch: int) -> PixelModel:
+    return PixelModel(network, torch.full((batch,), -1))
 
 
-def naive_pixels(
-    model: AutoregressiveNetwork, numbers: Tensor, precision: str, count: int
-) -> tuple[Tensor, float]:
-    """The first pixels by naive decoding, and what all would take."""
-    asked = PixelModel(model, torch.full((len(numbers),), -1))
-    asked.compute_in(torch.float64 if precision == "float64" else torch.float32)
-    canvas = Canvas(uniforms=numbers)
-    x = asked.blank(canvas)
-    width = x.shape[3]
-    started = clock()
-    for place in range(count):
-        i, j = divmod(place, width)
-        params = asked.params(x)[:, :, i, j]
-        x[:, :, i, j] = asked.distribution.sample(params, numbers[:, :, i, j])
-    seconds = clock() - started
-    return x.flatten(2)[:, :, :count], seconds / count * width * x.shape[2]
+def naive(name: str, network: AutoregressiveNetwork, numbers: Tensor, count: int) -> Variant:
+    """Naive decoding of the first pixels, timed as if it were all."""
+    asked, canvas = model_of(network, len(numbers)), Canvas(uniforms=numbers)
+    height, width = numbers.shape[2:]
+
+    def run() -> Tensor:
+        x = asked.blank(canvas)
+        for place in range(count):
+            i, j = divmod(place, width)
+            params = asked.params(x)[:, :, i, j]
+            x[:, :, i, j] = asked.distribution.sample(params, numbers[:, :, i, j])
+        return first_pixels(x, count)
+
+    return Variant(name, run, per=count / (height * width))
+
+
+def decoding(
+    name: str, network: AutoregressiveNetwork, numbers: Tensor, decoder: str, precision: str
+) -> Variant:
+    """Decoding of whole images, and its evaluations of the network for each."""
+    decode = DECODERS.build(decoder, precision=precision)
+
+    def run() -> tuple[Tensor, int]:
+        asked = model_of(network, len(numbers))
+        *_, last = decode(asked, Canvas(uniforms=numbers))
+        return last.x, asked.evaluations // len(numbers)
+
+    return Variant(name, run)
+
+
+def first_pixels(images: Tensor, count: int) -> Tensor:
+    return images.flatten(2)[:, :, :count]
+
+
+def in_float64(network: AutoregressiveNetwork) -> AutoregressiveNetwork:
+    """A copy in float64."""
+    asked = model_of(network, 1)
+    asked.compute_in(torch.float64)
+    return asked.network
 
 
 def compare(num_filters: int, args: argparse.Namespace) -> None:
     """Print the first table for one width of the network."""
-    model, size = network(num_filters, 5), 32
-    numbers = uniforms(model, size, args.batch)
-    names = ["naive float32", "cached float32", "cached float64"]
-    seconds: dict[str, list[float]] = {name: [] for name in names}
-    pixels, _ = naive_pixels(model, numbers, "float64", args.pixels)
-    for _ in range(args.rounds):
-        _, naive = naive_pixels(model, numbers, "network", args.pixels)
-        seconds[names[0]].append(naive)
-        for name, precision in zip(names[1:], ("network", "float64"), strict=True):
-            images, spent, _ = decode(model, numbers, "cached", precision)
-            seconds[name].append(spent)
-    same = torch.equal(images.flatten(2)[:, :, : args.pixels], pixels)
+    model = network(num_filters, 5)
+    numbers = uniforms(model, 32, args.batch)
+    variants = [
+        naive("naive float32", model, numbers, args.pixels),
+        decoding("cached float32", model, numbers, "cached", "network"),
+        decoding("cached float64", model, numbers, "cached", "float64"),
+    ]
+    measure(variants, args.rounds, args.clock, warm_up=False)
+    expected = naive("naive float64", in_float64(model), numbers, args.pixels).run()
+    same = torch.equal(first_pixels(variants[-1].result[0], args.pixels), expected)
     parameters = sum(p.numel() for p in model.parameters()) / 1e6
     print(f"\n{num_filters} filters, {parameters:.1f} M parameters, {args.batch} images 32x32")
-    for name in names:
-        ratios = [a / b for a, b in zip(seconds[names[0]], seconds[name], strict=True)]
-        spread = f"{min(ratios):.0f}-{max(ratios):.0f}"
-        median = statistics.median(seconds[name])
-        print(f"  {name:<15} {median:>9.1f} s  ratio {statistics.median(ratios):>6.1f} ({spread})")
+    for variant in variants:
+        ratios = Ratios(variants[0].seconds, variant.seconds)
+        print(f"  {variant.name:<15} {median(variant):>9.1f} s  ratio {ratios:.1f}")
     print(f"  naive and cached draw the same first {args.pixels} pixels in float64: {same}")
+
+
+def median(variant: Variant) -> float:
+    return statistics.median(variant.seconds)
 
 
 def grow(model: AutoregressiveNetwork, sizes: list[int], args: argparse.Namespace) -> None:
     """Print the second table, and plot it."""
     curves: dict[str, list[float]] = {"naive": [], "cached": [], "jacobi": []}
+    count, double = args.growth_pixels, in_float64(model)
     print(f"\n{'size':>5} {'naive s':>9} {'cached s':>9} {'jacobi s':>9} {'iterations':>10} same")
     for size in sizes:
         numbers = uniforms(model, size, args.batch)
-        by_cached, cached, _ = decode(model, numbers, "cached", "float64")
-        by_jacobi, jacobi, iterations = decode(model, numbers, "jacobi", "float64")
-        first, naive = naive_pixels(model, numbers, "float64", args.growth_pixels)
+        variants = [
+            naive("naive", double, numbers, count),
+            decoding("cached", double, numbers, "cached", "float64"),
+            decoding("jacobi", double, numbers, "jacobi", "float64"),
+        ]
+        measure(variants, args.rounds, args.clock, warm_up=False)
+        pixels, (by_cached, _), (by_jacobi, iterations) = (v.result for v in variants)
         same = torch.equal(by_cached, by_jacobi)
-        same &= torch.equal(by_cached.flatten(2)[:, :, : args.growth_pixels], first)
-        for curve, spent in zip(curves.values(), (naive, cached, jacobi), strict=True):
-            curve.append(spent)
-        print(f"{size:>5} {naive:>9.2f} {cached:>9.2f} {jacobi:>9.2f} {iterations:>10} {same}")
+        same &= torch.equal(first_pixels(by_cached, count), pixels)
+        for variant in variants:
+            curves[variant.name].append(median(variant))
+        seconds = "".join(f" {curve[-1]:>9.3g}" for curve in curves.values())
+        print(f"{size:>5}{seconds} {iterations:>10} {same}")
     if len(sizes) > 1:
         for name, curve in curves.items():
-            pixels = math.log((sizes[-1] / sizes[0]) ** 2)
-            power = math.log(curve[-1] / curve[0]) / pixels
+            power = math.log(curve[-1] / curve[0]) / math.log((sizes[-1] / sizes[0]) ** 2)
             print(f"  {name} grows like (number of pixels)^{power:.2f}")
-        plot(sizes, curves, args.plot)
+        plot(sizes, curves, args)
 
 
-def plot(sizes: list[int], curves: dict[str, list[float]], file: Path) -> None:
+def plot(sizes: Sequence[int], curves: dict[str, list[float]], args: argparse.Namespace) -> None:
     """Draw the curves, where matplotlib is there."""
     try:
-        from matplotlib import pyplot
+        from matplotlib.figure import Figure
     except ImportError:
-        print("  no plot: matplotlib is not installed")
+        print("  no plot: matplotlib is not installed (pip install matplotlib)")
         return
-    figure, axes = pyplot.subplots(figsize=(5, 4))
-    for name, curve in curves.items():
-        axes.loglog([size**2 for size in sizes], curve, "o-", label=name)
-    axes.set(xlabel="pixels", ylabel="seconds a batch", title="Decoding PixelCNN++")
+    pixels = [size**2 for size in sizes]
+    figure = Figure(figsize=(6, 4.2), layout="constrained")
+    axes = figure.add_subplot()
+    for (name, power), marker in zip(SLOPES.items(), "os^", strict=True):
+        curve = curves[name]
+        [line] = axes.loglog(pixels, curve, marker + "-", label=name)
+        if power is not None:
+            guide = [curve[-1] * (n / pixels[-1]) ** power for n in pixels]
+            label = f"proportional to N{'' if power == 1 else f'$^{power}$'}"
+            axes.loglog(pixels, guide, "--", color=line.get_color(), alpha=0.5, label=label)
+    axes.set_xticks(pixels, [f"{size}x{size}" for size in sizes])
+    axes.set_xticks([], minor=True)
+    axes.set(
+        xlabel="image of N pixels",
+        ylabel=f"seconds for {args.batch} images",
+        title="Decoding a small PixelCNN++",
+    )
+    axes.grid(alpha=0.3)
     axes.legend()
-    figure.savefig(file, dpi=120, bbox_inches="tight")
-    print(f"  plot: {file}")
+    args.plot.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(args.plot, dpi=150)
+    print(f"  plot: {args.plot}")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--filters", type=int, nargs="*", default=[80, 160])
-    parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--pixels", type=int, default=3, help="naive pixels in a round")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--sizes", type=int, nargs="*", default=[8, 12, 16, 24, 32])
-    parser.add_argument("--growth-pixels", type=int, default=32, help="naive pixels of each size")
-    parser.add_argument("--plot", type=Path, default=Path("pixelcnn_growth.png"))
-    parser.add_argument("--model", help="a trained generator: the second table for its own size")
-    parser.add_argument(
+    options = parser(__doc__, rounds=3)
+    options.add_argument(
+        "--filters", type=int, nargs="*", default=[80, 160], help="none: no first table"
+    )
+    options.add_argument("--batch", type=int, default=16)
+    options.add_argument("--pixels", type=int, default=3, help="naive pixels in a round")
+    options.add_argument(
+        "--sizes", type=int, nargs="*", default=[8, 12, 16, 24, 32], help="of the second table"
+    )
+    options.add_argument("--growth-pixels", type=int, default=32, help="naive pixels of each size")
+    options.add_argument(
+        "--plot",
+        type=Path,
+        default=Path("pixelcnn_growth.png"),
+        help="image file of the second table (needs matplotlib); default: %(default)s",
+    )
+    options.add_argument("--model", help="a trained generator: the second table for its own size")
+    options.add_argument(
         "--processor-time",
-        action="store_true",
+        dest="clock",
+        action="store_const",
+        const=time.thread_time,
+        default=time.perf_counter,
         help="count this thread's own seconds: for a busy machine, with --threads 1",
     )
-    args = parser.parse_args()
-    if args.processor_time:
-        global clock
-        clock = time.thread_time
+    args = options.parse_args()
     torch.set_num_threads(args.threads)
-    print(f"torch {torch.__version__}, {args.threads} threads, batch {args.batch}")
-    tables: list[Callable[[], None]] = [
-        lambda filters=filters: compare(filters, args) for filters in args.filters
-    ]
-    if args.model is None:
-        tables.append(lambda: grow(network(16, 1), args.sizes, args))
-    else:
-        generator = genlab.load(args.model)
-        assert isinstance(generator, AutoregressiveGenerator)
-        generator.prepare()
-        tables.append(lambda: grow(generator.network, [generator.image_shape[1]], args))
+    describe(f"batch {args.batch}")
     with torch.no_grad():
-        for table in tables:
-            table()
+        for filters in args.filters:
+            compare(filters, args)
+        if args.model is None:
+            grow(network(16, 1), args.sizes, args)
+        else:
+            generator = genlab.load(args.model)
+            assert isinstance(generator, AutoregressiveGenerator)
+            generator.prepare()
+            grow(generator.network, [generator.image_shape[1]], args)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,136 @@
+"""What the benchmarks share: ways to compute one thing, timed in interleaved rounds.
+
+Every round runs each variant once, one after the other, and ratios are taken within a round: a
+machine's speed drifts from minute to minute, ratios of neighbours do not. Reported are medians over
+the rounds, and the range of the ratios.
+"""
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from genlab.compute import choose
+
+
+@dataclass
+class Variant:
+    """One way to compute something.
+
+    Attributes:
+        name: in the table.
+        run: computes it once.
+        per: what the seconds of a run are divided by, for instance the images of a batch.
+        seconds: of each round, divided.
+        result: of the first run.
+    """
+
+    name: str
+    run: Callable[[], Any]
+    per: float = 1
+    seconds: list[float] = field(default_factory=list, init=False)
+    result: Any = field(default=None, init=False)
+
+
+Column = Callable[[Variant, Variant], str]
+"""What a table says of a variant, given it and the first one."""
+
+
+class Ratios:
+    """Ratios of neighbours, formatted as ``median (least-greatest)``.
+
+    Args:
+        mine: a number of each round.
+        theirs: as many, which it is divided by.
+    """
+
+    def __init__(self, mine: Sequence[float], theirs: Sequence[float]) -> None:
+        self.values = [a / b for a, b in zip(mine, theirs, strict=True)]
+
+    def __format__(self, spec: str) -> str:
+        low, high = min(self.values), max(self.values)
+        return f"{statistics.median(self.values):{spec}} ({low:{spec}}-{high:{spec}})"
+
+
+def parser(doc: str, rounds: int) -> argparse.ArgumentParser:
+    """Begin a command line: the first line of a benchmark's ``__doc__``, rounds and threads."""
+    made = argparse.ArgumentParser(description=doc.partition("\n")[0])
+    made.add_argument("--rounds", type=int, default=rounds, help="default: %(default)s")
+    made.add_argument("--threads", type=int, default=2, help="of torch; default: %(default)s")
+    return made
+
+
+def describe(*facts: str) -> None:
+    """Print what the figures were measured on."""
+    for key, value in choose(torch.device("cpu")).describe().items():
+        print(f"{key}: {value}")
+    print(", ".join((f"torch {torch.__version__}", f"{torch.get_num_threads()} threads", *facts)))
+
+
+def measure(
+    variants: Sequence[Variant],
+    rounds: int,
+    clock: Callable[[], float] = time.perf_counter,
+    *,
+    warm_up: bool = True,
+) -> None:
+    """Run all variants in turn, so many rounds.
+
+    Args:
+        variants: get their seconds and results.
+        rounds: that count.
+        clock: wall or processor time, in seconds.
+        warm_up: whether a round that does not count comes first: it compiles and fills caches.
+    """
+    for index in range(1 - warm_up, rounds + 1):
+        for variant in variants:
+            started = clock()
+            result = variant.run()
+            seconds = clock() - started
+            if variant.result is None:
+                variant.result = result
+            if index > 0:
+                variant.seconds.append(seconds / variant.per)
+        print(f"round {index} of {rounds}", file=sys.stderr)
+
+
+def report(
+    title: str,
+    unit: str,
+    variants: Sequence[Variant],
+    goals: Mapping[str, float],
+    columns: Mapping[str, Column],
+) -> None:
+    """Print a table of variants, their ratios to the first one, and more columns.
+
+    Args:
+        title: of the table.
+        unit: of its seconds, for instance ``s/step``.
+        variants: measured.
+        goals: name -> ratio wanted.
+        columns: heading -> what stands below it.
+    """
+    print(f"{title:<14} {unit:>12} {'ratio (range)':>20} {'goal':>5}", end="")
+    print("".join(f" {heading:>10}" for heading in columns))
+    base = variants[0]
+    for variant in variants:
+        ratios = f"{Ratios(variant.seconds, base.seconds):.3f}"
+        median, goal = statistics.median(variant.seconds), goals.get(variant.name, "-")
+        print(f"{variant.name:<14} {median:>12.4g} {ratios:>20} {goal:>5}", end="")
+        print("".join(f" {column(variant, base):>10}" for column in columns.values()))
+
+
+def relative_error(variant: Variant, base: Variant) -> str:
+    """A column: distance of a variant's tensor from the first one's, in the 2-norm."""
+    difference = variant.result.double() - base.result.double()
+    return f"{difference.norm() / base.result.double().norm():.1e}"
+
+
+def greatest_error(variant: Variant, base: Variant) -> str:
+    """A column: the greatest difference of an element."""
+    return f"{(variant.result - base.result).abs().max():.1e}"
