@@ -16,6 +16,7 @@ from genlab.errors import nearest
 
 COMMANDS = {
     "sample": "Draw images from a generator.",
+    "compare": "Lay the images of several runs out side by side.",
     "train": "Train a generator, or go on with a run.",
     "eval": "Score a model or a set of images; the record says how.",
     "leaderboard": "Rank scores that were made alike, as a table or a page.",

@@ -1,6 +1,6 @@
 """Pictures to look at: a grid of images with class names, and a film of how they came to be."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
@@ -54,6 +54,29 @@ def grid(
     return _sheet([tiles[i] for i in order], columns, title, left=rows)
 
 
+def rows(images: Mapping[str, Sequence[Pixels]], captions: Sequence[str] = ()) -> Image.Image:
+    """Lay several sets of images out below each other, a row for each.
+
+    Args:
+        images: name of a row -> its images, (H, W, C); sizes may differ between rows.
+        captions: stand above the columns.
+    """
+    tiles = {name: [_enlarge(to_pil(p)) for p in pixels] for name, pixels in images.items()}
+    columns = max(map(len, tiles.values()))
+    box = tuple(max(max(t.size[axis] for t in row) for row in tiles.values()) for axis in (0, 1))
+    blank = Image.new("RGB", (box[0], box[1]), _BACKGROUND)
+    sheet = []
+    for row in tiles.values():
+        sheet += [_centred(tile, blank) for tile in row] + [blank] * (columns - len(row))
+    return _sheet(sheet, columns, "", left=list(tiles), above=captions)
+
+
+def _centred(tile: Image.Image, blank: Image.Image) -> Image.Image:
+    page = blank.copy()
+    page.paste(tile, ((blank.width - tile.width) // 2, (blank.height - tile.height) // 2))
+    return page
+
+
 def _columns(count: int) -> int:
     """About as wide as high, and no ragged last row where a near-square divisor exists."""
     root = max(1, round(count**0.5))
@@ -77,12 +100,13 @@ def _sheet(
     title: str,
     left: Sequence[str] = (),
     below: Sequence[str] = (),
+    above: Sequence[str] = (),
 ) -> Image.Image:
-    """Draw tiles in rows, with a title above, names at the rows' left or below each tile."""
+    """Draw tiles in rows: a title on top, names left of rows, above columns or below tiles."""
     font = _font()
     width, height = tiles[0].size
     margin = 2 * _GAP + max((int(font.getlength(name)) for name in left), default=-_GAP)
-    top = _LINE + 2 * _GAP if title else _GAP
+    top = (_LINE + 2 * _GAP if title else _GAP) + (_LINE if above else 0)
     pitch = (width + _GAP, height + _GAP + (_LINE if below else 0))
     rows = -(-len(tiles) // columns)
     page_width = margin + columns * pitch[0]
@@ -92,6 +116,9 @@ def _sheet(
     pen.text((_GAP, _GAP), title, _INK, font)
     for row, name in enumerate(left):
         pen.text((_GAP, top + row * pitch[1] + height // 2), name, _INK, font, anchor="lm")
+    for column, name in enumerate(above):
+        x = margin + column * pitch[0] + width // 2
+        pen.text((x, top - _LINE // 2), _fit(name, width, font), _INK, font, anchor="mm")
     for i, tile in enumerate(tiles):
         x, y = margin + i % columns * pitch[0], top + i // columns * pitch[1]
         page.paste(tile, (x, y))
