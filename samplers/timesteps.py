@@ -25,7 +25,7 @@ class Timesteps(PickedLevels):
         num_steps: solver steps, >= 1.
         spacing: ``leading`` (multiples of T // num_steps from 0), ``trailing`` (down from T - 1 in
             steps of T / num_steps) or ``linspace`` (from T - 1 to 0, both included).
-        offset: added to each timestep; of ``leading`` only.
+        offset: added to each timestep, >= 0; of ``leading`` only.
         open_end: whether the grid has one more timestep, at its low end, that is not visited, as
             multistep schedulers have it; not with ``trailing``.
         fractional: whether ``linspace`` keeps timesteps that are not whole; their noise levels lie
@@ -43,6 +43,11 @@ class Timesteps(PickedLevels):
     def __post_init__(self) -> None:
         if self.num_steps < 1:
             raise ConfigError(f"a noise schedule needs num_steps >= 1, got {self.num_steps}")
+        if self.offset < 0:
+            raise ConfigError(
+                f"the timesteps schedule needs offset >= 0, got {self.offset}: it is added to "
+                "timesteps that begin at 0"
+            )
         if self.spacing not in SPACINGS:
             raise ConfigError(
                 f"there is no spacing {self.spacing!r}; {nearest(self.spacing, SPACINGS)}"

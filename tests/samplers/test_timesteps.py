@@ -66,6 +66,7 @@ def test_settings_without_effect_are_refused() -> None:
     for options, message in (
         ({"num_steps": 0}, "num_steps >= 1"),
         ({"spacing": "even"}, "did you mean|known: "),
+        ({"offset": -1}, "needs offset >= 0, got -1"),
         ({"spacing": "trailing", "offset": 1}, "offset has no effect with trailing"),
         ({"spacing": "trailing", "open_end": True}, "open_end has no effect"),
         ({"fractional": True}, "fractional has no effect with leading"),
