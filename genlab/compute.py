@@ -128,6 +128,11 @@ def choose(device: torch.device) -> ComputePlan:
     )
 
 
+def widest(device: torch.device | str) -> torch.dtype:
+    """The most precise type of a device: float64, or float32 where Metal has no other."""
+    return torch.float32 if torch.device(device).type == "mps" else torch.float64
+
+
 def describe(device: torch.device) -> dict[str, str]:
     """What `choose` chose for a device, in words."""
     return choose(device).describe()

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
+from genlab import compute
 from genlab.diffusion.condition import Condition
 from genlab.diffusion.denoiser import Denoiser
 from genlab.diffusion.noise import Noise
@@ -130,13 +131,8 @@ def sample_steps(
     start = float(sigmas[0])
     if isinstance(solver, StartAware):
         start = solver.start_std(start)
-    x = latents.to(device).to(state_dtype(device)) * start
+    x = latents.to(device).to(compute.widest(device)) * start
     return solver(guided, x, sigmas, condition, noise)
-
-
-def state_dtype(device: torch.device | str) -> torch.dtype:
-    """What the sampler's state is kept in: float64 wherever the device has it."""
-    return torch.float32 if torch.device(device).type == "mps" else torch.float64
 
 
 def _build(registry: Registry[Any], entry: Mapping[str, Any]) -> Any:

@@ -202,7 +202,7 @@ class VP(NoiseSchedule):
     """
 
     sigma_min: float | None = None  # type: ignore[assignment]  # its default depends on epsilon_s
-    sigma_max: float | None = None  # type: ignore[assignment]
+    sigma_max: float | None = None  # type: ignore[assignment]  # likewise
     epsilon_s: float = 1e-3
 
     def __post_init__(self) -> None:

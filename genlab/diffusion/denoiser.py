@@ -66,7 +66,7 @@ class Prediction:
         x0 = self.x0.clamp(-1, 1) if clip else self.x0
         if self.score is None:
             return x0
-        return x0 + sigma.to(x0).reshape(-1, 1, 1, 1) ** 2 * self.score
+        return x0 + rows(sigma.to(x0.dtype), x0) ** 2 * self.score
 
     def halves(self) -> tuple["Prediction", "Prediction"]:
         """Those of the two halves of a batch."""
@@ -158,3 +158,14 @@ class Denoiser(ABC):
 
     def begin_step(self, step: StepInfo) -> None:  # noqa: B027  # deaf unless overridden
         """Hear where the run stands; guidance that acts by step (interval, CADS) overrides this."""
+
+
+def rows(coefficient: Float[Tensor, "*s"], x: Float[Tensor, "B C H W"]) -> Tensor:
+    """A coefficient ready to multiply images by.
+
+    One that the batch shares stays 0-d and where it is: on the CPU it costs no copy to the device.
+    One for each sample becomes a column (B, 1, 1, 1) on the images' device.
+    """
+    if coefficient.ndim == 0:
+        return coefficient
+    return coefficient.to(x.device, non_blocking=True).reshape(-1, 1, 1, 1)

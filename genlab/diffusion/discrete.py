@@ -8,7 +8,7 @@ Dividing by ``sqrt(alpha_bar_t)`` gives the unscaled frame of all samplers, with
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import ClassVar
 
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from genlab.diffusion.denoiser import VARIANCES
 from genlab.diffusion.preconditioning import Coefficients, Preconditioning
+from genlab.diffusion.tables import gather, placed
 from genlab.errors import ConfigError, nearest
 
 # Smallest and largest beta where none are given; DDPM's belong to T = 1000 and scale with 1000 / T.
@@ -163,6 +164,11 @@ class Chain:
         return 1 / (1 + self.sigmas**2)
 
     @cached_property
+    def scale(self) -> Float64[Tensor, " N"]:
+        """``sqrt(alpha_bar)``: the image's share in the scaled ``x_t`` of each level."""
+        return self.alphas_cumprod.sqrt()
+
+    @cached_property
     def sigmas_next(self) -> Float64[Tensor, " N"]:
         """Where each step leads."""
         return torch.cat([self.sigmas.new_zeros(1), self.sigmas[:-1]])
@@ -171,6 +177,16 @@ class Chain:
     def betas(self) -> Float64[Tensor, " N"]:
         """``1 - alpha_bar_i / alpha_bar_(i-1)``: the noise that each forward step adds."""
         return (self.sigmas**2 - self.sigmas_next**2) * self.alphas_cumprod
+
+    @cached_property
+    def log_betas(self) -> Float64[Tensor, " N"]:
+        """Their logarithm."""
+        return self.betas.log()
+
+    @cached_property
+    def log_betas_clipped(self) -> Float64[Tensor, " N"]:
+        """The same, with the posterior's of step 1 for step 0."""
+        return torch.cat([self._variance_of_step_0, self.betas[1:]]).log()
 
     @cached_property
     def posterior_variance(self) -> Float64[Tensor, " N"]:
@@ -212,8 +228,8 @@ class Chain:
             channels: the network's raw variance channels, where ``kind`` is learned.
 
         Returns:
-            One number (0-d, float64, on the CPU), one for each sample (B, 1, 1, 1), or one for
-            each pixel, as ``channels``.
+            One number (0-d, float64, on the CPU); one for each sample, (B, 1, 1, 1), where
+            ``index`` is; or one for each pixel, as ``channels``.
 
         Raises:
             ConfigError: ``kind`` is learned, and there are no channels.
@@ -221,8 +237,7 @@ class Chain:
         if kind == "fixed_small":
             return gather(self.posterior_log_variance_clipped, index, channels)
         if kind == "fixed_large":
-            large = torch.cat([self._variance_of_step_0, self.betas[1:]]).log()
-            return gather(large, index, channels)
+            return gather(self.log_betas_clipped, index, channels)
         if channels is None:
             raise ConfigError(
                 "this model predicts a variance, and a guidance around it has lost it; take a "
@@ -231,7 +246,7 @@ class Chain:
         if kind == "learned":
             return channels
         low = gather(self.posterior_log_variance_clipped, index, channels)
-        high = gather(self.betas.log(), index, channels)
+        high = gather(self.log_betas, index, channels)
         share = (channels + 1) / 2  # not clamped: training keeps it near [0, 1]
         return share * high + (1 - share) * low
 
@@ -246,14 +261,17 @@ class Chain:
         return self.posterior_variance[1:2] if len(self) > 1 else self.betas
 
 
-def gather(
-    table: Float64[Tensor, " N"], index: int | Int64[Tensor, " B"], like: Tensor | None
-) -> Tensor:
-    """Entries of a table: one number (0-d), or one for each sample as a column like ``like``."""
-    if isinstance(index, int):
-        return table[index]
-    column = table[index.to("cpu")].reshape(-1, 1, 1, 1)
-    return column if like is None else column.to(like.dtype).to(like.device)
+@lru_cache(maxsize=8)
+def chain_over(levels: Float64[Tensor, " T"], steps: int | str = "") -> Chain:
+    """The chain of a discrete model, or a shorter one over some of its timesteps.
+
+    Tensors are keys by identity: a model in training, which asks in every batch, gets one object.
+
+    Args:
+        levels: the model's.
+        steps: see `respaced_timesteps`; nothing keeps them all.
+    """
+    return Chain(levels[respaced_timesteps(len(levels), steps)])
 
 
 @dataclass(frozen=True)
@@ -315,7 +333,7 @@ class Discrete(Preconditioning):
             )
 
     @cached_property
-    def levels(self) -> Float64[Tensor, " T"]:  # type: ignore[override]  # derived, hence read-only
+    def levels(self) -> Float64[Tensor, " T"]:
         """The noise level of each timestep, increasing."""
         alpha_bar = (1 - betas(self.schedule, self.T, self.beta_start, self.beta_end)).cumprod(0)
         if self.zero_terminal_snr:
@@ -325,26 +343,18 @@ class Discrete(Preconditioning):
         return ((1 - alpha_bar) / alpha_bar).sqrt()
 
     @cached_property
-    def sigma_min(self) -> float:  # type: ignore[override]
+    def sigma_min(self) -> float:
         """The noise level of timestep 0."""
         return float(self.levels[0])
 
     @cached_property
-    def sigma_max(self) -> float:  # type: ignore[override]
+    def sigma_max(self) -> float:
         """The noise level of timestep T - 1."""
         return float(self.levels[-1])
 
-    def chain(self, steps: int | str = "") -> Chain:
-        """The model's own chain, or a shorter one over some of its timesteps.
-
-        Args:
-            steps: see `respaced_timesteps`; nothing keeps them all.
-        """
-        return Chain(self.levels[respaced_timesteps(self.T, steps)])
-
     def timestep(self, sigma: Float[Tensor, "*s"]) -> Float[Tensor, "*s"]:
         """The timestep of a noise level in 0 ... T - 1: the nearest one, or between two of them."""
-        levels = self.levels.to(sigma)
+        levels = placed(self.levels, sigma.device, sigma.dtype)
         if self.nearest_in_log:
             return _interpolate(sigma.log(), levels.log()).round()
         if self.interpolate:
@@ -356,7 +366,8 @@ class Discrete(Preconditioning):
         """The nearest of `levels`; where it interpolates, ``sigma`` is only kept in their range."""
         if self.interpolate:
             return sigma.clamp(self.sigma_min, self.sigma_max)
-        return self.levels.to(sigma)[self.timestep(sigma).to(torch.int64)]
+        levels = placed(self.levels, sigma.device, sigma.dtype)
+        return levels[self.timestep(sigma).to(torch.int64)]
 
     def coefficients(self, sigma: Float[Tensor, "*s"]) -> Coefficients:
         """What the prediction makes of them; the input has unit variance for data that has it."""
@@ -374,7 +385,7 @@ class Discrete(Preconditioning):
 
     def time(self, sigma: Float[Tensor, "*s"]) -> Float[Tensor, "*s"]:
         """``(t + 1) / T`` at the noise level of timestep t, straight lines between; 0 at 0."""
-        levels = self.levels.to(sigma)
+        levels = placed(self.levels, sigma.device, sigma.dtype)
         return _interpolate(sigma, torch.cat([levels.new_zeros(1), levels])) / self.T
 
 

@@ -19,6 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from genlab import compute
 from genlab.diffusion.condition import Condition
 from genlab.diffusion.denoiser import Denoiser
 from genlab.diffusion.losses import LossDraws, LossTerms, WeightedLoss
@@ -174,12 +175,12 @@ class Flow(Preconditioning):
         _check_choice("prediction", self.prediction, PREDICTIONS)
 
     @cached_property
-    def sigma_min(self) -> float:  # type: ignore[override]  # derived, hence read-only
+    def sigma_min(self) -> float:
         """The noise level of the last time that is sampled; 0 for velocities, VP excepted."""
         return self._sigma(interval(self.path, self.prediction, training=False)[1])
 
     @cached_property
-    def sigma_max(self) -> float:  # type: ignore[override]
+    def sigma_max(self) -> float:
         """That of the first time; `LARGEST` where it is pure noise."""
         return self._sigma(interval(self.path, self.prediction, training=False)[0])
 
@@ -264,8 +265,7 @@ class FlowLoss(WeightedLoss):
         """
         first, last = interval(self.path, self.prediction, training=True)
         t = first + level * (last - first)
-        exact = t if t.device.type == "mps" else t.to(torch.float64)
-        return PATHS[self.path].sigma(exact)
+        return PATHS[self.path].sigma(t.to(compute.widest(t.device)))
 
     def weight(self, sigma: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
         """What turns squared errors of x1 into those of the prediction, times the weighting."""

@@ -70,7 +70,10 @@ class DenoisingLoss(ABC):
         pick = torch.randn if self.normal_levels else torch.rand
         level = pick(len(images), generator=generator, device=device)
         noise = torch.randn(images.shape, generator=generator, device=device)
-        return LossDraws(level=level.to(images.device), noise=noise.to(images.device))
+        return LossDraws(
+            level=level.to(images.device, non_blocking=True),
+            noise=noise.to(images.device, non_blocking=True),
+        )
 
     @abstractmethod
     def __call__(

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from genlab import compute
 from genlab.errors import ConfigError
 
 MAX_SEED = 2**63 - 1
@@ -85,6 +86,6 @@ class NoiseStream:
             batch = torch.stack(rows)
         else:  # a caller's generators, one here and one there
             batch = torch.stack([row.to(self._device) for row in rows])
-        if self._device.type == "mps" and batch.dtype == torch.float64:
-            batch = batch.to(torch.float32)  # Metal has no float64; rounding keeps the same noise
+        if batch.dtype == torch.float64:
+            batch = batch.to(compute.widest(self._device))  # rounding keeps the same noise
         return batch.to(self._device, non_blocking=True)

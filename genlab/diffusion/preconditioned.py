@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from genlab import compute
 from genlab.diffusion.condition import Condition
-from genlab.diffusion.denoiser import Denoiser, Prediction
+from genlab.diffusion.denoiser import Denoiser, Prediction, rows
 from genlab.diffusion.preconditioning import Preconditioning
 
 
@@ -79,12 +79,13 @@ class PreconditionedDenoiser(Denoiser):
         """The denoised estimate, and the output channels beyond those of the images."""
         dtype = x.dtype if self.exact and x.dtype == torch.float64 else torch.float32
         c = self.preconditioning.coefficients(sigma.to(dtype))
-        c_noise = c.c_noise.to(x.device).reshape(-1)  # one row if the batch shares its noise level
+        # One row where the batch shares its noise level. Other copies would wait for the device.
+        c_noise = c.c_noise.to(x.device, non_blocking=True).reshape(-1)
         state = x.to(dtype)
         output = compute.by_rows(
             self.network,
             len(x),
-            (_rows(c.c_in, x) * state).to(self._dtype),
+            (rows(c.c_in, x) * state).to(self._dtype),
             c_noise,
             self._class_embedding(condition),
             condition.augment_labels,
@@ -92,7 +93,7 @@ class PreconditionedDenoiser(Denoiser):
         )
         self.evaluations += len(x)
         F = output[:, : x.shape[1]].to(dtype)
-        x0 = (_rows(c.c_skip, x) * state + _rows(c.c_out, x) * F).to(x.dtype)
+        x0 = (rows(c.c_skip, x) * state + rows(c.c_out, x) * F).to(x.dtype)
         return x0, output[:, x.shape[1] :]
 
     def round_sigma(self, sigma: Float[Tensor, "*s"]) -> Float[Tensor, "*s"]:
@@ -119,8 +120,3 @@ class PreconditionedDenoiser(Denoiser):
 def _images_beside(condition: Condition, x: Tensor) -> dict[str, Tensor]:
     """What only super-resolution networks take."""
     return {} if condition.low_res is None else {"low_res": condition.low_res.to(x.device)}
-
-
-def _rows(coefficient: Float[Tensor, "*s"], x: Float[Tensor, "B C H W"]) -> Tensor:
-    """A shared coefficient as it is (0-d), one for each sample as a column (B, 1, 1, 1)."""
-    return coefficient if coefficient.ndim == 0 else coefficient.to(x.device).reshape(-1, 1, 1, 1)

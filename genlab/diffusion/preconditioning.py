@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Float, Float32, Float64
 from torch import Tensor
 
+from genlab.diffusion.tables import placed
 from genlab.errors import ConfigError
 from genlab.registry import Registry
 
@@ -43,9 +44,6 @@ class Preconditioning(ABC):
 
     Attributes:
         name: the key in `PRECONDITIONINGS`.
-        sigma_min: smallest noise level that the model knows (>= 0).
-        sigma_max: largest one (may be ``inf``).
-        levels: all of them for a discrete model, increasing, (T,); None for a continuous one.
         variance: which variance a step of ancestral sampling has, see
             `genlab.diffusion.denoiser.VARIANCES`.
         exact: whether scalings and sums keep the float64 of a sampler's state; in float32 they are
@@ -54,10 +52,22 @@ class Preconditioning(ABC):
 
     name: ClassVar[str]
     exact: ClassVar[bool] = False
-    sigma_min: float
-    sigma_max: float
-    levels: Float64[Tensor, " T"] | None = None
     variance: str = "fixed_small"
+
+    @property
+    @abstractmethod
+    def sigma_min(self) -> float:
+        """Smallest noise level that the model knows (>= 0)."""
+
+    @property
+    @abstractmethod
+    def sigma_max(self) -> float:
+        """Largest one (may be ``inf``)."""
+
+    @property
+    def levels(self) -> Float64[Tensor, " T"] | None:
+        """All of them for a discrete model, increasing, (T,); None for a continuous one."""
+        return None
 
     @abstractmethod
     def coefficients(self, sigma: Float[Tensor, "*s"]) -> Coefficients:
@@ -73,7 +83,7 @@ class Preconditioning(ABC):
 
     def to_config(self) -> dict[str, Any]:
         """A ``name`` and plain values for `from_config`; no infinities, which JSON cannot say."""
-        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}  # type: ignore[arg-type]
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}  # type: ignore[arg-type]  # every subclass is a dataclass
         sayable = {name: value for name, value in fields.items() if value not in (None, math.inf)}
         return {"name": self.name, **sayable}
 
@@ -168,12 +178,12 @@ class VP(Preconditioning):
         _require(0 < self.epsilon_t < 1, "epsilon_t must lie between 0 and 1", self.epsilon_t)
 
     @cached_property
-    def sigma_min(self) -> float:  # type: ignore[override]  # derived, hence read-only
+    def sigma_min(self) -> float:
         """The noise level of ``epsilon_t``."""
         return float(self.sigma(torch.tensor(self.epsilon_t, dtype=torch.float32)))
 
     @cached_property
-    def sigma_max(self) -> float:  # type: ignore[override]
+    def sigma_max(self) -> float:
         """The noise level of ``t = 1``."""
         return float(self.sigma(torch.tensor(1.0, dtype=torch.float32)))
 
@@ -256,17 +266,17 @@ class IDDPM(Preconditioning):
         return iddpm_table(self.C_1, self.C_2, self.M, torch.float32)
 
     @cached_property
-    def levels(self) -> Float64[Tensor, " levels"]:  # type: ignore[override]
+    def levels(self) -> Float64[Tensor, " levels"]:
         """The noise levels above 0, increasing."""
         return self.u[:-1].flip(0).to(torch.float64)
 
     @cached_property
-    def sigma_min(self) -> float:  # type: ignore[override]  # derived, hence read-only
+    def sigma_min(self) -> float:
         """The smallest noise level above 0."""
         return float(self.u[self.M - 1])
 
     @cached_property
-    def sigma_max(self) -> float:  # type: ignore[override]
+    def sigma_max(self) -> float:
         """The largest noise level."""
         return float(self.u[0])
 
@@ -276,12 +286,12 @@ class IDDPM(Preconditioning):
         The last entry, sigma = 0, takes part: tiny noise levels get index M and hence a ``c_noise``
         of -1, as officially.
         """
-        u = self.u.to(sigma.device)
+        u = placed(self.u, sigma.device, torch.float32)
         return (sigma.to(torch.float32).reshape(-1, 1) - u).abs().argmin(1).reshape(sigma.shape)
 
     def round_sigma(self, sigma: Float[Tensor, "*s"]) -> Float[Tensor, "*s"]:
         """The nearest entry of `u`."""
-        return self.u.to(sigma.device)[self.index(sigma)].to(sigma.dtype)
+        return placed(self.u, sigma.device, sigma.dtype)[self.index(sigma)]
 
     def coefficients(self, sigma: Float[Tensor, "*s"]) -> Coefficients:
         """EDM's Table 1, third column."""

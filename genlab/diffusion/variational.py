@@ -7,18 +7,19 @@ variances here are of the scaled one.
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
 
 import torch
-from jaxtyping import Float, Float64, Int64
+from jaxtyping import Float, Int64
 from torch import Tensor
 
+from genlab import compute
 from genlab.diffusion.condition import Condition
 from genlab.diffusion.denoiser import Denoiser
-from genlab.diffusion.discrete import Chain, gather, respaced_timesteps
+from genlab.diffusion.discrete import Chain, chain_over
 from genlab.diffusion.losses import DenoisingLoss, LossDraws, LossTerms
 from genlab.diffusion.noise import Noise
 from genlab.diffusion.preconditioned import PreconditionedDenoiser
+from genlab.diffusion.tables import gather
 from genlab.errors import ConfigError, nearest
 
 KINDS = ("mse", "rescaled_mse", "kl", "rescaled_kl")
@@ -56,13 +57,7 @@ def model_chain(denoiser: Denoiser, steps: int | str = "") -> Chain:
             "the variational bound needs a model of discrete noise levels; set "
             "preconditioning.name=discrete, or take another loss"
         )
-    return _chain(denoiser.levels, steps)
-
-
-@lru_cache(maxsize=8)
-def _chain(levels: Float64[Tensor, " T"], steps: int | str) -> Chain:
-    # Tensors are keys by identity: a model in training asks for its chain in every batch.
-    return Chain(levels[respaced_timesteps(len(levels), steps)])
+    return chain_over(denoiser.levels, steps)
 
 
 def posterior_mean(
@@ -79,7 +74,7 @@ def posterior_mean(
         x: noisy images in the unscaled frame.
         x0: the images without noise, or an estimate of them.
     """
-    scaled = x * gather(chain.alphas_cumprod.sqrt(), index, x)
+    scaled = x * gather(chain.scale, index, x)
     coef1, coef2 = (
         gather(table, index, x)
         for table in (chain.posterior_mean_coef1, chain.posterior_mean_coef2)
@@ -135,7 +130,7 @@ def bound(
     apart = gather(chain.posterior_mean_coef1, index, x0) * (images - x0)
     divergence = _divergence(apart, true, log_variance)
     decoder = -discrete_log_likelihood(images, x0, 0.5 * log_variance)
-    at_0 = (index == 0).to(x0.device).reshape(-1, 1, 1, 1)
+    at_0 = (index.to(x0.device) == 0).reshape(-1, 1, 1, 1)
     return torch.where(at_0, decoder, divergence) / math.log(2)
 
 
@@ -205,7 +200,8 @@ class DDPMLoss(DenoisingLoss):
         """
         assert isinstance(denoiser, PreconditionedDenoiser)
         chain = model_chain(denoiser, self.steps)
-        index = (draws.level.double().cpu() * len(chain)).to(torch.int64)
+        level = draws.level.to(compute.widest(draws.level.device))
+        index = (level * len(chain)).to(torch.int64)
         sigma = gather(chain.sigmas, index, images)
         x = images + sigma * draws.noise
         said = denoiser.predict(x, sigma.flatten(), condition)
@@ -280,7 +276,7 @@ def variational_bound(
     terms: dict[str, list[Tensor]] = {"vb": [], "x0_mse": [], "mse": []}
     for step in reversed(range(len(chain))):
         n = noise.randn(images.shape[1:], images.dtype)
-        index = torch.full((len(images),), step)
+        index = torch.full((len(images),), step, device=images.device)
         sigma = float(chain.sigmas[step])
         x = images + sigma * n
         reverse = reverse_step(denoiser, chain, index, x, condition, clip=clip)

@@ -134,9 +134,8 @@ class DiffusionGenerator(Generator):
             sampler: what `build_sampler` made.
             latents: unit normal start; None draws it from the streams.
         """
-        condition = Condition(
-            labels=None if labels is None else torch.tensor(labels, dtype=torch.int64)
-        )
+        known = None if labels is None else torch.tensor(labels, device=self.device)
+        condition = Condition(labels=known)
         self.prepare()
         return run.sample_steps(
             sampler,

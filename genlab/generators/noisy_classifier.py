@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from genlab.diffusion.denoiser import rows
 from genlab.diffusion.preconditioning import Preconditioning, from_config
 from genlab.files import text_sha256
 from genlab.generators.models import own_config, weights_sha256
@@ -31,9 +32,10 @@ def noisy_logits(
     """
     known = preconditioning.round_sigma(sigma.to(torch.float32))
     c = preconditioning.coefficients(known)
-    scaled = c.c_in.to(x.device).reshape(-1, 1, 1, 1) * x.to(torch.float32)
+    scaled = rows(c.c_in, x) * x.to(torch.float32)
     dtype = next(network.parameters()).dtype
-    logits: Tensor = network(scaled.to(dtype), c.c_noise.to(x.device).reshape(-1))
+    c_noise = c.c_noise.to(x.device, non_blocking=True).reshape(-1)
+    logits: Tensor = network(scaled.to(dtype), c_noise)
     return logits.to(torch.float32)
 
 

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 import torch
 
+from genlab import compute
 from genlab.errors import ConfigError
 from genlab.samplers.autoregressive.base import PixelModel
-from genlab.samplers.run import state_dtype
 
 PRECISIONS = ("float64", "network")
 
@@ -42,4 +42,4 @@ class Precise:
         """What to compute a model in."""
         if self.precision == "network":
             return model.network.dtype
-        return state_dtype(model.network.device)
+        return compute.widest(model.network.device)

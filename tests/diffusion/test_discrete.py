@@ -7,7 +7,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler
 
-from genlab.diffusion.discrete import Chain, Discrete, respaced_timesteps
+from genlab.diffusion.discrete import Chain, Discrete, chain_over, respaced_timesteps
 from genlab.diffusion.preconditioning import from_config
 from genlab.errors import ConfigError
 
@@ -26,7 +26,7 @@ def test_tables_are_those_of_diffusers(
 ) -> None:
     ends = {"scaled_linear": {"beta_start": 0.00085, "beta_end": 0.012}}.get(schedule, options)
     scheduler: Any = DDPMScheduler(num_train_timesteps=1000, **theirs, **ends)
-    chain = Discrete(schedule=schedule, **options).chain()
+    chain = chain_over(Discrete(schedule=schedule, **options).levels)
     expected = scheduler.alphas_cumprod.double()  # theirs is float32
     torch.testing.assert_close(chain.alphas_cumprod, expected, rtol=2e-4, atol=0)
     torch.testing.assert_close(chain.betas, scheduler.betas.double(), rtol=2e-4, atol=0)
@@ -84,7 +84,7 @@ def test_linear_betas_need_many_steps(T: int) -> None:
     """DDPM's betas grow as 1000 / T and reach 1 at T = 20."""
     with pytest.raises(ConfigError, match="take T > 20"):
         Discrete(T=T)
-    assert Discrete(T=21).chain().betas.max() < 1
+    assert chain_over(Discrete(T=21).levels).betas.max() < 1
     assert len(Discrete(T=T, schedule="cosine").levels) == T
 
 
@@ -114,18 +114,18 @@ def test_config_comes_back() -> None:
 def test_shortened_chain_keeps_its_noise_levels() -> None:
     """A chain over some levels ends with the same alpha_bar as the whole one: Eq. 19 of iDDPM."""
     model = Discrete(T=100)
-    short = model.chain("4,3,5")
+    short = chain_over(model.levels, "4,3,5")
     kept = respaced_timesteps(100, "4,3,5")
     assert len(short) == 12
-    torch.testing.assert_close(short.alphas_cumprod, model.chain().alphas_cumprod[kept])
+    torch.testing.assert_close(short.alphas_cumprod, chain_over(model.levels).alphas_cumprod[kept])
     torch.testing.assert_close((1 - short.betas).cumprod(0), short.alphas_cumprod)
     skipped = torch.tensor(kept).diff() > 1
-    assert torch.equal(short.betas[1:] > model.chain().betas[kept][1:] + 1e-12, skipped)
+    assert torch.equal(short.betas[1:] > chain_over(model.levels).betas[kept][1:] + 1e-12, skipped)
 
 
 def test_posterior_is_that_of_two_gaussians() -> None:
     """``q(x_next | x, x0)`` by Bayes, from ``q(x | x_next) q(x_next | x0)``."""
-    chain = Discrete(T=50).chain()
+    chain = chain_over(Discrete(T=50).levels)
     alpha_bar = torch.cat([torch.ones(1).double(), chain.alphas_cumprod[:-1]])
     beta, prior = chain.betas[1:], 1 - alpha_bar[1:]
     precision = (1 - beta) / beta + 1 / prior
@@ -139,7 +139,7 @@ def test_posterior_is_that_of_two_gaussians() -> None:
 
 
 def test_learned_range_runs_between_the_fixed_variances() -> None:
-    chain = Discrete(T=50).chain("10")
+    chain = chain_over(Discrete(T=50).levels, "10")
     ones = torch.ones(1, 1, 2, 2, dtype=torch.float64)
     for step in range(10):
         low, high = (chain.log_variance(step, "learned_range", v * ones) for v in (-1.0, 1.0))
@@ -158,7 +158,7 @@ def test_learned_range_runs_between_the_fixed_variances() -> None:
 
 def test_predicted_variance_that_is_missing_is_told() -> None:
     with pytest.raises(ConfigError, match="a guidance around it has lost it"):
-        Discrete(T=50).chain().log_variance(3, "learned_range")
+        chain_over(Discrete(T=50).levels).log_variance(3, "learned_range")
 
 
 def test_chain_of_one_step_has_a_variance() -> None:

@@ -5,10 +5,11 @@ from typing import Any
 
 import pytest
 import torch
+from crossings import META, waits_of
 from torch import Tensor, nn
 
 from genlab.diffusion.condition import Condition
-from genlab.diffusion.discrete import Discrete
+from genlab.diffusion.discrete import Discrete, chain_over
 from genlab.diffusion.ideal import GaussianMixtureDenoiser
 from genlab.diffusion.losses import LossDraws
 from genlab.diffusion.noise import NoiseStream
@@ -60,7 +61,7 @@ def test_probabilities_of_a_pixels_values_add_up_to_one(mean: float, std: float)
 
 
 def test_a_model_that_knows_the_image_pays_for_the_last_step_alone() -> None:
-    chain = Discrete(T=50).chain()
+    chain = chain_over(Discrete(T=50).levels)
     index = torch.tensor([0, 1, 20, 49])
     log_variance = chain.log_variance(index, "fixed_small").float()
     bits = bound(chain, index, IMAGES, IMAGES, log_variance).mean((1, 2, 3))
@@ -70,7 +71,7 @@ def test_a_model_that_knows_the_image_pays_for_the_last_step_alone() -> None:
 
 def test_bound_is_the_divergence_of_two_gaussians() -> None:
     """Against torch's own, with means and variances in the scaled frame."""
-    chain = Discrete(T=50).chain()
+    chain = chain_over(Discrete(T=50).levels)
     index = torch.tensor([1, 7, 30, 49])
     x, x0 = 3 * torch.randn_like(IMAGES), torch.randn_like(IMAGES)
     log_variance = chain.log_variance(index, "learned_range", torch.rand_like(IMAGES))
@@ -159,3 +160,18 @@ def test_continuous_models_are_refused() -> None:
 def test_unknown_kind_is_refused() -> None:
     with pytest.raises(ConfigError, match="did you mean 'rescaled_mse'"):
         DDPMLoss(kind="rescaled-mse")
+
+
+@pytest.mark.parametrize("kind", ["mse", "kl"])
+@pytest.mark.parametrize("variance", ["learned_range", "fixed_small", "fixed_large"])
+def test_the_loss_does_not_wait_for_its_device(kind: str, variance: str) -> None:
+    model = denoiser(variance)
+    model.network.to(META)
+    images, loss = IMAGES.to(META), DDPMLoss(kind=kind)
+
+    def batch() -> None:
+        draws = loss.draw(images, torch.Generator())
+        loss(model, images, Condition(), draws).loss.mean().backward()  # type: ignore[no-untyped-call]
+
+    batch()  # the first one places tables
+    assert waits_of(batch) == []

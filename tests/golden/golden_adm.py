@@ -10,8 +10,9 @@ from torch import Tensor
 
 import genlab
 from genlab.diffusion.condition import Condition
-from genlab.diffusion.discrete import Discrete, gather, respaced_timesteps
+from genlab.diffusion.discrete import Discrete, chain_over, respaced_timesteps
 from genlab.diffusion.losses import LossDraws
+from genlab.diffusion.tables import gather
 from genlab.diffusion.variational import (
     DDPMLoss,
     model_chain,
@@ -116,7 +117,7 @@ def schedule(run: Run) -> None:
     params = run.params("diffusion", "arrays")
     steps = params["diffusion"]["timestep_respacing"]
     model = _preconditioning(params["diffusion"])
-    chain = model.chain(steps)
+    chain = chain_over(model.levels, steps)
     results = {name: getattr(chain, name) for name in params["arrays"]}
     kept = torch.tensor(respaced_timesteps(model.T, steps))
     run.expect_all({**results, "timestep_map": kept})

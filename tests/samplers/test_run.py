@@ -6,13 +6,14 @@ import pytest
 import torch
 from ideal_cases import SHAPE, mixture, run
 
+from genlab import compute
 from genlab import config as presets
 from genlab.diffusion.condition import Condition
 from genlab.diffusion.noise import NoiseStream
 from genlab.errors import ConfigError, UnknownNameError
 from genlab.samplers.base import SamplerStack
 from genlab.samplers.respaced import Respaced
-from genlab.samplers.run import SamplerConfig, build, merge, sample_steps, state_dtype
+from genlab.samplers.run import SamplerConfig, build, merge, sample_steps
 from genlab.samplers.schedules import Karras
 from genlab.samplers.solvers.heun import Heun
 
@@ -104,5 +105,5 @@ def test_latents_are_the_first_draw_in_float32() -> None:
 
 
 def test_state_is_float64_where_there_is_float64() -> None:
-    assert state_dtype("cpu") == state_dtype("cuda:1") == torch.float64
-    assert state_dtype("mps") == torch.float32
+    assert compute.widest("cpu") == compute.widest("cuda:1") == torch.float64
+    assert compute.widest("mps") == torch.float32
