@@ -9,9 +9,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from genlab.errors import OutputError
+from genlab.errors import CheckpointError, OutputError
 
 CHUNK = 1 << 20
+
+MAX_JSON = 1 << 24
+"""Bytes of a JSON file from elsewhere; those that list a large model's weights have a tenth."""
 
 
 @contextmanager
@@ -65,6 +68,29 @@ def check_writable(folder: Path) -> None:
         raise OutputError(
             f"cannot write to {folder}: {error.strerror or error}; choose another folder with -o"
         ) from error
+
+
+def read_json_object(path: Path, cure: str = "fetch it again") -> dict[str, Any]:
+    """What stands in a JSON file that belongs to a model, and may come from anybody.
+
+    Args:
+        path: the file.
+        cure: what to do about a bad one, for the message.
+
+    Raises:
+        CheckpointError: it is missing, larger than `MAX_JSON`, or holds no JSON object.
+    """
+    try:
+        if path.stat().st_size > MAX_JSON:
+            raise ValueError("it is too large")
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise CheckpointError(f"there is no file {path}; {cure}") from error
+    except (ValueError, RecursionError, OSError) as error:
+        raise CheckpointError(f"{path} cannot be read ({error}); {cure}") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} must be a JSON object; {cure}")
+    return content
 
 
 def write_bytes(path: Path, data: bytes) -> None:

@@ -1,6 +1,5 @@
 """Reader of BigGAN-deep in Hugging Face's layout: DeepMind's released generators."""
 
-import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -19,15 +18,13 @@ from genlab.checkpoints.options import (
     values_of,
 )
 from genlab.checkpoints.weights import StateDict, build_network, mentions, read_state_dict
-from genlab.errors import CheckpointError, ConfigError
+from genlab.errors import ConfigError
+from genlab.files import read_json_object
 from genlab.generators.gan import GanGenerator
 from genlab.networks.biggan_deep_hf import LAYERS_128, BigGANDeepHF
 
 WEIGHTS_NAME, CONFIG_NAME = "pytorch_model.bin", "config.json"
 """How the official files' names end, for instance ``biggan-deep-128-pytorch_model.bin``."""
-
-MAX_CONFIG = 1 << 20
-"""Bytes of a config file; the official ones have a thousandth of it."""
 
 
 def _block(value: Any) -> tuple[bool, int, int]:
@@ -115,15 +112,7 @@ def _config_beside(source: Path) -> dict[str, Any]:
             f"{source} needs its official config: put it beside the file as {path.name}, or give "
             "its entries as config"
         )
-    try:
-        if path.stat().st_size > MAX_CONFIG:
-            raise ValueError("it is too large")
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError, OSError) as error:
-        raise CheckpointError(f"{path} cannot be read ({error}); fetch it again") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path} is no BigGANConfig: it must be a JSON object")
-    return content
+    return read_json_object(path)
 
 
 _RENAMED: dict[str, str | Callable[[re.Match[str]], str]] = {

@@ -1,18 +1,15 @@
 """Folders of diffusers, read without its loaders: configs are data, weights are tensors."""
 
 import inspect
-import json
 import math
 import reprlib
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import nn
-
-from genlab.checkpoints.weights import StateDict, check_state_dict, read_state_dict
-from genlab.errors import CheckpointError, ConfigError
+from genlab.checkpoints.weights import StateDict, read_state_dict
+from genlab.errors import CheckpointError
+from genlab.files import read_json_object
 from genlab.generators.models import read_config
 
 WEIGHTS = "diffusion_pytorch_model"
@@ -27,23 +24,6 @@ _OLD_ATTENTION = {
     ".value.": ".to_v.",
     ".proj_attn.": ".to_out.0.",
 }
-
-
-def read_json(path: Path, what: str) -> dict[str, Any]:
-    """A JSON object.
-
-    Raises:
-        CheckpointError: the file is missing or holds something else.
-    """
-    if not path.is_file():
-        raise CheckpointError(f"there is no {path}, which tells {what}; fetch the whole folder")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError, OSError) as error:
-        raise CheckpointError(f"{path} cannot be read ({error}); fetch it again") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path} must hold a JSON object, which tells {what}")
-    return content
 
 
 def class_of(folder: Path) -> str | None:
@@ -75,7 +55,7 @@ def read_weights(folder: Path) -> StateDict:
 
 
 def _read_shards(index: Path) -> StateDict:
-    places = read_json(index, "where the weights are").get("weight_map")
+    places = read_json_object(index).get("weight_map")
     if not isinstance(places, dict) or not all(isinstance(f, str) for f in places.values()):
         raise CheckpointError(f"{index} has no weight_map; fetch it again")
     state: StateDict = {}
@@ -98,40 +78,6 @@ def _modern_names(state: StateDict) -> StateDict:
                 name = name.replace(old, new)
         renamed[name] = value
     return renamed
-
-
-def build(
-    cls: type[nn.Module],
-    options: Mapping[str, Any],
-    state: StateDict,
-    where: object,
-    computed: Collection[str] = (),
-) -> nn.Module:
-    """Build a network and fill it.
-
-    Args:
-        cls: its class.
-        options: its constructor's arguments.
-        state: its state dict.
-        where: the folder, for messages.
-        computed: buffers that the network computes itself and the folder lacks.
-
-    Raises:
-        CheckpointError: the network cannot be built so, or the weights do not fit it.
-    """
-    label = f"{where} ({cls.__name__})"
-    try:
-        # First without memory: a claim of a huge network meets the real shapes before anything is
-        # allocated.
-        with torch.device("meta"):
-            shell = cls(**options)
-    except (ConfigError, ValueError, TypeError, AssertionError, RuntimeError) as error:
-        raise CheckpointError(f"{label} cannot be built: {error}") from error
-    expected = {name: w for name, w in shell.state_dict().items() if name not in computed}
-    check_state_dict(expected, state, label)
-    network = cls(**options)
-    network.load_state_dict(state, strict=not computed)  # the names were just compared
-    return network.eval()
 
 
 def known_options(cls: type[Any], config: Mapping[str, Any]) -> dict[str, Any]:

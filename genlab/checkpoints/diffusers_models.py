@@ -13,18 +13,12 @@ from safetensors.torch import save_file
 
 from genlab.checkpoints import diffusers_dit
 from genlab.checkpoints.base import Config, Product
-from genlab.checkpoints.diffusers_folder import (
-    WEIGHTS,
-    build,
-    class_of,
-    known_options,
-    read_json,
-    read_weights,
-)
+from genlab.checkpoints.diffusers_folder import WEIGHTS, class_of, known_options, read_weights
 from genlab.checkpoints.diffusers_schedulers import parse_scheduler, scheduler_config
+from genlab.checkpoints.weights import build_network
 from genlab.diffusion.discrete import Discrete
 from genlab.errors import CheckpointError, ConfigError
-from genlab.files import make_public, write_text
+from genlab.files import make_public, read_json_object, write_text
 from genlab.generators import DiffusionGenerator
 from genlab.generators.autoencoder import CLASSES, Autoencoder
 from genlab.generators.folder import INDEX
@@ -103,7 +97,7 @@ def _scheduler(
         raise ConfigError(f"num_steps must be a whole number above 0, got {num_steps!r}")
     for path in (source / "scheduler" / SCHEDULER, where / SCHEDULER):
         if path.is_file():
-            return {**read_json(path, "the noise schedule"), **given}, num_steps
+            return {**read_json_object(path), **given}, num_steps
     if not given:
         raise ConfigError(
             f"{source} does not say how its model was trained: there is no scheduler/{SCHEDULER}; "
@@ -128,8 +122,8 @@ def _read_network(folder: Path) -> Any:
                 f"embedders; take {_OFFICIAL_TIMES} out of its {MODEL_CONFIG}"
             )
         options.pop("norm_eps")
-        return build(DiT, options, plain, folder, computed=["pos_embed"])
-    return build(DiffusersDiT, options, converted, folder)
+        return build_network(DiT, options, plain, f"{folder} (DiT)", computed=["pos_embed"])
+    return build_network(DiffusersDiT, options, converted, f"{folder} (DiffusersDiT)")
 
 
 def _read_unet(folder: Path, config: dict[str, Any], state: dict[str, Any]) -> Any:
@@ -156,13 +150,13 @@ def _read_unet(folder: Path, config: dict[str, Any], state: dict[str, Any]) -> A
         name if name.startswith("class_embedding.") else f"unet.{name}": value
         for name, value in state.items()
     }
-    return build(DiffusersUNet, own, renamed, folder)
+    return build_network(DiffusersUNet, own, renamed, f"{folder} (DiffusersUNet)")
 
 
 def _class_names(source: Path, num_classes: int) -> list[str] | None:
     """The names in a pipeline's ``id2label``, where they are as many as classes."""
     path = source / INDEX
-    names = read_json(path, "the pipeline's parts").get("id2label") if path.is_file() else None
+    names = read_json_object(path).get("id2label") if path.is_file() else None
     if not isinstance(names, Mapping) or sorted(names) != sorted(map(str, range(num_classes))):
         return None
     return [str(names[str(label)]).split(",")[0] for label in range(num_classes)]
@@ -197,7 +191,8 @@ def read_autoencoder(folder: Path | str) -> Autoencoder:
             f"{', '.join(CLASSES)}"
         )
     cls = CLASSES[name]
-    return Autoencoder(build(cls, known_options(cls, config), read_weights(where), where))
+    options, state = known_options(cls, config), read_weights(where)
+    return Autoencoder(build_network(cls, options, state, f"{where} ({name})"))
 
 
 def export_dit(generator: Product, folder: Path | str) -> list[str]:

@@ -11,11 +11,7 @@ from genlab.checkpoints.base import Config
 from genlab.checkpoints.edm_config import EDM_CLASSES, EDMModel, parse
 from genlab.checkpoints.edm_pickle import read_pickle
 from genlab.checkpoints.torch_storage import TensorRecord
-from genlab.checkpoints.weights import (
-    SAFETENSORS,
-    check_state_dict,
-    read_state_dict,
-)
+from genlab.checkpoints.weights import SAFETENSORS, build_network, read_state_dict
 from genlab.diffusion import preconditioning
 from genlab.diffusion.preconditioning import IDDPM, Preconditioning
 from genlab.errors import CheckpointError, ConfigError
@@ -94,28 +90,17 @@ def build(model: EDMModel, weights: Mapping[str, Weight], where: str) -> Diffusi
     state = {name.removeprefix(_PREFIX): value for name, value in weights.items()}
     precond = preconditioning.from_config(model.preconditioning)
     _drop_table(state, precond, where)
-    network = _network(model, state, where)
-    for name, target in network.state_dict().items():
-        target.copy_(_tensor(state[name]))
-    return DiffusionGenerator(network.eval(), precond, has_null_class=model.has_null_class)
+    network = build_network(
+        _NETWORKS[model.network_class],
+        model.network,
+        {name: _tensor(weight) for name, weight in state.items()},
+        f"{where} ({model.network_class})",
+    )
+    return DiffusionGenerator(network, precond, has_null_class=model.has_null_class)
 
 
 def _tensor(weight: Weight) -> Tensor:
     return weight.to_tensor() if isinstance(weight, TensorRecord) else weight
-
-
-def _network(model: EDMModel, state: Mapping[str, Weight], where: str) -> SongUNet | DhariwalUNet:
-    cls = _NETWORKS[model.network_class]
-    label = f"{where} ({model.network_class})"
-    try:
-        # First without memory: a claim of a huge network meets the file's real shapes before
-        # anything is allocated.
-        with torch.device("meta"):
-            shell = cls(**model.network)
-    except (ValueError, AssertionError, RuntimeError) as error:
-        raise CheckpointError(f"{label} cannot be built: {error}") from error
-    check_state_dict(shell.state_dict(), state, label)
-    return cls(**model.network)
 
 
 def _drop_table(state: dict[str, Weight], precond: Preconditioning, where: str) -> None:

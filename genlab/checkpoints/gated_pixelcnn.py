@@ -1,13 +1,19 @@
 """Reader of Gated PixelCNNs over codes, as ritheshkumar95/pytorch-vqvae saves them."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from genlab.checkpoints.base import Config
-from genlab.checkpoints.options import Option, integer, refuse_unknown, several, values_of
+from genlab.checkpoints.options import (
+    Option,
+    check_claims,
+    integer,
+    refuse_unknown,
+    several,
+    values_of,
+)
 from genlab.checkpoints.weights import StateDict, build_network, mentions, read_state_dict
 from genlab.errors import CheckpointError, ConfigError
 from genlab.generators.autoregressive import AutoregressiveGenerator
@@ -21,8 +27,6 @@ _CLAIMS = {
     "n_classes": "label_dim",
 }
 _SHAPE = Option([8, 8], several(integer(1, 8192), longest=2, shortest=2))
-
-_PARALLEL = "module."
 
 
 class GatedPixelCNNReader:
@@ -46,11 +50,9 @@ class GatedPixelCNNReader:
             raise ConfigError(
                 f"GatedPixelCNN is defined for square images only, got shape={[height, width]}"
             )
-        state = {
-            name.removeprefix(_PARALLEL): value for name, value in read_state_dict(source).items()
-        }
+        state = read_state_dict(source)
         arguments = _arguments(state, str(source))
-        _check_claims(given, arguments)
+        check_claims("GatedPixelCNN", _CLAIMS, given, arguments)
         network = build_network(
             GatedPixelCNN,
             {"img_resolution": height, **arguments},
@@ -81,15 +83,6 @@ def _arguments(state: StateDict, where: str) -> dict[str, int]:
             f"{where} is no Gated PixelCNN of pytorch-vqvae: its tensors have other names or "
             "shapes; check the file"
         ) from error
-
-
-def _check_claims(given: Config, arguments: Mapping[str, int]) -> None:
-    for claim, ours in _CLAIMS.items():
-        if given.get(claim, arguments[ours]) != arguments[ours]:
-            raise ConfigError(
-                f"{claim} of GatedPixelCNN is {given[claim]!r} in the config but "
-                f"{arguments[ours]} in the file; leave it out"
-            )
 
 
 def _without_masked(state: StateDict) -> dict[str, Tensor]:

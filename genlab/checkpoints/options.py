@@ -110,6 +110,28 @@ def values_of(cls: str, options: Mapping[str, Option], given: Mapping[str, Any])
     return values
 
 
+def check_claims(
+    cls: str, claims: Mapping[str, str], given: Mapping[str, Any], found: Mapping[str, Any]
+) -> None:
+    """Refuse what somebody says of a network where its file tells otherwise.
+
+    Args:
+        cls: the official class, for messages.
+        claims: its arguments that the file tells, and our names of them.
+        given: what somebody says.
+        found: what the file tells, under our names.
+
+    Raises:
+        ConfigError: names the first argument that differs.
+    """
+    for claim, ours in claims.items():
+        if given.get(claim, found[ours]) != found[ours]:
+            raise ConfigError(
+                f"{claim} of {cls} is {reprlib.repr(given[claim])} in the config but "
+                f"{found[ours]} in the file; leave it out"
+            )
+
+
 def refuse_unknown(what: str, given: Iterable[Any], known: Iterable[str]) -> None:
     """Refuse names that are no argument.
 

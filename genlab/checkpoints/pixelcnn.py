@@ -6,6 +6,7 @@ from typing import Any
 from genlab.checkpoints.base import Config
 from genlab.checkpoints.options import (
     Option,
+    check_claims,
     integer,
     one_of,
     refuse_unknown,
@@ -30,8 +31,6 @@ _OBS = several(integer(1, 8192), longest=3, shortest=3)
 # What the official training script knows: MNIST and CIFAR-10.
 _SIZES = {1: 28, 3: 32}
 
-_PARALLEL = "module."
-
 
 class PixelCNNPPReader:
     """Reads the network; shapes tell all of it but the size of its images.
@@ -49,11 +48,9 @@ class PixelCNNPPReader:
         given = config or {}
         refuse_unknown("PixelCNN", given, [*_CLAIMS, *_NONLINEARITY, "obs"])
         values_of("PixelCNN", _NONLINEARITY, given)
-        state = {
-            name.removeprefix(_PARALLEL): value for name, value in read_state_dict(source).items()
-        }
+        state = read_state_dict(source)
         arguments = _arguments(state, str(source))
-        _check_claims(given, arguments)
+        check_claims("PixelCNN", _CLAIMS, given, arguments)
         network = build_network(
             PixelCNNPP,
             {"img_resolution": _resolution(given, arguments["in_channels"]), **arguments},
@@ -80,15 +77,6 @@ def _arguments(state: StateDict, where: str) -> dict[str, int]:
         "num_filters": num_filters,
         "num_mixtures": num_params // (3 if seen == 2 else 10),
     }
-
-
-def _check_claims(given: Config, arguments: dict[str, int]) -> None:
-    for claim, ours in _CLAIMS.items():
-        if given.get(claim, arguments[ours]) != arguments[ours]:
-            raise ConfigError(
-                f"{claim} of PixelCNN is {given[claim]!r} in the config but {arguments[ours]} in "
-                "the file; leave it out"
-            )
 
 
 def _resolution(given: Config, channels: int) -> int:

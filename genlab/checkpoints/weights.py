@@ -2,8 +2,9 @@
 
 import pickle
 import re
+import zipfile
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,13 +24,20 @@ TORCH = (".pt", ".pth", ".ckpt", ".bin")
 _CONTAINERS = ("ema", "state_dict", "model", "net")
 """Keys under which training scripts keep the state dict, the averaged weights first."""
 
+_PARALLEL = "module."
+"""Before every name in files of ``DataParallel``, which wraps the network."""
+
+MOST_SHARED = 2
+"""Times that a file's bytes may stand in its tensors: tied weights have two names."""
+
 
 @dataclass(frozen=True)
 class Checkpoint:
     """What a file of tensors holds.
 
     Attributes:
-        state: the state dict, the averaged one where there are several.
+        state: the state dict, the averaged one where there are several, under the network's own
+            names also where ``DataParallel`` wrapped it.
         arguments: those of the training script, where it kept them; plain values, unchecked.
     """
 
@@ -51,18 +59,19 @@ def read_checkpoint(path: Path) -> Checkpoint:
             ``argparse.Namespace`` is let through besides tensors: a bag of values.
 
     Raises:
-        CheckpointError: the file is missing, cut short, no file of tensors, or asks to run code.
+        CheckpointError: the file is missing, cut short, no file of tensors, asks to run code, or
+            would take far more memory than it has bytes.
     """
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"there is no file {path}; check the path")
     if path.suffix in SAFETENSORS:
-        return Checkpoint(as_float32(_read_safetensors(path)), {})
+        return Checkpoint(_own_names(as_float32(_read_safetensors(path))), {})
     if path.suffix in TORCH:
         content = _read_torch(path)
         state = _tensors_of(content, path)
         _check_held(state, path)
-        return Checkpoint(as_float32(state), _arguments_of(content))
+        return Checkpoint(_own_names(as_float32(state)), _arguments_of(content))
     raise CheckpointError(
         f"{path} is not a file of tensors that GenLab knows; it reads "
         f"{', '.join(SAFETENSORS + TORCH)}"
@@ -77,6 +86,12 @@ def as_float32(tensors: Mapping[str, Tensor]) -> StateDict:
     }
 
 
+def _own_names(state: StateDict) -> StateDict:
+    if not all(name.startswith(_PARALLEL) for name in state):
+        return state
+    return {name.removeprefix(_PARALLEL): value for name, value in state.items()}
+
+
 def _read_safetensors(path: Path) -> StateDict:
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
@@ -89,6 +104,7 @@ def _read_safetensors(path: Path) -> StateDict:
 
 def _read_torch(path: Path) -> Any:
     try:
+        _check_unpacked(path)
         with torch.serialization.safe_globals([Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -108,11 +124,26 @@ def _read_torch(path: Path) -> Any:
         AttributeError,
         RecursionError,
         MemoryError,
+        zipfile.BadZipFile,
     ) as error:
         reason = str(error).strip().split("\n")[0].rstrip(".") or type(error).__name__
         raise CheckpointError(
             f"{path} is cut short or damaged ({reason}); fetch or save it again"
         ) from error
+
+
+def _check_unpacked(path: Path) -> None:
+    """Refuse archives that hold more than their bytes: torch.save never compresses."""
+    with path.open("rb") as file:
+        if file.read(4) != b"PK\x03\x04":
+            return
+    with zipfile.ZipFile(path) as archive:
+        size = sum(entry.file_size for entry in archive.infolist())
+    if size > path.stat().st_size:
+        raise CheckpointError(
+            f"{path} unpacks to {size:,} bytes, more than it has; where you trust the file, load "
+            "it and save it again with torch.save"
+        )
 
 
 def _arguments_of(content: Any) -> dict[str, Any]:
@@ -121,7 +152,10 @@ def _arguments_of(content: Any) -> dict[str, Any]:
 
 
 def _check_held(state: StateDict, path: Path) -> None:
-    """Refuse tensors without numbers of their own: a forged stride makes terabytes of one."""
+    """Refuse tensors without numbers of their own.
+
+    A forged stride makes terabytes of one number, and so do many names for the same ones.
+    """
     for name, value in state.items():
         plain = value.layout == torch.strided and value.device.type == "cpu"
         if not plain or value.numel() * value.element_size() > value.untyped_storage().nbytes():
@@ -129,6 +163,12 @@ def _check_held(state: StateDict, path: Path) -> None:
                 f"{path} does not hold all numbers of {name}, a tensor of {list(value.shape)}; "
                 "save a contiguous copy of it"
             )
+    total = sum(value.numel() * value.element_size() for value in state.values())
+    if total > MOST_SHARED * path.stat().st_size:
+        raise CheckpointError(
+            f"{path} describes {total:,} bytes of tensors and holds fewer: many share the same "
+            "numbers; save a copy of each"
+        )
 
 
 def _tensors_of(content: Any, path: Path, depth: int = 0) -> StateDict:
@@ -165,7 +205,11 @@ N = TypeVar("N", bound=nn.Module)
 
 
 def build_network(
-    cls: type[N], arguments: Mapping[str, Any], state: Mapping[str, Tensor], where: str
+    cls: type[N],
+    arguments: Mapping[str, Any],
+    state: Mapping[str, Tensor],
+    where: str,
+    computed: Collection[str] = (),
 ) -> N:
     """Build a network and fill it with a file's weights, in evaluation mode.
 
@@ -177,6 +221,7 @@ def build_network(
         arguments: of its constructor.
         state: all weights and buffers, under the network's names.
         where: file and network, as messages begin.
+        computed: weights and buffers that the network computes itself and ``state`` lacks.
 
     Raises:
         CheckpointError: it cannot be built so, or the weights do not fit it.
@@ -184,13 +229,17 @@ def build_network(
     try:
         with torch.device("meta"):
             network = cls(**arguments)
-    except (ValueError, AssertionError, RuntimeError) as error:
+    except (ValueError, TypeError, AssertionError, RuntimeError) as error:
         raise CheckpointError(f"{where} cannot be built: {error}") from error
-    check_state_dict(network.state_dict(), state, where)
-    # Clones, because tensors in a mapped file begin anywhere, and matrix libraries round
+    expected = {name: t for name, t in network.state_dict().items() if name not in computed}
+    check_state_dict(expected, state, where)
+    # Copies, because tensors in a mapped file begin anywhere, and matrix libraries round
     # differently where memory is not aligned.
-    copies = {name: state[name].clone() for name in network.state_dict()}
-    network.load_state_dict(copies, assign=True)
+    copies = {name: state[name].to(t.dtype, copy=True) for name, t in expected.items()}
+    held = {name for name, _ in (*network.named_parameters(), *network.named_buffers())}
+    if not held <= copies.keys():  # what a network computes itself has numbers only in memory
+        network = cls(**arguments)
+    network.load_state_dict(copies, strict=not computed, assign=True)  # the names were compared
     return network.eval()
 
 

@@ -180,7 +180,7 @@ def test_command_writes_a_classifier_that_guides(
     with pytest.raises(CheckpointError, match="holds no classifier of noisy images"):
         NoisyClassifier.from_pretrained(tmp_path / "model")
     assert main(["sample", str(tmp_path / "classifier"), "-o", str(tmp_path / "out")]) == 2
-    assert "noisy-classifier" in capsys.readouterr().err
+    assert "is a classifier of noisy images" in capsys.readouterr().err
 
 
 def test_model_without_classes_is_guided_to_them(tmp_path: Path) -> None:
