@@ -6,6 +6,7 @@ memory of decoding and tells one autoencoder from another.
 
 import math
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -94,6 +95,7 @@ class Autoencoder:
         self.latent_channels: int = config.latent_channels
         blocks = getattr(config, "encoder_block_out_channels", None) or config.block_out_channels
         self.factor: int = 2 ** (len(blocks) - 1)
+        self._needs_float32: bool = config.force_upcast
         self._scale, self._shift = _normalisation(config)
 
     @property
@@ -145,7 +147,8 @@ class Autoencoder:
             Mean and standard deviation in float32, on the autoencoder's device.
         """
         self.latent_shape((images.shape[1], images.shape[2], images.shape[3]))
-        parts = [self._encode(part) for part in self._slices(images, images[0, 0].numel())]
+        with self._safe_precision():
+            parts = [self._encode(part) for part in self._slices(images, images[0, 0].numel())]
         stds = [part.std for part in parts if part.std is not None]
         return Encoded(
             mean=torch.cat([part.mean for part in parts]), std=torch.cat(stds) if stds else None
@@ -173,7 +176,9 @@ class Autoencoder:
         """
         channels, height, width = latents.shape[1:]
         _, *sides = self.image_shape((channels, height, width))
-        return torch.cat([self._decode(part) for part in self._slices(latents, math.prod(sides))])
+        with self._safe_precision():
+            slices = self._slices(latents, math.prod(sides))
+            return torch.cat([self._decode(part) for part in slices])
 
     def _decode(self, latents: Tensor) -> Tensor:
         model: Any = self.model
@@ -181,6 +186,16 @@ class Autoencoder:
         code = latents.to(self.device, torch.float32) / scale + shift
         images: Tensor = model.decode(code.to(self.dtype)).sample
         return images.to(torch.float32)
+
+    def _safe_precision(self) -> AbstractContextManager[object]:
+        """A context in which the model does not overflow, whatever somebody made of its weights.
+
+        A pipeline casts all its models, and previews of a training are drawn under autocast.
+        """
+        if not self._needs_float32:
+            return nullcontext()
+        self.to(dtype=torch.float32)
+        return torch.autocast(self.device.type, enabled=False)
 
     def _slices(self, batch: Tensor, pixels: int) -> Iterator[Tensor]:
         yield from batch.split(max(1, self.slice_pixels // pixels))
@@ -205,8 +220,7 @@ class Autoencoder:
             dtype: what it computes in. One whose config says ``force_upcast`` stays in float32: it
                 overflows in float16, and decoding is a small share of the work.
         """
-        config: Any = self.model.config
-        wanted = torch.float32 if config.force_upcast and dtype is not None else dtype
+        wanted = torch.float32 if self._needs_float32 and dtype is not None else dtype
         nn.Module.to(self.model, device=device, dtype=wanted)  # its own warns without a cause
         return self
 

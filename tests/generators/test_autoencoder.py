@@ -96,6 +96,22 @@ def test_dtype() -> None:
     assert half.to("cpu").dtype == torch.bfloat16
 
 
+@pytest.mark.parametrize("how", ["cast", "autocast"])
+def test_one_that_overflows_computes_in_float32_whatever_is_done_to_it(how: str) -> None:
+    autoencoder, latents = tiny_kl(force_upcast=True), 1e6 * torch.randn(1, 2, 4, 4)
+    images = 1e6 * torch.randn(1, 1, 8, 8)
+    # What a cast rounds off is lost for good: compare with weights that it keeps.
+    for parameter in autoencoder.model.parameters():
+        parameter.data = parameter.data.half().float()
+    expected = autoencoder.decode(latents), autoencoder.encode(images).mean
+    if how == "cast":
+        autoencoder.model.to(dtype=torch.float16)  # as a pipeline does with all its models
+    with torch.autocast("cpu", torch.float16, enabled=how == "autocast"):
+        assert torch.equal(autoencoder.decode(latents), expected[0])
+        assert torch.equal(autoencoder.encode(images).mean, expected[1])
+    assert all(part.isfinite().all() for part in expected)
+
+
 def test_identity_and_folder(tmp_path: Path) -> None:
     autoencoder = tiny_kl()
     autoencoder.save_pretrained(tmp_path / "vae")
