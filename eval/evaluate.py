@@ -90,6 +90,7 @@ class _Evaluation:
         self.metrics = build_metrics(config.metrics)
         self.extractor = self._extractor()
         check_names(config.metrics, self.extractor)
+        self.num_classes = self._num_classes()
         self._check_outputs()
         self.runs = self._runs()
 
@@ -117,6 +118,13 @@ class _Evaluation:
                         f"{self.subject.name} has none; leave the metric out"
                     )
 
+    def _num_classes(self) -> int:
+        """How many classes the samples are drawn of: the generator's own, or its guidance's."""
+        generator = self.subject.generator
+        if generator is None:
+            return 0
+        return generator.sampled_classes(generator.build_sampler(self.config.sampler))
+
     def _label_sampling(self) -> str:
         """How the classes of the samples came about, for the card."""
         if self.subject.images is not None:
@@ -125,7 +133,7 @@ class _Evaluation:
             made = self.subject.manifest.get("config", {})
             return str(made.get("classes") or made.get("labels") or "as stored")
         assert self.subject.generator is not None
-        return self.config.labels if self.subject.generator.num_classes else "none"
+        return self.config.labels if self.num_classes else "none"
 
     def _runs(self) -> list[Samples]:
         """One set of samples for each repeat."""
@@ -139,12 +147,11 @@ class _Evaluation:
         assert generator is not None
         size = self._framed_size(generator.image_shape)
         sampler = generator.resolve_sampler(config.sampler)
-        num_classes = generator.sampled_classes(generator.build_sampler(sampler))
         runs: list[Samples] = []
         for repeat in range(config.repeats):
             first = config.first_seed + repeat * config.count
             seeds = range(first, first + config.count)
-            labels = parse_labels(config.labels, seeds, num_classes)
+            labels = parse_labels(config.labels, seeds, self.num_classes)
             runs.append(GeneratedImages(generator, seeds, labels, sampler, config.dtype, size))
         return runs
 

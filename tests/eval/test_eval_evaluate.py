@@ -22,7 +22,8 @@ from genlab.eval.metrics.frechet import frechet_distance
 from genlab.eval.moments import Moments
 from genlab.eval.samples import StoredImages
 from genlab.eval.subject import Subject, holds_images
-from genlab.networks import SongUNet
+from genlab.generators.noisy_classifier import NoisyClassifier
+from genlab.networks import ADMClassifier, SongUNet
 
 STEPS = {"schedule": {"name": "karras", "num_steps": 2}}
 
@@ -175,3 +176,15 @@ def test_models_of_28_pixels_are_scored_as_the_padded_data_set(
     assert set(record.scores) == {"consistency[cnn-fmnist]"}
     with pytest.raises(EvaluationError, match="32x32"):
         evaluate(Subject(name="small", generator=model), replace(config, dataset="cifar10"))
+
+
+def test_classes_that_only_the_guidance_knows_stand_on_the_card(real: Path, tmp_path: Path) -> None:
+    network = SongUNet(8, 3, 3, model_channels=8, channel_mult=[1], num_blocks=1)
+    guide = ADMClassifier(8, 3, 3, 32, [1], num_blocks=1, num_head_channels=32)
+    NoisyClassifier(guide, EDM()).save_pretrained(tmp_path / "guide")
+    guidance = [{"name": "classifier", "classifier": str(tmp_path / "guide")}]
+    subject = Subject(name="mine", generator=DiffusionGenerator(network, EDM()))
+    config = config_of(real, metrics=["fd"], count=16)
+    guided = replace(config, sampler={**STEPS, "guidance": guidance}, labels="balanced")
+    assert score(subject, config).protocol["labels"] == "none"
+    assert score(subject, guided).protocol["labels"] == "balanced"
