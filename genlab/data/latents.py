@@ -10,6 +10,8 @@ A folder holds
 """
 
 import json
+import shutil
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,11 +19,12 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float, Float16, Int64
+from safetensors import SafetensorError
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from genlab.data.base import NO_LABEL
-from genlab.errors import DataError
+from genlab.errors import DataError, OutputError
 
 FACTS = "latents.json"
 LABELS = "labels.npy"
@@ -247,3 +250,25 @@ def draw_latents(
         return mean
     noise = torch.randn(mean.shape, generator=generator, device=generator.device)
     return mean + std * noise.to(mean.device)
+
+
+def keep_autoencoder(folder: Path, write: Callable[[Path], object]) -> None:
+    """Have a folder hold its autoencoder, whole or not at all; one that is there stays.
+
+    Args:
+        folder: of latents, or of a run on them.
+        write: writes it to the folder that it is given.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    target, unfinished = folder / AUTOENCODER, folder / f".{AUTOENCODER}.tmp"
+    if target.is_dir():
+        return
+    try:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        write(unfinished)
+        unfinished.rename(target)
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise OutputError(f"cannot write the autoencoder to {target}: {reason}") from error

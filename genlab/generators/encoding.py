@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 
 from genlab.data.dataset import ImageDataset
 from genlab.data.latents import (
@@ -16,6 +15,7 @@ from genlab.data.latents import (
     LABELS,
     LatentFacts,
     is_latents,
+    keep_autoencoder,
     open_shard,
     read_facts,
     shard_path,
@@ -75,7 +75,8 @@ def encode_dataset(
                 on_progress(len(facts.rows(shard)))
         processes.wait()
         if processes.rank == 0:
-            _keep_autoencoder(folder, autoencoder)
+            # Last of all: a folder that has it and all shards is complete.
+            keep_autoencoder(folder, autoencoder.save_pretrained)
         processes.wait()
     finally:
         if lock is not None:
@@ -121,20 +122,6 @@ def _begin(folder: Path, facts: LatentFacts, overwrite: bool) -> None:
     elif any(path.name != ".lock" for path in folder.iterdir()):
         raise OutputError(f"{folder} holds other files; choose a new or empty folder")
     write_text(folder / FACTS, facts.to_json())
-
-
-def _keep_autoencoder(folder: Path, autoencoder: Autoencoder) -> None:
-    """Write the autoencoder, last of all: a folder that has it and all shards is complete."""
-    if (folder / AUTOENCODER).is_dir():
-        return
-    unfinished = folder / f".{AUTOENCODER}.tmp"
-    try:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        autoencoder.save_pretrained(unfinished)
-        unfinished.rename(folder / AUTOENCODER)
-    except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise OutputError(f"cannot write the autoencoder to {folder}: {reason}") from error
 
 
 def _write_labels(folder: Path, dataset: ImageDataset, facts: LatentFacts) -> None:

@@ -1,12 +1,10 @@
 """Training on latents: what comes out carries the autoencoder, so that its samples are images."""
 
-import shutil
 from pathlib import Path
 
 import torch
 
-from genlab.data.latents import AUTOENCODER
-from genlab.errors import ConfigError, OutputError
+from genlab.errors import ConfigError
 from genlab.generators.autoencoder import Autoencoder
 from genlab.generators.diffusion import DiffusionGenerator
 from genlab.training.objective import Product
@@ -31,23 +29,3 @@ def with_autoencoder(product: Product, folder: Path, device: torch.device | str 
         )
     autoencoder = Autoencoder.from_pretrained(folder).to(device)
     return product.changed(autoencoder=autoencoder.model)
-
-
-def keep_autoencoder(data: Path, run: Path) -> None:
-    """Copy the autoencoder of a set of latents into the folder of a run, which outlives the set.
-
-    Raises:
-        OutputError: it cannot be written.
-    """
-    target = run / AUTOENCODER
-    if target.is_dir():
-        return
-    unfinished = run / f".{AUTOENCODER}.tmp"
-    try:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        shutil.copytree(data / AUTOENCODER, unfinished)
-        unfinished.rename(target)
-    except OSError as error:
-        raise OutputError(
-            f"cannot write the autoencoder to {target}: {error.strerror or error}"
-        ) from error

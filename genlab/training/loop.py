@@ -1,8 +1,10 @@
 """The training loop, one for all families."""
 
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +12,14 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
-from genlab.data.latents import AUTOENCODER, LatentDataset, draw_latents
+from genlab.data.latents import AUTOENCODER, LatentDataset, draw_latents, keep_autoencoder
 from genlab.data.pixels import from_uint8
 from genlab.errors import ConfigError
 from genlab.generators.base import Generator
 from genlab.generators.lock import lock_folder
 from genlab.training.batches import Batches, Micro, Share
 from genlab.training.config import TrainConfig
-from genlab.training.latents import keep_autoencoder, with_autoencoder
+from genlab.training.latents import with_autoencoder
 from genlab.training.machine import hardware
 from genlab.training.models import Models
 from genlab.training.objective import build_objective
@@ -134,6 +136,7 @@ class Trainer:
             return Progress()
         state = load_state(found[-1], self.device)
         self.models.load(state, found[-1])
+        self.recorder.load_state_dict(state.record)
         return state.progress
 
     def train(self, on_step: Callable[[Progress], None] = lambda progress: None) -> Outcome:
@@ -187,7 +190,8 @@ class Trainer:
             first = self.batches.first(self.objective.num_initial_images)
             self.models.initialise(*self._on_device(first, "first"))
         if self.is_main and isinstance(self.batches.dataset, LatentDataset):
-            keep_autoencoder(self.batches.dataset.folder, self.run.folder)
+            source = self.batches.dataset.folder / AUTOENCODER  # the run outlives the set
+            keep_autoencoder(self.run.folder, partial(shutil.copytree, source))
         if self.is_main:
             machine = hardware(self.device, self.share.processes)
             self.run.start(self.config, self.batches.facts, machine)
