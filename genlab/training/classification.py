@@ -14,6 +14,7 @@ from genlab.errors import ConfigError
 from genlab.training.batches import DataFacts
 from genlab.training.objective import Loss, Objective, build_network
 from genlab.training.product import TrainedNetwork
+from genlab.training.shared import check_share
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,10 +46,7 @@ class ClassifierObjective(Objective):
     shift: int = 0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.label_smoothing < 1:
-            raise ConfigError(
-                f"objective.label_smoothing must lie between 0 and 1, got {self.label_smoothing}"
-            )
+        check_share("label_smoothing", self.label_smoothing)
         if self.shift < 0:
             raise ConfigError(f"objective.shift must be at least 0, got {self.shift}")
 
@@ -82,11 +80,19 @@ class ClassifierObjective(Objective):
         generator: torch.Generator,
     ) -> Loss:
         """The cross-entropy in nats; about ln(classes) at first."""
-        logits = networks[self.main](self.augment(images, generator)).float()
+        seen = self.augment(images, generator)
+        logits = self._logits(networks[self.main], seen, generator)
         total = F.cross_entropy(
             logits, labels, reduction="sum", label_smoothing=self.label_smoothing
         )
         return Loss(total=total, mean=total.detach() / len(labels))
+
+    def _logits(
+        self, network: nn.Module, images: Float[Tensor, "B C H W"], generator: torch.Generator
+    ) -> Float[Tensor, "B K"]:
+        """What the network says of augmented images."""
+        logits: Tensor = network(images)
+        return logits.float()
 
     def product(
         self,

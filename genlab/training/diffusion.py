@@ -11,15 +11,15 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from genlab.data.augment import NUM_LABELS, AugmentPipe
-from genlab.diffusion.condition import NULL_CLASS, Condition
+from genlab.diffusion.condition import Condition
 from genlab.diffusion.losses import LOSSES, DenoisingLoss
 from genlab.diffusion.preconditioned import PreconditionedDenoiser
 from genlab.diffusion.preconditioning import IDDPM, Preconditioning, from_config
 from genlab.errors import ConfigError, nearest
 from genlab.generators.diffusion import DiffusionGenerator
-from genlab.networks import DiffusionNetwork
 from genlab.training.batches import DataFacts
 from genlab.training.objective import Loss, Objective, build_network
+from genlab.training.shared import check_share, hide_labels, plain
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,15 +45,9 @@ class DiffusionObjective(Objective):
     augment: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        if not 0 <= self.label_dropout < 1:
-            raise ConfigError(
-                f"objective.label_dropout must lie between 0 and 1, got {self.label_dropout}"
-            )
-        _ = (
-            self._preconditioning,
-            self._loss,
-            self._pipe,
-        )  # a wrong option is named before training starts
+        check_share("label_dropout", self.label_dropout)
+        # A wrong option is named before training starts.
+        _ = self._preconditioning, self._loss, self._pipe
 
     @cached_property
     def _preconditioning(self) -> Preconditioning:
@@ -113,18 +107,15 @@ class DiffusionObjective(Objective):
         denoiser = PreconditionedDenoiser(
             network,
             self._preconditioning,
-            num_classes=_plain(network).label_dim,
+            num_classes=plain(network).label_dim,
             has_null_class=self.label_dropout > 0,
         )
-        if self.label_dropout and denoiser.num_classes:
-            drop = torch.rand(len(labels), generator=generator, device=generator.device)
-            labels = labels.masked_fill((drop < self.label_dropout).to(labels.device), NULL_CLASS)
-        condition = Condition(
-            labels=labels if denoiser.num_classes else None, augment_labels=augment_labels
-        )
+        seen = None
+        if denoiser.num_classes:
+            seen = hide_labels(labels, self.label_dropout, generator)
+        condition = Condition(labels=seen, augment_labels=augment_labels)
         terms = self._loss(denoiser, images, condition, self._loss.draw(images, generator))
-        parts = {name: values.mean() for name, values in terms.parts.items()}
-        return Loss(total=terms.loss.sum(), mean=terms.loss.detach().mean(), parts=parts)
+        return Loss.of(terms.loss, **terms.parts)
 
     def product(
         self,
@@ -142,10 +133,3 @@ class DiffusionObjective(Objective):
             has_null_class=self.label_dropout > 0,
             card=card,
         )
-
-
-def _plain(network: nn.Module) -> DiffusionNetwork:
-    """The network inside what trains it in parallel."""
-    inside = getattr(network, "module", network)
-    assert isinstance(inside, DiffusionNetwork)
-    return inside

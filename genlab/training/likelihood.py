@@ -8,12 +8,12 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from genlab.diffusion.condition import NULL_CLASS
 from genlab.errors import ConfigError
 from genlab.generators.autoregressive import AutoregressiveGenerator, bits_per_dimension
 from genlab.networks.autoregressive import AutoregressiveNetwork
 from genlab.training.batches import DataFacts
 from genlab.training.objective import Loss, Objective, build_network
+from genlab.training.shared import check_share, hide_labels, plain
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,16 +36,19 @@ class LikelihoodObjective(Objective):
     label_dropout: float = 0.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.label_dropout < 1:
-            raise ConfigError(
-                f"objective.label_dropout must lie between 0 and 1, got {self.label_dropout}"
-            )
+        check_share("label_dropout", self.label_dropout)
 
     def build(self, network: Mapping[str, Any], data: DataFacts) -> dict[str, nn.Module]:
         """See `Objective.build`."""
         channels, size, _ = data.image_shape
         facts = {"img_resolution": size, "in_channels": channels, "label_dim": data.num_classes}
-        return {"network": build_network(network, facts)}
+        built = build_network(network, facts)
+        if not isinstance(built, AutoregressiveNetwork):
+            raise ConfigError(
+                f"the objective 'likelihood' trains autoregressive networks, not "
+                f"{type(built).__name__}; choose another network.name"
+            )
+        return {"network": built}
 
     @torch.no_grad()
     def initialise(
@@ -55,7 +58,7 @@ class LikelihoodObjective(Objective):
         labels: Int64[Tensor, " B"],
     ) -> None:
         """See `AutoregressiveNetwork.initialise`."""
-        _plain(networks[self.main]).initialise(images, labels)
+        plain(networks[self.main]).initialise(images, labels)
 
     def compute_loss(
         self,
@@ -66,12 +69,10 @@ class LikelihoodObjective(Objective):
         generator: torch.Generator,
     ) -> Loss:
         """The bits for each channel of each pixel; 8 is what a model pays that knows nothing."""
-        if self.label_dropout:
-            drop = torch.rand(len(labels), generator=generator, device=generator.device)
-            labels = labels.masked_fill((drop < self.label_dropout).to(labels.device), NULL_CLASS)
+        labels = hide_labels(labels, self.label_dropout, generator)
         network = networks[self.main]
-        bits = bits_per_dimension(_plain(network), network(images, labels), images)
-        return Loss(total=bits.sum(), mean=bits.detach().mean())
+        bits = bits_per_dimension(plain(network), network(images, labels), images)
+        return Loss.of(bits)
 
     def product(
         self,
@@ -81,8 +82,9 @@ class LikelihoodObjective(Objective):
         card: str | None = None,
     ) -> AutoregressiveGenerator:
         """See `Objective.product`."""
+        assert isinstance(network, AutoregressiveNetwork)
         return AutoregressiveGenerator(
-            _plain(network),
+            network,
             class_names=class_names,
             sampler=sampler or None,
             has_null_class=self.label_dropout > 0,
@@ -94,21 +96,10 @@ class LikelihoodObjective(Objective):
         self, network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]
     ) -> dict[str, float]:
         """The mean bits/dim of images given their classes; see `Objective.evaluate`."""
-        plain = _plain(network)
+        assert isinstance(network, AutoregressiveNetwork)
         total, count = 0.0, 0
         for images, labels in batches:
-            bits = bits_per_dimension(plain, plain(images, labels), images)
+            bits = bits_per_dimension(network, network(images, labels), images)
             total += float(bits.double().sum())
             count += len(labels)
         return {"bpd": total / count}
-
-
-def _plain(network: nn.Module) -> AutoregressiveNetwork:
-    """The network inside what trains it in parallel."""
-    inside = getattr(network, "module", network)
-    if not isinstance(inside, AutoregressiveNetwork):
-        raise ConfigError(
-            f"the objective 'likelihood' trains autoregressive networks, not "
-            f"{type(inside).__name__}; choose another network.name"
-        )
-    return inside

@@ -6,15 +6,13 @@ from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from genlab.diffusion.preconditioning import Preconditioning, from_config
 from genlab.generators.noisy_classifier import NoisyClassifier, noisy_logits
 from genlab.samplers.schedules import Karras
 from genlab.training.classification import ClassifierObjective
-from genlab.training.objective import Loss
 
 LEVELS = (0.1, 0.3, 1.0, 3.0, 10.0)
 """Noise levels that validation asks about; images have a standard deviation of about 0.5."""
@@ -53,25 +51,15 @@ class NoisyClassifierObjective(ClassifierObjective):
     def _preconditioning(self) -> Preconditioning:
         return from_config(self.preconditioning)
 
-    def compute_loss(
-        self,
-        phase: str,
-        networks: Mapping[str, nn.Module],
-        images: Float[Tensor, "B C H W"],
-        labels: Int64[Tensor, " B"],
-        generator: torch.Generator,
-    ) -> Loss:
-        """The cross-entropy in nats; about ln(classes) at first, and at high noise for ever."""
-        images = self.augment(images, generator)
+    def _logits(
+        self, network: nn.Module, images: Float[Tensor, "B C H W"], generator: torch.Generator
+    ) -> Float[Tensor, "B K"]:
+        """What the network says under random amounts of noise."""
         level = torch.rand(len(images), generator=generator, device=generator.device)
         noise = torch.randn(images.shape, generator=generator, device=generator.device)
         sigma = self.sigma(level).to(images.device)
         x = images + sigma.reshape(-1, 1, 1, 1) * noise.to(images.device)
-        logits = noisy_logits(networks[self.main], self._preconditioning, x, sigma)
-        total = F.cross_entropy(
-            logits, labels, reduction="sum", label_smoothing=self.label_smoothing
-        )
-        return Loss(total=total, mean=total.detach() / len(labels))
+        return noisy_logits(network, self._preconditioning, x, sigma)
 
     def sigma(self, level: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
         """Noise levels of uniform numbers in [0, 1); the largest of a continuous model at 0."""

@@ -9,7 +9,7 @@ names its scores.
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, runtime_checkable
@@ -36,6 +36,12 @@ class Loss:
     total: Float[Tensor, ""]
     mean: Float[Tensor, ""]
     parts: Mapping[str, Float[Tensor, ""]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, values: Float[Tensor, "B ..."], **parts: Float[Tensor, " B"]) -> "Loss":
+        """From the losses of samples, or of all their elements, and from parts of them."""
+        means = {name: part.detach().mean() for name, part in parts.items()}
+        return cls(total=values.sum(), mean=values.detach().mean(), parts=means)
 
 
 @runtime_checkable
@@ -64,8 +70,18 @@ class Trouble:
     kimg: float
 
 
-Watch = Callable[[float, Mapping[str, float]], Trouble | None]
-"""Looks at the means of each log line, as they come: (thousands of images, name -> mean)."""
+@runtime_checkable
+class Watch(Protocol):
+    """Looks after a run; what it remembers is saved with the run."""
+
+    def __call__(self, kimg: float, means: Mapping[str, float]) -> Trouble | None:
+        """Look at the means of a log line: (thousands of images, name -> mean)."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What it remembers, in plain values."""
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Remember what a state holds."""
 
 
 class Objective(ABC):

@@ -6,7 +6,7 @@ in between does the step's other files again.
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -63,6 +63,19 @@ class Recorder:
         self.objective, self._watch = objective, objective.watch()
         self.last_loss = math.nan
         self._means: list[dict[str, Tensor]] = []
+        self._pending: Tensor | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """The means since the last line that was due, and what the objective's watch remembers."""
+        watched = None if self._watch is None else self._watch.state_dict()
+        return {"pending": self._pending, "watch": watched}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state; an empty one, of before this was saved, begins anew."""
+        pending, watched = state.get("pending"), state.get("watch")
+        self._pending = None if pending is None else pending.cpu()
+        if self._watch is not None and watched is not None:
+            self._watch.load_state_dict(watched)
 
     def begin(self, progress: Progress) -> None:
         """Start the clocks; forget what an earlier life of the run wrote beyond its last state."""
@@ -90,19 +103,19 @@ class Recorder:
             last: whether the run ends here, or stops.
         """
         output = self.config.output
-        log = last or progress.step % output.log_steps == 0
-        snapshot = last or self._crossed(output.snapshot_kimg, progress)
-        preview = (
-            self.generator is not None
-            and output.preview_kimg is not None
-            and (last or self._crossed(output.preview_kimg, progress))
-        )
-        if not (log or snapshot or preview):
+        log = progress.step % output.log_steps == 0
+        snapshot = self._crossed(output.snapshot_kimg, progress)
+        draws = self.generator is not None and output.preview_kimg is not None
+        preview = draws and self._crossed(output.preview_kimg, progress)
+        due = log or snapshot or preview
+        if not (due or last):
             return
+        snapshot, preview = snapshot or last, preview or (draws and last)
         steps = len(self._means)
-        means = self._take_means(progress)  # first, since it refuses some that are not finite
+        means = self._take_means(progress, due)  # first, since it refuses some that are not finite
         self._write_line(progress, lr, steps, means, self._scores() if snapshot else {})
-        self._look_after(progress, means)
+        if due:  # a run that stops in between is to be judged as one that does not
+            self._look_after(progress, means)
         if snapshot:
             self._save_snapshots(progress)
         if preview:
@@ -117,13 +130,18 @@ class Recorder:
         every = kimg * 1000
         return progress.images // every > (progress.images - self.config.batch_size) // every
 
-    def _take_means(self, progress: Progress) -> dict[str, float]:
-        """Over the steps since the last line; here the program waits for the device."""
+    def _take_means(self, progress: Progress, due: bool) -> dict[str, float]:
+        """Over the steps since the last line that was due; here the program waits for the device.
+
+        Where none is due now, the run stops here, and whoever goes on needs these steps again.
+        """
         names = list(self._means[0])
         rows = torch.stack([torch.stack([means[name] for name in names]) for means in self._means])
         values = self.accelerator.reduce(rows, "mean").double().cpu()
+        if self._pending is not None:
+            values = torch.cat([self._pending, values])
         self._refuse_bad_losses(values, progress)
-        self._means = []
+        self._means, self._pending = [], None if due else values
         return dict(zip(names, values.mean(0).tolist(), strict=True))
 
     def _write_line(
@@ -199,7 +217,9 @@ class Recorder:
         self.models.check_finite(progress)
         if self.is_main:
             keep = self.config.output.keep_states
-            save_state(self.run.states, self.models.state(progress), keep)
+            state = self.models.state(progress)
+            state.record = self.state_dict()
+            save_state(self.run.states, state, keep)
         self._state_saved = time.perf_counter()
         self.accelerator.wait_for_everyone()
 

@@ -10,7 +10,7 @@ import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,7 @@ class State:
         averages: name -> averaged parameters of the main network.
         optimizers: name -> state dict; None was asked for when only weights are wanted.
         scaler: of the gradients, where the run uses float16.
+        record: what the log has under way, see `Recorder.state_dict`.
     """
 
     progress: Progress
@@ -58,6 +59,7 @@ class State:
     averages: dict[str, dict[str, Tensor]]
     optimizers: dict[str, Any]
     scaler: dict[str, Any] | None = None
+    record: dict[str, Any] = field(default_factory=dict)
 
 
 def save_state(folder: Path, state: State, keep: int) -> Path:
@@ -81,10 +83,8 @@ def save_state(folder: Path, state: State, keep: int) -> Path:
             for kind, group in (("network", state.networks), ("average", state.averages)):
                 for name, tensors in group.items():
                     save_tensors(temporary / f"{kind}-{name}.safetensors", tensors)
-            torch.save(
-                {"optimizers": state.optimizers, "scaler": state.scaler},
-                temporary / "optimizers.pt",
-            )
+            rest = {name: getattr(state, name) for name in ("optimizers", "scaler", "record")}
+            torch.save(rest, temporary / "optimizers.pt")
             (temporary / FACTS).write_text(json.dumps(asdict(state.progress), indent=2) + "\n")
             _flush(temporary)
             if path.exists():  # this very step, saved by an earlier life of the run
@@ -119,6 +119,7 @@ def load_state(path: Path, device: torch.device | str = "cpu") -> State:
             averages=_load_group(path, "average", device),
             optimizers=extra["optimizers"],
             scaler=extra["scaler"],
+            record=extra.get("record", {}),  # states of before there was one go on, too
         )
     except (
         OSError,

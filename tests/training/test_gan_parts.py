@@ -198,6 +198,21 @@ def test_the_watch_gives_up_after_its_patience_only() -> None:
         assert watched(0.01, 0.01, 0.01, 0.5, 0.01, 0.01, 0.01) == [None] * 7
 
 
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("hinge", {}), *(("non-saturating", {"label_smoothing": s}) for s in (0.0, 0.1, 0.5))],
+)
+def test_the_watch_knows_the_least_loss(name: str, options: dict[str, float]) -> None:
+    objective = GanObjective(loss={"name": name, **options})
+    judge: AdversarialLoss = LOSSES.build(name, **options)
+    scores = torch.linspace(-30, 30, 6001)[:, None]
+    least = float(judge.of_reals(scores).min() + judge.of_fakes(scores).min())
+    assert judge.least == pytest.approx(least, abs=1e-5)
+    watch = objective.watch()
+    assert isinstance(watch, CollapseWatch)
+    assert judge.least < watch.loss < judge.least + 0.02 * judge.even  # won, and not before
+
+
 def test_the_watch_warns_once() -> None:
     with pytest.warns(CollapseWarning, match="the run ends if") as told:
         watched(0.01, 0.01, 0.01, 0.01)
@@ -212,6 +227,10 @@ def test_the_watch_warns_once() -> None:
         (lambda: GanObjective(generator_ortho=-1e-4), "generator_ortho >= 0"),
         (lambda: GanObjective(collapse_kimg=-1), "collapse_kimg > 0"),
         (lambda: GanObjective(loss={"name": "hing"}), "did you mean 'hinge'"),
+        (
+            lambda: GanObjective(loss={"name": "non-saturating", "label_smoothing": 1}),
+            "label_smoothing must lie between 0 and 1, got 1",
+        ),
         (lambda: GanObjective(augment=["color", "cut"]), "cutout"),
     ],
 )

@@ -2,17 +2,25 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from test_training_loop import stops_after
-from tiny_runs import assert_same, everything, tiny, train, write_slice
+from tiny_runs import (
+    assert_goes_on_bit_for_bit,
+    assert_keeps_its_micro_batches,
+    assert_refused,
+    everything,
+    stops_after,
+    tiny,
+    train,
+    write_slice,
+)
 from torch import Tensor, nn
 
 import genlab
@@ -22,6 +30,7 @@ from genlab.errors import ConfigError, GenLabError, TrainingError
 from genlab.networks.conditional_gan import ConditionalDiscriminator, ConditionalGenerator
 from genlab.training.config import TrainConfig
 from genlab.training.export import Choice, export
+from genlab.training.gan.collapse import CollapseWarning
 from genlab.training.gan.objective import GanObjective
 from genlab.training.loop import Trainer
 from genlab.training.objective import Loss
@@ -84,19 +93,11 @@ def config(fashion_mnist: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 def test_a_run_that_was_told_to_stop_goes_on_bit_for_bit(
     config: Path, tmp_path: Path, settings: tuple[str, ...]
 ) -> None:
-    train(config, tmp_path / "whole", *settings)
-    trainer = Trainer(tiny(config, settings), tmp_path / "parts", device="cpu")
-    outcome = trainer.train(stops_after(2))  # type: ignore[arg-type]
-    assert (outcome.signal, outcome.progress.step) == (signal.SIGTERM, 3)
-    train(config, tmp_path / "parts", *settings)
-    assert_same(everything(tmp_path / "whole"), everything(tmp_path / "parts"))
+    assert_goes_on_bit_for_bit(config, tmp_path, settings)
 
 
 def test_micro_batches_of_a_run_stay_as_they_are(config: Path, tmp_path: Path) -> None:
-    trainer = Trainer(tiny(config), tmp_path, device="cpu")
-    trainer.run.start(trainer.config, trainer.batches.facts, "CPU")
-    with pytest.raises(TrainingError, match="gradient_accumulation=1, now it is 2"):
-        Trainer(tiny(config, ["gradient_accumulation=2"]), tmp_path, device="cpu")
+    assert_keeps_its_micro_batches(config, tmp_path)
 
 
 def test_a_generator_without_images_to_draw_is_refused() -> None:
@@ -199,17 +200,14 @@ def test_players_take_turns(config: Path, tmp_path: Path) -> None:
 
 def test_feature_matching_is_nothing_where_made_images_are_the_real_ones() -> None:
     objective = GanObjective(feature_matching=True)
+    network = ConditionalGenerator(8, 2, 1, channels=4, dim_z=3, norm="none")
     networks = {
-        "generator": ConditionalGenerator(8, 2, 1, channels=4, dim_z=3, norm="none"),
+        "generator": network,
         "discriminator": ConditionalDiscriminator(8, 2, 1, channels=4),
     }
-    z, labels = objective.draw(
-        networks["generator"],
-        6,
-        torch.Generator().manual_seed(3),
-    )
+    z, labels = objective.draw(network, 6, torch.Generator().manual_seed(3))
     with torch.no_grad():
-        made = networks["generator"](z, networks["generator"].embed_labels(labels))
+        made = network(z, network.embed_labels(labels))
 
     def loss(images: Tensor) -> float:
         draws = torch.Generator().manual_seed(3)
@@ -240,6 +238,24 @@ def test_a_run_whose_discriminator_has_won_ends(config: Path, tmp_path: Path) ->
     images = int(command.partition("--images ")[2])
     export(Run(tmp_path / "run"), tmp_path / "model", Choice(images=images))
     assert genlab.load(str(tmp_path / "model")).family == "gan"
+
+
+def ending(config: Path, folder: Path, steps: int) -> tuple[list[str], str]:
+    """What a doomed run says that is stopped after so many steps, again and again."""
+    settings = tiny(config, [*ABSURD, "output.snapshot_kimg=null", "output.log_steps=2"])
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always", CollapseWarning)
+        with pytest.raises(TrainingError) as error:  # noqa: PT012  # which of the parts, is open
+            while True:
+                trainer = Trainer(settings, folder, device="cpu")
+                trainer.train(stops_after(trainer.progress.step + steps))
+    return [str(warning.message) for warning in told], str(error.value).partition(";")[0]
+
+
+def test_a_run_that_stops_is_watched_as_one_that_does_not(config: Path, tmp_path: Path) -> None:
+    whole = ending(config, tmp_path / "whole", 10**6)
+    assert len(whole[0]) == 1
+    assert ending(config, tmp_path / "parts", 2) == whole
 
 
 @pytest.mark.filterwarnings("default::UserWarning")
@@ -296,9 +312,7 @@ def test_a_loss_that_is_not_finite_ends_the_run(config: Path, tmp_path: Path) ->
 def test_wrong_settings_are_named_before_training(
     config: Path, tmp_path: Path, settings: list[str], error: type[Exception], named: str
 ) -> None:
-    with pytest.raises(error, match=named):
-        Trainer(tiny(config, settings), tmp_path / "run", device="cpu")
-    assert not (tmp_path / "run").exists()
+    assert_refused(config, tmp_path, settings, error, named)
 
 
 @pytest.mark.parametrize("preset", ["biggan-fmnist", "cgan-fmnist"])

@@ -3,15 +3,22 @@
 import json
 import math
 import re
-import signal
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from test_training_loop import stops_after
-from tiny_runs import assert_same, everything, tiny, train, write_slice
+from tiny_runs import (
+    assert_goes_on_bit_for_bit,
+    assert_keeps_its_micro_batches,
+    assert_refused,
+    assert_same,
+    everything,
+    tiny,
+    train,
+    write_slice,
+)
 
 from genlab.cli import main
 from genlab.data.jitter import random_flip, random_shift
@@ -53,12 +60,11 @@ def config(fashion_mnist: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 def test_a_run_that_was_told_to_stop_goes_on_bit_for_bit(
     config: Path, tmp_path: Path, settings: tuple[str, ...]
 ) -> None:
-    train(config, tmp_path / "whole", *settings)
-    trainer = Trainer(tiny(config, settings), tmp_path / "parts", device="cpu")
-    outcome = trainer.train(stops_after(2))  # type: ignore[arg-type]
-    assert (outcome.signal, outcome.progress.step) == (signal.SIGTERM, 3)
-    train(config, tmp_path / "parts", *settings)
-    assert_same(everything(tmp_path / "whole"), everything(tmp_path / "parts"))
+    assert_goes_on_bit_for_bit(config, tmp_path, settings)
+
+
+def test_micro_batches_of_a_run_stay_as_they_are(config: Path, tmp_path: Path) -> None:
+    assert_keeps_its_micro_batches(config, tmp_path)
 
 
 def log_lines(folder: Path) -> list[dict[str, float]]:
@@ -167,9 +173,7 @@ def test_a_folder_that_cannot_be_written(config: Path, tmp_path: Path) -> None:
 def test_wrong_settings_are_named_before_training(
     config: Path, tmp_path: Path, setting: str, error: type[Exception], named: str
 ) -> None:
-    with pytest.raises(error, match=named):
-        Trainer(tiny(config, [setting]), tmp_path / "run", device="cpu")
-    assert not (tmp_path / "run").exists()
+    assert_refused(config, tmp_path, [setting], error, named)
 
 
 def test_validation_needs_an_objective_with_a_score(config: Path, tmp_path: Path) -> None:

@@ -1,13 +1,11 @@
 """Autoregressive models in the one training loop."""
 
 import json
-import signal
 from pathlib import Path
 
 import pytest
 import torch
-from test_training_loop import stops_after
-from tiny_runs import assert_same, everything, tiny, train, write_slice
+from tiny_runs import assert_goes_on_bit_for_bit, tiny, train, write_slice
 
 import genlab
 from genlab.data.dataset import ImageDataset
@@ -59,12 +57,7 @@ def config(
 def test_a_run_that_was_told_to_stop_goes_on_bit_for_bit(
     config: Path, tmp_path: Path, settings: tuple[str, ...]
 ) -> None:
-    train(config, tmp_path / "whole", *settings)
-    trainer = Trainer(tiny(config, settings), tmp_path / "parts", device="cpu")
-    outcome = trainer.train(stops_after(2))  # type: ignore[arg-type]
-    assert (outcome.signal, outcome.progress.step) == (signal.SIGTERM, 3)
-    train(config, tmp_path / "parts", *settings)
-    assert_same(everything(tmp_path / "whole"), everything(tmp_path / "parts"))
+    assert_goes_on_bit_for_bit(config, tmp_path, settings)
 
 
 def test_the_score_is_the_mean_of_the_products_bits(config: Path, tmp_path: Path) -> None:

@@ -1,13 +1,22 @@
 """Runs that stop, die, fail and go on."""
 
-import os
 import resource
-import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from tiny_runs import assert_same, everything, tiny, train, write_config, write_slice
+from tiny_runs import (
+    assert_goes_on_bit_for_bit,
+    assert_refused,
+    assert_same,
+    everything,
+    stops_after,
+    tiny,
+    train,
+    write_config,
+    write_slice,
+)
 
 from genlab.errors import ConfigError, DataError, GenLabError, OutputError, TrainingError
 from genlab.training.config import OptimizerConfig
@@ -27,18 +36,10 @@ class DiedError(Exception):
     """A run that breaks off without a chance to save."""
 
 
-def dies_after(step: int) -> object:
+def dies_after(step: int) -> Callable[[Progress], None]:
     def on_step(progress: Progress) -> None:
         if progress.step == step:
             raise DiedError
-
-    return on_step
-
-
-def stops_after(step: int) -> object:
-    def on_step(progress: Progress) -> None:
-        if progress.step == step:
-            os.kill(os.getpid(), signal.SIGTERM)
 
     return on_step
 
@@ -55,14 +56,7 @@ def stops_after(step: int) -> object:
 def test_a_run_that_was_told_to_stop_goes_on_bit_for_bit(
     config: Path, tmp_path: Path, settings: tuple[str, ...]
 ) -> None:
-    train(config, tmp_path / "whole", *settings)
-    trainer = Trainer(tiny(config, settings), tmp_path / "parts", device="cpu")
-    outcome = trainer.train(stops_after(2))  # type: ignore[arg-type]
-    assert outcome.signal == signal.SIGTERM
-    assert outcome.progress.step == 3  # the step in which the signal was noticed
-    outcome = train(config, tmp_path / "parts", *settings)
-    assert (outcome.signal, outcome.progress.step) == (None, 6)
-    assert_same(everything(tmp_path / "whole"), everything(tmp_path / "parts"))
+    assert_goes_on_bit_for_bit(config, tmp_path, settings)
 
 
 def test_a_run_that_died_goes_on_bit_for_bit(config: Path, tmp_path: Path) -> None:
@@ -70,7 +64,7 @@ def test_a_run_that_died_goes_on_bit_for_bit(config: Path, tmp_path: Path) -> No
     train(config, tmp_path / "whole", *often)
     folder = tmp_path / "died"
     with pytest.raises(DiedError):
-        Trainer(tiny(config, often), folder, device="cpu").train(dies_after(5))  # type: ignore[arg-type]
+        Trainer(tiny(config, often), folder, device="cpu").train(dies_after(5))
     assert [path.name for path in states(folder / "state")] == ["000000002", "000000004"]
     # What a process leaves behind that dies while it writes a state and a line.
     (folder / "state" / ".new-000000005-1").mkdir()
@@ -82,6 +76,27 @@ def test_a_run_that_died_goes_on_bit_for_bit(config: Path, tmp_path: Path) -> No
     names = {s.path.name: s.path.read_bytes() for s in list_snapshots(tmp_path / "whole/snapshots")}
     assert names == {s.path.name: s.path.read_bytes() for s in list_snapshots(folder / "snapshots")}
     assert len(names) == 3 * 3  # averages, times
+
+
+def test_a_stop_leaves_the_lines_of_the_log_as_they_are(config: Path, tmp_path: Path) -> None:
+    seldom = ("output.log_steps=5", "duration_kimg=0.04")
+    train(config, tmp_path / "whole", *seldom)
+    Trainer(tiny(config, seldom), tmp_path / "parts", device="cpu").train(stops_after(1))
+    Trainer(tiny(config, seldom), tmp_path / "parts", device="cpu").train(stops_after(3))
+    train(config, tmp_path / "parts", *seldom)
+    whole, parts = (everything(tmp_path / name)["log"] for name in ("whole", "parts"))
+    assert [step for step, *_ in whole] == [5, 10]
+    assert [step for step, *_ in parts] == [2, 4, 5, 10]
+    assert parts[2:] == whole
+
+
+def test_a_state_of_before_the_log_was_kept_goes_on(config: Path, tmp_path: Path) -> None:
+    Trainer(tiny(config), tmp_path, device="cpu").train(stops_after(2))
+    path = tmp_path / "state/000000003/optimizers.pt"
+    held = torch.load(path, weights_only=True)
+    del held["record"]
+    torch.save(held, path)
+    assert train(config, tmp_path).progress.step == 6
 
 
 def test_a_finished_run_stays_as_it_is(config: Path, tmp_path: Path) -> None:
@@ -251,9 +266,7 @@ def test_a_damaged_state_is_named(config: Path, tmp_path: Path) -> None:
 def test_wrong_settings_are_named_before_training(
     config: Path, tmp_path: Path, setting: str, error: type[Exception], named: str
 ) -> None:
-    with pytest.raises(error, match=named):
-        Trainer(tiny(config, [setting]), tmp_path / "run", device="cpu")
-    assert not (tmp_path / "run").exists()
+    assert_refused(config, tmp_path, [setting], error, named)
 
 
 def test_a_device_that_is_not_there(config: Path, tmp_path: Path) -> None:
@@ -268,7 +281,7 @@ def test_micro_batches_may_change_and_settings_are_resolved_once(
     trainer.run.start(trainer.config, trainer.batches.facts, "CPU")
     trainer = Trainer(tiny(config, ["gradient_accumulation=2"]), tmp_path, device="cpu")
     monkeypatch.setattr(OptimizerConfig, "of", lambda *_: pytest.fail("resolved in a step"))
-    assert trainer.train(stops_after(1)).progress.step == 2  # type: ignore[arg-type]
+    assert trainer.train(stops_after(1)).progress.step == 2
 
 
 def test_learning_rate(config: Path) -> None:

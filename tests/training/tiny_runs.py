@@ -1,19 +1,23 @@
 """Runs of seconds: a tiny network on a few real images."""
 
 import json
-from collections.abc import Sequence
+import os
+import signal
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from safetensors.torch import load_file
 
 from genlab.config import load
 from genlab.data.dataset import ImageDataset
+from genlab.errors import TrainingError
 from genlab.training.config import TrainConfig
 from genlab.training.loop import Outcome, Trainer
-from genlab.training.state import states
+from genlab.training.state import Progress, states
 
 TINY = """
 data: {image_size: 16, fit: resize}
@@ -79,3 +83,41 @@ def assert_same(a: dict[str, Any], b: dict[str, Any]) -> None:
     for key, value in a.items():
         same = torch.equal(value, b[key]) if isinstance(value, torch.Tensor) else value == b[key]
         assert same, f"{key} differs"
+
+
+def stops_after(step: int) -> Callable[[Progress], None]:
+    """Asks a run to stop; it notices in the step after."""
+
+    def on_step(progress: Progress) -> None:
+        if progress.step == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    return on_step
+
+
+def assert_goes_on_bit_for_bit(config: Path, folder: Path, settings: Sequence[str]) -> None:
+    """A run that was told to stop ends where one does that was not."""
+    whole = train(config, folder / "whole", *settings)
+    trainer = Trainer(tiny(config, settings), folder / "parts", device="cpu")
+    outcome = trainer.train(stops_after(2))
+    assert (outcome.signal, outcome.progress.step) == (signal.SIGTERM, 3)
+    outcome = train(config, folder / "parts", *settings)
+    assert (outcome.signal, outcome.progress.step) == (None, whole.progress.step)
+    assert_same(everything(folder / "whole"), everything(folder / "parts"))
+
+
+def assert_refused(
+    config: Path, folder: Path, settings: Sequence[str], error: type[Exception], named: str
+) -> None:
+    """Settings that cannot be trained with are named before anything is written."""
+    with pytest.raises(error, match=named):
+        Trainer(tiny(config, settings), folder / "run", device="cpu")
+    assert not (folder / "run").exists()
+
+
+def assert_keeps_its_micro_batches(config: Path, folder: Path) -> None:
+    """A run whose layers look at the batch goes on with the micro-batches that it began with."""
+    trainer = Trainer(tiny(config), folder, device="cpu")
+    trainer.run.start(trainer.config, trainer.batches.facts, "CPU")
+    with pytest.raises(TrainingError, match="gradient_accumulation=1, now it is 2"):
+        Trainer(tiny(config, ["gradient_accumulation=2"]), folder, device="cpu")

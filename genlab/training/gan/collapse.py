@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from genlab.training.objective import Trouble
 
@@ -18,7 +19,7 @@ class CollapseWatch:
     Half-way there it warns.
 
     Args:
-        loss: of the discriminator, below which it has won.
+        loss: of the discriminator; below it, it has won.
         even: its loss where it cannot tell made images from real ones.
         patience_kimg: for how long, in thousands of images.
     """
@@ -30,6 +31,14 @@ class CollapseWatch:
     def __post_init__(self) -> None:
         self._since: float | None = None
         self._warned = False
+
+    def state_dict(self) -> dict[str, Any]:
+        """See `genlab.training.objective.Watch`."""
+        return {"since": self._since, "warned": self._warned}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """See `genlab.training.objective.Watch`."""
+        self._since, self._warned = state["since"], state["warned"]
 
     def __call__(self, kimg: float, means: Mapping[str, float]) -> Trouble | None:
         """See `genlab.training.objective.Watch`."""

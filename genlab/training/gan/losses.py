@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from genlab.registry import Registry
+from genlab.training.shared import check_share
 
 Scores = Float[Tensor, "B 1"]
 """What the discriminator puts out: high for images that it takes for real."""
@@ -24,6 +25,11 @@ class AdversarialLoss(ABC):
     """
 
     even: ClassVar[float]
+
+    @property
+    def least(self) -> float:
+        """The discriminator's loss, both terms together, where it has won."""
+        return 0.0
 
     @abstractmethod
     def of_reals(self, scores: Scores) -> Scores:
@@ -75,6 +81,14 @@ class NonSaturating(AdversarialLoss):
     even: ClassVar[float] = 2 * math.log(2)
 
     label_smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_share("loss.label_smoothing", self.label_smoothing)
+
+    @property
+    def least(self) -> float:
+        """The entropy of the target of real images, which no score can beat."""
+        return -sum(p * math.log(p) for p in (self.label_smoothing, 1 - self.label_smoothing) if p)
 
     def of_reals(self, scores: Scores) -> Scores:
         """``-(1 - s) log D - s log(1 - D)``."""

@@ -19,6 +19,7 @@ from genlab.training.gan.diffaugment import DiffAugment
 from genlab.training.gan.losses import LOSSES, AdversarialLoss, Scores, feature_matching
 from genlab.training.gan.regularizers import History, add_orthogonal_gradients
 from genlab.training.objective import Loss, Objective, Watch, build_network
+from genlab.training.shared import plain
 
 GENERATOR, DISCRIMINATOR = "generator", "discriminator"
 
@@ -49,7 +50,8 @@ class GanObjective(Objective):
         feature_matching: whether the generator matches the mean features that the discriminator's
             last layer sees, in place of fooling it.
         historical_averaging: strength of the pull of both networks towards their past.
-        collapse_loss: a discriminator whose loss is below this share of an undecided one's has won.
+        collapse_loss: a discriminator has won whose loss is below this share of the way from the
+            least there can be to an undecided one's.
         collapse_kimg: the run ends when that lasts for so many thousand images; null trains on.
 
     Source: Brock et al. 2018, arXiv:1809.11096; the switches: Salimans et al. 2016,
@@ -187,7 +189,7 @@ class GanObjective(Objective):
         labels: Int64[Tensor, " B"],
         generator: torch.Generator,
     ) -> Loss:
-        network = _generator_of(networks)
+        network: GeneratorNetwork = plain(networks[GENERATOR])
         z, classes = self.draw(network, len(images), generator)
         with torch.no_grad():
             made = network(z, network.embed_labels(classes))
@@ -218,7 +220,8 @@ class GanObjective(Objective):
         labels: Int64[Tensor, " B"],
         generator: torch.Generator,
     ) -> Loss:
-        network, judge = _generator_of(networks), plain(networks[DISCRIMINATOR])
+        network: GeneratorNetwork = plain(networks[GENERATOR])
+        judge: nn.Module = plain(networks[DISCRIMINATOR])
         count = round(len(images) * self.generator_images)
         z, classes = self.draw(network, count, generator)
         made = networks[GENERATOR](z, network.embed_labels(classes))
@@ -261,8 +264,9 @@ class GanObjective(Objective):
         """Gives up when the discriminator wins for long; see `CollapseWatch`."""
         if self.collapse_kimg is None:
             return None
-        even = self._loss.even
-        return CollapseWatch(self.collapse_loss * even, even, self.collapse_kimg)
+        least, even = self._loss.least, self._loss.even
+        won = least + self.collapse_loss * (even - least)
+        return CollapseWatch(won, even, self.collapse_kimg)
 
     def product(
         self,
@@ -274,11 +278,6 @@ class GanObjective(Objective):
         """See `Objective.product`."""
         assert isinstance(network, GeneratorNetwork)
         return GanGenerator(network, class_names=class_names, sampler=sampler or None, card=card)
-
-
-def plain(network: nn.Module) -> nn.Module:
-    """The network inside what trains it in parallel."""
-    return cast(nn.Module, getattr(network, "module", network))
 
 
 @contextmanager
@@ -303,12 +302,6 @@ def features(
     finally:
         hook.remove()
     return noted[0]
-
-
-def _generator_of(networks: Mapping[str, nn.Module]) -> GeneratorNetwork:
-    network = plain(networks[GENERATOR])
-    assert isinstance(network, GeneratorNetwork)
-    return network
 
 
 def _history(name: str) -> str:
