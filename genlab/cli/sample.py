@@ -33,6 +33,7 @@ Examples:
   genlab sample edm-fmnist --labels balanced --seeds 0-79 --guidance 2 --film gif
   genlab sample edm-fmnist --seeds 0-49999 --format npz  # for FID tools; goes on after a stop
   genlab sample my-pixelcnn/ --complete fashion-mnist/ --keep 14
+  genlab sample my-upsampler/ --low-res small/ --seeds 0-63
   genlab sample my-model/ sampler.schedule.num_steps=40 sampler.solver.S_churn=20
   genlab sample --config configs/sample/edm-fmnist.yaml --seeds 0-3 -o there/
   accelerate launch --multi_gpu -m genlab sample edm-fmnist --seeds 0-49999
@@ -60,6 +61,11 @@ killed, goes on where it was when the same command is given again."""
     help="Draw the lower part of these images (autoregressive models): a folder, zip or npz.",
 )
 @click.option("--keep", type=click.IntRange(1), metavar="ROWS", help="Rows kept. Default: half.")
+@click.option(
+    "--low-res",
+    metavar="IMAGES",
+    help="Enlarge these images (super-resolution models): a folder, zip or npz.",
+)
 @click.option("-o", "--output", type=FOLDER, help="Folder to write to. Default: samples/MODEL.")
 @click.option(
     "--format", "format_", type=click.Choice(["png", "zip", "npz"]), help="Default: png, a folder."
@@ -146,6 +152,7 @@ class _Run:
         self.own_labels: tuple[int, ...] | None = None
         if self.config.complete is not None:
             self._complete(self.config.complete)
+        self._enlarge(self.config.low_res)
         self.plan = self._plan()
 
     def _complete(self, images: str) -> None:
@@ -157,6 +164,19 @@ class _Run:
         self.generator, self.own_labels = completing(
             self.generator, images, self.config.keep, seeds
         )
+
+    def _enlarge(self, images: str | None) -> None:
+        """Let the generator enlarge images, where there are any."""
+        from genlab.data.labels import parse_seeds
+        from genlab.errors import ConfigError
+        from genlab.generators.enlarging import enlarging
+
+        if images is None:
+            if getattr(self.generator, "enlarges", False):
+                raise ConfigError("this model enlarges images; name the small ones: --low-res PATH")
+            return
+        seeds = parse_seeds(self.config.seeds)
+        self.generator, self.own_labels = enlarging(self.generator, images, seeds)
 
     def show(self) -> None:
         """Print the merged configuration, ready for --config."""

@@ -14,7 +14,8 @@ from genlab.data.labels import check_labels
 from genlab.diffusion.condition import NULL_CLASS
 from genlab.diffusion.noise import Noise
 from genlab.errors import ConfigError, LabelError
-from genlab.generators.base import Batch, Generator, OnStep, SamplerLike
+from genlab.generators.base import Generator, SamplerLike
+from genlab.generators.given import by_seed
 from genlab.generators.models import weights_sha256
 from genlab.generators.sampler import sampler_layers
 from genlab.networks.autoregressive import AutoregressiveNetwork
@@ -237,13 +238,6 @@ class Completion(AutoregressiveGenerator):
         seeds: Sequence[int],
     ) -> None:
         generator._check_images(images)
-        if len(images) != len(seeds):
-            raise ConfigError(f"{len(images)} images for {len(seeds)} seeds; give one for each")
-        if len(set(seeds)) < len(seeds):
-            raise ConfigError(
-                "a seed that stands twice would complete two images with the same draws; give "
-                "each image a seed of its own"
-            )
         super().__init__(
             generator.network,
             class_names=generator.class_names,
@@ -252,18 +246,14 @@ class Completion(AutoregressiveGenerator):
             card=generator.card,
         )
         self._keep = mask(keep, self.image_shape)
-        self._images = dict(zip(seeds, images.to(torch.float32), strict=True))
+        self._images = by_seed(images, seeds)
 
-    def _batch(
-        self,
-        seeds: tuple[int, ...],
-        labels: tuple[int, ...] | None,
-        sampler: PixelSampler,
-        on_step: OnStep | None,
-    ) -> Batch:
+    def _seeded_steps(
+        self, seeds: tuple[int, ...], labels: tuple[int, ...] | None, sampler: PixelSampler
+    ) -> Iterator[Step]:
         given = torch.stack([self._images[seed] for seed in seeds]).to(self.device)
         keep = self._keep.to(self.device)[None, None]
-        return super()._batch(seeds, labels, replace(sampler, given=given, keep=keep), on_step)
+        return super()._seeded_steps(seeds, labels, replace(sampler, given=given, keep=keep))
 
     def describe_sampler(self, sampler: Mapping[str, Any]) -> str:
         """See `Generator.describe_sampler`; how much is kept, too."""

@@ -222,7 +222,7 @@ class Generator(SavedModel):
     ) -> Batch:
         started = time.perf_counter()
         evaluations = self.evaluations
-        for step in self.steps(NoiseStream(seeds, self.device), labels, sampler):
+        for step in self._seeded_steps(seeds, labels, sampler):
             state = step.x
             if on_step is not None:
                 on_step(step)
@@ -235,6 +235,12 @@ class Generator(SavedModel):
             nfe=(self.evaluations - evaluations) // len(seeds),
             seconds=time.perf_counter() - started,
         )
+
+    def _seeded_steps(
+        self, seeds: tuple[int, ...], labels: tuple[int, ...] | None, sampler: Any
+    ) -> Iterator[Step]:
+        """Sample the batch of these seeds; what makes images from given ones looks them up here."""
+        return self.steps(NoiseStream(seeds, self.device), labels, sampler)
 
     def sample(
         self,

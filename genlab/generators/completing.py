@@ -2,13 +2,10 @@
 
 from collections.abc import Sequence
 
-import torch
-
-from genlab.data.dataset import ImageDataset
-from genlab.data.pixels import from_uint8
 from genlab.errors import ConfigError
 from genlab.generators.autoregressive import AutoregressiveGenerator, Completion
 from genlab.generators.base import Generator
+from genlab.generators.given import read_given
 
 
 def completing(
@@ -18,10 +15,9 @@ def completing(
 
     Args:
         generator: of the autoregressive family.
-        path: a folder of images, a zip, a folder with idx files (their test part) or an npz file,
-            of the model's size.
+        path: images of the model's size, see `read_given`.
         keep: how many rows from the top stand; None is half of them.
-        seeds: each gets the next image; where there are more seeds, the images take turns.
+        seeds: see `read_given`.
 
     Returns:
         The generator, and the class of each seed's image, where the images have the model's
@@ -36,13 +32,6 @@ def completing(
             f"only autoregressive models complete images; this one is of the family "
             f"{generator.family!r}, so leave complete out"
         )
-    channels, size, _ = generator.image_shape
-    images = ImageDataset(path, image_size=size, channels=channels, labels=False, split="test")
-    rows = [number % len(images) for number in range(len(seeds))]
-    pixels = torch.stack([images[row][0] for row in rows])
-    kept = size // 2 if keep is None else keep
-    completion = Completion(generator, from_uint8(pixels), kept, seeds)
-    known = images.source.labels
-    if known is None or images.source.num_classes != generator.num_classes:
-        return completion, None
-    return completion, tuple(int(known[row]) for row in rows)
+    size = generator.image_shape[1]
+    images, labels = read_given(generator, path, seeds, size)
+    return Completion(generator, images, size // 2 if keep is None else keep, seeds), labels

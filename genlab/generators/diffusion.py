@@ -9,11 +9,14 @@ from torch import Tensor, nn
 
 from genlab.diffusion.condition import Condition
 from genlab.diffusion.denoiser import Denoiser
-from genlab.diffusion.noise import Noise
+from genlab.diffusion.noise import Noise, NoiseStream
 from genlab.diffusion.preconditioned import PreconditionedDenoiser
 from genlab.diffusion.preconditioning import Preconditioning, from_config
+from genlab.errors import ConfigError
 from genlab.generators.autoencoder import Autoencoder
 from genlab.generators.base import Generator, SamplerLike
+from genlab.generators.given import by_seed
+from genlab.generators.models import weights_sha256
 from genlab.generators.noisy_classifier import NoisyClassifier
 from genlab.generators.sampler import adjust_sampler, describe_sampler, resolve_sampler
 from genlab.networks import DiffusionNetwork
@@ -125,6 +128,7 @@ class DiffusionGenerator(Generator):
         labels: Sequence[int] | None,
         sampler: SamplerStack,
         latents: Float[Tensor, "B C H W"] | None = None,
+        low_res: Float[Tensor, "B C h w"] | None = None,
     ) -> Iterator[SolverStep]:
         """Sample one batch step by step; see `Generator.steps`.
 
@@ -133,9 +137,16 @@ class DiffusionGenerator(Generator):
             labels: one class for each sample; None for an unconditional model.
             sampler: what `build_sampler` made.
             latents: unit normal start; None draws it from the streams.
+            low_res: the images, in [-1, 1], that a super-resolution model is to enlarge.
+
+        Raises:
+            ConfigError: the model enlarges images and there are none, or the other way round.
         """
+        self._check_low_res(low_res)
         known = None if labels is None else torch.tensor(labels, device=self.device)
-        condition = Condition(labels=known)
+        if low_res is not None:
+            low_res = low_res.to(self.device)
+        condition = Condition(labels=known, low_res=low_res)
         self.prepare()
         return run.sample_steps(
             sampler,
@@ -146,6 +157,54 @@ class DiffusionGenerator(Generator):
             device=self.device,
             latents=latents,
         )
+
+    @property
+    def enlarges(self) -> bool:
+        """Whether this is a super-resolution model."""
+        return bool(getattr(self.network, "super_resolution", False))
+
+    def _check_low_res(self, low_res: Float[Tensor, "B C h w"] | None) -> None:
+        if self.enlarges and low_res is None:
+            raise ConfigError(
+                "this model enlarges images: give the small ones as low_res (genlab sample "
+                "--low-res, or the generator's method enlarge)"
+            )
+        if low_res is None:
+            return
+        if not self.enlarges:
+            raise ConfigError("this model enlarges no images; leave low_res out")
+        (channels, *size), small = self.image_shape, tuple(low_res.shape[1:])
+        if small[0] != channels or any(
+            s >= large for s, large in zip(small[1:], size, strict=True)
+        ):
+            raise ConfigError(
+                f"the model draws images of shape {self.image_shape} from smaller ones of as many "
+                f"channels; low_res is of shape {small}"
+            )
+
+    def enlarge(
+        self,
+        images: Float[Tensor, "N C h w"],
+        seeds: Sequence[int],
+        labels: Sequence[int] | None = None,
+        sampler: SamplerLike = None,
+        batch_size: int | None = None,
+    ) -> Float[Tensor, "N C H W"]:
+        """Draw large images of small ones (super-resolution).
+
+        Args:
+            images: one for each seed, in [-1, 1], smaller than the model's.
+            seeds: one for each image, all different.
+            labels: one class for each image; None draws each sample's class from its own stream.
+            sampler: how to sample; None is the generator's own default.
+            batch_size: images at a time; it changes speed and memory, never the images.
+
+        Raises:
+            ConfigError: the model enlarges nothing, shapes or numbers do not fit, or a seed stands
+                twice.
+        """
+        enlargement = Enlargement(self, images, seeds)
+        return enlargement.sample(seeds, labels, sampler, batch_size)
 
     def decode(self, state: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C2 H2 W2"]:
         """The images of a step's state, in float32."""
@@ -214,3 +273,51 @@ class DiffusionGenerator(Generator):
             autoencoder=None if autoencoder is None else Autoencoder(autoencoder),
             card=card,
         )
+
+
+class Enlargement(DiffusionGenerator):
+    """A super-resolution model whose samples enlarge given images, one for each seed.
+
+    Args:
+        generator: whose network and settings it shares.
+        images: one for each seed, in [-1, 1], smaller than the model's.
+        seeds: those that it can be asked for, all different.
+
+    Raises:
+        ConfigError: the model enlarges nothing, shapes or numbers do not fit, or a seed stands
+            twice.
+    """
+
+    def __init__(
+        self,
+        generator: DiffusionGenerator,
+        images: Float[Tensor, "N C h w"],
+        seeds: Sequence[int],
+    ) -> None:
+        generator._check_low_res(images)
+        super().__init__(
+            generator.network,
+            generator.preconditioning,
+            class_names=generator.class_names,
+            sampler=generator.sampler,
+            has_null_class=generator.has_null_class,
+            autoencoder=generator.autoencoder,
+            card=generator.card,
+        )
+        self._images = by_seed(images, seeds)
+
+    def _seeded_steps(
+        self, seeds: tuple[int, ...], labels: tuple[int, ...] | None, sampler: SamplerStack
+    ) -> Iterator[SolverStep]:
+        low_res = torch.stack([self._images[seed] for seed in seeds])
+        return self.steps(NoiseStream(seeds, self.device), labels, sampler, low_res=low_res)
+
+    def describe_sampler(self, sampler: Mapping[str, Any]) -> str:
+        """See `Generator.describe_sampler`; what is enlarged, too."""
+        height, width = next(iter(self._images.values())).shape[1:]
+        return f"{super().describe_sampler(sampler)}, from {height}x{width}"
+
+    def identity(self, sampler: SamplerStack | None = None) -> dict[str, Any]:
+        """See `Generator.identity`; what is enlarged decides the images, too."""
+        named = [(str(seed), image) for seed, image in self._images.items()]
+        return {**super().identity(sampler), "enlarges_sha256": weights_sha256(named)}

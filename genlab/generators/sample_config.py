@@ -19,6 +19,8 @@ class SampleConfig:
         complete: images whose upper part is kept and whose lower part is drawn (autoregressive
             models only); with ``labels: random`` each keeps its own class, where it has one.
         keep: rows of ``complete`` that are kept; null is half of them.
+        low_res: small images that are enlarged (super-resolution models only); with ``labels:
+            random`` each keeps its own class, where it has one.
         sampler: changes to the model's own sampler, or the name of a sampler preset.
         output: the folder for images, pictures and manifest; null is ``samples/<model>``.
         format: ``png`` (a folder), ``zip`` (as EDM's tools write) or ``npz`` (as ADM's tools read).
@@ -37,6 +39,7 @@ class SampleConfig:
     classes: str | None = None
     complete: str | None = None
     keep: int | None = None
+    low_res: str | None = None
     sampler: dict[str, Any] = field(default_factory=dict)
     output: str | None = None
     format: str = "png"

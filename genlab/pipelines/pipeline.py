@@ -19,6 +19,7 @@ from genlab.data.writers import to_pil
 from genlab.diffusion.noise import MAX_SEED, NoiseStream
 from genlab.errors import ConfigError
 from genlab.generators.base import Generator, SamplerLike
+from genlab.generators.diffusion import DiffusionGenerator
 from genlab.generators.families import FAMILIES, family_of
 from genlab.generators.folder import INDEX, NETWORK, PARTS, read_index, read_network, read_parts
 from genlab.samplers.base import SolverStep, Step
@@ -159,6 +160,7 @@ class GenLabPipeline(DiffusionPipeline):
         *,
         batch_size: int | None = None,
         sampler: SamplerLike = None,
+        low_res: Float[Tensor, "B C h w"] | None = None,
     ) -> ImagePipelineOutput | tuple[Any]:
         """Draw images.
 
@@ -180,6 +182,7 @@ class GenLabPipeline(DiffusionPipeline):
                 estimate of a diffusion model).
             batch_size: number of images where nothing else tells.
             sampler: a preset's name, or changes to the model's own sampler.
+            low_res: small images, in [-1, 1], for a super-resolution model to enlarge.
 
         Raises:
             ConfigError: arguments contradict each other or do not fit the model.
@@ -190,7 +193,7 @@ class GenLabPipeline(DiffusionPipeline):
                 f"there is no output_type {output_type!r}; known: {', '.join(OUTPUT_TYPES)}"
             )
         model = self.as_generator()
-        count = _count(class_labels, generator, latents, batch_size)
+        count = _count(class_labels, generator, latents, low_res, batch_size)
         generators = _generators(generator, count)
         config = model.resolve_sampler(
             sampler, num_steps=num_inference_steps, guidance_scale=guidance_scale
@@ -202,7 +205,7 @@ class GenLabPipeline(DiffusionPipeline):
         callback = _Callback(self, callback_on_step_end, callback_on_step_end_tensor_inputs)
         noise = NoiseStream.from_generators(generators, model.device)
         with self.progress_bar(total=0) as bar:
-            for step in model.steps(noise, labels, stack, latents):
+            for step in model.steps(noise, labels, stack, latents, **_beside(model, low_res)):
                 self._num_timesteps = bar.total = step.num_steps
                 callback(step)
                 images = step.x
@@ -256,13 +259,18 @@ def _level(step: Step) -> float:
 
 
 def _count(
-    class_labels: Any, generator: Any, latents: Tensor | None, batch_size: int | None
+    class_labels: Any,
+    generator: Any,
+    latents: Tensor | None,
+    low_res: Tensor | None,
+    batch_size: int | None,
 ) -> int:
     """The number of images, on which all arguments that tell must agree."""
     all_told = {
         "class_labels": None if _single(class_labels) else len(class_labels),
         "generator": len(generator) if isinstance(generator, list) else None,
         "latents": None if latents is None else len(latents),
+        "low_res": None if low_res is None else len(low_res),
         "batch_size": batch_size,
     }
     told = {name: number for name, number in all_told.items() if number is not None}
@@ -310,6 +318,18 @@ def _labels(
     known = classes, model.class_names
     indices = [class_index(c, *known) if isinstance(c, str) else int(c) for c in class_labels]
     return model.choose_labels(seeds, indices, classes)
+
+
+def _beside(model: Generator, low_res: Tensor | None) -> dict[str, Tensor]:
+    """What only diffusion models are sampled with."""
+    if low_res is None:
+        return {}
+    if not isinstance(model, DiffusionGenerator):
+        raise ConfigError(
+            f"low_res is for super-resolution diffusion models, and this one is of the family "
+            f"{model.family!r}; leave it out"
+        )
+    return {"low_res": low_res}
 
 
 def _output(images: Float[Tensor, "B C H W"], output_type: str) -> Any:
