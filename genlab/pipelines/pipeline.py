@@ -78,8 +78,8 @@ class GenLabPipeline(DiffusionPipeline):
             )
         if family == "diffusion" and preconditioning is None:
             preconditioning = {"name": "edm"}
-        self.register_modules(network=network, autoencoder=autoencoder)  # type: ignore[no-untyped-call]
-        self.register_to_config(  # type: ignore[no-untyped-call]
+        self.register_modules(network=network, autoencoder=autoencoder)  # type: ignore[no-untyped-call]  # diffusers tells no types
+        self.register_to_config(  # type: ignore[no-untyped-call]  # diffusers tells no types
             family=family,
             preconditioning=preconditioning,
             class_names=class_names,
@@ -127,7 +127,7 @@ class GenLabPipeline(DiffusionPipeline):
         facts = {key: index[key] for key in _FACTS if key in index}
         pipeline = cls(network, **{**facts, **read_parts(folder, index)})
         source = str(pretrained_model_name_or_path)
-        pipeline.register_to_config(_name_or_path=source)  # type: ignore[no-untyped-call]
+        pipeline.register_to_config(_name_or_path=source)  # type: ignore[no-untyped-call]  # diffusers tells no types
         return pipeline
 
     @property
@@ -214,7 +214,7 @@ class GenLabPipeline(DiffusionPipeline):
                     images = _estimate(step)
                     break
         result = _output(model.decode(images), output_type)
-        self.maybe_free_model_hooks()  # type: ignore[no-untyped-call]
+        self.maybe_free_model_hooks()  # type: ignore[no-untyped-call]  # diffusers tells no types
         return ImagePipelineOutput(images=result) if return_dict else (result,)
 
 
