@@ -10,7 +10,7 @@ from genlab.errors import CheckpointError
 
 def convert(
     source: Path | str,
-    format: str | None = None,  # noqa: A002
+    format: str | None = None,  # noqa: A002  # as --format of the command
     config: Mapping[str, Any] | None = None,
 ) -> Product:
     """Read an official checkpoint. Nothing in the file is ever executed.

@@ -79,7 +79,9 @@ def group_norm(channels: int) -> nn.GroupNorm:
 class EmbedSequential(nn.Sequential):
     """Layers in a row, of which residual blocks also see the embedding."""
 
-    def forward(self, x: Images, embedding: Float[Tensor, "#B E"]) -> Float[Tensor, "B D h w"]:  # type: ignore[override]
+    def forward(  # type: ignore[override]  # torch's takes one input
+        self, x: Images, embedding: Float[Tensor, "#B E"]
+    ) -> Float[Tensor, "B D h w"]:
         """Features and embedding -> features."""
         for layer in self:
             x = layer(x, embedding) if isinstance(layer, ResBlock) else layer(x)

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
-from diffusers.configuration_utils import register_to_config
 
 # diffusers loads a class only where the class's own module shows it this name.
 from diffusers.models.modeling_utils import ModelMixin  # noqa: F401
@@ -24,7 +23,12 @@ from genlab.networks.adm_blocks import (
     level_widths,
     resampler,
 )
-from genlab.networks.base import DiffusionNetwork, check_positive, level_resolutions
+from genlab.networks.base import (
+    DiffusionNetwork,
+    check_positive,
+    level_resolutions,
+    register_to_config,
+)
 from genlab.networks.layers import Conv2d, Images
 
 
@@ -59,7 +63,7 @@ class ADMUNet(DiffusionNetwork):
     Source: arXiv:2105.05233, Section 3; sizes in Tables 11 to 13.
     """
 
-    @register_to_config  # type: ignore[untyped-decorator]
+    @register_to_config
     def __init__(
         self,
         img_resolution: int,
@@ -80,7 +84,7 @@ class ADMUNet(DiffusionNetwork):
         new_attention_order: bool = False,
         super_resolution: bool = False,
     ) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         check_positive(
             img_resolution=img_resolution,
             in_channels=in_channels,

@@ -14,12 +14,11 @@ levels.
 from abc import ABC, abstractmethod
 
 import torch
-from diffusers.configuration_utils import ConfigMixin
-from diffusers.models.modeling_utils import ModelMixin
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from genlab.errors import LabelError
+from genlab.networks.base import Network
 
 
 class PixelDistribution(ABC):
@@ -112,10 +111,10 @@ class PixelDecoder(ABC):
         """Settle pixel (i, j), for the pixels after it."""
 
 
-class AutoregressiveNetwork(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers is untyped
+class AutoregressiveNetwork(Network):
     """Parameters of every pixel's distribution, given the pixels before it and the class.
 
-    Subclasses decorate their constructor with ``@register_to_config``; among its arguments are
+    Subclasses decorate their constructor with `register_to_config`; among its arguments are
     ``img_resolution``, ``in_channels`` (C) and ``label_dim``.
 
     Attributes:

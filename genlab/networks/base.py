@@ -1,10 +1,11 @@
 """What the diffusion networks have in common: configuration, labels, gradient checkpointing."""
 
 from abc import abstractmethod
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import torch
+from diffusers import configuration_utils
 from diffusers.configuration_utils import ConfigMixin
 from diffusers.models.modeling_utils import ModelMixin
 from jaxtyping import Float, Int64
@@ -15,11 +16,28 @@ from genlab.errors import ConfigError, LabelError
 Labels = Int64[Tensor, " B"] | Float[Tensor, "B K"]
 
 
-class DiffusionNetwork(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers is untyped
-    """A raw network F(x; c_noise, class embedding), before any preconditioning.
+Constructor = TypeVar("Constructor", bound=Callable[..., None])
 
-    Subclasses decorate their constructor with ``@register_to_config``, so that ``save_pretrained``
+
+def register_to_config(init: Constructor) -> Constructor:
+    """Keep a constructor's arguments in the network's config: diffusers' decorator, with types."""
+    registered: Constructor = configuration_utils.register_to_config(init)
+    return registered
+
+
+class Network(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers is untyped
+    """A network whose folder tells how to build it again.
+
+    Subclasses decorate their constructor with `register_to_config`, so that ``save_pretrained``
     writes its arguments to config.json and ``from_pretrained`` rebuilds the network.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # diffusers is untyped
+
+
+class DiffusionNetwork(Network):
+    """A raw network F(x; c_noise, class embedding), before any preconditioning.
 
     Attributes:
         label_dim: number of classes; 0 for an unconditional network.
@@ -111,6 +129,20 @@ def check_positive(**arguments: int | Sequence[int]) -> None:
         numbers: list[Any] = list(value) if isinstance(value, Sequence) else [value]
         if not numbers or any(not isinstance(n, int) or n < 1 for n in numbers):
             raise ConfigError(f"{name} must be made of whole numbers above 0, got {value!r}")
+
+
+def check_patches(patch_size: int, **sizes: int) -> None:
+    """Refuse image sizes that patches do not tile.
+
+    Raises:
+        ConfigError: names the argument and both sizes.
+    """
+    for name, size in sizes.items():
+        if size % patch_size:
+            raise ConfigError(
+                f"{name} {size} cannot be cut into patches of {patch_size}; use a patch_size that "
+                "divides it"
+            )
 
 
 def check_choice(name: str, value: str, known: Sequence[str]) -> None:

@@ -8,7 +8,6 @@ from functools import partial
 from typing import Literal
 
 import torch
-from diffusers.configuration_utils import register_to_config
 
 # diffusers loads a class only where the class's own module shows it this name.
 from diffusers.models.modeling_utils import ModelMixin  # noqa: F401
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from genlab.errors import ConfigError
-from genlab.networks.base import Labels, check_positive
+from genlab.networks.base import Labels, check_positive, register_to_config
 from genlab.networks.gan_base import (
     BOTTOM,
     DiscriminatorNetwork,
@@ -124,7 +123,7 @@ class BigGANGenerator(GeneratorNetwork):
     Source: Brock et al. 2018, arXiv:1809.11096, Figure 15 and Appendix B.
     """
 
-    @register_to_config  # type: ignore[untyped-decorator]
+    @register_to_config
     def __init__(
         self,
         img_resolution: int,
@@ -145,7 +144,7 @@ class BigGANGenerator(GeneratorNetwork):
         sn_eps: float = 1e-6,
         init: Init = "orthogonal",
     ) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         shared_dim = dim_z if shared_dim is None else shared_dim
         check_positive(
             num_classes=num_classes,
@@ -276,7 +275,7 @@ class BigGANDiscriminator(DiscriminatorNetwork):
     arXiv:1802.05637.
     """
 
-    @register_to_config  # type: ignore[untyped-decorator]
+    @register_to_config
     def __init__(
         self,
         img_resolution: int,
@@ -292,7 +291,7 @@ class BigGANDiscriminator(DiscriminatorNetwork):
         sn_eps: float = 1e-6,
         init: Init = "orthogonal",
     ) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         check_positive(num_classes=num_classes, img_channels=img_channels, channels=channels)
         multiples = widths_for(img_resolution, DISCRIMINATOR_WIDTHS, widths)
         block_widths = [channels * multiple for multiple in multiples]

@@ -8,7 +8,6 @@ from functools import partial
 from typing import Literal
 
 import torch
-from diffusers.configuration_utils import register_to_config
 
 # diffusers loads a class only where the class's own module shows it this name.
 from diffusers.models.modeling_utils import ModelMixin  # noqa: F401
@@ -16,7 +15,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from genlab.networks.base import Labels, check_positive
+from genlab.networks.base import Labels, check_positive, register_to_config
 from genlab.networks.biggan import (
     GENERATOR_WIDTHS,
     discriminator_resolutions,
@@ -132,7 +131,7 @@ class BigGANDeepGenerator(GeneratorNetwork):
     every one after the first, which there fails where the widths differ.
     """
 
-    @register_to_config  # type: ignore[untyped-decorator]
+    @register_to_config
     def __init__(
         self,
         img_resolution: int,
@@ -151,7 +150,7 @@ class BigGANDeepGenerator(GeneratorNetwork):
         sn_eps: float = 1e-6,
         init: Init = "orthogonal",
     ) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         shared_dim = dim_z if shared_dim is None else shared_dim
         check_positive(
             num_classes=num_classes,
@@ -184,9 +183,10 @@ class BigGANDeepGenerator(GeneratorNetwork):
                 block = DeepGeneratorBlock(
                     width, next_width if last else width, layers, norm, doubles=last
                 )
-                self.blocks.append(Stage([block]))
+                stage = Stage([block])
+                self.blocks.append(stage)
             if resolution in attention:
-                self.blocks[-1].append(SelfAttention(next_width, layers))  # type: ignore[operator]
+                stage.append(SelfAttention(next_width, layers))
         self.output_layer = output_layer(
             widths[-1], img_channels, layers, own_batch_norm=own_batch_norm
         )
@@ -254,7 +254,7 @@ class BigGANDeepDiscriminator(DiscriminatorNetwork):
     Source: Brock et al. 2018, arXiv:1809.11096, Figure 16 and Appendix B.
     """
 
-    @register_to_config  # type: ignore[untyped-decorator]
+    @register_to_config
     def __init__(
         self,
         img_resolution: int,
@@ -269,7 +269,7 @@ class BigGANDeepDiscriminator(DiscriminatorNetwork):
         sn_eps: float = 1e-6,
         init: Init = "orthogonal",
     ) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         check_positive(
             num_classes=num_classes,
             img_channels=img_channels,

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from functools import partial
 
 import torch
-from diffusers.configuration_utils import register_to_config
 
 # diffusers loads a class only where the class's own module shows it this name.
 from diffusers.models.modeling_utils import ModelMixin  # noqa: F401
@@ -20,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from genlab.errors import ConfigError
-from genlab.networks.base import Labels, check_positive
+from genlab.networks.base import Labels, check_positive, register_to_config
 from genlab.networks.biggan_deep import DeepGeneratorBlock
 from genlab.networks.gan_base import BOTTOM, GeneratorNetwork
 from genlab.networks.gan_layers import Features, SelfAttention, normalize
@@ -122,7 +121,7 @@ class BigGANDeepHF(GeneratorNetwork):
     Source: huggingface/pytorch-pretrained-BigGAN; Brock et al. 2018, arXiv:1809.11096, Appendix B.
     """
 
-    @register_to_config  # type: ignore[untyped-decorator]
+    @register_to_config
     def __init__(
         self,
         img_resolution: int = 128,
@@ -134,7 +133,7 @@ class BigGANDeepHF(GeneratorNetwork):
         eps: float = 1e-4,
         num_stats: int = 51,
     ) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         check_positive(
             img_resolution=img_resolution,
             num_classes=num_classes,

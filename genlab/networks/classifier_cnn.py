@@ -8,15 +8,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from diffusers.configuration_utils import ConfigMixin, register_to_config
-from diffusers.models.modeling_utils import ModelMixin
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import fuse_conv_bn_eval
 
 from genlab.errors import ConfigError
-from genlab.networks.base import check_positive, level_resolutions
+from genlab.networks.base import Network, check_positive, level_resolutions, register_to_config
 from genlab.networks.layers import Init, Linear
 
 _BEFORE_RELU = Init("kaiming_normal", weight=math.sqrt(2))
@@ -36,7 +34,7 @@ class Embedding:
     pooled: Float[Tensor, "B W"]
 
 
-class ClassifierCNN(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers is untyped
+class ClassifierCNN(Network):
     """A residual network with batch normalisation.
 
     In evaluation the normalisation uses running statistics, so an image's logits do not depend on
@@ -61,7 +59,7 @@ class ClassifierCNN(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers
     is a mean of 2x2 pixels before the block, and the stem works on patches.
     """
 
-    @register_to_config  # type: ignore[untyped-decorator]
+    @register_to_config
     def __init__(
         self,
         img_resolution: int,
@@ -73,7 +71,7 @@ class ClassifierCNN(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers
         dropout: float = 0.0,
         class_names: Sequence[str] | None = None,
     ) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         check_positive(
             img_resolution=img_resolution,
             in_channels=in_channels,

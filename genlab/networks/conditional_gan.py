@@ -6,7 +6,6 @@ Legend: B batch, R reference batch, N both, C channels, F features, K kernels, D
 import math
 
 import torch
-from diffusers.configuration_utils import register_to_config
 
 # diffusers loads a class only where the class's own module shows it this name.
 from diffusers.models.modeling_utils import ModelMixin  # noqa: F401
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from genlab.errors import ConfigError
-from genlab.networks.base import Labels, check_choice, check_positive
+from genlab.networks.base import Labels, check_choice, check_positive, register_to_config
 from genlab.networks.gan_base import BOTTOM, DiscriminatorNetwork, GeneratorNetwork
 from genlab.networks.gan_layers import BatchNorm, embed_shared
 from genlab.networks.precision import wide
@@ -106,7 +105,7 @@ class ConditionalGenerator(GeneratorNetwork):
     reference_z: Tensor
     reference_labels: Tensor
 
-    @register_to_config  # type: ignore[untyped-decorator]
+    @register_to_config
     def __init__(
         self,
         img_resolution: int,
@@ -118,7 +117,7 @@ class ConditionalGenerator(GeneratorNetwork):
         norm: str = "batch",
         num_reference: int = 32,
     ) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         check_positive(
             num_classes=num_classes,
             img_channels=img_channels,
@@ -215,7 +214,7 @@ class ConditionalDiscriminator(DiscriminatorNetwork):
     arXiv:1802.05637), for as one more plane of the image it taught this network little.
     """
 
-    @register_to_config  # type: ignore[untyped-decorator]
+    @register_to_config
     def __init__(
         self,
         img_resolution: int,
@@ -225,7 +224,7 @@ class ConditionalDiscriminator(DiscriminatorNetwork):
         minibatch_kernels: int = 0,
         minibatch_dim: int = 8,
     ) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         check_positive(
             num_classes=num_classes,
             img_channels=img_channels,

@@ -4,7 +4,6 @@ import math
 from collections.abc import Sequence
 
 import torch
-from diffusers.configuration_utils import register_to_config
 
 # diffusers loads a class only where the class's own module shows it this name.
 from diffusers.models.modeling_utils import ModelMixin  # noqa: F401
@@ -12,7 +11,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from genlab.networks.base import DiffusionNetwork, check_positive, level_resolutions
+from genlab.networks.base import (
+    DiffusionNetwork,
+    check_positive,
+    level_resolutions,
+    register_to_config,
+)
 from genlab.networks.blocks import BlockStyle, UNetBlock
 from genlab.networks.layers import Conv2d, Images, Init, Linear, PositionalEmbedding, group_norm
 
@@ -43,7 +47,7 @@ class DhariwalUNet(DiffusionNetwork):
     Source: Karras et al. 2022, arXiv:2206.00364, Appendix F.2 and Table 7.
     """
 
-    @register_to_config  # type: ignore[untyped-decorator]
+    @register_to_config
     def __init__(
         self,
         img_resolution: int,
@@ -58,7 +62,7 @@ class DhariwalUNet(DiffusionNetwork):
         attn_resolutions: Sequence[int] = (32, 16, 8),
         dropout: float = 0.10,
     ) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         check_positive(
             img_resolution=img_resolution,
             in_channels=in_channels,

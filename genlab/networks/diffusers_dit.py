@@ -1,18 +1,16 @@
 """The DiT that diffusers has (DiTTransformer2DModel), which is not quite the paper's."""
 
-import math
+from collections.abc import Iterable
 from typing import Any
 
 import torch
-from diffusers.configuration_utils import register_to_config
 
 # diffusers loads a class only where the class's own module shows it this name.
 from diffusers.models.modeling_utils import ModelMixin  # noqa: F401
-from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from genlab.networks.base import DiffusionNetwork, check_positive
+from genlab.networks.base import DiffusionNetwork, check_positive, register_to_config
 from genlab.networks.dit import (
     TIME_FEATURES,
     Block,
@@ -21,8 +19,9 @@ from genlab.networks.dit import (
     PatchEmbedder,
     TimestepEmbedder,
     sin_cos_positions,
+    unpatchify,
 )
-from genlab.networks.layers import Images
+from genlab.networks.layers import Images, time_features
 
 
 class DiffusersDiT(DiffusionNetwork):
@@ -45,7 +44,7 @@ class DiffusersDiT(DiffusionNetwork):
         norm_eps: of the second normalisation.
     """
 
-    @register_to_config  # type: ignore[untyped-decorator]
+    @register_to_config
     def __init__(
         self,
         img_resolution: int,
@@ -58,7 +57,7 @@ class DiffusersDiT(DiffusionNetwork):
         num_heads: int = 16,
         norm_eps: float = 1e-5,
     ) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         check_positive(
             img_resolution=img_resolution,
             in_channels=in_channels,
@@ -97,7 +96,7 @@ class DiffusersDiT(DiffusionNetwork):
         if class_embedding is None:
             class_embedding = self.embed_labels(None)
         assert class_embedding is not None
-        time = shifted_time_features(c_noise).to(x.dtype)
+        time = time_features(c_noise, TIME_FEATURES, endpoint=True).to(x.dtype)
         conditions = [
             embedder.mlp(time) + classes  # type: ignore[operator]  # a Sequential
             for embedder, classes in zip(
@@ -107,26 +106,12 @@ class DiffusersDiT(DiffusionNetwork):
         tokens = self.x_embedder(x) + self.pos_embed
         for block, condition in zip(self.blocks, conditions, strict=True):
             tokens = self._run(block, tokens, condition)
-        return rearrange(
-            self.final_layer(tokens, conditions[0]),
-            "b (h w) (p q c) -> b c (h p) (w q)",
-            h=self.grid,
-            p=self.patch_size,
-            q=self.patch_size,
-        )
+        patches = self.final_layer(tokens, conditions[0])
+        return unpatchify(patches, self.grid, self.patch_size)
 
     def _embed_rows(self, rows: Float[Tensor, "B K"]) -> Float[Tensor, "B E"]:
         """The embeddings of all blocks, one after another."""
         no_class = (rows == 0).all(1, keepdim=True).to(rows.dtype)
-        tables: list[Any] = [embedder.embedding_table.weight for embedder in self.y_embedders]  # type: ignore[union-attr]
+        embedders: Iterable[Any] = self.y_embedders
+        tables = [embedder.embedding_table.weight for embedder in embedders]
         return torch.cat([rows, no_class], dim=1) @ torch.cat(tables, dim=1)
-
-
-def shifted_time_features(
-    t: Float[Tensor, " B"], channels: int = TIME_FEATURES
-) -> Float[Tensor, "B C"]:
-    """[cos | sin] of ``t`` at frequencies from 1 to 1 / 10000, both ends included, in float32."""
-    half = channels // 2
-    index = torch.arange(half, dtype=torch.float32, device=t.device)
-    phase = t.float()[:, None] * (-math.log(10000) * index / (half - 1)).exp()
-    return torch.cat([phase.cos(), phase.sin()], dim=1)

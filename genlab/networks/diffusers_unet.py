@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from diffusers import UNet2DModel
-from diffusers.configuration_utils import register_to_config
 
 # diffusers loads a class only where the class's own module shows it this name.
 from diffusers.models.modeling_utils import ModelMixin  # noqa: F401
@@ -12,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from genlab.errors import ConfigError
-from genlab.networks.base import DiffusionNetwork, check_positive
+from genlab.networks.base import DiffusionNetwork, check_positive, register_to_config
 
 
 class DiffusersUNet(DiffusionNetwork):
@@ -31,7 +30,7 @@ class DiffusersUNet(DiffusionNetwork):
 
     _keep_in_fp32_modules = None  # type: ignore[assignment]  # it casts by itself
 
-    @register_to_config  # type: ignore[untyped-decorator]
+    @register_to_config
     def __init__(
         self,
         img_resolution: int,
@@ -40,7 +39,7 @@ class DiffusersUNet(DiffusionNetwork):
         label_dim: int = 0,
         options: Mapping[str, Any] | None = None,
     ) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         check_positive(img_resolution=img_resolution, in_channels=in_channels)
         more = dict(options or {})
         if more.get("time_embedding_type", "positional") != "positional":

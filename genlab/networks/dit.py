@@ -8,7 +8,6 @@ Shapes: B samples, T tokens (one a patch, row by row), D features, N hyper-conne
 from functools import lru_cache, partial
 
 import torch
-from diffusers.configuration_utils import register_to_config
 
 # diffusers loads a class only where the class's own module shows it this name.
 from diffusers.models.modeling_utils import ModelMixin  # noqa: F401
@@ -18,7 +17,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from genlab.errors import ConfigError, LabelError
-from genlab.networks.base import DiffusionNetwork, Labels, check_positive
+from genlab.networks.base import (
+    DiffusionNetwork,
+    Labels,
+    check_patches,
+    check_positive,
+    register_to_config,
+)
 from genlab.networks.hyper_connections import HyperConnection
 from genlab.networks.layers import Images, Init, Linear, TokenLinear, time_features
 
@@ -59,7 +64,7 @@ class DiT(DiffusionNetwork):
     Source: Peebles and Xie, arXiv:2212.09748, Sec. 3.2 and Table 1 (adaLN-Zero).
     """
 
-    @register_to_config  # type: ignore[untyped-decorator]
+    @register_to_config
     def __init__(
         self,
         img_resolution: int,
@@ -76,7 +81,7 @@ class DiT(DiffusionNetwork):
         position_resolution: int | None = None,
         num_streams: int = 1,
     ) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         position_resolution = position_resolution or img_resolution
         check_positive(
             img_resolution=img_resolution,
@@ -89,7 +94,14 @@ class DiT(DiffusionNetwork):
             position_resolution=position_resolution,
             num_streams=num_streams,
         )
-        _check_divisible(img_resolution, patch_size, position_resolution, hidden_size, num_heads)
+        check_patches(
+            patch_size, img_resolution=img_resolution, position_resolution=position_resolution
+        )
+        if hidden_size % 4 or hidden_size % num_heads:
+            raise ConfigError(
+                "hidden_size must be a multiple of 4 and of num_heads, got "
+                f"{hidden_size} and {num_heads}"
+            )
         self.label_dim = label_dim
         self.null_class = null_class
         self.patch_size = patch_size
@@ -138,14 +150,7 @@ class DiT(DiffusionNetwork):
         if self.num_streams > 1:
             # The paper sums; the normalisation behind cannot tell, and this keeps the scale.
             tokens = tokens.mean(0)
-        patches = self.final_layer(tokens, condition)
-        return rearrange(
-            patches,
-            "b (h w) (p q c) -> b c (h p) (w q)",
-            h=rows,
-            p=self.patch_size,
-            q=self.patch_size,
-        )
+        return unpatchify(self.final_layer(tokens, condition), rows, self.patch_size)
 
     def embed_labels(self, labels: Labels | None) -> Float[Tensor, "#B E"] | None:
         """See `DiffusionNetwork.embed_labels`.
@@ -323,6 +328,14 @@ class FinalLayer(nn.Module):
         return self.linear(modulate(self.norm_final(x), shift, scale))
 
 
+def unpatchify(
+    patches: Float[Tensor, "B T features"], rows: int, patch_size: int
+) -> Float[Tensor, "B D H W"]:
+    """Lay patches out as images, ``rows`` of them below each other."""
+    p = patch_size
+    return rearrange(patches, "b (h w) (p q c) -> b c (h p) (w q)", h=rows, p=p, q=p)
+
+
 def modulate(
     x: Tokens, shift: Float[Tensor, "#B 1 D"], scale: Float[Tensor, "#B 1 D"]
 ) -> Float[Tensor, "B T D"]:
@@ -381,24 +394,6 @@ def _asks_for_null(labels: Labels | None) -> bool:
         return False
     null = (labels == 0).all(1) if labels.is_floating_point() else labels == -1
     return bool(null.any())
-
-
-def _check_divisible(
-    img_resolution: int, patch_size: int, position_resolution: int, width: int, num_heads: int
-) -> None:
-    for name, size in (
-        ("img_resolution", img_resolution),
-        ("position_resolution", position_resolution),
-    ):
-        if size % patch_size:
-            raise ConfigError(
-                f"{name} {size} cannot be cut into patches of {patch_size}; use a patch_size that "
-                "divides it"
-            )
-    if width % 4 or width % num_heads:
-        raise ConfigError(
-            f"hidden_size must be a multiple of 4 and of num_heads, got {width} and {num_heads}"
-        )
 
 
 SIZES = {"S": (384, 12, 6), "B": (768, 12, 12), "L": (1024, 24, 16), "XL": (1152, 28, 16)}

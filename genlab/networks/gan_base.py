@@ -3,22 +3,20 @@
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 
-from diffusers.configuration_utils import ConfigMixin
-from diffusers.models.modeling_utils import ModelMixin
 from jaxtyping import Float, Int64
 from torch import Tensor
 
 from genlab.errors import ConfigError
-from genlab.networks.base import Labels, check_positive
+from genlab.networks.base import Labels, Network, check_positive
 
 BOTTOM = 4
 """Height and width of the first features."""
 
 
-class GeneratorNetwork(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers is untyped
+class GeneratorNetwork(Network):
     """A network G(z, class embedding) that makes images in (-1, 1).
 
-    Subclasses decorate their constructor with ``@register_to_config``; their config holds
+    Subclasses decorate their constructor with `register_to_config`; their config holds
     ``img_resolution`` and ``img_channels``.
 
     Attributes:
@@ -51,7 +49,7 @@ class GeneratorNetwork(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffus
         """
 
 
-class DiscriminatorNetwork(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers is untyped
+class DiscriminatorNetwork(Network):
     """A network that judges images against their classes; configured as a `GeneratorNetwork` is.
 
     Attributes:

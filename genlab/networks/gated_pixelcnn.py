@@ -6,14 +6,13 @@ Legend: B batch, D channels of a stack, K levels of a pixel, H and W height and 
 from collections.abc import Sequence
 
 import torch
-from diffusers.configuration_utils import register_to_config
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from genlab.errors import ConfigError
 from genlab.networks.autoregressive import AutoregressiveNetwork, PixelDecoder
-from genlab.networks.base import check_positive
+from genlab.networks.base import check_positive, register_to_config
 from genlab.networks.categorical import Categorical, to_levels
 
 Stack = Float[Tensor, "B D H W"]
@@ -41,7 +40,7 @@ class GatedPixelCNN(AutoregressiveNetwork):
     one before the class is added to it.
     """
 
-    @register_to_config  # type: ignore[untyped-decorator]
+    @register_to_config
     def __init__(
         self,
         img_resolution: int,
@@ -54,7 +53,7 @@ class GatedPixelCNN(AutoregressiveNetwork):
         kernel: int = 3,
         head_channels: int = 512,
     ) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         check_positive(
             img_resolution=img_resolution,
             channels=channels,

@@ -7,7 +7,7 @@ of NCSN++ (`DownAfterConv2d`). Parameter and buffer names are those of the offic
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from genlab.errors import ConfigError
 from genlab.networks import winograd
+from genlab.networks.precision import WideBuffers
 
 Images = Float[Tensor, "B C H W"]
 Direction = Literal["up", "down"]
@@ -247,19 +248,32 @@ def group_norm(channels: int, eps: float) -> nn.GroupNorm:
     return nn.GroupNorm(groups, channels, eps=eps)
 
 
-def time_features(t: Float[Tensor, " B"], channels: int) -> Float[Tensor, "B C"]:
-    """[cos | sin] of timesteps at frequencies from 1 to nearly 1 / 10000, in float32 (ADM, DiT).
+def _cos_sin(t: Float[Tensor, " B"], frequencies: Float[Tensor, " F"]) -> Float[Tensor, "B C"]:
+    phase = t.float()[:, None] * frequencies
+    return torch.cat([phase.cos(), phase.sin()], dim=1)
 
-    An odd number of channels ends with a zero.
+
+def time_features(
+    t: Float[Tensor, " B"], channels: int, *, endpoint: bool = False
+) -> Float[Tensor, "B C"]:
+    """[cos | sin] of timesteps at frequencies from 1 to 1 / 10000, in float32.
+
+    Args:
+        t: timesteps.
+        channels: number of features; an odd one ends with a zero.
+        endpoint: whether the last frequency is 1 / 10000 itself (diffusers' DiT) or one step before
+            (ADM, DiT).
     """
     half = channels // 2
     index = torch.arange(half, dtype=torch.float32, device=t.device)
-    phase = t.float()[:, None] * (-math.log(10000) * index / half).exp()
-    return F.pad(torch.cat([phase.cos(), phase.sin()], dim=1), (0, channels % 2))
+    frequencies = (-math.log(10000) * index / (half - endpoint)).exp()
+    return F.pad(_cos_sin(t, frequencies), (0, channels % 2))
 
 
 class PositionalEmbedding(nn.Module):
-    """Cosines and sines of the noise level at frequencies from 1 to 1 / 10000 (DDPM++, ADM).
+    """Cosines and sines of the noise level at frequencies from 1 to 1 / 10000, as EDM has them.
+
+    They are those of `time_features` but for their rounding, which large phases make visible.
 
     Args:
         channels: number of features, even.
@@ -279,12 +293,13 @@ class PositionalEmbedding(nn.Module):
     def forward(self, c_noise: Float[Tensor, " B"]) -> Float[Tensor, "B C"]:
         """[cos | sin] features, float32."""
         index = torch.arange(self.num_frequencies, dtype=torch.float32, device=c_noise.device)
-        phase = c_noise.float()[:, None] * (1 / 10000) ** (index / self.steps)
-        return torch.cat([phase.cos(), phase.sin()], dim=1)
+        return _cos_sin(c_noise, (1 / 10000) ** (index / self.steps))
 
 
-class FourierEmbedding(nn.Module):
+class FourierEmbedding(WideBuffers):
     """Cosines and sines of the noise level at random frequencies, kept in the checkpoint (NCSN++).
+
+    Half-precision frequencies would turn phases of many cycles into noise.
 
     Args:
         channels: number of features, even.
@@ -300,15 +315,5 @@ class FourierEmbedding(nn.Module):
         self.register_buffer("freqs", scale * torch.randn(channels // 2))
 
     def forward(self, c_noise: Float[Tensor, " B"]) -> Float[Tensor, "B C"]:
-        """[cos | sin] features, float32."""
-        phase = c_noise.float()[:, None] * (2 * math.pi * self.freqs)
-        return torch.cat([phase.cos(), phase.sin()], dim=1)
-
-    def _apply(self, fn: Any, recurse: bool = True) -> Any:
-        # Half-precision frequencies would turn phases of many cycles into noise: they move, but
-        # stay float32.
-        freqs = self.freqs
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        if self.freqs.dtype != freqs.dtype:
-            self.freqs = freqs.to(self.freqs.device)
-        return self
+        """[cos | sin] features, float32 or wider."""
+        return _cos_sin(c_noise, 2 * math.pi * self.freqs)

@@ -3,13 +3,10 @@
 from collections.abc import Sequence
 
 import torch
-from diffusers.configuration_utils import ConfigMixin, register_to_config
-from diffusers.models.modeling_utils import ModelMixin
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from genlab.errors import ConfigError
 from genlab.networks.adm_blocks import (
     KAIMING,
     ZERO,
@@ -20,14 +17,21 @@ from genlab.networks.adm_blocks import (
     group_norm,
     level_widths,
 )
-from genlab.networks.base import check_choice, check_positive, level_resolutions
+from genlab.networks.base import (
+    Network,
+    check_choice,
+    check_patches,
+    check_positive,
+    level_resolutions,
+    register_to_config,
+)
 from genlab.networks.layers import Conv2d, Images, Linear
 
 POOLS = ("attention", "adaptive", "spatial", "spatial_v2")
 HIDDEN = 2048
 
 
-class ADMClassifier(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers is untyped
+class ADMClassifier(Network):
     """The downward half of ADM's U-Net with a head that names the class.
 
     Args:
@@ -55,7 +59,7 @@ class ADMClassifier(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers
     Source: arXiv:2105.05233, Section 4 and Table 12.
     """
 
-    @register_to_config  # type: ignore[untyped-decorator]
+    @register_to_config
     def __init__(
         self,
         img_resolution: int,
@@ -75,7 +79,7 @@ class ADMClassifier(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers
         pool: str = "attention",
         patch_size: int = 1,
     ) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         check_positive(
             img_resolution=img_resolution,
             in_channels=in_channels,
@@ -88,11 +92,7 @@ class ADMClassifier(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers
         self.num_classes = num_classes
         self.pool = pool
         widths = level_widths(model_channels, channel_mult)
-        if img_resolution % patch_size:
-            raise ConfigError(
-                f"img_resolution {img_resolution} cannot be cut into patches of {patch_size}; "
-                "use a patch_size that divides it"
-            )
+        check_patches(patch_size, img_resolution=img_resolution)
         self.patch_size = patch_size
         size = img_resolution // patch_size
         levels = level_resolutions(size, len(widths), "img_resolution / patch_size")

@@ -11,14 +11,13 @@ height and width.
 from typing import Any
 
 import torch
-from diffusers.configuration_utils import register_to_config
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from genlab.errors import ConfigError
 from genlab.networks.autoregressive import AutoregressiveNetwork
-from genlab.networks.base import check_positive
+from genlab.networks.base import check_positive, register_to_config
 from genlab.networks.logistic_mixture import LogisticMixture
 from genlab.networks.pixelcnnpp_blocks import (
     DownRightShiftedConv2d,
@@ -54,7 +53,7 @@ class PixelCNNPP(AutoregressiveNetwork):
     openai/pixel-cnn.
     """
 
-    @register_to_config  # type: ignore[untyped-decorator]
+    @register_to_config
     def __init__(
         self,
         img_resolution: int,
@@ -65,7 +64,7 @@ class PixelCNNPP(AutoregressiveNetwork):
         num_mixtures: int = 10,
         dropout: float = 0.5,
     ) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         check_positive(
             img_resolution=img_resolution,
             num_blocks=num_blocks,

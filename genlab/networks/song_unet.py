@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
-from diffusers.configuration_utils import register_to_config
 
 # diffusers loads a class only where the class's own module shows it this name.
 from diffusers.models.modeling_utils import ModelMixin  # noqa: F401
@@ -13,12 +12,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from genlab.errors import ConfigError
 from genlab.networks.base import (
     DiffusionNetwork,
     check_choice,
+    check_patches,
     check_positive,
     level_resolutions,
+    register_to_config,
 )
 from genlab.networks.blocks import BlockStyle, UNetBlock
 from genlab.networks.layers import (
@@ -75,7 +75,7 @@ class SongUNet(DiffusionNetwork):
     decoder_types: ClassVar = ("standard", "skip")
     embedding_types: ClassVar = ("positional", "fourier")
 
-    @register_to_config  # type: ignore[untyped-decorator]
+    @register_to_config
     def __init__(
         self,
         img_resolution: int,
@@ -96,7 +96,7 @@ class SongUNet(DiffusionNetwork):
         resample_filter: Sequence[float] = (1, 1),
         patch_size: int = 1,
     ) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         check_positive(
             img_resolution=img_resolution,
             in_channels=in_channels,
@@ -111,11 +111,7 @@ class SongUNet(DiffusionNetwork):
         check_choice("embedding_type", embedding_type, self.embedding_types)
         check_choice("encoder_type", encoder_type, self.encoder_types)
         check_choice("decoder_type", decoder_type, self.decoder_types)
-        if img_resolution % patch_size:
-            raise ConfigError(
-                f"img_resolution {img_resolution} cannot be cut into patches of {patch_size}; "
-                "use a patch_size that divides it"
-            )
+        check_patches(patch_size, img_resolution=img_resolution)
         self.label_dim = label_dim
         self.patch_size = patch_size
         self.num_blocks = num_blocks

@@ -228,7 +228,7 @@ def one_tensor(**changes: Any) -> Persistent:
     storage = torch.arange(4.0)._typed_storage()
     arguments = {"offset": 0, "size": (4,), "stride": (1,), **changes}
     net = Persistent("EDMPrecond", _init_args=(), _init_kwargs={})
-    net._parameters["w"] = Call(  # type: ignore[assignment]
+    net._parameters["w"] = Call(  # type: ignore[assignment]  # what makes a tensor
         torch._utils._rebuild_tensor_v2, storage, *arguments.values(), False, {}
     )
     return net

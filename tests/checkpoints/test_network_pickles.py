@@ -123,7 +123,7 @@ def test_null_class_only_with_recorded_label_dropout(tmp_path: Path) -> None:
 def test_positional_arguments(tmp_path: Path) -> None:
     kwargs, weights = official_weights("VPPrecond")
     root = module_tree("VPPrecond", weights, {k: v for k, v in kwargs.items() if "img" not in k})
-    root._init_args = (8, 3)  # type: ignore[assignment]
+    root._init_args = (8, 3)  # type: ignore[assignment]  # () until now
     assert read_pickle(write_pickle(tmp_path / "n.pkl", {"ema": root})).kwargs == kwargs
 
 

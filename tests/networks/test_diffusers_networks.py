@@ -10,8 +10,9 @@ import genlab
 from genlab import DiffusionGenerator, GenLabPipeline
 from genlab.diffusion.discrete import Discrete
 from genlab.errors import ConfigError, LabelError
-from genlab.networks.diffusers_dit import DiffusersDiT, shifted_time_features
+from genlab.networks.diffusers_dit import DiffusersDiT
 from genlab.networks.diffusers_unet import DiffusersUNet
+from genlab.networks.layers import time_features
 
 UNET = {
     "block_out_channels": [8, 8],
@@ -91,7 +92,7 @@ def test_half_precision() -> None:
 
 
 def test_time_features_reach_their_last_frequency() -> None:
-    features = shifted_time_features(torch.tensor([10000.0]), channels=8)
+    features = time_features(torch.tensor([10000.0]), 8, endpoint=True)
     assert features[0, 3] == pytest.approx(torch.tensor(1.0).cos().item(), abs=1e-4)
 
 
