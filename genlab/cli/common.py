@@ -59,10 +59,10 @@ device_option: Decorator = click.option(
 )
 """``--device``; the function gets ``device: str | None``."""
 
+DTYPES = click.Choice(["float32", "float16", "bfloat16"])
+
 dtype_option: Decorator = click.option(
-    "--dtype",
-    type=click.Choice(["float32", "float16", "bfloat16"]),
-    help="What the network computes in; default: float32.",
+    "--dtype", type=DTYPES, help="What the network computes in; default: float32."
 )
 """``--dtype``; the function gets ``dtype: str | None``."""
 

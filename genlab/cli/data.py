@@ -27,7 +27,10 @@ MAX_CLASSES_SHOWN = 20
 STYLES = {"error": "bold red", "warning": "yellow", "note": "cyan"}
 
 size_option: Decorator = click.option(
-    "--size", type=click.IntRange(min=1), metavar="N", help="Height and width wanted, in pixels."
+    "--size",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Height and width wanted, in pixels; default: as they are.",
 )
 fit_option: Decorator = click.option(
     "--fit",
@@ -66,16 +69,25 @@ def _workers_option(what: str) -> Decorator:
     )
 
 
-@click.group()
+EPILOG = """\b
+Examples:
+  genlab data check my_images/ --size 32 --fit crop --grid look.png
+  genlab data prepare my_images/ my_images.zip --size 32 --fit crop
+  genlab data encode my_images.zip --autoencoder sd-vae/ -o latents/
+  genlab train CONFIG data.path=my_images.zip              # or data.path=latents/"""
+
+
+@click.group(epilog=EPILOG)
 def command() -> None:
     """Check a data set, pack it into a zip, or encode it for latent diffusion.
 
-    Data are a folder with one folder of images for each class, any folder or zip with a
-    dataset.json, a folder with idx(.gz) files, or an npz with arr_0 and arr_1.
+    A data set is a folder with one folder of images for each class; a folder or zip of images with
+    labels in a dataset.json, as EDM's; a folder with idx(.gz) files, as MNIST's; or an npz with
+    images in arr_0 and labels in arr_1.
     """
 
 
-@command.command()
+@command.command(short_help="Say whether images can be trained on, and why not.")
 @click.argument("path", type=ANY_PATH)
 @size_option
 @fit_option
@@ -195,7 +207,7 @@ def _verdict(report: "Report") -> str:
     return f"can be trained on{f', {warnings} warning' + 's' * (warnings > 1) if warnings else ''}"
 
 
-@command.command()
+@command.command(short_help="Pack images into a zip, all of one size.")
 @click.argument("source", type=ANY_PATH)
 @click.argument("dest", type=ANY_PATH)
 @size_option
@@ -275,7 +287,7 @@ def prepare(
     )
 
 
-@command.command()
+@command.command(short_help="Encode images once, to train on their latents.")
 @click.argument("source", type=ANY_PATH)
 @click.option(
     "--autoencoder",

@@ -9,11 +9,11 @@ import click
 
 from genlab.cli.common import (
     ANY_PATH,
+    DTYPES,
     FOLDER,
     config_option,
     device_option,
     dry_run_option,
-    dtype_option,
     plain_warnings,
     progress,
 )
@@ -49,10 +49,15 @@ class TrainGroup(click.Group):
     "train", cls=TrainGroup, subcommand_metavar="CONFIG [KEY=VALUE]... | COMMAND", epilog=EPILOG
 )
 def command() -> None:
-    """Train a generator or a classifier, or go on with a run."""
+    """Train a generator or a classifier, or go on with a run.
+
+    CONFIG is a configuration that 'genlab presets' lists, or a YAML file; KEY=VALUE changes one of
+    its settings, and 'genlab train CONFIG --dry-run' prints them all. 'genlab train run --help'
+    tells the options.
+    """
 
 
-@command.command("run", epilog=EPILOG)
+@command.command("run", epilog=EPILOG, short_help="Train by CONFIG ('run' may be left out).")
 @click.argument("arguments", nargs=-1, metavar="CONFIG [KEY=VALUE]...")
 @config_option
 @click.option("-o", "--output", type=FOLDER, help="The run's folder. Default: runs/CONFIG.")
@@ -65,7 +70,7 @@ def run(
     device: str | None,
     dry_run: bool,
 ) -> None:
-    """Train by CONFIG ('run' may be left out)."""
+    """Train by CONFIG, or go on with the run in its folder; 'run' may be left out."""
     from genlab.config import load, to_yaml
     from genlab.training.config import TrainConfig
 
@@ -127,7 +132,7 @@ def _train(settings: "TrainConfig", folder: Path, device: str | None) -> None:
         sys.exit(128 + outcome.signal)
 
 
-@command.command("export")
+@command.command("export", short_help="Write what a run has trained as a model's folder.")
 @click.argument("run_folder", metavar="RUN", type=ANY_PATH)
 @click.option("-o", "--output", type=FOLDER, required=True, help="The folder to write.")
 @click.option(
@@ -135,15 +140,22 @@ def _train(settings: "TrainConfig", folder: Path, device: str | None) -> None:
     default="halflife",
     show_default=True,
     metavar="AVERAGE",
-    help="Which average of the weights: halflife, none, or sigma_rel=0.08 (reconstructed from "
-    "snapshots).",
+    help="Which weights: halflife, the running average that previews show; none, the last ones as "
+    "they are; sigma_rel=0.08, an average of that width (EDM2), made of the run's snapshots.",
 )
 @click.option(
-    "--images", type=int, help="Training time in images at which it is taken; default: the latest."
+    "--images",
+    type=int,
+    metavar="N",
+    help="The weights after N images, where a snapshot has them; default: the latest.",
 )
-@dtype_option
+@click.option("--dtype", type=DTYPES, help="What the weights are stored in; default: float32.")
 @click.option(
-    "--fact", "facts", multiple=True, metavar="NAME=TEXT", help="A row for the model card's table."
+    "--fact",
+    "facts",
+    multiple=True,
+    metavar="NAME=TEXT",
+    help="One more row of the model card's table, for instance FID=4.2; repeat it for more.",
 )
 def export(
     run_folder: Path,
@@ -153,7 +165,11 @@ def export(
     dtype: str | None,
     facts: tuple[str, ...],
 ) -> None:
-    """Write what RUN has trained as a folder, with a model card."""
+    """Write what RUN has trained as a folder, with a model card.
+
+    RUN is the folder of a run, finished or not. What is written no longer needs it: give the new
+    folder to 'genlab sample' and the other commands.
+    """
     from genlab.training.export import Choice, export
     from genlab.training.run import Run
 
