@@ -107,12 +107,13 @@ class ClassifierObjective(Objective):
             ConfigError: there are more or fewer names than classes.
         """
         if class_names is not None:
-            num_classes = int(network.config["num_classes"])  # type: ignore[index]
+            num_classes = int(network.config["num_classes"])  # type: ignore[index]  # ConfigMixin
             if len(class_names) != num_classes:
                 raise ConfigError(
                     f"got {len(class_names)} class names for {num_classes} classes; give one each"
                 )
-            network.register_to_config(class_names=list(class_names))  # type: ignore[operator]
+            names = list(class_names)
+            network.register_to_config(class_names=names)  # type: ignore[operator]  # ConfigMixin
         return TrainedNetwork(network, card)
 
     @torch.no_grad()

@@ -15,6 +15,7 @@ from genlab.training.gan.diffaugment import TRANSFORMATIONS, DiffAugment
 from genlab.training.gan.losses import LOSSES, AdversarialLoss, feature_matching
 from genlab.training.gan.objective import GanObjective, features, frozen
 from genlab.training.gan.regularizers import History, add_orthogonal_gradients, orthogonal_gradient
+from genlab.training.objective import Trouble
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -181,7 +182,7 @@ def test_unknown_transformations_are_named() -> None:
         DiffAugment(["cutut"])
 
 
-def watched(*losses: float) -> list[object]:
+def watched(*losses: float) -> list[Trouble | None]:
     watch = CollapseWatch(loss=0.02, even=2.0, patience_kimg=4)
     return [
         watch(float(i), {"discriminator": loss, "generator": 1.0}) for i, loss in enumerate(losses)
@@ -194,7 +195,7 @@ def test_the_watch_gives_up_after_its_patience_only() -> None:
         found = watched(1.5, 0.01, 0.01, 0.0, 0.01, 0.01, 0.01)
         assert found[:5] == [None] * 5
         assert found[5] is not None
-        assert found[5].kimg == 1  # type: ignore[attr-defined]
+        assert found[5].kimg == 1
         assert watched(0.01, 0.01, 0.01, 0.5, 0.01, 0.01, 0.01) == [None] * 7
 
 

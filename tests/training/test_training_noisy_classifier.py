@@ -74,7 +74,7 @@ def test_it_learns_what_little_noise_leaves(config: Path, tmp_path: Path) -> Non
         "genlab sample",
     ):
         assert text.lower() in card.lower()
-    with pytest.raises(CheckpointError, match="noisy-classifier"):
+    with pytest.raises(CheckpointError, match="classifier of noisy images, which draws nothing"):
         genlab.load(tmp_path / "out")
     with pytest.raises(UnknownNameError, match="no classifier 'nowhere'"):
         load_classifier("nowhere")
