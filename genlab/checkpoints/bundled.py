@@ -1,7 +1,6 @@
 """The models that come with the package: pipeline folders under ``bundled/``."""
 
 import atexit
-import json
 from contextlib import ExitStack
 from functools import cache
 from importlib.resources import as_file, files
@@ -11,6 +10,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from genlab.errors import UnknownNameError, nearest
+from genlab.files import read_json_object
 
 INDEX = "model_index.json"
 """The file that makes a folder a pipeline folder."""
@@ -59,7 +59,7 @@ def card_header(card: str) -> dict[str, Any]:
 def bundled_facts(name: str) -> dict[str, Any]:
     """A bundled model in a few words, without loading it."""
     folder = bundled_folder(name)
-    index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+    index = read_json_object(folder / INDEX)
     header = card_header(bundled_card(name))
     data = header.get("datasets") or []
     return {

@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from genlab.errors import CheckpointError, GenLabError, OutputError
+from genlab.files import read_json_object
 from genlab.generators.models import read_model, write_model
 
 INDEX = "model_index.json"
@@ -68,7 +69,7 @@ def write_folder(
                 write_model(new / part, model)
             (new / INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
             if card is not None:
-                (new / CARD).write_text(card)
+                (new / CARD).write_text(card, encoding="utf-8")
             _move_into(new, folder)
     except GenLabError:
         raise
@@ -112,11 +113,8 @@ def read_index(folder: Path) -> dict[str, Any]:
             f"{folder} is no model folder: it has no {INDEX}; check the path, "
             "or make one with genlab convert"
         )
-    try:
-        index = json.loads(path.read_text())
-    except (ValueError, RecursionError, OSError) as error:
-        raise CheckpointError(f"{path} cannot be read ({error}); save the model again") from error
-    if not isinstance(index, dict) or not _is_component(index.get(NETWORK)):
+    index = read_json_object(path)
+    if not _is_component(index.get(NETWORK)):
         raise CheckpointError(
             f"{path} names no network; GenLab reads folders of its own pipeline, {PIPELINE}"
         )
@@ -184,4 +182,4 @@ def _model_class(folder: Path, module: str, name: str) -> type[ModelMixin]:
 def read_card(folder: Path) -> str | None:
     """The model card, where there is one."""
     path = folder / CARD
-    return path.read_text() if path.is_file() else None
+    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else None

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from genlab.errors import CheckpointError, GenLabError
-from genlab.files import make_public
+from genlab.files import make_public, read_json_object
 
 MODEL_CONFIG = "config.json"
 
@@ -32,13 +32,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise CheckpointError(
             f"{folder} holds no model of diffusers: it has no {MODEL_CONFIG}; check the path"
         )
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError, OSError) as error:
-        raise CheckpointError(f"{path} cannot be read ({error}); fetch it again") from error
-    if not isinstance(config, dict):
-        raise CheckpointError(f"{path} is no model's config: it must be a JSON object")
-    return config
+    return read_json_object(path)
 
 
 def model_class(folder: Path, classes: Mapping[str, type[Any]]) -> type[Any]:

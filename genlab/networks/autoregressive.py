@@ -17,8 +17,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from genlab.errors import LabelError
-from genlab.networks.base import Network
+from genlab.networks.base import Network, check_classes
 
 
 class PixelDistribution(ABC):
@@ -183,16 +182,7 @@ class AutoregressiveNetwork(Network):
         """
         if labels is None:
             return table.weight.new_zeros(1, table.embedding_dim)
-        # Only on the CPU: elsewhere reading the values would stall the device.
-        if (
-            not labels.is_cuda
-            and labels.numel()
-            and not -1 <= labels.min() <= labels.max() < table.num_embeddings
-        ):
-            raise LabelError(
-                f"class labels must lie in 0 ... {table.num_embeddings - 1} (or be -1 for the null "
-                f"class), got {labels.tolist()}"
-            )
+        check_classes(labels, table.num_embeddings)
         labels = labels.to(table.weight.device)
         known = (labels >= 0).to(table.weight.dtype)[:, None]
         return table(labels.clamp(min=0)) * known

@@ -98,16 +98,7 @@ class DiffusionNetwork(Network):
                     "classes; give one weight for each class"
                 )
             return labels.to(self.device)
-        # Only on the CPU: elsewhere reading the values would stall the device at every step.
-        if (
-            not labels.is_cuda
-            and labels.numel()
-            and not -1 <= labels.min() <= labels.max() < self.label_dim
-        ):
-            raise LabelError(
-                f"class labels must lie in 0 ... {self.label_dim - 1} (or be -1 for the null "
-                f"class), got {labels.tolist()}"
-            )
+        check_classes(labels, self.label_dim)
         classes = torch.arange(self.label_dim, device=self.device)
         return (labels.to(self.device)[:, None] == classes).float()
 
@@ -129,6 +120,20 @@ def check_positive(**arguments: int | Sequence[int]) -> None:
         numbers: list[Any] = list(value) if isinstance(value, Sequence) else [value]
         if not numbers or any(not isinstance(n, int) or n < 1 for n in numbers):
             raise ConfigError(f"{name} must be made of whole numbers above 0, got {value!r}")
+
+
+def check_classes(labels: Int64[Tensor, " B"], num_classes: int) -> None:
+    """Refuse class indices out of range; on the CPU only, reading them would stall other devices.
+
+    Raises:
+        LabelError: tells the range.
+    """
+    on_cpu = labels.device.type == "cpu"
+    if on_cpu and labels.numel() and not -1 <= labels.min() <= labels.max() < num_classes:
+        raise LabelError(
+            f"class labels must lie in 0 ... {num_classes - 1} (or be -1 for the null class), got "
+            f"{labels.tolist()}"
+        )
 
 
 def check_patches(patch_size: int, **sizes: int) -> None:

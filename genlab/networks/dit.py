@@ -390,7 +390,7 @@ def _cached_positions(
 def _asks_for_null(labels: Labels | None) -> bool:
     if labels is None:
         return True
-    if labels.is_cuda:  # reading the values would stall the device
+    if labels.device.type != "cpu":  # reading the values would stall the device
         return False
     null = (labels == 0).all(1) if labels.is_floating_point() else labels == -1
     return bool(null.any())
