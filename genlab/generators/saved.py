@@ -42,13 +42,13 @@ class SavedModel(ABC):
 
     Attributes:
         family: what the folder says it holds.
-        kind: the same in words.
+        kind: the same in words, for messages.
         source: how to get one, for those who name another model's folder.
         needs: facts that the folder must tell.
     """
 
     family: ClassVar[str]
-    kind: ClassVar[str]
+    kind: ClassVar[str] = "model of this family"
     source: ClassVar[str]
     needs: ClassVar[tuple[str, ...]] = ()
 

@@ -100,6 +100,6 @@ class LikelihoodObjective(Objective):
         total, count = 0.0, 0
         for images, labels in batches:
             bits = bits_per_dimension(network, network(images, labels), images)
-            total += float(bits.double().sum())
+            total += float(bits.cpu().double().sum())
             count += len(labels)
         return {"bpd": total / count}

@@ -68,12 +68,16 @@ class Recorder:
     def state_dict(self) -> dict[str, Any]:
         """The means since the last line that was due, and what the objective's watch remembers."""
         watched = None if self._watch is None else self._watch.state_dict()
-        return {"pending": self._pending, "watch": watched}
+        # Plain values: a state is read onto the run's device, and Metal has no float64.
+        pending = None if self._pending is None else self._pending.tolist()
+        return {"pending": pending, "watch": watched}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a state; an empty one, of before this was saved, begins anew."""
         pending, watched = state.get("pending"), state.get("watch")
-        self._pending = None if pending is None else pending.cpu()
+        self._pending = None
+        if pending is not None:
+            self._pending = torch.as_tensor(pending, dtype=torch.float64, device="cpu")
         if self._watch is not None and watched is not None:
             self._watch.load_state_dict(watched)
 
@@ -137,7 +141,7 @@ class Recorder:
         """
         names = list(self._means[0])
         rows = torch.stack([torch.stack([means[name] for name in names]) for means in self._means])
-        values = self.accelerator.reduce(rows, "mean").double().cpu()
+        values = self.accelerator.reduce(rows, "mean").cpu().double()
         if self._pending is not None:
             values = torch.cat([self._pending, values])
         self._refuse_bad_losses(values, progress)

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import genlab
-from genlab import DiffusionGenerator
+from genlab import DiffusionGenerator, Generator
 from genlab.diffusion.preconditioning import IDDPM
 from genlab.errors import CheckpointError, OutputError
 from genlab.generators.folder import write_folder
@@ -143,6 +143,14 @@ def test_damage_is_named(model: Path, kind: str) -> None:
     damage(model)
     with pytest.raises(CheckpointError, match=message):
         genlab.load(model)
+
+
+def test_a_family_from_elsewhere_need_not_say_more_than_its_name(model: Path) -> None:
+    class Elsewhere(Generator):
+        family = "elsewhere"
+
+    with pytest.raises(CheckpointError, match=r"no model of this family but .* 'diffusion'"):
+        Elsewhere.from_pretrained(model)
 
 
 @pytest.mark.parametrize("kind", ["no index", "unknown family", "no preconditioning"])

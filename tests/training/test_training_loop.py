@@ -1,5 +1,6 @@
 """Runs that stop, die, fail and go on."""
 
+import json
 import resource
 from collections.abc import Callable
 from pathlib import Path
@@ -23,7 +24,7 @@ from genlab.training.config import OptimizerConfig
 from genlab.training.loop import Trainer
 from genlab.training.schedule import schedule_factor
 from genlab.training.snapshots import list_snapshots
-from genlab.training.state import Progress, states
+from genlab.training.state import Progress, load_state, states
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +89,13 @@ def test_a_stop_leaves_the_lines_of_the_log_as_they_are(config: Path, tmp_path: 
     assert [step for step, *_ in whole] == [5, 10]
     assert [step for step, *_ in parts] == [2, 4, 5, 10]
     assert parts[2:] == whole
+
+
+def test_what_the_log_has_under_way_is_saved_in_plain_values(config: Path, tmp_path: Path) -> None:
+    """A state is read onto the run's device, which may have no float64."""
+    Trainer(tiny(config, ["output.log_steps=5"]), tmp_path, device="cpu").train(stops_after(1))
+    record = load_state(states(tmp_path / "state")[-1]).record
+    assert len(json.loads(json.dumps(record))["pending"]) == 2
 
 
 def test_a_state_of_before_the_log_was_kept_goes_on(config: Path, tmp_path: Path) -> None:
