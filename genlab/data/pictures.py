@@ -61,7 +61,9 @@ def rows(images: Mapping[str, Sequence[Pixels]], captions: Sequence[str] = ()) -
         images: name of a row -> its images, (H, W, C); sizes may differ between rows.
         captions: stand above the columns.
     """
-    tiles = {name: [_enlarge(to_pil(p)) for p in pixels] for name, pixels in images.items()}
+    sides = [min(pixels[0].shape[:2]) for pixels in images.values()]
+    factor = _factor(max(sides))  # the same for all: sizes can be compared
+    tiles = {n: [_enlarge(to_pil(p), factor) for p in pixels] for n, pixels in images.items()}
     columns = max(map(len, tiles.values()))
     box = tuple(max(max(t.size[axis] for t in row) for row in tiles.values()) for axis in (0, 1))
     blank = Image.new("RGB", (box[0], box[1]), _BACKGROUND)
@@ -84,8 +86,12 @@ def _columns(count: int) -> int:
     return next((columns for columns in near if count % columns == 0), root)
 
 
-def _enlarge(image: Image.Image) -> Image.Image:
-    factor = max(1, -(-MIN_TILE // min(image.size)))
+def _factor(side: int) -> int:
+    return max(1, -(-MIN_TILE // side))
+
+
+def _enlarge(image: Image.Image, factor: int | None = None) -> Image.Image:
+    factor = factor or _factor(min(image.size))
     size = (image.width * factor, image.height * factor)
     return image.convert("RGB").resize(size, Image.Resampling.NEAREST)
 

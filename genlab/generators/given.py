@@ -8,7 +8,7 @@ from torch import Tensor
 
 from genlab.data.dataset import ImageDataset
 from genlab.data.pixels import from_uint8
-from genlab.errors import ConfigError
+from genlab.errors import ConfigError, DataError
 from genlab.generators.base import Generator
 
 
@@ -35,7 +35,8 @@ def read_given(
 
     Args:
         generator: what is to draw from them.
-        path: a folder of images, a zip, a folder with idx files (their test part) or an npz file.
+        path: a folder of images, a zip, a folder with idx files, or an npz file; of a set with
+            parts the test images are read.
         seeds: each gets the next image; where there are more seeds, the images take turns.
         image_size: of the images; None takes the first one's, and all must have it.
 
@@ -47,7 +48,10 @@ def read_given(
         DataError: the images cannot be read or are of another size.
     """
     channels = generator.image_shape[0]
-    images = ImageDataset(path, image_size, channels, labels=False, split="test")
+    try:
+        images = ImageDataset(path, image_size, channels, labels=False, split="test")
+    except DataError:  # what has no parts counts as its training part
+        images = ImageDataset(path, image_size, channels, labels=False, split="train")
     rows = [number % len(images) for number in range(len(seeds))]
     pixels = torch.stack([images[row][0] for row in rows])
     known = images.source.labels

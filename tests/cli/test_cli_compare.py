@@ -48,7 +48,8 @@ def test_other_classes_have_no_captions(runs: Path, tmp_path: Path) -> None:
     picture = tmp_path / "mixed.png"
     assert main(["compare", str(runs / "steps-1"), str(plain), "-o", str(picture)]) == 0
     shown = ink(picture)
-    assert shown.shape[0] == 4 + 2 * (84 + 4)  # 28 pixels are enlarged three times
+    assert shown.shape[0] == 4 + 2 * (64 + 4)  # all are enlarged twice, as the larger ones need
+    assert not shown[-68:-64].any()  # the smaller ones stand in the middle
 
 
 def test_what_cannot_be_compared(
