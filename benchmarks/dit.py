@@ -91,6 +91,8 @@ def ours(name: str, network: DiT, args: argparse.Namespace) -> Variant:
     generator = DiffusionGenerator(copy.deepcopy(network), model, has_null_class=True)
     generator.to(dtype=torch.bfloat16 if name == "bf16" else torch.float32)
     generator.prepare()
+    if name == "compiled":
+        generator.compile()
     guided = ClassifierFree(scale=SCALE, channels=GUIDED)(generator.denoiser)
     sigma = model.levels[TIMESTEP]
     x = latents(args) * (1 + sigma**2).sqrt()
@@ -108,7 +110,8 @@ def main() -> None:
     options = parser(__doc__, rounds=5)
     options.add_argument("--peer", type=Path, help="checkout of facebookresearch/DiT")
     options.add_argument("--sizes", nargs="+", default=["S/2", "B/2"], help="S/2 ... XL/8")
-    options.add_argument("--variants", nargs="+", default=["fp32", "bf16"])
+    names = ["fp32", "compiled", "bf16"]
+    options.add_argument("--variants", nargs="+", default=names, choices=names)
     options.add_argument(
         "--batch", type=int, default=8, help="images; the networks see two of each"
     )
