@@ -10,6 +10,7 @@ metrics, so that a record with ``fd`` alone meets one with ``fd`` and ``cs``.
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +144,20 @@ def read_folder(folder: Path) -> tuple[list[Entry], list[EvaluationError]]:
             entry = Entry(key=record_id(record), record=record)
             entries.setdefault(entry.key, entry)
     return list(entries.values()), broken
+
+
+def read_default(folder: Path) -> tuple[list[Entry], list[EvaluationError]]:
+    """Read the records of the bundled models and those of a folder, which need not be there yet.
+
+    Returns:
+        As `read_folder`.
+    """
+    with as_file(files("genlab.eval").joinpath("bundled", "records")) as bundled:
+        entries, broken = read_folder(bundled)
+    if folder.exists():
+        own, bad = read_folder(folder)
+        entries, broken = list({entry.key: entry for entry in entries + own}.values()), broken + bad
+    return entries, broken
 
 
 def select(

@@ -20,7 +20,7 @@ DEFAULT = Path("leaderboard")
 EPILOG = """\b
 Examples:
   genlab eval edm-fmnist --protocol offline-2k     # writes a record into ./leaderboard
-  genlab leaderboard show                          # what is there, best first
+  genlab leaderboard show                          # it and the bundled models, best first
   genlab leaderboard show --dataset fmnist --score fd
   genlab leaderboard html -o leaderboard.html      # one file: open it, send it, publish it
   genlab leaderboard add ~/theirs/*.json           # check records of others and copy them in
@@ -45,9 +45,8 @@ def reading(function: Any) -> Any:
             "--dir",
             "folder",
             type=FOLDER,
-            default=DEFAULT,
-            show_default=True,
-            help="Folder of records.",
+            help="Folder of records, and no others. Default: those of ./leaderboard and of the "
+            "models that come with GenLab.",
         ),
         click.option("--dataset", metavar="NAME", help="Only this data set."),
         click.option("--score", metavar="NAME", help="Only this score, for instance fd."),
@@ -88,7 +87,7 @@ def command(context: click.Context) -> None:
 @command.command()
 @reading
 def show(
-    folder: Path = DEFAULT,
+    folder: Path | None = None,
     dataset: str | None = None,
     score: str | None = None,
     protocol: str | None = None,
@@ -208,7 +207,7 @@ def _report(broken: "Sequence[EvaluationError]", skip: bool) -> None:
 
 
 def _sections(
-    folder: Path,
+    folder: Path | None,
     dataset: str | None,
     score: str | None,
     protocol: str | None,
@@ -217,11 +216,9 @@ def _sections(
 ) -> "list[Section]":
     """Read, report what is broken, choose, group."""
     from genlab.eval.leaderboard import published as papers
-    from genlab.eval.leaderboard.board import arrange, read_folder, select
+    from genlab.eval.leaderboard.board import arrange, read_default, read_folder, select
 
-    # The default folder may not be there yet; a folder that somebody names must be.
-    missing = folder == DEFAULT and not folder.exists()
-    entries, broken = ([], []) if missing else read_folder(folder)
+    entries, broken = read_default(DEFAULT) if folder is None else read_folder(folder)
     _report(broken, skip_broken)
     rows = papers.published() if published and protocol is None else ()
     rows = tuple(row for row in rows if dataset in (None, row.dataset) and _has(row, score))

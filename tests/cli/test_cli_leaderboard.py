@@ -41,13 +41,20 @@ def test_show(board: Path, capfd: pytest.CaptureFixture[str]) -> None:
 def test_show_without_a_command_and_without_records(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
+    """The records of the bundled models are there before one's own; another folder is read alone."""
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
     for arguments in ((), ("show",), ("markdown",)):
         code, out, _ = run(capfd, *arguments)
-        assert code == 0
+        assert (code, "biggan-fmnist" in out) == (0, True)
+    for name in ("show", "markdown"):
+        code, out, _ = run(capfd, name, "--dir", "empty")
+        assert (code, "biggan-fmnist" in out) == (0, False)
         assert "genlab eval edm-fmnist --protocol offline-2k" in out
     write_record(tmp_path / "leaderboard", make_record("mine", fd=1.0))
-    assert "mine" in run(capfd)[1]
+    out = run(capfd)[1]
+    assert "mine" in out
+    assert "biggan-fmnist" in out
 
 
 def test_help_teaches(capfd: pytest.CaptureFixture[str]) -> None:
