@@ -41,7 +41,7 @@ def test_show(board: Path, capfd: pytest.CaptureFixture[str]) -> None:
 def test_show_without_a_command_and_without_records(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """The records of the bundled models are there before one's own; another folder is read alone."""
+    """Records of the bundled models are there before one's own; another folder is read alone."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
     for arguments in ((), ("show",), ("markdown",)):
