@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ HF_CONFIG: dict[str, Any] = {
     "attention_layer_position": 1,
     "n_stats": 5,
 }
-GENERATORS = {
+GENERATORS: dict[str, Callable[[], Any]] = {
     "hierarchical": lambda: BigGANGenerator(
         32, 3, channels=8, dim_z=8, shared_dim=6, attn_resolutions=(16,)
     ),
@@ -47,7 +48,7 @@ GENERATORS = {
         64, 3, channels=4, dim_z=7, shared_dim=6, attn_resolutions=(8, 32), own_batch_norm=True
     ),
 }  # fmt: skip
-DISCRIMINATORS = {
+DISCRIMINATORS: dict[str, Callable[[], Any]] = {
     "wide": lambda: BigGANDiscriminator(64, 3, channels=8, attn_resolutions=(16,)),
     "narrow": lambda: BigGANDiscriminator(128, 3, channels=4, wide=False),
     "official table": lambda: BigGANDiscriminator(

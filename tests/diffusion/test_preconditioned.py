@@ -1,5 +1,7 @@
 """A tiny real network behind each preconditioning."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -16,7 +18,7 @@ X = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(1), dtype=to
 def tiny(
     name: str, label_dim: int = 3, dtype: torch.dtype = torch.float32
 ) -> PreconditionedDenoiser:
-    network = SongUNet(
+    network: Any = SongUNet(
         img_resolution=8,
         in_channels=1,
         out_channels=2 if name == "iddpm" else 1,

@@ -171,7 +171,7 @@ def test_the_loss_does_not_wait_for_its_device(kind: str, variance: str) -> None
 
     def batch() -> None:
         draws = loss.draw(images, torch.Generator())
-        loss(model, images, Condition(), draws).loss.mean().backward()  # type: ignore[no-untyped-call]
+        loss(model, images, Condition(), draws).loss.mean().backward()
 
     batch()  # the first one places tables
     assert waits_of(batch) == []

@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -27,7 +28,7 @@ STATED = {"cnn-fmnist": 0.9230, "cnn-cifar10": 0.8264}
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny classifier as ``genlab train export`` writes it."""
     torch.manual_seed(0)
-    network = ClassifierCNN(16, 3, 4, channels=[8, 12, 16], class_names=["a", "b", "c", "d"])
+    network: Any = ClassifierCNN(16, 3, 4, channels=[8, 12, 16], class_names=["a", "b", "c", "d"])
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     network(torch.randn(16, 3, 16, 16))  # running statistics
@@ -54,7 +55,8 @@ def test_outputs_are_what_the_network_sees(folder: Path) -> None:
     for output, width in extractor.outputs.items():
         assert found[output].shape == (6, width)
         assert found[output].dtype == torch.float32
-    network = ClassifierCNN.from_pretrained(folder).float().eval()
+    network: Any = ClassifierCNN.from_pretrained(folder)
+    network.float().eval()
     embedding = network.embed(from_uint8(x))
     assert_close(found["features"], embedding.pooled.detach())
     assert_close(found["logits"], network(from_uint8(x)).detach())

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -85,7 +86,7 @@ def test_the_command_enlarges_images_that_take_turns(
 def test_the_pipeline_enlarges(
     generator: DiffusionGenerator, tiny_generator: DiffusionGenerator
 ) -> None:
-    pipeline = genlab.GenLabPipeline.from_generator(generator)
+    pipeline: Any = genlab.GenLabPipeline.from_generator(generator)
     seeds = [torch.Generator().manual_seed(seed) for seed in (5, 6, 7)]
     drawn = pipeline([0, 1, 0], generator=seeds, low_res=SMALL, output_type="pt").images
     expected = generator.enlarge(SMALL, [5, 6, 7], [0, 1, 0])

@@ -16,7 +16,7 @@ class Crossings(TorchDispatchMode):
     """Notes copies from the CPU that wait. Reading a meta tensor's values fails by itself."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # torch is untyped here
         self.waits: list[str] = []
 
     def __torch_dispatch__(

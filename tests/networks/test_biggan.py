@@ -1,5 +1,6 @@
 """BigGAN and BigGAN-deep: published sizes, shapes, mixed classes, what constructors refuse."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -27,7 +28,7 @@ HF_TINY: dict[str, Any] = {
 
 
 def make(name: str) -> GeneratorNetwork:
-    makers = {
+    makers: dict[str, Callable[[], GeneratorNetwork]] = {
         "biggan": lambda: BigGANGenerator(**TINY, dim_z=8, shared_dim=6, attn_resolutions=(16,)),
         "without shared": lambda: BigGANGenerator(
             **TINY, dim_z=8, shared_embedding=False, hierarchical=False, own_batch_norm=True

@@ -1,6 +1,7 @@
 """The small residual classifier."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,8 +11,13 @@ from genlab.errors import ConfigError
 from genlab.networks import ClassifierCNN
 
 
-def tiny(**options: object) -> ClassifierCNN:
-    settings = {"img_resolution": 16, "in_channels": 3, "num_classes": 5, "channels": [8, 16]}
+def tiny(**options: Any) -> ClassifierCNN:
+    settings: dict[str, Any] = {
+        "img_resolution": 16,
+        "in_channels": 3,
+        "num_classes": 5,
+        "channels": [8, 16],
+    }
     return ClassifierCNN(**{**settings, **options}).eval()
 
 

@@ -2,6 +2,7 @@
 
 import copy
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -104,9 +105,9 @@ def test_minibatch_discrimination_sees_duplicates() -> None:
         ({"dim_z": 0}, "dim_z"),
     ],
 )
-def test_wrong_arguments_are_named(options: dict[str, object], named: str) -> None:
+def test_wrong_arguments_are_named(options: dict[str, Any], named: str) -> None:
     with pytest.raises(ConfigError, match=named):
-        ConditionalGenerator(**{"img_resolution": 16, "num_classes": 3, **options})
+        ConditionalGenerator(**{"img_resolution": 16, "num_classes": 3} | options)
 
 
 def test_wrong_arguments_of_the_discriminator() -> None:
