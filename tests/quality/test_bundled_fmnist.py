@@ -34,7 +34,9 @@ RECOGNISED = {
 def test_samples_are_recognised(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     generator: Generator = genlab.load(name)
     labels = [number % 10 for number in range(NUM_SAMPLES)]
-    samples = GeneratedImages(generator, range(NUM_SAMPLES), labels, generator.sampler)
+    samples = GeneratedImages(
+        generator, range(NUM_SAMPLES), labels, generator.sampler, image_size=32
+    )
     found = collect(samples, build_extractor("cnn-fmnist"), [Need("rows", "logits")])
     assert found is not None
     made = class_consistency(found.features.rows["logits"], torch.tensor(labels))
