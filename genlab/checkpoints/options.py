@@ -65,7 +65,7 @@ def several(each: Check, longest: int, shortest: int = 1) -> Check:
 
     def check(value: Any) -> list[Any]:
         if isinstance(value, str) or not isinstance(value, Sequence):
-            raise ValueError("a list")  # noqa: TRY004  # as above
+            raise ValueError("a list")  # noqa: TRY004  # every check speaks through ValueError
         if not shortest <= len(value) <= longest:
             raise ValueError(f"a list of {shortest} ... {longest} values")
         try:

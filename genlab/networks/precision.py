@@ -16,7 +16,7 @@ class WideBuffers(nn.Module):
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         before = dict(self._buffers)
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # torch's
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # torch's is untyped
         for name, buffer in before.items():
             now = self._buffers[name]
             if buffer is not None and now is not None and now.dtype != buffer.dtype:
