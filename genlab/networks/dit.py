@@ -25,7 +25,7 @@ from genlab.networks.base import (
     register_to_config,
 )
 from genlab.networks.hyper_connections import HyperConnection
-from genlab.networks.layers import Images, Init, Linear, TokenLinear, time_features
+from genlab.networks.layers import Images, Init, Linear, TokenLinear, gelu, time_features
 
 Tokens = Float[Tensor, "B T D"]
 Streams = Float[Tensor, "B T D"] | Float[Tensor, "N B T D"]
@@ -260,7 +260,7 @@ class MLP(nn.Module):
 
     def forward(self, x: Tokens) -> Tokens:
         """(B, T, D) -> (B, T, D)."""
-        return self.fc2(F.gelu(self.fc1(x), approximate="tanh"))
+        return self.fc2(gelu(self.fc1(x)))
 
 
 class Block(nn.Module):

@@ -5,8 +5,10 @@ import math
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from genlab.networks.layers import (
+    GELU_PIECE,
     DownAfterConv2d,
     FourierEmbedding,
     Init,
@@ -14,6 +16,7 @@ from genlab.networks.layers import (
     PositionalEmbedding,
     Resample,
     ResampleConv2d,
+    gelu,
 )
 
 XAVIER = Init("xavier_uniform")
@@ -92,3 +95,35 @@ def test_frequencies_stay_float32_in_every_dtype() -> None:
         network.to(dtype)
         assert torch.equal(embedding.freqs, freqs)
     assert embedding(torch.tensor([0.3])).dtype == torch.float32
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_gelu_in_pieces_is_torchs(threads: int) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        # More than two pieces, of which the last is not full; and what overflows when cubed.
+        x = torch.randn(3 * GELU_PIECE // 100 + 7, 100) * 3
+        x[0, :4] = torch.tensor([-1e30, 1e30, -100.0, 0.0])
+        expected = F.gelu(x, approximate="tanh")
+        kept = x.clone()
+        torch.testing.assert_close(gelu(x), expected)  # gradients are on
+        assert torch.equal(x, kept)
+        with torch.no_grad():
+            out = gelu(x)
+            assert gelu(torch.empty(0, 4)).shape == (0, 4)
+    finally:
+        torch.set_num_threads(before)
+    torch.testing.assert_close(out, expected, rtol=1e-6, atol=1e-6)
+    assert out.data_ptr() == x.data_ptr()
+
+
+def test_gelu_has_gradients_and_keeps_narrow_types_and_strange_layouts() -> None:
+    x = torch.randn(4, 5, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(gelu, x)
+    with torch.no_grad():
+        half = torch.randn(4, 5, dtype=torch.bfloat16)
+        assert torch.equal(gelu(half), F.gelu(half, approximate="tanh"))
+        turned = torch.randn(4, 5).t()
+        assert torch.equal(gelu(turned), F.gelu(turned, approximate="tanh"))
+        assert gelu(torch.empty(2, 3, device="meta")).is_meta
