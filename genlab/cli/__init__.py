@@ -12,6 +12,7 @@ import click
 
 from genlab import __version__
 from genlab.cli.errors import explain
+from genlab.cli.memory import keep_freed_memory
 from genlab.errors import nearest
 
 COMMANDS = {
@@ -78,6 +79,8 @@ def main(args: Sequence[str] | None = None) -> int:
         The exit code: 0; 2 after an error that the user can mend (one sentence on stderr); 130
         after Ctrl-C; 1 when the reader of a pipe went away.
     """
+    if args is None:  # this process is ours
+        keep_freed_memory()
     try:
         code = genlab.main(args, prog_name="genlab", standalone_mode=False)
         sys.stdout.flush()  # here, so that a reader who left is noticed here
