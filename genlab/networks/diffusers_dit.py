@@ -10,7 +10,12 @@ from diffusers.models.modeling_utils import ModelMixin  # noqa: F401
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from genlab.networks.base import DiffusionNetwork, check_positive, register_to_config
+from genlab.networks.base import (
+    DiffusionNetwork,
+    check_patches,
+    check_positive,
+    register_to_config,
+)
 from genlab.networks.dit import (
     TIME_FEATURES,
     Block,
@@ -68,6 +73,7 @@ class DiffusersDiT(DiffusionNetwork):
             depth=depth,
             num_heads=num_heads,
         )
+        check_patches(patch_size, img_resolution=img_resolution)
         self.label_dim = label_dim
         self.patch_size = patch_size
         self.grid = img_resolution // patch_size

@@ -16,9 +16,10 @@ def draw_preview(
 
     Seeds and classes are the same each time, so that the pictures of a run can be compared.
     """
-    classes = generator.num_classes
+    wanted = sampler or None
+    classes = generator.sampled_classes(generator.build_sampler(wanted))
     labels = [seed % classes for seed in range(count)] if classes else None
-    images = generator.sample(range(count), labels, sampler or None, batch_size=64)
+    images = generator.sample(range(count), labels, wanted, batch_size=64)
     pixels = to_uint8(images.cpu()).permute(0, 2, 3, 1).numpy()
     picture = grid(list(pixels), labels, generator.class_names, title)
     write_grid(path, picture)

@@ -103,3 +103,5 @@ def test_what_it_cannot_build_is_refused() -> None:
         DiffusersUNet(8, options={**UNET, "no_such_argument": 1})
     with pytest.raises(ConfigError, match="label_dim"):
         DiffusersDiT(8, 1, 1, label_dim=0)
+    with pytest.raises(ConfigError, match="img_resolution 8 cannot be cut into patches of 3"):
+        DiffusersDiT(8, 1, 1, label_dim=2, patch_size=3)
