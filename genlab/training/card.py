@@ -88,7 +88,9 @@ def _scores(
     for name, form in objective.scores.items():
         values = [line[name] for line in lines if name in line]
         if values:
-            rows[name.capitalize()] = f"{values[-1]:{form}} on {where} (average by half-life)"
+            rows[name.replace("_", " ").capitalize()] = (
+                f"{values[-1]:{form}} on {where} (average by half-life)"
+            )
     return rows
 
 

@@ -70,7 +70,7 @@ def test_it_learns_what_little_noise_leaves(config: Path, tmp_path: Path) -> Non
     card = (tmp_path / "out/README.md").read_text()
     for text in (
         "tags: [image-classification, noisy-classifier]",
-        "Accuracy_at_0.1",
+        "Accuracy at 0.1",
         "genlab sample",
     ):
         assert text.lower() in card.lower()
