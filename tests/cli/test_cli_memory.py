@@ -36,7 +36,7 @@ def _run(code: str, *arguments: str, **variables: str) -> str:
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="it is glibc's memory manager")
 def test_freed_memory_is_kept() -> None:
     assert int(_run(HELD, "leave")) < 1_000_000
-    assert int(_run(HELD, "keep")) >= 48_000_000
+    assert int(_run(HELD, "keep")) > 40_000_000  # a little of it may have been there
 
 
 def test_what_the_user_set_stays() -> None:
