@@ -12,7 +12,7 @@ def keep_freed_memory() -> bool:
     """Let this process reuse what tensors leave behind in place of giving it back to the system.
 
     glibc returns large freed blocks at once, and the system clears every page of the next one: a
-    DiT on a CPU took up to a tenth longer. The process's memory stays at its peak, so this is for
+    DiT on a CPU took about a tenth longer. The process's memory stays at its peak, so this is for
     programs, not for libraries. Where the user has set ``MALLOC_*``, nothing is done.
 
     Returns:

@@ -49,5 +49,6 @@ def test_only_the_program_does_it() -> None:
         "import genlab.cli as cli; cli.keep_freed_memory = lambda: print('kept')\n"
         "cli.main(['--version']); print('program'); cli.main()"
     )
-    assert "kept" not in _run(code, "--version").partition("program")[0]
-    assert "kept" in _run(code, "--version").partition("program")[2]
+    as_function, _, as_program = _run(code, "--version").partition("program")
+    assert "kept" not in as_function
+    assert "kept" in as_program
