@@ -274,6 +274,46 @@ def test_the_chart(tab: browser.Browser, page: Path) -> None:
     assert tab.log() == []
 
 
+def test_the_chart_names_each_point_beside_it(tab: browser.Browser, tmp_path: Path) -> None:
+    near = [
+        make_record("edm", fd=0.48, nfe=38, seconds=0.11),
+        make_record("edm", fd=0.48, nfe=38, seconds=0.12),  # the same, made elsewhere
+        make_record("dit", fd=0.65, nfe=38),
+        make_record("dit, small", fd=1.29, nfe=38),
+        make_record("gan", fd=0.87, nfe=1),
+        make_record("few steps", fd=4.5, nfe=22),
+    ]
+    path = tmp_path / "near.html"
+    path.write_text(render(*near, papers=False), encoding="utf-8")
+    tab.open(path)
+    names = "const names = [...document.querySelectorAll('.plot text.name')];"
+    shown = tab.run(names + "return names.map(name => name.textContent)")
+    assert sorted(shown) == ["dit", "dit, small", "edm", "few steps", "gan"]
+    covered = tab.run(
+        names
+        + """
+        const box = (shape) => shape.getBoundingClientRect();
+        const points = [...document.querySelectorAll('.plot circle')].map(box);
+        const beside = (a, b) => a.right <= b.left || b.right <= a.left;
+        const meet = (a, b) => !beside(a, b) && a.top < b.bottom && b.top < a.bottom;
+        return names.map(box).filter(name => points.some(point => meet(name, point))).length;
+    """
+    )
+    assert covered == 0
+    strangers = tab.run(
+        names
+        + """
+        const points = [...document.querySelectorAll('.plot circle')];
+        const far = (name, point) => Math.hypot(name.getAttribute('x') - point.getAttribute('cx'),
+          name.getAttribute('y') - 4 - point.getAttribute('cy'));
+        const own = (name) => far(name, name.parentNode.querySelector('circle'));
+        const nearest = (name) => Math.min(...points.map(point => far(name, point)));
+        return names.filter(name => nearest(name) < own(name) - 1e-6).length;
+    """
+    )
+    assert strangers == 0
+
+
 def test_pictures_enlarge_and_close(tab: browser.Browser, page: Path) -> None:
     tab.open(page)
     tab.run("document.querySelector('.picture button').click()")

@@ -170,9 +170,11 @@
     const place = new Map(points.map((p) => [p.key, [x.scale(p.costs[cost]), y.scale(p.scores[quality][0])]]));
     const front = column.fronts[cost].filter((key) => place.has(key));
     draw("polyline", { class: "front", points: front.map((key) => place.get(key).join(",")).join(" ") }, svg);
-    const taken = [];
+    // No name stands on a point, or nearer to another one; records that say the same are named once.
+    const places = [...place.values()], named = new Set();
+    const taken = places.map(([px, py]) => [px - 6, py - 6, px + 6, py + 6]);
     const order = [...points].sort((a, b) => front.includes(b.key) - front.includes(a.key));
-    for (const point of order) drawPoint(svg, point, place.get(point.key), front, { column, quality, cost, y, box, taken, data, figure });
+    for (const point of order) drawPoint(svg, point, place.get(point.key), front, { column, quality, cost, y, box, places, taken, named, data, figure });
   }
 
   function drawPoint(svg, point, [px, py], front, view) {
@@ -184,18 +186,19 @@
     if (low !== high) draw("line", { class: "bar", x1: px, x2: px, y1: view.y.scale(low), y2: view.y.scale(high) }, link);
     draw("circle", { cx: px, cy: py, r: 5 }, link);
     const label = point.label.length > 32 ? `${point.label.slice(0, 31)}…` : point.label;
-    const wide = label.length * 6.6;
+    const wide = label.length * 6.6, name = `${label} at ${px.toFixed()}, ${py.toFixed()}`;
     for (const [dx, dy, anchor] of [[10, -8, "start"], [10, 18, "start"], [-10, -8, "end"], [-10, 18, "end"]]) {
       const left = px + dx - (anchor === "end" ? wide : 0);
       const area = [left, py + dy - 12, left + wide, py + dy + 3];
       const free = left > view.box.left && left + wide < view.box.right + 14 && area[1] > 14 && area[3] < view.box.bottom + 4 &&
-        !view.taken.some((t) => area[0] < t[2] && area[2] > t[0] && area[1] < t[3] && area[3] > t[1]);
-      if (!free) continue;
+        !view.taken.some((t) => area[0] < t[2] && area[2] > t[0] && area[1] < t[3] && area[3] > t[1]) &&
+        !view.places.some(([x, y]) => Math.hypot(px + dx - x, py + dy - 4 - y) < Math.hypot(dx, dy - 4) - 1e-6);
+      if (!free || view.named.has(name)) continue;
+      view.named.add(name);
       view.taken.push(area);
       draw("text", { class: "name", x: px + dx, y: py + dy, "text-anchor": anchor }, link, label);
       break;
     }
-    view.taken.push([px - 6, py - 6, px + 6, py + 6]);
     const hint = view.figure.querySelector(".hint");
     for (const event of ["mouseenter", "focus"]) link.addEventListener(event, () => { hint.textContent = told; });
   }
