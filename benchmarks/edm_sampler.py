@@ -28,7 +28,6 @@ from genlab.diffusion.noise import NoiseStream
 from genlab.diffusion.preconditioning import EDM
 from genlab.generators import DiffusionGenerator
 from genlab.networks import SongUNet
-from genlab.samplers import run
 
 CONFIG: dict[str, Any] = {
     "img_resolution": 32,
@@ -113,11 +112,11 @@ def ours(
     if compiled:
         generator.compile()
     seeds = range(args.batch)
-    stack = run.build({"schedule": {"name": "karras", "num_steps": args.steps}})
+    sampler = generator.build_sampler({"schedule": {"name": "karras", "num_steps": args.steps}})
     noise, labels = latents(args), [seed % 10 for seed in seeds]
 
     def sample() -> Tensor:
-        *_, last = generator.steps(NoiseStream(seeds), labels, stack, noise)
+        *_, last = generator.steps(NoiseStream(seeds), labels, sampler, noise)
         return last.x
 
     return Sampling(name, sample, generator.network, args)

@@ -37,6 +37,7 @@ from genlab.eval.samples import GeneratedImages, Samples, StoredImages
 from genlab.eval.subject import Subject
 from genlab.files import text_sha256
 from genlab.generators.processes import Processes
+from genlab.samplers.base import AnySampler
 from genlab.training.machine import peak_memory_mib
 
 OnProgress = Callable[[str, int, int], None]
@@ -90,6 +91,7 @@ class _Evaluation:
         self.metrics = build_metrics(config.metrics)
         self.extractor = self._extractor()
         check_names(config.metrics, self.extractor)
+        self.sampler = self._sampler()
         self.num_classes = self._num_classes()
         self._check_outputs()
         self.runs = self._runs()
@@ -118,12 +120,20 @@ class _Evaluation:
                         f"{self.subject.name} has none; leave the metric out"
                     )
 
+    def _sampler(self) -> AnySampler | None:
+        """How the generator is sampled, made once for all repeats and batches."""
+        generator = self.subject.generator
+        if generator is None or self.subject.sampler is not None:
+            return self.subject.sampler
+        sampler: AnySampler = generator.build_sampler(self.config.sampler)
+        return sampler
+
     def _num_classes(self) -> int:
         """How many classes the samples are drawn of: the generator's own, or its guidance's."""
         generator = self.subject.generator
         if generator is None:
             return 0
-        return generator.sampled_classes(generator.build_sampler(self.config.sampler))
+        return generator.sampled_classes(self.sampler)
 
     def _label_sampling(self) -> str:
         """How the classes of the samples came about, for the card."""
@@ -146,13 +156,13 @@ class _Evaluation:
             return [self._as_data_set(images)]
         assert generator is not None
         size = self._framed_size(generator.image_shape)
-        sampler = generator.resolve_sampler(config.sampler)
+        assert self.sampler is not None
         runs: list[Samples] = []
         for repeat in range(config.repeats):
             first = config.first_seed + repeat * config.count
             seeds = range(first, first + config.count)
             labels = parse_labels(config.labels, seeds, self.num_classes)
-            runs.append(GeneratedImages(generator, seeds, labels, sampler, config.dtype, size))
+            runs.append(GeneratedImages(generator, seeds, labels, self.sampler, config.dtype, size))
         return runs
 
     def _framed_size(self, image_shape: Sequence[int]) -> int | None:
@@ -317,7 +327,7 @@ class _Evaluation:
             seed for run in self.runs if isinstance(run, GeneratedImages) for seed in run.seeds
         ]
         return {
-            "sampler": dict(samples.sampler),
+            "sampler": dict(samples.sampler.config),
             "seeds": format_seeds(seeds),
             "dtype": samples.dtype,
         }

@@ -5,7 +5,7 @@ process or many, before and after an interruption.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from genlab.data.pixels import to_uint8
 from genlab.errors import DataError, EvaluationError, SamplingError
 from genlab.files import content_sha256, text_sha256
 from genlab.generators.base import Generator
+from genlab.samplers.base import AnySampler
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +123,7 @@ class GeneratedImages(Samples):
         generator: on its device.
         seeds: one for each image.
         labels: one class for each seed; None for an unconditional model.
-        sampler: the whole sampler config.
+        sampler: what `Generator.build_sampler` made.
         dtype: what the network computes in, as it stands on the card.
         image_size: height and width at which the images are looked at: smaller ones are centred on
             black, as `Conform` pads those of a data set. None keeps the generator's.
@@ -133,7 +134,7 @@ class GeneratedImages(Samples):
         generator: Generator,
         seeds: Sequence[int],
         labels: Sequence[int] | None,
-        sampler: Mapping[str, Any],
+        sampler: AnySampler,
         dtype: str = "float32",
         image_size: int | None = None,
     ) -> None:
@@ -153,7 +154,7 @@ class GeneratedImages(Samples):
         """See `Samples.read`."""
         seeds = self.seeds[start:stop]
         labels = None if self.labels is None else self.labels[start:stop].tolist()
-        (batch,) = self.generator.stream(seeds, labels, self.sampler, len(seeds))
+        batch = self.generator.draw(seeds, labels, self.sampler)
         finite = batch.images.isfinite().flatten(1).all(1).tolist()
         bad = [seed for seed, good in zip(seeds, finite, strict=True) if not good]
         if bad:
@@ -173,8 +174,8 @@ class GeneratedImages(Samples):
         labels = None if self.labels is None else self.labels.tolist()
         return {
             "weights_sha256": self.generator.weights_sha256(),
-            **self.generator.identity(self.generator.build_sampler(self.sampler)),
-            "sampler": dict(self.sampler),
+            **self.generator.identity(self.sampler),
+            "sampler": dict(self.sampler.config),
             "dtype": self.dtype,
             "seeds_sha256": text_sha256([list(self.seeds), labels]),
             "image_shape": list(self.image_shape),

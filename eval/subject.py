@@ -11,6 +11,7 @@ from genlab.errors import EvaluationError
 from genlab.eval.datasets import dataset_name
 from genlab.eval.samples import StoredImages
 from genlab.generators.base import Generator
+from genlab.samplers.base import AnySampler
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,12 +21,15 @@ class Subject:
     Attributes:
         name: how the leaderboard calls it.
         generator: the model, on its device; or None.
+        sampler: how it is sampled, made by `Generator.build_sampler`; None is what the evaluation's
+            configuration says.
         images: a set of images; or None.
         manifest: what ``genlab sample`` wrote beside the images; empty where it did not.
     """
 
     name: str
     generator: Generator | None = None
+    sampler: AnySampler | None = None
     images: StoredImages | None = None
     manifest: Mapping[str, Any] = field(default_factory=dict)
 

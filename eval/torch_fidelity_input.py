@@ -12,7 +12,8 @@ from torch.utils.data import Dataset, get_worker_info
 
 from genlab.errors import EvaluationError, LabelError
 from genlab.eval.samples import GeneratedImages
-from genlab.generators.base import Generator, SamplerLike
+from genlab.generators.base import Generator
+from genlab.samplers.base import SamplerLike
 
 
 class GeneratedDataset(Dataset[Tensor]):
@@ -88,6 +89,5 @@ def as_torch_fidelity_input(
         )
     if labels is not None and len(labels) != len(seeds):
         raise LabelError(f"{len(seeds)} seeds need as many labels, got {len(labels)}")
-    settings = generator.resolve_sampler(sampler)
-    generator.build_sampler(settings)  # refuses wrong settings now, not in a worker
-    return GeneratedDataset(GeneratedImages(generator, seeds, labels, settings), batch_size)
+    built = generator.build_sampler(sampler)  # refuses wrong settings now, not in a worker
+    return GeneratedDataset(GeneratedImages(generator, seeds, labels, built), batch_size)

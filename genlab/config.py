@@ -8,23 +8,23 @@ merging:
 - Where the schema wants a mapping, the name of a preset stands for the preset: ``sampler=edm-heun``
   reads ``configs/sampler/edm-heun.yaml`` in place of the whole mapping.
 - In a free mapping (one that no dataclass describes), ``name`` says what the other keys belong to,
-  so another ``name`` drops them: ``sampler.solver.name=euler`` does not keep Heun's options.
+  so another ``name`` drops them: ``sampler.solver.name=euler`` does not keep Heun's options. Text
+  in its place is the name (``sampler.solver=euler``), and one named mapping in the place of a list
+  of them is the whole list.
 """
 
-import copy
 import dataclasses
-import types
 import typing
 from collections.abc import Mapping, Sequence
-from enum import Enum
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin
+from typing import Any, TypeVar, get_args, get_origin
 
-from omegaconf import DictConfig, MissingMandatoryValue, OmegaConf
-from omegaconf.errors import ConfigKeyError, OmegaConfBaseException, ValidationError
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 import genlab
+from genlab import schema as schemas
 from genlab.errors import ConfigError, UnknownNameError, nearest
 
 T = TypeVar("T")
@@ -84,7 +84,7 @@ def fill(
     merged = _plain(OmegaConf.structured(schema))
     for where, layer in layers:
         merged = _apply(schema, merged, layer, where)
-    return _build(schema, merged, source)
+    return schemas.make(schema, merged, source)
 
 
 def to_yaml(config: Any) -> str:
@@ -182,7 +182,7 @@ def _override(schema: type, text: str) -> dict[str, Any]:
         raise ConfigError(f"the value of {text!r} is not valid YAML; put it in quotes") from error
     assert isinstance(parsed, dict)
     layer = parsed["value"]
-    if layer is not None and _wants_text(_hint(schema, keys)):
+    if layer is not None and schemas.without_none(schemas.hint_of(schema, keys)) is str:
         layer = value.strip("'\"")  # as typed: YAML makes a number of 007
     for key in reversed(keys):
         layer = {key: layer}
@@ -193,37 +193,37 @@ def _apply(
     schema: type, merged: dict[str, Any], layer: Mapping[str, Any], source: str
 ) -> dict[str, Any]:
     """Merge one layer and check the result, blaming the layer."""
-    layer = _expand(schema, dict(layer))
-    _reject_booleans(schema, layer, source, "")
-    result = _merge(merged, layer, schema, source, "")
-    _check(schema, result, source)
+    result = _merge(merged, _expand(schema, dict(layer)), schema, source, "")
+    schemas.check(schema, result, source)
     return typing.cast(dict[str, Any], result)
 
 
 def _expand(hint: Any, layer: dict[str, Any]) -> dict[str, Any]:
     """Put presets in the place of their names."""
-    fields = _fields(hint)
+    fields = schemas.fields_of(hint)
     for key, value in layer.items():
         inner = fields.get(key)
-        if isinstance(value, str) and _wants_mapping(inner) and _folders(key):
+        if isinstance(value, str) and schemas.wants_mapping(inner) and _folders(key):
             layer[key] = _Whole(read_preset(key, value))
-        elif isinstance(value, dict) and _dataclass_in(inner):
-            layer[key] = _expand(_dataclass_in(inner), dict(value))
+        elif isinstance(value, dict) and schemas.dataclass_in(inner):
+            layer[key] = _expand(schemas.dataclass_in(inner), dict(value))
     return layer
 
 
 def _merge(base: Any, layer: Any, hint: Any, source: str, path: str) -> Any:
     """Merge plain containers; lists are replaced whole or changed by index."""
     if isinstance(layer, _Whole):
-        return copy.deepcopy(dict(layer))
+        return _copy(dict(layer))
+    schema = schemas.dataclass_in(hint)
+    if schema is None:
+        layer = _spell_out(base, layer, hint)
     if not isinstance(layer, Mapping):
-        return copy.deepcopy(layer)
+        return _copy(layer)
     if isinstance(base, (list, tuple)) and all(str(key).isdigit() for key in layer):
         return _merge_by_index(base, layer, hint, source, path)
     if not isinstance(base, dict):
         base = {}
-    schema = _dataclass_in(hint)
-    fields = _fields(schema)
+    fields = schemas.fields_of(schema)
     if schema is None and "name" in layer and layer["name"] != base.get("name", layer["name"]):
         base = {}
     result = dict(base)
@@ -233,11 +233,30 @@ def _merge(base: Any, layer: Any, hint: Any, source: str, path: str) -> Any:
     return result
 
 
+def _spell_out(base: Any, layer: Any, hint: Any) -> Any:
+    """A name, or one named mapping, as what it stands for: a mapping, or a list of mappings."""
+    if isinstance(layer, str) and isinstance(base, Mapping) and "name" in base:
+        return {"name": layer}
+    if get_origin(hint) is list and schemas.wants_mapping(get_args(hint)[0]):
+        if isinstance(layer, Mapping) and "name" in layer:
+            layer = [layer]
+        if isinstance(layer, list | tuple):
+            return [{"name": each} if isinstance(each, str) else each for each in layer]
+    return layer
+
+
+def _copy(value: Any) -> Any:
+    """New containers around the same values, which may be objects as large as a network."""
+    if isinstance(value, Mapping):
+        return {key: _copy(each) for key, each in value.items()}
+    return [_copy(each) for each in value] if isinstance(value, list | tuple) else value
+
+
 def _merge_by_index(
-    base: Sequence[Any], layer: Mapping[str, Any], hint: Any, source: str, path: str
+    base: Sequence[Any], layer: Mapping[Any, Any], hint: Any, source: str, path: str
 ) -> list[Any]:
     result = list(base)
-    inner = next(iter(get_args(_dropping_none(hint))), None)
+    inner = next(iter(get_args(schemas.without_none(hint))), None)
     for key, value in layer.items():
         index = int(key)
         if index >= len(result):
@@ -247,133 +266,3 @@ def _merge_by_index(
             )
         result[index] = _merge(result[index], value, inner, source, f"{path}{key}.")
     return result
-
-
-def _fields(hint: Any) -> dict[str, Any]:
-    return typing.get_type_hints(hint) if _is_schema(hint) else {}
-
-
-def _is_schema(hint: Any) -> bool:
-    return isinstance(hint, type) and dataclasses.is_dataclass(hint)
-
-
-def _dropping_none(hint: Any) -> Any:
-    """``X | None`` as X; anything else as it is."""
-    if get_origin(hint) in {Union, types.UnionType}:
-        rest = [arg for arg in get_args(hint) if arg is not type(None)]
-        return rest[0] if len(rest) == 1 else hint
-    return hint
-
-
-def _dataclass_in(hint: Any) -> type | None:
-    inner = _dropping_none(hint)
-    return inner if _is_schema(inner) else None
-
-
-def _wants_mapping(hint: Any) -> bool:
-    inner = _dropping_none(hint)
-    return _is_schema(inner) or (get_origin(inner) or inner) in {dict, Mapping}
-
-
-def _wants_text(hint: Any) -> bool:
-    return _dropping_none(hint) is str
-
-
-def _hint(schema: type, keys: Sequence[str]) -> Any:
-    """The type that the schema gives to a dotted key, or None where it says nothing."""
-    hint: Any = schema
-    for key in keys:
-        schema_or_none = _dataclass_in(hint)
-        if schema_or_none is not None:
-            hint = _fields(schema_or_none).get(key)
-        elif key.isdigit():
-            hint = next(iter(get_args(_dropping_none(hint))), None)
-        else:
-            return None
-    return hint
-
-
-def _takes(hint: Any) -> str:
-    """What a setting of this type may be, in words."""
-    inner = _dropping_none(hint)
-    words = {
-        int: "a whole number",
-        float: "a number",
-        bool: "true or false",
-        str: "text",
-        Path: "a path",
-    }
-    if inner in words:
-        return words[inner]
-    if get_origin(inner) is Literal:
-        return f"one of {', '.join(map(str, get_args(inner)))}"
-    if isinstance(inner, type) and issubclass(inner, Enum):
-        return f"one of {', '.join(member.name for member in inner)}"
-    if get_origin(inner) in {list, tuple, Sequence}:
-        return "a list"
-    return "a mapping (KEY: VALUE)" if _wants_mapping(inner) else "another type"
-
-
-def _reject_booleans(hint: Any, layer: Mapping[str, Any], source: str, path: str) -> None:
-    """Refuse a boolean where text or a number stands; OmegaConf would make it 'False' or 0."""
-    for key, inner in _fields(hint).items():
-        value = layer.get(key)
-        if isinstance(value, bool) and _dropping_none(inner) in {str, int, float}:
-            raise ConfigError(
-                f"{source}: {path}{key} takes {_takes(inner)}, not a boolean; YAML reads yes, no, "
-                "on and off as booleans, so put such a word in quotes"
-            )
-        if isinstance(value, Mapping) and (schema := _dataclass_in(inner)):
-            _reject_booleans(schema, value, source, f"{path}{key}.")
-
-
-def _structured(schema: type, values: Mapping[str, Any]) -> Any:
-    """The typed OmegaConf node of plain values."""
-    try:
-        return OmegaConf.merge(OmegaConf.structured(schema), values)
-    except OmegaConfBaseException:  # some of them are a TypeError or a ValueError too
-        raise
-    except (TypeError, ValueError) as error:
-        raise ValidationError(str(error)) from error
-
-
-def _check(schema: type, values: Mapping[str, Any], source: str) -> None:
-    try:
-        _structured(schema, values)
-    except ConfigKeyError as error:
-        owner = error.object_type if _is_schema(error.object_type) else schema
-        key = str(error.full_key or error.key)
-        names = [field.name for field in dataclasses.fields(typing.cast(Any, owner))]
-        last = key.rpartition(".")[2]
-        raise ConfigError(
-            f"{source}: there is no setting {key!r}; {nearest(last, names)}"
-        ) from error
-    except OmegaConfBaseException as error:
-        key, value = _culprit(schema, values)
-        takes = _takes(_hint(schema, key.split(".")))
-        raise ConfigError(f"{source}: {key} takes {takes}, not {value!r}") from error
-
-
-def _culprit(schema: type, values: Mapping[str, Any]) -> tuple[str, Any]:
-    """The dotted key and value that the typed configuration refuses."""
-    for key, value in values.items():
-        try:
-            _structured(schema, {key: value})
-        except OmegaConfBaseException:
-            inner = _dataclass_in(_fields(schema).get(key))
-            if inner is not None and isinstance(value, Mapping):
-                path, value = _culprit(inner, value)
-                return f"{key}.{path}", value
-            return key, value
-    raise AssertionError("the whole was refused but each part accepted")
-
-
-def _build(schema: type[T], values: Mapping[str, Any], source: str) -> T:
-    """Make the dataclass, whose own ``__post_init__`` checks what types cannot say."""
-    try:
-        return typing.cast(T, OmegaConf.to_object(_structured(schema, values)))
-    except MissingMandatoryValue as error:
-        key = error.full_key or error.key
-        raise ConfigError(f"{source}: {key} has no value; add {key}=...") from error
-    except OmegaConfBaseException as error:
-        raise ConfigError(f"{source}: {' '.join(str(error).split())}") from error

@@ -7,12 +7,10 @@ somebody else's package and is imported only when asked for by name.
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
 from importlib.metadata import EntryPoint, entry_points
-from types import NoneType, UnionType
-from typing import Any, Generic, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Generic, TypeVar
 
-from genlab.errors import ConfigError, UnknownNameError, nearest
+from genlab.errors import ConfigError, GenLabError, UnknownNameError, nearest
 
 T = TypeVar("T")
 
@@ -25,10 +23,18 @@ class Registry(Generic[T]):
         builtins: name -> ``"module:attribute"``.
         kind: what messages call one entry; by default the last word of the group without its plural
             s.
+        aliases: other names by which people know a built-in -> its name here; they are not listed.
     """
 
-    def __init__(self, group: str, builtins: Mapping[str, str], kind: str | None = None) -> None:
+    def __init__(
+        self,
+        group: str,
+        builtins: Mapping[str, str],
+        kind: str | None = None,
+        aliases: Mapping[str, str] | None = None,
+    ) -> None:
         self.group = group
+        self.aliases = dict(aliases or {})
         self.kind = kind or group.rpartition(".")[2].removesuffix("s")
         self._entries: dict[str, EntryPoint] = {
             name: EntryPoint(name, target, group) for name, target in builtins.items()
@@ -62,7 +68,7 @@ class Registry(Generic[T]):
         return add
 
     def __contains__(self, name: object) -> bool:
-        return name in self._loaded or name in self._scan()
+        return name in self._loaded or name in self._scan() or name in self.aliases
 
     def __iter__(self) -> Iterator[str]:
         return iter(sorted({*self._scan(), *self._loaded}))
@@ -71,56 +77,76 @@ class Registry(Generic[T]):
         return len({*self._scan(), *self._loaded})
 
     def __getitem__(self, name: str) -> T:
-        """Load what is registered under ``name``; an unknown name lists the known ones."""
+        """Load what is registered under ``name``.
+
+        Raises:
+            UnknownNameError: nothing is; lists the known names.
+            ConfigError: it cannot be imported; names the package that registered it.
+        """
+        name = self.aliases.get(name, name)
         if name not in self._loaded:
             entry = self._scan().get(name)
             if entry is None:
                 raise UnknownNameError(f"there is no {self.kind} {name!r}; {nearest(name, self)}")
-            self._loaded[name] = entry.load()
+            try:
+                self._loaded[name] = entry.load()
+            except GenLabError:
+                raise
+            except Exception as error:  # a plug-in may fail in any way while it is imported
+                package = f" of the package {entry.dist.name}" if entry.dist else ""
+                raise ConfigError(
+                    f"the {self.kind} {name!r}{package} ({entry.value}) cannot be loaded: "
+                    f"{type(error).__name__}: {error}"
+                ) from error
         return self._loaded[name]
 
     def build(self, name: str, /, **options: Any) -> Any:
-        """Call the plug-in ``name`` with ``options``, which are checked against its fields."""
+        """Call the plug-in ``name`` with ``options``, which are checked where it is a dataclass.
+
+        Raises:
+            UnknownNameError: nothing is registered under this name.
+            ConfigError: an option is unknown, missing, of the wrong type or out of range.
+        """
+        from genlab import schema  # OmegaConf is not needed to list names
+
         target: Any = self[name]
-        if dataclasses.is_dataclass(target):
-            fields = [f.name for f in dataclasses.fields(target) if f.init]
-            for key in options:
-                if key not in fields:
-                    raise ConfigError(
-                        f"the {self.kind} {name!r} has no option {key!r}; {nearest(key, fields)}"
-                    )
-            hints = get_type_hints(getattr(target, "__init__"))  # noqa: B009  # mypy objects to target.__init__
-            options = {
-                key: _typed(value, hints.get(key), f"option {key!r} of the {self.kind} {name!r}")
-                for key, value in options.items()
-            }
+        if isinstance(target, type) and dataclasses.is_dataclass(target):
+            return schema.make(target, options, f"the {self.kind} {name!r}")
         try:
             return target(**options)
-        except TypeError as error:  # a required option is missing
+        except TypeError as error:  # an option is unknown or missing
             raise ConfigError(f"the {self.kind} {name!r} cannot be built: {error}") from error
 
+    def build_named(self, options: Mapping[str, Any]) -> Any:
+        """Build from one mapping, whose ``name`` says what the other keys are options of.
 
-def _typed(value: Any, hint: Any, where: str) -> Any:
-    """``value`` as the plain type that ``hint`` asks for; text from a command line may be a number.
+        Raises:
+            UnknownNameError: nothing is registered under this name.
+            ConfigError: there is no name, or an option is wrong.
+        """
+        name = options.get("name")
+        if not isinstance(name, str):
+            known = ", ".join(self)
+            raise ConfigError(f"a {self.kind} needs a name, one of {known}; got {dict(options)}")
+        return self.build(name, **{key: v for key, v in options.items() if key != "name"})
 
-    Hints other than int, float, bool, str and their optional forms are left to the class itself.
+    def entry_of(self, built: Any) -> dict[str, Any]:
+        """What `build_named` makes an object from: its ``name``, and what is not its default.
 
-    Raises:
-        ConfigError: it is of another type.
-    """
-    if get_origin(hint) in (Union, UnionType):
-        choices = get_args(hint)
-        if value is None and NoneType in choices:
-            return None
-        plain = [choice for choice in choices if choice is not NoneType]
-        return _typed(value, plain[0], where) if len(plain) == 1 else value
-    if hint not in (int, float, bool, str) or type(value) is hint:
-        return value
-    if hint in (int, float) and isinstance(value, int | float | str) and type(value) is not bool:
-        with suppress(ValueError, OverflowError):
-            if hint(value) == value or isinstance(value, str):
-                return hint(value)
-    raise ConfigError(f"{where} must be {_WORDS[hint]}, got {value!r}")
-
-
-_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+        Raises:
+            UnknownNameError: its class is not registered.
+        """
+        for name in [*self._loaded, *self]:
+            if self[name] is type(built):
+                break
+        else:
+            raise UnknownNameError(f"{built!r} is registered as no {self.kind}; register its class")
+        options = {each.name: getattr(built, each.name) for each in dataclasses.fields(built)}
+        defaults = {
+            each.name: each.default
+            if each.default_factory is dataclasses.MISSING
+            else each.default_factory()
+            for each in dataclasses.fields(built)
+        }
+        changed = {key: value for key, value in options.items() if value != defaults[key]}
+        return {"name": name, **changed}

@@ -4,21 +4,24 @@ Legend: B batch, K sets of statistics.
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import torch
 from jaxtyping import Float, Float32, Float64
 from torch import Tensor
 
+from genlab import config as configs
 from genlab.diffusion.noise import Noise
 from genlab.errors import ConfigError
+from genlab.samplers.base import AnySampler, Layers
 
 BOUND = 2.0
 """Where the normal distribution is cut off before it is scaled by the truncation."""
 
 
-@dataclass(kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class StatisticsConfig:
     """Which statistics batch normalisation uses.
 
@@ -40,9 +43,9 @@ class StatisticsConfig:
             )
 
 
-@dataclass(kw_only=True)
-class GanSampler:
-    """How to sample from a GAN: the schema of ``sampler`` for this family.
+@dataclass(frozen=True, kw_only=True)
+class GanSampler(AnySampler):
+    """How to sample from a GAN; it is the schema of ``sampler`` for this family, too.
 
     Attributes:
         truncation: trades variety for quality: latents are this times a normal variable cut off at
@@ -71,6 +74,32 @@ class GanSampler:
             raise ConfigError(
                 "sampler.resample needs a threshold; set sampler.truncation, for instance to 1"
             )
+
+    @classmethod
+    def from_layers(
+        cls, layers: Layers, *, num_steps: int | None = None, guidance_scale: float | None = None
+    ) -> "GanSampler":
+        """See `AnySampler.from_layers`; a GAN has neither steps nor a scale."""
+        for what, value in {"number of steps": num_steps, "guidance scale": guidance_scale}.items():
+            if value is not None:
+                raise ConfigError(
+                    f"a GAN draws an image in one call and has no {what}; leave it out "
+                    "(sampler.truncation trades variety for quality)"
+                )
+        return configs.fill(cls, layers, "the sampler")
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """See `AnySampler.config`."""
+        return asdict(self)
+
+    def describe(self) -> str:
+        """Truncation and statistics."""
+        passes = self.statistics.standing
+        words = ["no truncation" if self.truncation is None else f"truncation {self.truncation:g}"]
+        words += ["resampled"] if self.resample else []
+        words += [f"statistics of {passes} passes"] if passes else []
+        return ", ".join(words)
 
     def latents(self, noise: Noise, dim_z: int) -> Float32[Tensor, "B dim_z"]:
         """Draw latents, each sample's from its own stream."""

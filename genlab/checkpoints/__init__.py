@@ -6,6 +6,8 @@ The public names are looked up on first use, so that the zoo can be listed witho
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from genlab.samplers.parts import loads
+
 if TYPE_CHECKING:
     from genlab.checkpoints.base import READERS, Reader
     from genlab.checkpoints.conversion import convert
@@ -19,6 +21,16 @@ _HOMES = {
     "convert": "genlab.checkpoints.conversion",
     "load": "genlab.checkpoints.loading",
 }
+
+
+@loads("classifier")
+def _classifier(source: str) -> Any:
+    return import_module("genlab.checkpoints.classifiers").load_classifier(source)
+
+
+@loads("generator")
+def _generator(source: str) -> Any:
+    return import_module("genlab.checkpoints.loading").load(source)
 
 
 def __getattr__(name: str) -> Any:

@@ -30,7 +30,7 @@ class _Kind:
         spacing: its default.
         num_steps: steps that its pipelines take by default.
         clips: whether it clips x0 unless told otherwise; None where it never does.
-        open_end: see `genlab.samplers.timesteps.Timesteps`.
+        open_end: see `genlab.samplers.schedules.timesteps.Timesteps`.
         continuous: whether it visits noise levels between timesteps.
     """
 

@@ -155,7 +155,7 @@ def _diffusion_facts(generator: Any) -> Facts:
         "null class": "yes" if generator.has_null_class else "no: no classifier-free guidance",
         "preconditioning": generator.preconditioning.to_config(),
         "noise levels": f"{denoiser.sigma_min:g} to {denoiser.sigma_max:g}",
-        "sampler": generator.sampler,
+        "sampler": dict(generator.sampler.config),
     }
 
 

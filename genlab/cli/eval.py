@@ -175,14 +175,14 @@ def _subject(
             raise click.UsageError(f"{source} holds images: --steps and --guidance need a model")
         return Subject.of_folder(Path(source), name), config
     generator = load(source)
-    sampler = generator.resolve_sampler(config.sampler, num_steps=steps, guidance_scale=guidance)
-    config = replace(config, sampler=sampler)
+    sampler = generator.build_sampler(config.sampler, num_steps=steps, guidance_scale=guidance)
+    config = replace(config, sampler=dict(sampler.config))
     generator.to(processes.device or config.device or best_device(), _dtype(config.dtype))
     if config.compile:
         generator.compile()
     path = Path(source)
     plain = path.stem if path.is_file() else path.resolve().name
-    return Subject(name=name or plain, generator=generator), config
+    return Subject(name=name or plain, generator=generator, sampler=sampler), config
 
 
 def _dtype(name: str) -> Any:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:  # torch is imported only when images are drawn: --help answer
     from genlab.generators.base import Generator
     from genlab.generators.plan import SamplePlan
     from genlab.generators.sample_config import SampleConfig
+    from genlab.samplers.base import AnySampler
 
 EPILOG = """\b
 Examples:
@@ -141,12 +142,11 @@ class _Run:
         self.processes = join(first.device)
         self.generator: Generator = load(first.model)
         # Once more, now that the model's own sampler can stand below the changes to it.
-        self.config = merged({"sampler": self.generator.sampler})
-        self.sampler = self.generator.resolve_sampler(
+        self.config = merged({"sampler": self.generator.sampler.config})
+        self.sampler: AnySampler = self.generator.build_sampler(
             self.config.sampler, num_steps=steps, guidance_scale=guidance
         )
-        self.built = self.generator.build_sampler(self.sampler)
-        self.config.sampler = self.sampler
+        self.config.sampler = dict(self.sampler.config)
         if self.config.output is None:
             self.config.output = str(Path("samples") / self._name)
         self.own_labels: tuple[int, ...] | None = None
@@ -158,7 +158,7 @@ class _Run:
     def _complete(self, images: str) -> None:
         """Let the generator complete images rather than draw new ones."""
         from genlab.data.labels import parse_seeds
-        from genlab.generators.completing import completing
+        from genlab.generators.inputs import completing
 
         seeds = parse_seeds(self.config.seeds)
         self.generator, self.own_labels = completing(
@@ -169,7 +169,7 @@ class _Run:
         """Let the generator enlarge images, where there are any."""
         from genlab.data.labels import parse_seeds
         from genlab.errors import ConfigError
-        from genlab.generators.enlarging import enlarging
+        from genlab.generators.inputs import enlarging
 
         if images is None:
             if getattr(self.generator, "enlarges", False):
@@ -197,8 +197,8 @@ class _Run:
             image_shape=generator.image_shape,
             identity={
                 "weights_sha256": generator.weights_sha256(),
-                **generator.identity(self.built),
-                "sampler": self.sampler,
+                **generator.identity(self.sampler),
+                "sampler": self.config.sampler,
                 "dtype": config.dtype,
             },
             format=config.format,
@@ -217,7 +217,7 @@ class _Run:
     def _labels(self, seeds: tuple[int, ...]) -> tuple[int, ...] | None:
         from genlab.data.labels import cycle_classes, parse_labels
 
-        known = self.generator.sampled_classes(self.built), self.generator.class_names
+        known = self.generator.sampled_classes(self.sampler), self.generator.class_names
         if self.config.classes is not None:
             return cycle_classes(self.config.classes, seeds, *known)
         if self.own_labels is not None and self.config.labels == "random":

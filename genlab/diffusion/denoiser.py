@@ -6,34 +6,38 @@ they have.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from jaxtyping import Float, Float64
+import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from genlab.diffusion.condition import Condition
 from genlab.diffusion.noise import Noise
+from genlab.diffusion.noise_levels import NoiseLevels
 
-FIXED_VARIANCES = ("fixed_small", "fixed_large")
-VARIANCES = (*FIXED_VARIANCES, "learned_range", "learned")
-"""Which variance a reverse step may have; `genlab.diffusion.discrete.Chain` says more."""
+State = Float[Tensor, "B C H W"]
+Sigma = Float[Tensor, ""] | Float[Tensor, " B"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepInfo:
-    """Where a run stands, told to the denoiser before each solver step.
+    """Where a run stands, announced to the denoiser before each step.
 
     Attributes:
         index: number of this step, 0 <= index < num_steps.
         num_steps: steps in this run.
-        sigma: noise level that the step starts from (after churn it starts a little above).
+        level: noise level of the state when the step begins, as the schedule has it.
+        sigma: noise level that the solver starts from: ``level``, or a little above it after churn.
         sigma_next: noise level that the step ends at; 0 on the last one.
-        noise: the run's noise stream, for guidance that draws (CADS); drawing from it changes
-            nothing for other samples.
+        noise: the run's noise stream. What is drawn from it moves what the solver draws later;
+            guidance draws from a fork of it.
     """
 
     index: int
     num_steps: int
+    level: float
     sigma: float
     sigma_next: float
     noise: Noise
@@ -41,7 +45,7 @@ class StepInfo:
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """All that a model says at a noise level: what ancestral sampling needs beyond x0.
+    """All that a model predicts at a noise level: what ancestral sampling needs beyond x0.
 
     Attributes:
         x0: the denoised estimate, (B, C, H, W), before a classifier's gradient.
@@ -68,16 +72,16 @@ class Prediction:
             return x0
         return x0 + rows(sigma.to(x0.dtype), x0) ** 2 * self.score
 
-    def halves(self) -> tuple["Prediction", "Prediction"]:
-        """Those of the two halves of a batch."""
-        x0 = self.x0.chunk(2)
-        variance, score = (
-            (None, None) if part is None else part.chunk(2) for part in (self.variance, self.score)
+    def split(self, parts: int) -> list["Prediction"]:
+        """Those of equal parts of a batch."""
+        variances, scores = (
+            [None] * parts if whole is None else whole.chunk(parts)
+            for whole in (self.variance, self.score)
         )
-        return (
-            Prediction(x0=x0[0], variance=variance[0], score=score[0]),
-            Prediction(x0=x0[1], variance=variance[1], score=score[1]),
-        )
+        return [
+            Prediction(x0=x0, variance=variance, score=score)
+            for x0, variance, score in zip(self.x0.chunk(parts), variances, scores, strict=True)
+        ]
 
     def away_from(self, other: "Prediction", scale: float) -> "Prediction":
         """``other + scale (self - other)``, with this one's variance."""
@@ -93,34 +97,21 @@ class Denoiser(ABC):
     """D(x; sigma, condition) -> x0.
 
     Attributes:
-        sigma_min: smallest noise level that the model knows (>= 0).
-        sigma_max: largest one (may be ``inf``).
+        noise_levels: what the model knows about noise levels.
         num_classes: number of classes; 0 for an unconditional model.
         has_null_class: whether the model was trained to denoise without a class (label dropout), as
             classifier-free guidance needs.
         evaluations: network evaluations so far, counted in rows: a batch of B through the network
             adds B.
-        levels: the noise levels of a discrete model, increasing, (T,); None for a continuous one.
-        variance: which of `VARIANCES` a step of ancestral sampling has.
-        exact: whether estimates have the precision of ``x``; otherwise that of float32.
     """
 
-    sigma_min: float
-    sigma_max: float
+    noise_levels: NoiseLevels
     num_classes: int
     has_null_class: bool
     evaluations: int
-    levels: Float64[Tensor, " T"] | None = None
-    variance: str = "fixed_small"
-    exact: bool = False
 
     @abstractmethod
-    def __call__(
-        self,
-        x: Float[Tensor, "B C H W"],
-        sigma: Float[Tensor, ""] | Float[Tensor, " B"],
-        condition: Condition,
-    ) -> Float[Tensor, "B C H W"]:
+    def __call__(self, x: State, sigma: Sigma, condition: Condition) -> Float[Tensor, "B C H W"]:
         """Denoise.
 
         Args:
@@ -133,31 +124,81 @@ class Denoiser(ABC):
             The denoised estimate x0, (B, C, H, W), in the dtype of ``x``.
         """
 
-    def predict(
-        self,
-        x: Float[Tensor, "B C H W"],
-        sigma: Float[Tensor, ""] | Float[Tensor, " B"],
-        condition: Condition,
-    ) -> Prediction:
-        """Denoise and tell the variance, too; arguments as for ``__call__``.
-
-        A guidance that lives with models of learned variance overrides this.
-        """
+    def predict(self, x: State, sigma: Sigma, condition: Condition) -> Prediction:
+        """Denoise and give the variance, too, where the model predicts one; see ``__call__``."""
         return Prediction(x0=self(x, sigma, condition))
 
-    @abstractmethod
-    def round_sigma(self, sigma: Float[Tensor, "*s"]) -> Float[Tensor, "*s"]:
-        """Nearest noise levels that the model knows, in dtype and shape of ``sigma``.
+    def predict_each(
+        self, x: State, sigma: Sigma, conditions: Sequence[Condition]
+    ) -> list[Prediction]:
+        """Predict the same images under several conditions, which run as one batch.
 
-        The identity for continuous models.
+        Args:
+            x: see ``__call__``.
+            sigma: see ``__call__``.
+            conditions: of the whole batch each, all with labels or all without.
         """
+        if len(conditions) == 1:
+            return [self.predict(x, sigma, conditions[0])]
+        times = len(conditions)
+        levels = sigma if sigma.ndim == 0 else torch.cat([sigma] * times)
+        whole = self.predict(torch.cat([x] * times), levels, Condition.cat(conditions))
+        return whole.split(times)
 
-    @abstractmethod
+    @property
+    def sigma_min(self) -> float:
+        """Smallest noise level that the model knows (>= 0)."""
+        return self.noise_levels.sigma_min
+
+    @property
+    def sigma_max(self) -> float:
+        """Largest noise level that the model knows (may be ``inf``)."""
+        return self.noise_levels.sigma_max
+
+    def round_sigma(self, sigma: Float[Tensor, "*s"]) -> Float[Tensor, "*s"]:
+        """Nearest noise levels that the model knows; see `NoiseLevels.round_sigma`."""
+        return self.noise_levels.round_sigma(sigma)
+
     def time(self, sigma: Float[Tensor, "*s"]) -> Float[Tensor, "*s"]:
         """The model's own normalised time in [0, 1]: 1 = pure noise, 0 = clean data."""
+        return self.noise_levels.time(sigma)
 
-    def begin_step(self, step: StepInfo) -> None:  # noqa: B027  # deaf unless overridden
-        """Hear where the run stands; guidance that acts by step (interval, CADS) overrides this."""
+    def begin_step(self, step: StepInfo) -> None:  # noqa: B027  # nothing to do unless overridden
+        """Called before each step of a run; guidance that acts by step overrides this."""
+
+
+@dataclass(frozen=True)
+class ConditionedDenoiser:
+    """A denoiser with the condition of its batch, called with a noise level that the batch shares.
+
+    What solvers are given: noise levels are Python numbers and stay on the CPU, so that no step
+    waits for a device.
+    """
+
+    denoiser: Denoiser
+    condition: Condition
+
+    @property
+    def noise_levels(self) -> NoiseLevels:
+        """What the model knows about noise levels."""
+        return self.denoiser.noise_levels
+
+    def __call__(self, x: State, sigma: float, *, clip: bool = False) -> Float[Tensor, "B C H W"]:
+        """Denoise.
+
+        Args:
+            x: noisy images in the unscaled frame.
+            sigma: their noise level.
+            clip: whether x0 is brought into [-1, 1] before a classifier's score is added.
+        """
+        level = torch.tensor(sigma, dtype=torch.float64)
+        if clip:
+            return self.denoiser.predict(x, level, self.condition).estimate(level, clip=True)
+        return self.denoiser(x, level, self.condition)
+
+    def predict(self, x: State, sigma: float) -> Prediction:
+        """Denoise and give all that the model predicts; see `Denoiser.predict`."""
+        return self.denoiser.predict(x, torch.tensor(sigma, dtype=torch.float64), self.condition)
 
 
 def rows(coefficient: Float[Tensor, "*s"], x: Float[Tensor, "B C H W"]) -> Tensor:

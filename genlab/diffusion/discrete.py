@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
-from genlab.diffusion.denoiser import VARIANCES
+from genlab.diffusion.noise_levels import VARIANCES
 from genlab.diffusion.preconditioning import Coefficients, Preconditioning
 from genlab.diffusion.tables import gather, placed
 from genlab.errors import ConfigError, nearest

@@ -3,7 +3,7 @@
 Use it to measure a solver's order or to see what guidance does, without training anything.
 """
 
-import math
+from typing import ClassVar
 
 import torch
 from einops import rearrange
@@ -12,7 +12,14 @@ from torch import Tensor
 
 from genlab.diffusion.condition import NULL_CLASS, Condition
 from genlab.diffusion.denoiser import Denoiser
+from genlab.diffusion.noise_levels import NoiseLevels
 from genlab.diffusion.preconditioning import EDM
+
+
+class _EveryLevel(EDM):
+    """Every noise level is known, in the precision of the state; time is that of EDM's models."""
+
+    exact: ClassVar[bool] = True
 
 
 class GaussianMixtureDenoiser(Denoiser):
@@ -29,10 +36,8 @@ class GaussianMixtureDenoiser(Denoiser):
         stds: (K,), > 0.
     """
 
-    sigma_min = 0.0
-    sigma_max = math.inf
     has_null_class = True
-    exact = True
+    noise_levels: NoiseLevels = _EveryLevel()
 
     def __init__(
         self,
@@ -64,14 +69,6 @@ class GaussianMixtureDenoiser(Denoiser):
         of_x = (shares * self.stds.to(x) ** 2 / variance).sum(1)
         of_means = shares * sigma**2 / variance
         return rearrange(of_x, "b -> b 1 1 1") * x + torch.einsum("bk,kchw->bchw", of_means, means)
-
-    def round_sigma(self, sigma: Float[Tensor, "*s"]) -> Float[Tensor, "*s"]:
-        """Every noise level is known."""
-        return sigma
-
-    def time(self, sigma: Float[Tensor, "*s"]) -> Float[Tensor, "*s"]:
-        """As for EDM's models."""
-        return EDM().time(sigma)
 
     def _priors(self, condition: Condition, batch: int) -> Float[Tensor, "B K"]:
         """The weight of each component for each sample."""

@@ -4,6 +4,8 @@ The same seed gives the same image for any batch size, any number of processes, 
 (up to rounding), because no draw of one sample ever moves the stream of another.
 """
 
+import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
@@ -29,6 +31,15 @@ class Noise(Protocol):
         """Uniform numbers in [0, 1), (B, *shape), on the batch's device."""
         ...
 
+    def fork(self, key: str) -> "Noise":
+        """A stream of its own for each sample; what is drawn from it moves nothing else.
+
+        Args:
+            key: tells forks of one stream apart. The same key gives the same numbers, whatever was
+                drawn before.
+        """
+        ...
+
 
 class NoiseStream:
     """One random stream for each sample of a batch.
@@ -43,17 +54,33 @@ class NoiseStream:
         bad = [seed for seed in seeds if not 0 <= seed <= MAX_SEED]
         if bad:
             raise ConfigError(f"seeds must lie in 0 ... 2**63 - 1, got {bad[0]}")
-        generators = [torch.Generator("cpu").manual_seed(int(seed)) for seed in seeds]
-        self._generators = generators
+        self._generators = [torch.Generator("cpu").manual_seed(int(seed)) for seed in seeds]
         self._device = torch.device(device)
+        self._roots: list[bytes] | None = None  # what forks are made from, once one is
 
     @classmethod
     def from_generators(
         cls, generators: Sequence[torch.Generator], device: torch.device | str = "cpu"
     ) -> "NoiseStream":
-        """Wrap a caller's own generators (diffusers' convention); every draw advances them."""
+        """Wrap a caller's own generators (diffusers' convention); every draw advances them.
+
+        Forks are made from the states in which they are handed over: a generator that was just
+        seeded gives the forks of its seed.
+        """
         stream = cls([], device)
         stream._generators = list(generators)
+        stream._roots = _roots(generators)
+        return stream
+
+    def fork(self, key: str) -> "NoiseStream":
+        """See `Noise.fork`."""
+        if self._roots is None:
+            fresh = [torch.Generator("cpu").manual_seed(g.initial_seed()) for g in self._generators]
+            self._roots = _roots(fresh)
+        stream = NoiseStream([], self._device)
+        stream._roots = [_digest(root, key.encode()) for root in self._roots]
+        seeds = [int.from_bytes(root[:8], "little") & MAX_SEED for root in stream._roots]
+        stream._generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
         return stream
 
     def __len__(self) -> int:
@@ -89,3 +116,18 @@ class NoiseStream:
         if batch.dtype == torch.float64:
             batch = batch.to(compute.widest(self._device))  # rounding keeps the same noise
         return batch.to(self._device, non_blocking=True)
+
+
+def _roots(generators: Sequence[torch.Generator]) -> list[bytes]:
+    """A digest of each generator's state; images that share a generator are told apart."""
+    earlier: Counter[int] = Counter()
+    roots = []
+    for generator in generators:
+        turn = earlier[id(generator)]
+        earlier[id(generator)] += 1
+        roots.append(_digest(generator.get_state().numpy().tobytes(), str(turn).encode()))
+    return roots
+
+
+def _digest(*parts: bytes) -> bytes:
+    return hashlib.blake2b(b"\0".join(parts), digest_size=32).digest()

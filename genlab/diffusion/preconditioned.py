@@ -24,8 +24,7 @@ class PreconditionedDenoiser(Denoiser):
         network: called as ``network(x, c_noise, class_embedding, augment_labels)``, and with
             ``low_res`` where the condition has it; it has a method ``embed_labels(labels)``. It may
             be wrapped for data-parallel training or compiled.
-        preconditioning: the scalings; `sigma_min`, `sigma_max`, `round_sigma` and `time` are its
-            own.
+        preconditioning: the scalings, and the noise levels that the network knows.
         num_classes: 0 for an unconditional network.
         has_null_class: whether the network was trained to denoise without a class, too.
     """
@@ -42,11 +41,7 @@ class PreconditionedDenoiser(Denoiser):
         self.preconditioning = preconditioning
         self.num_classes = num_classes
         self.has_null_class = has_null_class
-        self.sigma_min = preconditioning.sigma_min
-        self.sigma_max = preconditioning.sigma_max
-        self.levels = preconditioning.levels
-        self.variance = preconditioning.variance
-        self.exact = preconditioning.exact
+        self.noise_levels = preconditioning
         self.evaluations = 0
 
     def __call__(
@@ -70,14 +65,16 @@ class PreconditionedDenoiser(Denoiser):
     ) -> Prediction:
         """Denoise and tell the variance, too; see `Denoiser.predict`."""
         x0, rest = self._evaluate(x, sigma, condition)
-        predicted = self.variance.startswith("learned") and rest.shape[1] > 0
+        predicted = self.preconditioning.variance.startswith("learned") and rest.shape[1] > 0
         return Prediction(x0=x0, variance=rest.to(x.dtype) if predicted else None)
 
     def _evaluate(
         self, x: Float[Tensor, "B C H W"], sigma: Float[Tensor, "*s"], condition: Condition
     ) -> tuple[Float[Tensor, "B C H W"], Float[Tensor, "B D H W"]]:
         """The denoised estimate, and the output channels beyond those of the images."""
-        dtype = x.dtype if self.exact and x.dtype == torch.float64 else torch.float32
+        dtype = (
+            x.dtype if self.preconditioning.exact and x.dtype == torch.float64 else torch.float32
+        )
         c = self.preconditioning.coefficients(sigma.to(dtype))
         # One row where the batch shares its noise level. Other copies would wait for the device.
         c_noise = c.c_noise.to(x.device, non_blocking=True).reshape(-1)
@@ -95,14 +92,6 @@ class PreconditionedDenoiser(Denoiser):
         F = output[:, : x.shape[1]].to(dtype)
         x0 = (rows(c.c_skip, x) * state + rows(c.c_out, x) * F).to(x.dtype)
         return x0, output[:, x.shape[1] :]
-
-    def round_sigma(self, sigma: Float[Tensor, "*s"]) -> Float[Tensor, "*s"]:
-        """Nearest noise levels that the model knows."""
-        return self.preconditioning.round_sigma(sigma)
-
-    def time(self, sigma: Float[Tensor, "*s"]) -> Float[Tensor, "*s"]:
-        """The model's own normalised time in [0, 1]."""
-        return self.preconditioning.time(sigma)
 
     @property
     def _dtype(self) -> torch.dtype:

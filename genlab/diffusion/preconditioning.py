@@ -7,7 +7,7 @@ frame ``x = x0 + sigma n``. Everything here is arithmetic on noise levels; the n
 
 import dataclasses
 import math
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Float, Float32, Float64
 from torch import Tensor
 
+from genlab.diffusion.noise_levels import NoiseLevels
 from genlab.diffusion.tables import placed
 from genlab.errors import ConfigError
 from genlab.registry import Registry
@@ -39,47 +40,18 @@ class Coefficients:
     c_noise: Float[Tensor, "*s"]
 
 
-class Preconditioning(ABC):
-    """What a denoiser knows about noise levels; subclasses are frozen, registered dataclasses.
+class Preconditioning(NoiseLevels):
+    """A model's noise levels with their scalings; subclasses are frozen, registered dataclasses.
 
     Attributes:
         name: the key in `PRECONDITIONINGS`.
-        variance: which variance a step of ancestral sampling has, see
-            `genlab.diffusion.denoiser.VARIANCES`.
-        exact: whether scalings and sums keep the float64 of a sampler's state; in float32 they are
-            what official models of this kind compute.
     """
 
     name: ClassVar[str]
-    exact: ClassVar[bool] = False
-    variance: str = "fixed_small"
-
-    @property
-    @abstractmethod
-    def sigma_min(self) -> float:
-        """Smallest noise level that the model knows (>= 0)."""
-
-    @property
-    @abstractmethod
-    def sigma_max(self) -> float:
-        """Largest one (may be ``inf``)."""
-
-    @property
-    def levels(self) -> Float64[Tensor, " T"] | None:
-        """All of them for a discrete model, increasing, (T,); None for a continuous one."""
-        return None
 
     @abstractmethod
     def coefficients(self, sigma: Float[Tensor, "*s"]) -> Coefficients:
         """The four scalings at ``sigma`` (> 0, any shape), in the dtype of ``sigma``."""
-
-    @abstractmethod
-    def time(self, sigma: Float[Tensor, "*s"]) -> Float[Tensor, "*s"]:
-        """The model's normalised time in [0, 1] at ``sigma`` >= 0: 1 = pure noise, 0 = data."""
-
-    def round_sigma(self, sigma: Float[Tensor, "*s"]) -> Float[Tensor, "*s"]:
-        """Nearest noise levels that the model knows; the identity for continuous models."""
-        return sigma
 
     def to_config(self) -> dict[str, Any]:
         """A ``name`` and plain values for `from_config`; no infinities, which JSON cannot say."""
@@ -98,13 +70,8 @@ def from_config(config: Mapping[str, Any]) -> Preconditioning:
         ConfigError: ``name`` is missing, or a field is unknown or out of range.
         UnknownNameError: no preconditioning has this name.
     """
-    options = dict(config)
-    name = options.pop("name", None)
-    if not isinstance(name, str):
-        raise ConfigError(
-            f"a preconditioning needs a name, one of {', '.join(PRECONDITIONINGS)}; got {config}"
-        )
-    return PRECONDITIONINGS.build(name, **options)
+    preconditioning: Preconditioning = PRECONDITIONINGS.build_named(config)
+    return preconditioning
 
 
 @dataclass(frozen=True)

@@ -52,12 +52,12 @@ def model_chain(denoiser: Denoiser, steps: int | str = "") -> Chain:
     Raises:
         ConfigError: the model has no discrete noise levels.
     """
-    if denoiser.levels is None:
+    if denoiser.noise_levels.levels is None:
         raise ConfigError(
             "the variational bound needs a model of discrete noise levels; set "
             "preconditioning.name=discrete, or take another loss"
         )
-    return chain_over(denoiser.levels, steps)
+    return chain_over(denoiser.noise_levels.levels, steps)
 
 
 def posterior_mean(
@@ -101,9 +101,11 @@ def reverse_step(
         condition: of the whole batch.
         clip: whether the estimate is clipped to [-1, 1].
     """
-    said = denoiser.predict(x, gather(chain.sigmas, index, x).flatten(), condition)
-    x0 = said.x0.clamp(-1, 1) if clip else said.x0
-    log_variance = chain.log_variance(index, denoiser.variance, said.variance).to(x)
+    prediction = denoiser.predict(x, gather(chain.sigmas, index, x).flatten(), condition)
+    x0 = prediction.x0.clamp(-1, 1) if clip else prediction.x0
+    log_variance = chain.log_variance(
+        index, denoiser.noise_levels.variance, prediction.variance
+    ).to(x)
     return ReverseStep(x0=x0, mean=posterior_mean(chain, index, x, x0), log_variance=log_variance)
 
 
@@ -204,20 +206,22 @@ class DDPMLoss(DenoisingLoss):
         index = (level * len(chain)).to(torch.int64)
         sigma = gather(chain.sigmas, index, images)
         x = images + sigma * draws.noise
-        said = denoiser.predict(x, sigma.flatten(), condition)
-        learned = denoiser.variance.startswith("learned")
+        prediction = denoiser.predict(x, sigma.flatten(), condition)
+        learned = denoiser.noise_levels.variance.startswith("learned")
         alone = "kl" in self.kind
         parts = {}
         loss = torch.zeros_like(images)
         if alone or learned:
-            x0 = said.x0 if alone else said.x0.detach()
-            log_variance = chain.log_variance(index, denoiser.variance, said.variance).to(images)
+            x0 = prediction.x0 if alone else prediction.x0.detach()
+            log_variance = chain.log_variance(
+                index, denoiser.noise_levels.variance, prediction.variance
+            ).to(images)
             vb = bound(chain, index, images, x0, log_variance) * self._scale(len(chain))
             loss, parts["vb"] = loss + vb, vb.detach().mean((1, 2, 3))
         if not alone:
             # The error of what the network predicts: D is c_skip x + c_out F.
             c_out = denoiser.preconditioning.coefficients(sigma).c_out
-            mse = ((said.x0 - images) / c_out).square()
+            mse = ((prediction.x0 - images) / c_out).square()
             loss, parts["mse"] = loss + mse, mse.detach().mean((1, 2, 3))
         return LossTerms(loss=loss, sigma=sigma.flatten(), parts=parts)
 

@@ -2,26 +2,23 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from genlab import config
 from genlab.data.labels import check_labels
 from genlab.diffusion.condition import NULL_CLASS
 from genlab.diffusion.noise import Noise
 from genlab.errors import ConfigError, LabelError
-from genlab.generators.base import Generator, SamplerLike
+from genlab.generators.base import Generator
 from genlab.generators.given import by_seed
 from genlab.generators.models import weights_sha256
-from genlab.generators.sampler import sampler_layers
 from genlab.networks.autoregressive import AutoregressiveNetwork
-from genlab.samplers.autoregressive.base import DecodingConfig, PixelModel, PixelSampler
+from genlab.samplers.autoregressive.base import Canvas, PixelModel, PixelSampler
 from genlab.samplers.autoregressive.inpainting import Keep, mask
-from genlab.samplers.base import Step
+from genlab.samplers.base import AnySampler, Hook, SamplerLike, Step, call_hooks
 
 
 class AutoregressiveGenerator(Generator):
@@ -39,6 +36,7 @@ class AutoregressiveGenerator(Generator):
     family = "autoregressive"
     kind = "autoregressive model"
     network_class = AutoregressiveNetwork
+    sampler_class = PixelSampler
     network: AutoregressiveNetwork
 
     def __init__(
@@ -46,7 +44,7 @@ class AutoregressiveGenerator(Generator):
         network: AutoregressiveNetwork,
         *,
         class_names: Sequence[str] | None = None,
-        sampler: Mapping[str, Any] | None = None,
+        sampler: Mapping[str, Any] | AnySampler | None = None,
         has_null_class: bool = False,
         card: str | None = None,
     ) -> None:
@@ -61,49 +59,14 @@ class AutoregressiveGenerator(Generator):
             card=card,
         )
 
-    def resolve_sampler(
-        self,
-        sampler: SamplerLike = None,
-        *,
-        num_steps: int | None = None,
-        guidance_scale: float | None = None,
-    ) -> dict[str, Any]:
-        """See `Generator.resolve_sampler`."""
-        if num_steps is not None:
+    def check_sampler(self, sampler: PixelSampler) -> None:
+        """Refuse guidance of a model without a null class."""
+        if sampler.guidance_scale != 1 and not self.has_null_class:
             raise ConfigError(
-                "an autoregressive model draws every pixel once and has no number of steps; leave "
-                "it out (sampler.temperature trades variety for quality)"
-            )
-        layers = sampler_layers(sampler, self.sampler)
-        if guidance_scale is not None:
-            layers.append(("the sampler", {"guidance_scale": guidance_scale}))
-        whole = config.fill(DecodingConfig, layers, "the sampler")
-        PixelSampler.build(whole)  # options are checked now rather than at the first image
-        return asdict(whole)
-
-    def build_sampler(self, sampler: SamplerLike = None) -> PixelSampler:
-        """Build a sampler and make sure that this model can be sampled with it.
-
-        Raises:
-            ConfigError: a setting is wrong, or guidance is asked of a model without a null class.
-            UnknownNameError: there is no such preset or decoder.
-        """
-        whole = self.resolve_sampler(sampler)
-        built = PixelSampler.build(config.fill(DecodingConfig, [("the sampler", whole)]))
-        if built.guidance_scale != 1 and not self.has_null_class:
-            raise ConfigError(
-                f"guidance_scale={built.guidance_scale:g} needs a model with a null class, which "
+                f"guidance_scale={sampler.guidance_scale:g} needs a model with a null class, which "
                 "this one was not trained with; set it to 1 (sampler.temperature below 1 makes "
                 "images more typical, too)"
             )
-        return built
-
-    def describe_sampler(self, sampler: Mapping[str, Any]) -> str:
-        """Decoder, and temperature and guidance where they do something."""
-        words = [f"{sampler['decoder']['name']} decoding"]
-        for key, word in {"temperature": "temperature", "guidance_scale": "guidance"}.items():
-            words += [f"{word} {sampler[key]:g}"] if sampler[key] != 1 else []
-        return ", ".join(words)
 
     def steps(
         self,
@@ -111,6 +74,10 @@ class AutoregressiveGenerator(Generator):
         labels: Sequence[int] | None,
         sampler: PixelSampler,
         latents: Float[Tensor, "B U H W"] | None = None,
+        *,
+        hooks: Sequence[Hook] = (),
+        given: Float[Tensor, "B C H W"] | None = None,
+        keep: Bool[Tensor, "H W"] | None = None,
     ) -> Iterator[Step]:
         """Sample one batch; see `Generator.steps`.
 
@@ -119,6 +86,12 @@ class AutoregressiveGenerator(Generator):
             labels: one class for each sample; None for an unconditional model.
             sampler: what `build_sampler` made.
             latents: uniform numbers in [0, 1) that decide every pixel; None draws them.
+            hooks: look at each step, or replace the images of the last one.
+            given: images some of whose pixels are kept; None draws everything.
+            keep: which ones.
+
+        Raises:
+            ConfigError: latents of another shape, or a hook replaces images that are not complete.
         """
         self.prepare()
         shape = (self.network.distribution.num_uniforms, *self.image_shape[1:])
@@ -127,7 +100,20 @@ class AutoregressiveGenerator(Generator):
             raise ConfigError(f"latents must be of shape {shape}, got {tuple(uniforms.shape[1:])}")
         classes = self._labels(labels, len(uniforms))
         model = PixelModel(self.network, classes, sampler.guidance_scale)
-        yield from sampler.steps(model, uniforms)
+        canvas = Canvas(
+            uniforms=uniforms,
+            temperature=sampler.temperature,
+            given=None if given is None else given.to(self.device),
+            keep=None if keep is None else keep.to(self.device)[None, None],
+        )
+        for step in sampler.decoder(model, canvas):
+            shown = call_hooks(step, hooks)
+            if shown is not step and step.index + 1 < step.num_steps:
+                raise ConfigError(
+                    "pixels of an autoregressive model cannot be replaced while others are drawn "
+                    "from them; replace those of the last step, or complete images that keep some"
+                )
+            yield shown
         self._evaluations += model.evaluations
 
     def _labels(self, labels: Sequence[int] | None, count: int) -> Int64[Tensor, " B"]:
@@ -248,18 +234,16 @@ class Completion(AutoregressiveGenerator):
         self._keep = mask(keep, self.image_shape)
         self._images = by_seed(images, seeds)
 
-    def _seeded_steps(
-        self, seeds: tuple[int, ...], labels: tuple[int, ...] | None, sampler: PixelSampler
-    ) -> Iterator[Step]:
-        given = torch.stack([self._images[seed] for seed in seeds]).to(self.device)
-        keep = self._keep.to(self.device)[None, None]
-        return super()._seeded_steps(seeds, labels, replace(sampler, given=given, keep=keep))
+    def inputs(self, seeds: Sequence[int]) -> dict[str, Any]:
+        """See `Generator.inputs`."""
+        given = torch.stack([self._images[seed] for seed in seeds])
+        return {"given": given, "keep": self._keep}
 
-    def describe_sampler(self, sampler: Mapping[str, Any]) -> str:
+    def describe_sampler(self, sampler: AnySampler) -> str:
         """See `Generator.describe_sampler`; how much is kept, too."""
         return f"{super().describe_sampler(sampler)}, {float(self._keep.float().mean()):.0%} kept"
 
-    def identity(self, sampler: Any = None) -> dict[str, Any]:
+    def identity(self, sampler: AnySampler | None = None) -> dict[str, Any]:
         """See `Generator.identity`; what is completed decides the images, too."""
         named = [*((str(seed), image) for seed, image in self._images.items()), ("", self._keep)]
         return {**super().identity(sampler), "completes_sha256": weights_sha256(named)}

@@ -2,7 +2,7 @@
 
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -16,7 +16,7 @@ from genlab.diffusion.noise import Noise, NoiseStream
 from genlab.errors import ConfigError
 from genlab.generators.models import own_config, weights_sha256
 from genlab.generators.saved import SavedModel
-from genlab.samplers.base import Step
+from genlab.samplers.base import AnySampler, Hook, Layers, SamplerLike, Step, sampler_layers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,17 +40,11 @@ class Batch:
     seconds: float
 
 
-SamplerLike = str | Mapping[str, Any] | None
-"""A preset's name, a (partial) sampler config, or None for the generator's own default."""
-
-OnStep = Callable[[Step], None]
-
-
 class Generator(SavedModel):
     """A model that turns seeds and labels into images.
 
-    A family says how it is sampled (`resolve_sampler`, `build_sampler`, `steps`) and what the
-    network does not know itself (`facts`, `from_facts`); the rest is here and in `SavedModel`.
+    A family says how it is sampled (`sampler_class`, `check_sampler`, `steps`) and what the network
+    does not know itself (`facts`, `from_facts`); the rest is here and in `SavedModel`.
 
     Args:
         network: see `SavedModel`, as for what is not named here.
@@ -59,11 +53,13 @@ class Generator(SavedModel):
     Attributes:
         family: ``diffusion``, ``gan`` or ``autoregressive``.
         network_class: what every network of the family is.
-        sampler: the whole sampler config that this model is sampled with by default.
+        sampler_class: what its samplers are.
+        sampler: what this model is sampled with by default.
     """
 
     source = "genlab.load reads every family"
     network_class: ClassVar[type[nn.Module]] = nn.Module
+    sampler_class: ClassVar[type[AnySampler]]
 
     def __init__(
         self,
@@ -72,7 +68,7 @@ class Generator(SavedModel):
         image_shape: tuple[int, int, int],
         num_classes: int,
         class_names: Sequence[str] | None = None,
-        sampler: Mapping[str, Any] | None = None,
+        sampler: Mapping[str, Any] | AnySampler | None = None,
         card: str | None = None,
     ) -> None:
         super().__init__(
@@ -83,33 +79,53 @@ class Generator(SavedModel):
             card=card,
         )
         self._evaluations = 0
-        self.sampler: dict[str, Any] = {}
-        self.sampler = self.resolve_sampler(sampler)
+        if not isinstance(sampler, AnySampler):
+            own = ("the model's own sampler", sampler or {})
+            sampler = self.sampler_class.from_layers([*self.defaults(), own])
+        self.sampler: AnySampler = sampler
+
+    def defaults(self) -> Layers:
+        """What lies below the model's own sampler, because of its network."""
+        return []
 
     @abstractmethod
-    def resolve_sampler(
+    def check_sampler(self, sampler: Any) -> None:
+        """Refuse a sampler that this model cannot be sampled with.
+
+        Raises:
+            ConfigError: says why.
+        """
+
+    def build_sampler(
         self,
         sampler: SamplerLike = None,
         *,
         num_steps: int | None = None,
         guidance_scale: float | None = None,
-    ) -> dict[str, Any]:
-        """The whole sampler config that ``sampler`` stands for.
+    ) -> Any:
+        """Make the sampler of a run, once: typed, with its parts loaded, and fit for this model.
 
         Args:
             sampler: a preset's name, which stands alone; a mapping, which is merged over the
-                model's own; or None.
-            num_steps: solver steps, by their short name; None keeps them.
+                model's own; a sampler; or None for the model's own.
+            num_steps: solver steps; None keeps them.
             guidance_scale: of guidance by the null class; 1.0 switches it off, None keeps it.
 
         Raises:
-            ConfigError: a key, an option or a value is wrong, or does not apply to this family.
-            UnknownNameError: nothing is registered under a name.
+            ConfigError: a setting is wrong or does not fit this model.
+            UnknownNameError: there is no such preset, or nothing is registered under a name.
         """
-
-    @abstractmethod
-    def build_sampler(self, sampler: SamplerLike = None) -> Any:
-        """Make what `steps` runs, refusing settings that are wrong or do not fit this model."""
+        changed = num_steps is not None or guidance_scale is not None
+        if not (sampler or changed):
+            sampler = self.sampler
+        if changed or not isinstance(sampler, AnySampler):
+            layers = sampler_layers(sampler, self.sampler.config)
+            sampler = self.sampler_class.from_layers(
+                [*self.defaults(), *layers], num_steps=num_steps, guidance_scale=guidance_scale
+            )
+        built = sampler.load_parts()
+        self.check_sampler(built)
+        return built
 
     @abstractmethod
     def steps(
@@ -118,6 +134,8 @@ class Generator(SavedModel):
         labels: Sequence[int] | None,
         sampler: Any,
         latents: Float[Tensor, "B ..."] | None = None,
+        *,
+        hooks: Sequence[Hook] = (),
     ) -> Iterator[Step]:
         """Sample one batch step by step: what `stream` and the pipeline object drain.
 
@@ -126,15 +144,16 @@ class Generator(SavedModel):
             labels: one class for each sample; None for an unconditional model.
             sampler: what `build_sampler` made.
             latents: the random start, in place of drawing it; None draws it from the streams.
+            hooks: look at each step before it is yielded, or replace its state.
         """
 
     def decode(self, state: Float[Tensor, "B ..."]) -> Float[Tensor, "B C H W"]:
         """A step's state as images, in float32: decoded, where it is one of latents."""
         return state.to(torch.float32)
 
-    @abstractmethod
-    def describe_sampler(self, sampler: Mapping[str, Any]) -> str:
-        """A whole sampler config in a few words, for above a picture."""
+    def describe_sampler(self, sampler: AnySampler) -> str:
+        """How samples are made, in a few words, for above a picture."""
+        return sampler.describe()
 
     @property
     def evaluations(self) -> int:
@@ -147,7 +166,7 @@ class Generator(SavedModel):
         labels: Sequence[int] | None = None,
         sampler: SamplerLike = None,
         batch_size: int = 16,
-        on_step: OnStep | None = None,
+        on_step: Hook | None = None,
     ) -> Iterator[Batch]:
         """Sample batch by batch.
 
@@ -161,7 +180,8 @@ class Generator(SavedModel):
                 stream.
             sampler: how to sample; None is the generator's own default.
             batch_size: images at a time; it changes speed and memory, never the images.
-            on_step: called after each step with the step.
+            on_step: called after each step with the step; a tensor that it returns takes the place
+                of the step's state.
 
         Raises:
             LabelError: a label is out of range, or their number is not that of the seeds.
@@ -172,6 +192,54 @@ class Generator(SavedModel):
         built = self.build_sampler(sampler)
         classes = self.choose_labels(seeds, labels, self.sampled_classes(built))
         return self._batches(tuple(seeds), classes, built, batch_size, on_step)
+
+    def _batches(
+        self,
+        seeds: tuple[int, ...],
+        labels: tuple[int, ...] | None,
+        sampler: AnySampler,
+        batch_size: int,
+        on_step: Hook | None,
+    ) -> Iterator[Batch]:
+        for start in range(0, len(seeds), batch_size):
+            part = slice(start, start + batch_size)
+            yield self.draw(seeds[part], None if labels is None else labels[part], sampler, on_step)
+
+    @torch.no_grad()
+    def draw(
+        self,
+        seeds: Sequence[int],
+        labels: Sequence[int] | None,
+        sampler: AnySampler,
+        on_step: Hook | None = None,
+    ) -> Batch:
+        """Draw one batch with a sampler that is ready to run.
+
+        Args:
+            seeds: one for each image.
+            labels: one class for each seed, as `choose_labels` gives them.
+            sampler: what `build_sampler` made.
+            on_step: see `stream`.
+        """
+        started = time.perf_counter()
+        evaluations = self.evaluations
+        hooks = () if on_step is None else (on_step,)
+        noise, beside = NoiseStream(seeds, self.device), self.inputs(seeds)
+        for step in self.steps(noise, labels, sampler, hooks=hooks, **beside):
+            state = step.x
+        images = self.decode(state)
+        _wait_for(images.device)
+        return Batch(
+            images=images,
+            seeds=tuple(seeds),
+            labels=None if labels is None else tuple(labels),
+            nfe=(self.evaluations - evaluations) // len(seeds),
+            seconds=time.perf_counter() - started,
+        )
+
+    def inputs(self, seeds: Sequence[int]) -> dict[str, Any]:
+        """What else the `steps` of this model take for these seeds: images to start from."""
+        return {}
 
     def sampled_classes(self, sampler: Any) -> int:
         """How many classes there are to sample: the model's own, or those of its guidance."""
@@ -198,49 +266,6 @@ class Generator(SavedModel):
         if known == 0:
             return None
         return tuple(random_label(seed, known) for seed in seeds)
-
-    def _batches(
-        self,
-        seeds: tuple[int, ...],
-        labels: tuple[int, ...] | None,
-        sampler: Any,
-        batch_size: int,
-        on_step: OnStep | None,
-    ) -> Iterator[Batch]:
-        for start in range(0, len(seeds), batch_size):
-            part = slice(start, start + batch_size)
-            chosen = None if labels is None else labels[part]
-            yield self._batch(seeds[part], chosen, sampler, on_step)
-
-    @torch.no_grad()
-    def _batch(
-        self,
-        seeds: tuple[int, ...],
-        labels: tuple[int, ...] | None,
-        sampler: Any,
-        on_step: OnStep | None,
-    ) -> Batch:
-        started = time.perf_counter()
-        evaluations = self.evaluations
-        for step in self._seeded_steps(seeds, labels, sampler):
-            state = step.x
-            if on_step is not None:
-                on_step(step)
-        images = self.decode(state)
-        _wait_for(images.device)
-        return Batch(
-            images=images,
-            seeds=seeds,
-            labels=labels,
-            nfe=(self.evaluations - evaluations) // len(seeds),
-            seconds=time.perf_counter() - started,
-        )
-
-    def _seeded_steps(
-        self, seeds: tuple[int, ...], labels: tuple[int, ...] | None, sampler: Any
-    ) -> Iterator[Step]:
-        """Sample the batch of these seeds; what makes images from given ones looks them up here."""
-        return self.steps(NoiseStream(seeds, self.device), labels, sampler)
 
     def sample(
         self,
@@ -321,17 +346,22 @@ class Generator(SavedModel):
 
     def facts(self) -> dict[str, Any]:
         """See `SavedModel.facts`; the sampler, too."""
-        return {**super().facts(), "sampler": self.sampler}
+        return {**super().facts(), "sampler": dict(self.sampler.config)}
 
-    def identity(self, sampler: Any = None) -> dict[str, Any]:
+    def identity(self, sampler: AnySampler | None = None) -> dict[str, Any]:
         """What decides how the images look, beside weights, sampler config, seeds and labels.
 
         Args:
-            sampler: what `build_sampler` made: a model that it brings along counts, too.
+            sampler: what `build_sampler` made: the models that it uses count, too.
         """
         told = {"image_shape", "num_classes", "class_names", "sampler", "has_null_class"}
         facts = {key: value for key, value in self.facts().items() if key not in told}
-        return {**facts, "network": own_config(self.network)}
+        parts = {} if sampler is None else sampler.parts
+        hashes = {
+            f"{kind}s_sha256": [model.sha256() for model in models]
+            for kind, models in parts.items()
+        }
+        return {**facts, "network": own_config(self.network), **hashes}
 
     @classmethod
     def suits(cls, network: nn.Module) -> bool:

@@ -8,21 +8,20 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from genlab.diffusion.condition import Condition
-from genlab.diffusion.denoiser import Denoiser
-from genlab.diffusion.noise import Noise, NoiseStream
+from genlab.diffusion.noise import Noise
 from genlab.diffusion.preconditioned import PreconditionedDenoiser
 from genlab.diffusion.preconditioning import Preconditioning, from_config
 from genlab.errors import ConfigError
+from genlab.files import text_sha256
 from genlab.generators.autoencoder import Autoencoder
-from genlab.generators.base import Generator, SamplerLike
+from genlab.generators.base import Generator
 from genlab.generators.given import by_seed
 from genlab.generators.models import weights_sha256
-from genlab.generators.noisy_classifier import NoisyClassifier
-from genlab.generators.sampler import adjust_sampler, describe_sampler, resolve_sampler
 from genlab.networks import DiffusionNetwork
-from genlab.samplers import run
-from genlab.samplers.base import SamplerStack, SolverStep
-from genlab.samplers.guidance.classifier import ClassifierGuidance
+from genlab.samplers.base import AnySampler, Grid, Hook, SamplerLike, SolverStep
+from genlab.samplers.loop import sample_steps
+from genlab.samplers.parts import Part
+from genlab.samplers.sampler import Sampler
 
 
 class DiffusionGenerator(Generator):
@@ -49,6 +48,7 @@ class DiffusionGenerator(Generator):
     kind = "diffusion model"
     needs = ("preconditioning",)
     network_class = DiffusionNetwork
+    sampler_class = Sampler
 
     def __init__(
         self,
@@ -56,7 +56,7 @@ class DiffusionGenerator(Generator):
         preconditioning: Preconditioning,
         *,
         class_names: Sequence[str] | None = None,
-        sampler: Mapping[str, Any] | None = None,
+        sampler: Mapping[str, Any] | AnySampler | None = None,
         has_null_class: bool = False,
         autoencoder: Autoencoder | None = None,
         card: str | None = None,
@@ -82,52 +82,22 @@ class DiffusionGenerator(Generator):
             has_null_class=self.has_null_class,
         )
 
-    @property
-    def evaluations(self) -> int:
-        """Network evaluations so far, counted in rows."""
-        return self.denoiser.evaluations
+    def check_sampler(self, sampler: Sampler) -> None:
+        """Refuse guidance and noise levels that the model does not know."""
+        Grid.of(sampler.schedule, sampler.guide(self.denoiser).noise_levels)
 
-    def resolve_sampler(
-        self,
-        sampler: SamplerLike = None,
-        *,
-        num_steps: int | None = None,
-        guidance_scale: float | None = None,
-    ) -> dict[str, Any]:
-        """See `Generator.resolve_sampler`."""
-        return adjust_sampler(resolve_sampler(sampler, self.sampler), num_steps, guidance_scale)
-
-    def build_sampler(self, sampler: SamplerLike = None) -> SamplerStack:
-        """Build a sampler and make sure that this model can be sampled with it.
-
-        Raises:
-            ConfigError: a setting is wrong, or the model refuses the guidance or the noise levels.
-            UnknownNameError: there is no such preset, solver, schedule or guidance.
-        """
-        stack = run.build(self.resolve_sampler(sampler))
-        run.noise_levels(stack.schedule, self._guided(stack))
-        return stack
-
-    def sampled_classes(self, sampler: SamplerStack) -> int:
+    def sampled_classes(self, sampler: Sampler) -> int:
         """The model's classes, or those of a classifier that guides a model without any."""
-        return self._guided(sampler).num_classes
-
-    def _guided(self, stack: SamplerStack) -> Denoiser:
-        guided: Denoiser = self.denoiser
-        for wrap in stack.guidance:
-            guided = wrap(guided)
-        return guided
-
-    def describe_sampler(self, sampler: Mapping[str, Any]) -> str:
-        """Solver, steps and guidance."""
-        return describe_sampler(sampler)
+        return sampler.guide(self.denoiser).num_classes
 
     def steps(
         self,
         noise: Noise,
         labels: Sequence[int] | None,
-        sampler: SamplerStack,
+        sampler: Sampler,
         latents: Float[Tensor, "B C H W"] | None = None,
+        *,
+        hooks: Sequence[Hook] = (),
         low_res: Float[Tensor, "B C h w"] | None = None,
     ) -> Iterator[SolverStep]:
         """Sample one batch step by step; see `Generator.steps`.
@@ -138,25 +108,44 @@ class DiffusionGenerator(Generator):
             sampler: what `build_sampler` made.
             latents: unit normal start; None draws it from the streams.
             low_res: the images, in [-1, 1], that a super-resolution model is to enlarge.
+            hooks: look at each step before it is yielded, or replace its state.
 
         Raises:
             ConfigError: the model enlarges images and there are none, or the other way round.
         """
         self._check_low_res(low_res)
-        known = None if labels is None else torch.tensor(labels, device=self.device)
+        classes = None if labels is None else torch.tensor(labels, device=self.device)
         if low_res is not None:
             low_res = low_res.to(self.device)
-        condition = Condition(labels=known, low_res=low_res)
+        parts = [part for parts in sampler.parts.values() for part in parts]
         self.prepare()
-        return run.sample_steps(
+        for part in parts:
+            part.to(self.device)
+            part.prepare()
+        steps = sample_steps(
             sampler,
             self.denoiser,
             noise=noise,
-            condition=condition,
+            condition=Condition(labels=classes, low_res=low_res),
             image_shape=self.state_shape,
             device=self.device,
             latents=latents,
+            hooks=hooks,
         )
+        return self._counted(steps, parts)
+
+    def _counted(self, steps: Iterator[SolverStep], parts: Sequence[Part]) -> Iterator[SolverStep]:
+        """The same steps; what they cost in other models is added to `evaluations`."""
+        before = sum(part.evaluations for part in parts)
+        for step in steps:
+            after = sum(part.evaluations for part in parts)
+            self._evaluations, before = self._evaluations + after - before, after
+            yield step
+
+    @property
+    def evaluations(self) -> int:
+        """Network evaluations so far, counted in rows; those of a sampler's parts count, too."""
+        return self.denoiser.evaluations + self._evaluations
 
     @property
     def enlarges(self) -> bool:
@@ -238,17 +227,16 @@ class DiffusionGenerator(Generator):
         if self.autoencoder is not None:
             self.autoencoder.prepare()
 
-    def identity(self, sampler: SamplerStack | None = None) -> dict[str, Any]:
+    def identity(self, sampler: AnySampler | None = None) -> dict[str, Any]:
         """See `Generator.identity`; an autoencoder is more than its weights, it has a scale."""
         whole = super().identity(sampler)
         if self.autoencoder is not None:
             whole["autoencoder"] = self.autoencoder.sha256()
-        guidance = () if sampler is None else sampler.guidance
-        guides = [wrap.model for wrap in guidance if isinstance(wrap, ClassifierGuidance)]
-        if guides:
-            hashes = [guide.sha256() for guide in guides if isinstance(guide, NoisyClassifier)]
-            whole["classifiers_sha256"] = hashes
         return whole
+
+    def sha256(self) -> str:
+        """SHA-256 over all that the model's predictions depend on, as a part of a sampler."""
+        return text_sha256([self.weights_sha256(), self.identity()])
 
     def facts(self) -> dict[str, Any]:
         """All that the network does not know itself, as ``model_index.json`` holds it."""
@@ -306,18 +294,16 @@ class Enlargement(DiffusionGenerator):
         )
         self._images = by_seed(images, seeds)
 
-    def _seeded_steps(
-        self, seeds: tuple[int, ...], labels: tuple[int, ...] | None, sampler: SamplerStack
-    ) -> Iterator[SolverStep]:
-        low_res = torch.stack([self._images[seed] for seed in seeds])
-        return self.steps(NoiseStream(seeds, self.device), labels, sampler, low_res=low_res)
+    def inputs(self, seeds: Sequence[int]) -> dict[str, Any]:
+        """See `Generator.inputs`."""
+        return {"low_res": torch.stack([self._images[seed] for seed in seeds])}
 
-    def describe_sampler(self, sampler: Mapping[str, Any]) -> str:
+    def describe_sampler(self, sampler: AnySampler) -> str:
         """See `Generator.describe_sampler`; what is enlarged, too."""
         height, width = next(iter(self._images.values())).shape[1:]
         return f"{super().describe_sampler(sampler)}, from {height}x{width}"
 
-    def identity(self, sampler: SamplerStack | None = None) -> dict[str, Any]:
+    def identity(self, sampler: AnySampler | None = None) -> dict[str, Any]:
         """See `Generator.identity`; what is enlarged decides the images, too."""
         named = [(str(seed), image) for seed, image in self._images.items()]
         return {**super().identity(sampler), "enlarges_sha256": weights_sha256(named)}

@@ -19,7 +19,7 @@ from genlab.generators.base import Batch, Generator
 from genlab.generators.ledger import SampleLedger, Work
 from genlab.generators.plan import SamplePlan
 from genlab.generators.processes import Processes
-from genlab.samplers.base import Step
+from genlab.samplers.base import AnySampler, Step
 
 OnProgress = Callable[[float], None]
 """Called with the number of images, or the fraction of one, that were just done."""
@@ -30,7 +30,7 @@ def draw_samples(
     plan: SamplePlan,
     folder: Path,
     *,
-    sampler: Mapping[str, Any],
+    sampler: AnySampler,
     batch_size: int,
     config: Mapping[str, Any],
     processes: Processes | None = None,
@@ -44,7 +44,7 @@ def draw_samples(
         generator: on its device already.
         plan: what to make.
         folder: where.
-        sampler: the whole sampler config.
+        sampler: what `Generator.build_sampler` made.
         batch_size: images at a time.
         config: the merged config, for the manifest.
         processes: this process and its peers, which share the batches out.
@@ -85,7 +85,7 @@ def _draw_batch(
     generator: Generator,
     ledger: SampleLedger,
     work: Work,
-    sampler: Mapping[str, Any],
+    sampler: AnySampler,
     on_progress: OnProgress | None,
 ) -> None:
     rows = [i for i, seed in enumerate(work.seeds) if work.frames and ledger.wants_frames(seed)]
@@ -99,7 +99,7 @@ def _draw_batch(
         if on_progress is not None:
             on_progress(len(work.seeds) / step.num_steps)
 
-    (batch,) = generator.stream(work.seeds, work.labels, sampler, len(work.seeds), on_step)
+    batch = generator.draw(work.seeds, work.labels, sampler, on_step)
     _check_finite(batch)
     frames = {}
     if rows:

@@ -8,12 +8,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from genlab import config
 from genlab.data.labels import random_label
 from genlab.diffusion.noise import Noise, NoiseStream
 from genlab.errors import ConfigError
-from genlab.generators.base import Generator, SamplerLike
-from genlab.generators.sampler import sampler_layers
+from genlab.generators.base import Generator
 from genlab.networks.biggan_deep_hf import BigGANDeepHF
 from genlab.networks.gan_base import GeneratorNetwork
 from genlab.networks.spectral_norm import fold
@@ -27,7 +25,7 @@ from genlab.networks.standing import (
     set_moments,
     stored_moments,
 )
-from genlab.samplers.base import Step
+from genlab.samplers.base import AnySampler, Hook, Layers, Step, call_hooks
 from genlab.samplers.gan import GanSampler, check_latents
 
 RGB = 3
@@ -48,6 +46,7 @@ class GanGenerator(Generator):
     family = "gan"
     kind = "GAN"
     network_class = GeneratorNetwork
+    sampler_class = GanSampler
     network: GeneratorNetwork
 
     def __init__(
@@ -55,7 +54,7 @@ class GanGenerator(Generator):
         network: GeneratorNetwork,
         *,
         class_names: Sequence[str] | None = None,
-        sampler: Mapping[str, Any] | None = None,
+        sampler: Mapping[str, Any] | AnySampler | None = None,
         card: str | None = None,
     ) -> None:
         made: Any = network.config
@@ -70,53 +69,25 @@ class GanGenerator(Generator):
         )
         self._standing: tuple[Any, Moments] | None = None
 
-    def resolve_sampler(
-        self,
-        sampler: SamplerLike = None,
-        *,
-        num_steps: int | None = None,
-        guidance_scale: float | None = None,
-    ) -> dict[str, Any]:
-        """See `Generator.resolve_sampler`."""
-        for what, given in {"number of steps": num_steps, "guidance scale": guidance_scale}.items():
-            if given is not None:
-                raise ConfigError(
-                    f"a GAN draws an image in one call and has no {what}; leave it out "
-                    "(sampler.truncation trades variety for quality)"
-                )
+    def defaults(self) -> Layers:
+        """See `Generator.defaults`; statistics that go by truncation need one."""
         below = {"truncation": 1.0} if isinstance(self.network, BigGANDeepHF) else {}
-        layers = [("the defaults", below), *sampler_layers(sampler, self.sampler)]
-        return asdict(config.fill(GanSampler, layers, "the sampler"))
+        return [("the defaults", below)]
 
-    def build_sampler(self, sampler: SamplerLike = None) -> GanSampler:
-        """Build a sampler and make sure that this model can be sampled with it.
-
-        Raises:
-            ConfigError: a setting is wrong or does not apply to this network.
-        """
-        whole = self.resolve_sampler(sampler)
-        built = config.fill(GanSampler, [("the sampler", whole)], "the sampler")
+    def check_sampler(self, sampler: GanSampler) -> None:
+        """Refuse settings that do not apply to this network."""
         if isinstance(self.network, BigGANDeepHF):
-            _check_indexed(built)
-        elif built.hf_compat:
+            _check_indexed(sampler)
+        elif sampler.hf_compat:
             raise ConfigError(
                 "sampler.hf_compat is about statistics stored by truncation, which this network "
                 "has not; leave it out"
             )
-        if built.statistics.standing and not normalizations(self.network):
+        if sampler.statistics.standing and not normalizations(self.network):
             raise ConfigError(
                 "sampler.statistics.standing averages statistics of batches, but this network "
                 "cannot normalise by any; leave it out"
             )
-        return built
-
-    def describe_sampler(self, sampler: Mapping[str, Any]) -> str:
-        """Truncation and statistics."""
-        truncation, standing = sampler["truncation"], sampler["statistics"]["standing"]
-        words = ["no truncation" if truncation is None else f"truncation {truncation:g}"]
-        words += ["resampled"] if sampler["resample"] else []
-        words += [f"statistics of {standing} passes"] if standing else []
-        return ", ".join(words)
 
     def prepare(self) -> None:
         """See `Generator.prepare`; spectral normalisation is done once and for all calls."""
@@ -129,6 +100,8 @@ class GanGenerator(Generator):
         labels: Sequence[int] | None,
         sampler: GanSampler,
         latents: Float[Tensor, "B Z"] | None = None,
+        *,
+        hooks: Sequence[Hook] = (),
     ) -> Iterator[Step]:
         """Sample one batch, in one step; see `Generator.steps`.
 
@@ -137,6 +110,7 @@ class GanGenerator(Generator):
             labels: one class for each sample.
             sampler: what `build_sampler` made.
             latents: what the network gets, truncated as ``sampler`` says; None draws it.
+            hooks: look at the images, or replace them.
         """
         assert labels is not None  # every network of this family has classes
         self.prepare()
@@ -151,7 +125,7 @@ class GanGenerator(Generator):
         else:
             images = self._draw(latents, labels, sampler)
         self._evaluations += len(latents)
-        yield Step(index=0, num_steps=1, x=images)
+        yield call_hooks(Step(index=0, num_steps=1, x=images), hooks)
 
     def _draw(
         self, latents: Float[Tensor, "B Z"], labels: Sequence[int], sampler: GanSampler

@@ -51,6 +51,9 @@ class NoisyClassifier(SavedModel):
         preconditioning: what the network is told of the noise level.
         class_names: one name for each class, or None where nobody named them.
         card: text of the model card, written beside the weights.
+
+    Attributes:
+        evaluations: network evaluations so far, counted in rows.
     """
 
     family = "noisy-classifier"
@@ -75,6 +78,7 @@ class NoisyClassifier(SavedModel):
             card=card,
         )
         self.preconditioning = preconditioning
+        self.evaluations = 0
 
     def __call__(
         self, x: Float[Tensor, "B C H W"], sigma: Float[Tensor, ""] | Float[Tensor, " B"]
@@ -85,7 +89,12 @@ class NoisyClassifier(SavedModel):
             x: noisy images in the unscaled frame, any float dtype.
             sigma: noise level for the whole batch (0-d) or one for each sample.
         """
+        self.evaluations += len(x)
         return noisy_logits(self.network, self.preconditioning, x, sigma)
+
+    def prepare(self) -> None:
+        """Switch training's behaviour off. Gradients run through it, so its layout stays."""
+        self.network.eval()
 
     def to(
         self, device: torch.device | str | None = None, dtype: torch.dtype | None = None

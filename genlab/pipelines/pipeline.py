@@ -12,17 +12,18 @@ from huggingface_hub import snapshot_download
 from jaxtyping import Float
 from torch import Tensor
 
+import genlab.checkpoints  # reads the models that a sampler names
 import genlab.networks  # diffusers loads only classes of modules that are imported already
 from genlab.data.labels import class_index, random_label
 from genlab.data.pixels import to_uint8
 from genlab.data.writers import to_pil
 from genlab.diffusion.noise import MAX_SEED, NoiseStream
 from genlab.errors import ConfigError
-from genlab.generators.base import Generator, SamplerLike
+from genlab.generators.base import Generator
 from genlab.generators.diffusion import DiffusionGenerator
 from genlab.generators.families import FAMILIES, family_of
 from genlab.generators.folder import INDEX, NETWORK, PARTS, read_index, read_network, read_parts
-from genlab.samplers.base import SolverStep, Step
+from genlab.samplers.base import SamplerLike, SolverStep, Step
 
 OUTPUT_TYPES = ("pil", "np", "pt")
 
@@ -195,19 +196,18 @@ class GenLabPipeline(DiffusionPipeline):
         model = self.as_generator()
         count = _count(class_labels, generator, latents, low_res, batch_size)
         generators = _generators(generator, count)
-        config = model.resolve_sampler(
+        built = model.build_sampler(
             sampler, num_steps=num_inference_steps, guidance_scale=guidance_scale
         )
-        stack = model.build_sampler(config)
-        labels = _labels(model, model.sampled_classes(stack), class_labels, generators)
+        labels = _labels(model, model.sampled_classes(built), class_labels, generators)
         self._interrupt = False
         self._guidance_scale = guidance_scale
         callback = _Callback(self, callback_on_step_end, callback_on_step_end_tensor_inputs)
         noise = NoiseStream.from_generators(generators, model.device)
         with self.progress_bar(total=0) as bar:
-            for step in model.steps(noise, labels, stack, latents, **_beside(model, low_res)):
+            beside = _beside(model, low_res)
+            for step in model.steps(noise, labels, built, latents, **beside, hooks=[callback]):
                 self._num_timesteps = bar.total = step.num_steps
-                callback(step)
                 images = step.x
                 bar.update()
                 if self._interrupt:
@@ -219,7 +219,7 @@ class GenLabPipeline(DiffusionPipeline):
 
 
 class _Callback:
-    """Hands tensors to the user's callback, and what it returns back to the solver."""
+    """Hands tensors to the user's callback, and the latents that it returns back to the run."""
 
     def __init__(
         self, pipeline: GenLabPipeline, function: StepCallback | None, names: Sequence[str]
@@ -237,15 +237,14 @@ class _Callback:
         self._function = function
         self._names = names
 
-    def __call__(self, step: Step) -> None:
+    def __call__(self, step: Step) -> Tensor | None:
         if self._function is None:
-            return
+            return None
         tensors = {"latents": step.x, "x0": _estimate(step)}
-        given = {name: tensors[name] for name in self._names}
-        returned = self._function(self._pipeline, step.index, _level(step), given) or {}
+        chosen = {name: tensors[name] for name in self._names}
+        returned = self._function(self._pipeline, step.index, _level(step), chosen) or {}
         latents = returned.get("latents", step.x)
-        if latents is not step.x:
-            step.x.copy_(latents)  # the solver goes on from this very tensor
+        return None if latents is step.x else latents.to(step.x)
 
 
 def _estimate(step: Step) -> Tensor:
@@ -339,4 +338,4 @@ def _output(images: Float[Tensor, "B C H W"], output_type: str) -> Any:
     return images if output_type == "pt" else images.permute(0, 2, 3, 1).cpu().numpy()
 
 
-assert genlab.networks  # imported for its side effect, see above
+assert genlab.checkpoints, genlab.networks  # imported for their side effects, see above

@@ -110,9 +110,10 @@ class Trainer:
             folder = self.batches.dataset.folder / AUTOENCODER
             product = with_autoencoder(product, folder, self.device)
         drawer = product if isinstance(product, Generator) else None
+        sampler = None
         if drawer is not None:
             # A wrong setting of the sampler is to be known now, not at the first preview.
-            drawer.stream([0], None, config.output.preview_sampler or None)
+            sampler = drawer.build_sampler(config.output.preview_sampler)
         elif config.sampler or config.output.preview_sampler:
             raise ConfigError(
                 f"sampler and output.preview_sampler have no effect: the objective "
@@ -126,6 +127,7 @@ class Trainer:
             self.accelerator,
             averaged,
             drawer,
+            sampler,
             build_validation(config, objective, facts, self.device),
             watch,
         )

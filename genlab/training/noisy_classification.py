@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from genlab.diffusion.preconditioning import Preconditioning, from_config
 from genlab.generators.noisy_classifier import NoisyClassifier, noisy_logits
-from genlab.samplers.schedules import Karras
+from genlab.samplers.schedules.karras import Karras
 from genlab.training.classification import ClassifierObjective
 
 LEVELS = (0.1, 0.3, 1.0, 3.0, 10.0)

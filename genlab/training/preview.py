@@ -6,7 +6,8 @@ from PIL import Image
 
 from genlab.data.pictures import grid, write_grid
 from genlab.data.pixels import to_uint8
-from genlab.generators.base import Generator, SamplerLike
+from genlab.generators.base import Generator
+from genlab.samplers.base import SamplerLike
 
 
 def draw_preview(
@@ -16,10 +17,10 @@ def draw_preview(
 
     Seeds and classes are the same each time, so that the pictures of a run can be compared.
     """
-    wanted = sampler or None
-    classes = generator.sampled_classes(generator.build_sampler(wanted))
+    built = generator.build_sampler(sampler)
+    classes = generator.sampled_classes(built)
     labels = [seed % classes for seed in range(count)] if classes else None
-    images = generator.sample(range(count), labels, wanted, batch_size=64)
+    images = generator.sample(range(count), labels, built, batch_size=64)
     pixels = to_uint8(images.cpu()).permute(0, 2, 3, 1).numpy()
     picture = grid(list(pixels), labels, generator.class_names, title)
     write_grid(path, picture)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from genlab.errors import TrainingError
 from genlab.generators.base import Generator
+from genlab.samplers.base import AnySampler
 from genlab.training.config import TrainConfig
 from genlab.training.ema import averaged_tensors
 from genlab.training.logs import Log
@@ -40,6 +41,7 @@ class Recorder:
         averaged: a second main network, for the averaged weights: previews are drawn with it, and
             it is what is validated.
         generator: around it; None draws no previews.
+        sampler: how it draws them.
         validate: judges it; None does not.
         watch: called after each log line with its values.
     """
@@ -53,12 +55,13 @@ class Recorder:
         accelerator: Accelerator,
         averaged: nn.Module,
         generator: Generator | None,
+        sampler: AnySampler | None,
         validate: Callable[[nn.Module], dict[str, float]] | None,
         watch: Callable[[dict[str, Any]], None],
     ) -> None:
         self.run, self.config, self.models = run, config, models
         self.accelerator, self.is_main = accelerator, bool(accelerator.is_main_process)
-        self.averaged, self.generator = averaged, generator
+        self.averaged, self.generator, self.sampler = averaged, generator, sampler
         self.validate, self.watch = validate, watch
         self.objective, self._watch = objective, objective.watch()
         self.last_loss = math.nan
@@ -253,12 +256,11 @@ class Recorder:
             return
         paused = time.perf_counter()
         self._average()
-        output = self.config.output
         path = self.run.previews / f"{progress.images:09d}.png"
         title = f"{progress.images / 1000:.0f} thousand images"
         with self.accelerator.autocast():
             picture = draw_preview(
-                self.generator, output.preview_count, output.preview_sampler, path, title
+                self.generator, self.config.output.preview_count, self.sampler, path, title
             )
         if self._log is not None:
             self._log.picture("samples", np.asarray(picture), progress.step)

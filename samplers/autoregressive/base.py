@@ -5,14 +5,15 @@ uniform numbers that drawing one pixel takes.
 """
 
 import copy
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
+from genlab import config as configs
 from genlab.diffusion.condition import NULL_CLASS
 from genlab.errors import ConfigError
 from genlab.networks.autoregressive import (
@@ -22,7 +23,7 @@ from genlab.networks.autoregressive import (
 )
 from genlab.networks.precision import wide
 from genlab.registry import Registry
-from genlab.samplers.base import Step
+from genlab.samplers.base import AnySampler, Layers, Step
 
 
 class PixelModel:
@@ -186,49 +187,55 @@ class DecodingConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PixelSampler:
-    """A decoder and what it is told, ready to run.
+class PixelSampler(AnySampler):
+    """A decoder and its settings, ready to run.
 
     Attributes:
         decoder: draws.
         temperature: see `DecodingConfig`.
         guidance_scale: see `DecodingConfig`.
-        given: see `Canvas`.
-        keep: see `Canvas`.
+        text: the configuration that it was made of; None where it was made of objects.
     """
 
     decoder: Decoder
     temperature: float = 1.0
     guidance_scale: float = 1.0
-    given: Float[Tensor, "B C H W"] | None = None
-    keep: Bool[Tensor, "#B 1 H W"] | None = None
+    text: Mapping[str, Any] | None = field(default=None, compare=False, repr=False)
 
     @classmethod
-    def build(cls, config: DecodingConfig) -> "PixelSampler":
-        """Make a sampler from its config.
-
-        Raises:
-            ConfigError: an option of the decoder is unknown, out of range or of the wrong type.
-            UnknownNameError: there is no such decoder.
-        """
-        options = dict(config.decoder)
-        name = options.pop("name", None)
-        if not isinstance(name, str):
-            raise ConfigError(f"sampler.decoder needs a name, one of {', '.join(DECODERS)}")
+    def from_layers(
+        cls, layers: Layers, *, num_steps: int | None = None, guidance_scale: float | None = None
+    ) -> "PixelSampler":
+        """See `AnySampler.from_layers`; an autoregressive model has no steps."""
+        if num_steps is not None:
+            raise ConfigError(
+                "an autoregressive model draws every pixel once and has no number of steps; leave "
+                "it out (sampler.temperature trades variety for quality)"
+            )
+        if guidance_scale is not None:
+            layers = [*layers, ("the sampler", {"guidance_scale": guidance_scale})]
+        whole = configs.fill(DecodingConfig, layers, "the sampler")
         return cls(
-            decoder=DECODERS.build(name, **options),
-            temperature=config.temperature,
-            guidance_scale=config.guidance_scale,
+            decoder=DECODERS.build_named(whole.decoder),
+            temperature=whole.temperature,
+            guidance_scale=whole.guidance_scale,
+            text=asdict(whole),
         )
 
-    def steps(self, model: PixelModel, uniforms: Float[Tensor, "B U H W"]) -> Iterator[Step]:
-        """Draw one batch; the last step holds the images.
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """See `AnySampler.config`."""
+        if self.text is not None:
+            return self.text
+        return {
+            "decoder": DECODERS.entry_of(self.decoder),
+            "temperature": self.temperature,
+            "guidance_scale": self.guidance_scale,
+        }
 
-        Args:
-            model: with the classes of the batch; switching gradients off is the caller's business.
-            uniforms: see `Canvas`.
-        """
-        canvas = Canvas(
-            uniforms=uniforms, temperature=self.temperature, given=self.given, keep=self.keep
-        )
-        return self.decoder(model, canvas)
+    def describe(self) -> str:
+        """Decoder, and temperature and guidance where they do something."""
+        words = [f"{self.config['decoder']['name']} decoding"]
+        words += [f"temperature {self.temperature:g}"] if self.temperature != 1 else []
+        words += [f"guidance {self.guidance_scale:g}"] if self.guidance_scale != 1 else []
+        return ", ".join(words)

@@ -1,24 +1,23 @@
 """Classifier guidance: towards images that a classifier of noisy images is surer of."""
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
 from genlab.diffusion.condition import Condition
-from genlab.diffusion.denoiser import Denoiser, Prediction
+from genlab.diffusion.denoiser import Denoiser, Prediction, Sigma, State
 from genlab.errors import ConfigError
-from genlab.registry import Registry
-from genlab.samplers.base import Guidance
+from genlab.samplers.base import ALWAYS, Guidance, GuidanceOptions, When
+from genlab.samplers.parts import Part
 
 
 @runtime_checkable
-class Classifier(Protocol):
+class Classifier(Part, Protocol):
     """What guidance follows; `genlab.generators.noisy_classifier.NoisyClassifier` is one."""
 
     @property
@@ -32,21 +31,9 @@ class Classifier(Protocol):
         """Logits of noisy images in the unscaled frame."""
         ...
 
-    def to(self, device: Any = None, dtype: Any = None) -> Any:
-        """Move to a device."""
-        ...
-
-
-CLASSIFIERS: Registry[Callable[[str], Classifier]] = Registry(
-    "genlab.classifiers",
-    {"noisy-classifier": "genlab.checkpoints.classifiers:load_classifier"},
-    kind="loader of classifiers",
-)
-"""How a classifier that a config names is found; what reads files lives above this room."""
-
 
 @dataclass(frozen=True, kw_only=True)
-class ClassifierGuidance:
+class ClassifierGuidance(GuidanceOptions):
     """Add ``scale`` times the gradient of ``log p(class | x)`` to the score.
 
     Choose it to make classes clearer where the model has no null class, or no classes at all:
@@ -64,6 +51,8 @@ class ClassifierGuidance:
     official code.
     """
 
+    parts: ClassVar[Mapping[str, str]] = {"classifier": "classifier"}
+
     classifier: Any
     scale: float = 1.0
 
@@ -76,69 +65,57 @@ class ClassifierGuidance:
                 f" {type(self.classifier).__name__}"
             )
 
-    @cached_property
-    def model(self) -> Classifier:
-        """The classifier, loaded once."""
-        if not isinstance(self.classifier, str):
-            classifier: Classifier = self.classifier
-            return classifier
-        return CLASSIFIERS["noisy-classifier"](self.classifier)
-
     def __call__(self, denoiser: Denoiser) -> Guidance:
         """Wrap a denoiser.
 
         Raises:
             ConfigError: model and classifier know different numbers of classes.
         """
-        known = self.model.num_classes
+        known = self.classifier.num_classes
         if denoiser.num_classes not in (0, known):
             raise ConfigError(
                 f"the classifier knows {known} classes and the model {denoiser.num_classes}; take a"
                 " classifier that was trained on the model's data"
             )
-        return ClassifierGuidedDenoiser(denoiser, self.model, self.scale)
+        return ClassifierGuidedDenoiser(denoiser, self.classifier, self.scale, when=self.when)
 
 
 class ClassifierGuidedDenoiser(Guidance):
     """A denoiser under classifier guidance; see `ClassifierGuidance`."""
 
-    def __init__(self, inner: Denoiser, classifier: Classifier, scale: float) -> None:
-        super().__init__(inner)
+    def __init__(
+        self, inner: Denoiser, classifier: Classifier, scale: float, *, when: When = ALWAYS
+    ) -> None:
+        super().__init__(inner, when=when, others=[classifier])
         self.classifier = classifier
         self.scale = scale
         self.num_classes = classifier.num_classes
 
-    def __call__(
-        self,
-        x: Float[Tensor, "B C H W"],
-        sigma: Float[Tensor, ""] | Float[Tensor, " B"],
-        condition: Condition,
-    ) -> Float[Tensor, "B C H W"]:
-        """Denoise; see `Denoiser.__call__`."""
-        return self.predict(x, sigma, condition).estimate(sigma)
-
-    def predict(
-        self,
-        x: Float[Tensor, "B C H W"],
-        sigma: Float[Tensor, ""] | Float[Tensor, " B"],
-        condition: Condition,
-    ) -> Prediction:
-        """Denoise, with the classifier's gradient beside the estimate.
+    def guide(self, x: State, sigma: Sigma, conditions: Sequence[Condition]) -> list[Prediction]:
+        """See `Guidance.guide`; the classifier's gradient comes beside the estimate.
 
         Raises:
             ConfigError: there are no labels to be guided to.
         """
-        said = self.inner.predict(x, sigma, condition)
+        predictions = self.inner.predict_each(x, sigma, conditions)
         if self.scale == 0:
-            return said
+            return predictions
+        return [
+            self._add_score(prediction, x, sigma, condition)
+            for prediction, condition in zip(predictions, conditions, strict=True)
+        ]
+
+    def _add_score(
+        self, prediction: Prediction, x: State, sigma: Sigma, condition: Condition
+    ) -> Prediction:
         if condition.labels is None:
             raise ConfigError(
                 "classifier guidance needs the class that each sample is guided to; give labels"
             )
-        self.classifier.to(x.device)
         score = self.scale * class_gradient(self.classifier, x, sigma, condition.labels)
-        whole = score if said.score is None else said.score + score
-        return Prediction(x0=said.x0, variance=said.variance, score=whole)
+        return replace(
+            prediction, score=score if prediction.score is None else prediction.score + score
+        )
 
 
 def class_gradient(

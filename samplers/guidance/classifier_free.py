@@ -1,20 +1,19 @@
 """Classifier-free guidance: away from the estimate without a class, towards the one with it."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from genlab.diffusion.condition import Condition
-from genlab.diffusion.denoiser import Denoiser, Prediction
+from genlab.diffusion.denoiser import Denoiser, Prediction, Sigma, State
 from genlab.errors import ConfigError
-from genlab.samplers.base import Guidance
+from genlab.samplers.base import ALWAYS, Guidance, GuidanceOptions, When
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClassifierFree:
+class ClassifierFree(GuidanceOptions):
     """``D = D_null + scale (D_class - D_null)``.
 
     Choose it to make classes clearer at the price of variety; 1.5 to 4 is usual. The model must
@@ -54,42 +53,34 @@ class ClassifierFree:
         """
         if self.scale != 1:
             _require_null_class(denoiser)
-        return ClassifierFreeDenoiser(denoiser, self.scale, self.channels)
+        return ClassifierFreeDenoiser(denoiser, self.scale, self.channels, when=self.when)
 
 
 class ClassifierFreeDenoiser(Guidance):
     """A denoiser under classifier-free guidance; see `ClassifierFree`."""
 
-    def __init__(self, inner: Denoiser, scale: float, channels: int | None = None) -> None:
-        super().__init__(inner)
+    def __init__(
+        self,
+        inner: Denoiser,
+        scale: float,
+        channels: int | None = None,
+        *,
+        when: When = ALWAYS,
+    ) -> None:
+        super().__init__(inner, when=when)
         self.scale = scale
         self.channels = channels
 
-    def __call__(
-        self,
-        x: Float[Tensor, "B C H W"],
-        sigma: Float[Tensor, ""] | Float[Tensor, " B"],
-        condition: Condition,
-    ) -> Float[Tensor, "B C H W"]:
-        """Denoise; see `Denoiser.__call__`."""
-        if self.scale == 1 or condition.labels is None:
-            return self.inner(x, sigma, condition)
-        return self.predict(x, sigma, condition).estimate(sigma)
+    def guide(self, x: State, sigma: Sigma, conditions: Sequence[Condition]) -> list[Prediction]:
+        """See `Guidance.guide`; the variance is that of the class, as in DiT."""
+        if self.scale == 1 or conditions[0].labels is None:
+            return self.inner.predict_each(x, sigma, conditions)
+        nulls = [condition.null() for condition in conditions]
+        predictions = self.inner.predict_each(x, sigma, [*conditions, *nulls])
+        pairs = zip(predictions[: len(nulls)], predictions[len(nulls) :], strict=True)
+        return [self._combine(with_class, without) for with_class, without in pairs]
 
-    def predict(
-        self,
-        x: Float[Tensor, "B C H W"],
-        sigma: Float[Tensor, ""] | Float[Tensor, " B"],
-        condition: Condition,
-    ) -> Prediction:
-        """Denoise; the variance is that of the class, as in DiT."""
-        if self.scale == 1 or condition.labels is None:
-            return self.inner.predict(x, sigma, condition)
-        with_class, without = self.inner.predict(
-            torch.cat([x, x]),
-            sigma if sigma.ndim == 0 else torch.cat([sigma, sigma]),
-            Condition.cat([condition, condition.null()]),
-        ).halves()
+    def _combine(self, with_class: Prediction, without: Prediction) -> Prediction:
         guided = with_class.away_from(without, self.scale)
         if self.channels is None:
             return guided
@@ -98,9 +89,7 @@ class ClassifierFreeDenoiser(Guidance):
             score = self._first_of(score, with_class.score)
         return replace(guided, x0=self._first_of(guided.x0, with_class.x0), score=score)
 
-    def _first_of(
-        self, guided: Float[Tensor, "B C H W"], rest: Float[Tensor, "B C H W"]
-    ) -> Float[Tensor, "B C H W"]:
+    def _first_of(self, guided: State, rest: State) -> State:
         """The channels that are guided from one, the others from the other."""
         return torch.cat([guided[:, : self.channels], rest[:, self.channels :]], dim=1)
 

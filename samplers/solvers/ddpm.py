@@ -1,25 +1,19 @@
 """DDPM's ancestral sampling."""
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
-from jaxtyping import Float, Float64
-from torch import Tensor
-
-from genlab.diffusion.condition import Condition
-from genlab.diffusion.denoiser import FIXED_VARIANCES, Denoiser
+from genlab.diffusion.denoiser import ConditionedDenoiser, State, StepInfo
 from genlab.diffusion.discrete import Chain
-from genlab.diffusion.noise import Noise
+from genlab.diffusion.noise_levels import FIXED_VARIANCES
 from genlab.errors import ConfigError, nearest
-from genlab.samplers.base import SolverStep
-from genlab.samplers.solvers.churn import announce, plan, refuse_repeats
+from genlab.samplers.base import Grid, Solver, StepResult
+from genlab.samplers.solvers.churn import fresh_noise, refuse_repeats
 
 
 @dataclass(frozen=True, kw_only=True)
-class DDPM:
+class DDPM(Solver):
     """A random step along the reverse Markov chain: its mean from x0, its variance from the model.
 
     Choose it for models with a learned variance (ADM, improved DDPM, DiT), with the respaced
@@ -30,7 +24,7 @@ class DDPM:
 
     Attributes:
         clip: whether x0 is clipped to [-1, 1] in every step: for models of pixels, not of latents.
-        variance: None is what the model says; ``fixed_small`` and ``fixed_large`` overrule it.
+        variance: None is the model's own; ``fixed_small`` and ``fixed_large`` overrule it.
 
     Source: Ho et al. (arXiv:2006.11239), Algorithm 2, with the learned variance of Nichol and
     Dhariwal (arXiv:2102.09672), Eq. 15, and classifier guidance as in Dhariwal and Nichol
@@ -53,37 +47,35 @@ class DDPM:
         """That of unit noise in the scaled frame, where such chains begin."""
         return math.hypot(1.0, sigma)
 
-    def __call__(
-        self,
-        denoiser: Denoiser,
-        x: Float[Tensor, "B C H W"],
-        sigmas: Float64[Tensor, " levels"],
-        condition: Condition,
-        noise: Noise,
-    ) -> Iterator[SolverStep]:
-        """Run; see `genlab.samplers.base.Solver`.
+    def begin(self, grid: Grid) -> Chain:
+        """The Markov chain over the levels.
 
         Raises:
-            ConfigError: the model predicts a variance, and a guidance does not pass it on; or it
-                predicts one between two bounds, and two noise levels are the same.
+            ConfigError: the model predicts a variance between two bounds, and two levels are equal.
         """
-        chain = Chain(sigmas[:-1].flip(0))
-        kind = self.variance or denoiser.variance
-        if kind == "learned_range":
-            refuse_repeats("ddpm with a learned variance", sigmas)
-        legs = plan(sigmas.tolist(), sigmas[:-1].tolist())
-        for leg in announce(denoiser, legs, noise):
-            sigma = torch.tensor(leg.sigma, dtype=torch.float64)
-            said = denoiser.predict(x, sigma, condition)
-            x0 = said.x0.clamp(-1, 1) if self.clip else said.x0
-            step = len(chain) - 1 - leg.index
-            log_variance = chain.log_variance(step, kind, said.variance)
-            # Both frames agree up to the scale of the level: sqrt(alpha_bar) x is the scaled one.
-            scale, scale_next = math.hypot(1, leg.sigma), math.hypot(1, leg.sigma_next)
-            mean = x0 + float(chain.shrinkage[step]) * (x - x0)
-            if said.score is not None:
-                mean = mean + log_variance.exp() * (scale * scale_next) * said.score
-            fresh = noise.randn(x.shape[1:], torch.float64).to(x.dtype)
-            std = (0.5 * log_variance).exp() * scale_next
-            x = mean + std * fresh if leg.sigma_next > 0 else mean
-            yield leg.done(x, x0)
+        if (self.variance or grid.noise_levels.variance) == "learned_range":
+            refuse_repeats("ddpm with a learned variance", grid.sigmas)
+        return Chain(grid.sigmas[:-1].flip(0))
+
+    def step(
+        self, denoiser: ConditionedDenoiser, x: State, step: StepInfo, memory: Chain
+    ) -> StepResult:
+        """See `Solver.step`.
+
+        Raises:
+            ConfigError: the model predicts a variance, and a guidance does not pass it on.
+        """
+        prediction = denoiser.predict(x, step.level)
+        x0 = prediction.x0.clamp(-1, 1) if self.clip else prediction.x0
+        index = step.num_steps - 1 - step.index
+        kind = self.variance or denoiser.noise_levels.variance
+        log_variance = memory.log_variance(index, kind, prediction.variance)
+        # Both frames agree up to the scale of the level: sqrt(alpha_bar) x is the scaled one.
+        scale, scale_next = math.hypot(1, step.level), math.hypot(1, step.sigma_next)
+        mean = x0 + float(memory.shrinkage[index]) * (x - x0)
+        if prediction.score is not None:
+            mean = mean + log_variance.exp() * (scale * scale_next) * prediction.score
+        fresh = fresh_noise(x, step)
+        std = (0.5 * log_variance).exp() * scale_next
+        x = mean + std * fresh if step.sigma_next > 0 else mean
+        return StepResult(x=x, x0=x0, memory=memory)

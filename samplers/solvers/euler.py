@@ -1,17 +1,11 @@
 """Euler's method on the probability-flow ODE."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from jaxtyping import Float, Float64
-from torch import Tensor
-
-from genlab.diffusion.condition import Condition
-from genlab.diffusion.denoiser import Denoiser
-from genlab.diffusion.noise import Noise
-from genlab.samplers.base import SolverStep
-from genlab.samplers.solvers.churn import Churn, announce, denoise
+from genlab.diffusion.denoiser import ConditionedDenoiser, State, StepInfo
+from genlab.samplers.base import StepResult
+from genlab.samplers.solvers.churn import Churn
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,18 +22,11 @@ class Euler(Churn):
 
     order: ClassVar[int] = 1
 
-    def __call__(
-        self,
-        denoiser: Denoiser,
-        x: Float[Tensor, "B C H W"],
-        sigmas: Float64[Tensor, " levels"],
-        condition: Condition,
-        noise: Noise,
-    ) -> Iterator[SolverStep]:
-        """Run; see `genlab.samplers.base.Solver`."""
-        for leg in announce(denoiser, self.legs(denoiser, sigmas), noise):
-            x_hat = self.raise_noise(x, leg, noise)
-            x0 = denoise(denoiser, x_hat, leg.sigma_hat, condition)
-            d = (x_hat - x0) / leg.sigma_hat
-            x = x_hat + (leg.sigma_next - leg.sigma_hat) * d
-            yield leg.done(x, x0)
+    def step(
+        self, denoiser: ConditionedDenoiser, x: State, step: StepInfo, memory: Any
+    ) -> StepResult:
+        """See `Solver.step`."""
+        x_hat = self.raise_noise(x, step)
+        x0 = denoiser(x_hat, step.sigma)
+        d = (x_hat - x0) / step.sigma
+        return StepResult(x=x_hat + (step.sigma_next - step.sigma) * d, x0=x0)

@@ -1,20 +1,17 @@
 """Runge-Kutta methods in the time of a flow-matching path: SiT's deterministic samplers."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Float
 from torch import Tensor
 
-from genlab.diffusion.condition import Condition
-from genlab.diffusion.denoiser import Denoiser
+from genlab.diffusion.denoiser import ConditionedDenoiser, State, StepInfo
 from genlab.diffusion.flow import Path, PathPoint, path_of
-from genlab.diffusion.noise import Noise
 from genlab.errors import ConfigError, nearest
-from genlab.samplers.base import SolverStep
-from genlab.samplers.solvers.churn import Leg, announce, denoise, plan
+from genlab.samplers.base import Solver, StepResult
 
 Rows = tuple[tuple[float, ...], ...]
 
@@ -35,12 +32,20 @@ changes by, over the noise level: an estimate in float32 needs a larger one."""
 class FlowState:
     """A denoiser as a velocity field in a path's own frame, ``x_t = alpha x``."""
 
-    def __init__(self, denoiser: Denoiser, path: Path, condition: Condition, exact: bool) -> None:
+    def __init__(self, denoiser: ConditionedDenoiser, path: Path, dtype: torch.dtype) -> None:
         self.denoiser = denoiser
         self.path = path
-        self.condition = condition
-        least = NEARLY_DATA if exact and denoiser.exact else NEARLY_DATA_FLOAT32
-        self.least = max(least, denoiser.sigma_min)
+        exact = dtype == torch.float64 and denoiser.noise_levels.exact
+        least = NEARLY_DATA if exact else NEARLY_DATA_FLOAT32
+        self.least = max(least, denoiser.noise_levels.sigma_min)
+
+    def ends(self, step: StepInfo) -> tuple[PathPoint, PathPoint, float]:
+        """The path where a step begins and ends, and the time between."""
+        start, end = (
+            self.path.of(torch.tensor(sigma, dtype=torch.float64))
+            for sigma in (step.level, step.sigma_next)
+        )
+        return start, end, float(end.t - start.t)
 
     def point(self, t: float) -> PathPoint:
         """The path at a time, kept off its end at 1, where no slope could be taken."""
@@ -50,7 +55,7 @@ class FlowState:
     def estimate(self, x_t: Tensor, point: PathPoint) -> Float[Tensor, "B C H W"]:
         """The denoised estimate x1."""
         alpha = float(point.alpha)
-        return denoise(self.denoiser, x_t / alpha, float(point.std) / alpha, self.condition)
+        return self.denoiser(x_t / alpha, float(point.std) / alpha)
 
     def velocity(
         self, x_t: Float[Tensor, "B C H W"], t: float
@@ -68,7 +73,7 @@ def velocity_of(x_t: Tensor, x1: Tensor, point: PathPoint) -> Float[Tensor, "B C
 
 
 @dataclass(frozen=True, kw_only=True)
-class FlowODE:
+class FlowODE(Solver):
     """Follow the velocity field of a path in its own time.
 
     Choose it for SiT and other models trained by flow matching, with the ``flow`` schedule. It also
@@ -94,6 +99,11 @@ class FlowODE:
     method: str = "heun"
     full_last_step: bool = False
 
+    @property
+    def on_grid(self) -> bool:  # type: ignore[override]  # here it goes by an option
+        """Whether every stage lies at an end of the step."""
+        return self.method in ("euler", "heun")
+
     def __post_init__(self) -> None:
         path_of(self.path)
         if self.method not in METHODS:
@@ -101,62 +111,23 @@ class FlowODE:
                 f"the flow solver has no method {self.method!r}; {nearest(self.method, METHODS)}"
             )
 
-    def __call__(
-        self,
-        denoiser: Denoiser,
-        x: Float[Tensor, "B C H W"],
-        sigmas: Float64[Tensor, " levels"],
-        condition: Condition,
-        noise: Noise,
-    ) -> Iterator[SolverStep]:
-        """Run; see `genlab.samplers.base.Solver`."""
-        legs = plan(sigmas.tolist(), sigmas[:-1].tolist())
-        yield from self._follow(denoiser, x, announce(denoiser, legs, noise), condition)
+    def nfe(self, num_steps: int) -> int:
+        """See `Solver.nfe`."""
+        stages = len(METHODS[self.method][1])
+        return stages * num_steps - (0 if self.full_last_step else stages - 1)
 
-    def invert(
-        self,
-        denoiser: Denoiser,
-        images: Float[Tensor, "B C H W"],
-        sigmas: Float64[Tensor, " levels"],
-        condition: Condition,
-    ) -> Iterator[SolverStep]:
-        """Follow the field back from images to noise.
-
-        Args:
-            denoiser: the model, guided or not.
-            images: (B, C, H, W), in the dtype that the state is kept in.
-            sigmas: the noise levels of sampling: decreasing, with a final 0.
-            condition: of the whole batch.
-
-        Returns:
-            A step for each pair of levels, from little noise to much. The last one's ``x`` over its
-            ``sigma_next`` are latents for `genlab.samplers.run.sample_steps`.
-        """
-        levels = sigmas.flip(0).tolist()
-        yield from self._follow(denoiser, images, plan(levels, levels[:-1]), condition)
-
-    def _follow(
-        self,
-        denoiser: Denoiser,
-        x: Float[Tensor, "B C H W"],
-        legs: Iterator[Leg] | Sequence[Leg],
-        condition: Condition,
-    ) -> Iterator[SolverStep]:
-        path = path_of(self.path)
-        field = FlowState(denoiser, path, condition, exact=x.dtype == torch.float64)
-        for leg in legs:
-            start, end = (
-                path.of(torch.tensor(sigma, dtype=torch.float64))
-                for sigma in (leg.sigma, leg.sigma_next)
-            )
-            t, h = float(start.t), float(end.t - start.t)
-            x_t = float(start.alpha) * x
-            if leg.sigma_next == 0 and not self.full_last_step:
-                x = x1 = field.estimate(x_t, start)
-            else:
-                x_t, x1 = self._step(field, x_t, t, h)
-                x = x_t / float(end.alpha)
-            yield leg.done(x, x1)
+    def step(
+        self, denoiser: ConditionedDenoiser, x: State, step: StepInfo, memory: Any
+    ) -> StepResult:
+        """See `Solver.step`."""
+        field = FlowState(denoiser, path_of(self.path), x.dtype)
+        start, end, h = field.ends(step)
+        x_t = float(start.alpha) * x
+        if step.sigma_next == 0 and not self.full_last_step:
+            x1 = field.estimate(x_t, start)
+            return StepResult(x=x1, x0=x1)
+        x_t, x1 = self._step(field, x_t, float(start.t), h)
+        return StepResult(x=x_t / float(end.alpha), x0=x1)
 
     def _step(
         self, field: FlowState, x_t: Float[Tensor, "B C H W"], t: float, h: float

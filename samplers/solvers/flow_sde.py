@@ -1,21 +1,19 @@
 """The stochastic samplers of flow matching: SiT's SDE with a noise strength of one's choice."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Float64
 from torch import Tensor
 
-from genlab.diffusion.condition import Condition
-from genlab.diffusion.denoiser import Denoiser
+from genlab.diffusion.denoiser import ConditionedDenoiser, State, StepInfo
 from genlab.diffusion.flow import PathPoint, path_of
-from genlab.diffusion.noise import Noise
 from genlab.errors import ConfigError, nearest
-from genlab.samplers.base import SolverStep
-from genlab.samplers.solvers.churn import announce, plan
+from genlab.samplers.base import Grid, Solver, StepResult
+from genlab.samplers.solvers.churn import fresh_noise
 from genlab.samplers.solvers.flow import FlowState, velocity_of
 
 METHODS = ("euler", "heun")
@@ -33,7 +31,7 @@ DIFFUSIONS: Mapping[str, Callable[[PathPoint, float], Tensor]] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class FlowSDE:
+class FlowSDE(Solver):
     """``dx = (v + w score) dt + sqrt(2 w) dW`` from noise to data, and a last step without noise.
 
     Choose it for SiT with some 250 steps of the ``flow`` schedule, whose ``last_step`` is the size
@@ -81,37 +79,36 @@ class FlowSDE:
         """The strength w of the noise at a point of the path."""
         return DIFFUSIONS[self.diffusion](point, self.norm)
 
-    def __call__(
-        self,
-        denoiser: Denoiser,
-        x: Float[Tensor, "B C H W"],
-        sigmas: Float64[Tensor, " levels"],
-        condition: Condition,
-        noise: Noise,
-    ) -> Iterator[SolverStep]:
-        """Run; see `genlab.samplers.base.Solver`.
+    def nfe(self, num_steps: int) -> int:
+        """See `Solver.nfe`."""
+        return num_steps if self.method == "euler" else 2 * num_steps - 1
+
+    def begin(self, grid: Grid) -> None:
+        """Nothing to remember.
 
         Raises:
             ConfigError: the noise is infinite where the run starts.
         """
-        path = path_of(self.path)
-        field = FlowState(denoiser, path, condition, exact=x.dtype == torch.float64)
-        self._check_start(path.of(sigmas[0]))
-        for leg in announce(denoiser, plan(sigmas.tolist(), sigmas[:-1].tolist()), noise):
-            start, end = (
-                path.of(torch.tensor(sigma, dtype=torch.float64))
-                for sigma in (leg.sigma, leg.sigma_next)
+        # LARGEST stands for infinity, so its strength is a huge number.
+        if not float(self.strength(path_of(self.path).of(grid.sigmas[0]))) < 1e6:
+            raise ConfigError(
+                f"diffusion: {self.diffusion} is infinite at pure noise on the path {self.path!r}; "
+                "choose another, or a schedule that starts at a smaller sigma_max"
             )
-            h = float(end.t - start.t)
-            x_t = float(start.alpha) * x
-            if leg.sigma_next == 0:
-                x_t, x1 = self._last_step(field, x_t, start, h)
-            else:
-                fresh = noise.randn(x.shape[1:], torch.float64).to(x.dtype)
-                spread = math.sqrt(2 * float(self.strength(start)) * h)
-                x_t, x1 = self._step(field, x_t, spread * fresh, start, h)
-            x = x_t / float(end.alpha)
-            yield leg.done(x, x1)
+
+    def step(
+        self, denoiser: ConditionedDenoiser, x: State, step: StepInfo, memory: None
+    ) -> StepResult:
+        """See `Solver.step`."""
+        field = FlowState(denoiser, path_of(self.path), x.dtype)
+        start, end, h = field.ends(step)
+        x_t = float(start.alpha) * x
+        if step.sigma_next == 0:
+            x_t, x1 = self._last_step(field, x_t, start, h)
+        else:
+            spread = math.sqrt(2 * float(self.strength(start)) * h)
+            x_t, x1 = self._step(field, x_t, spread * fresh_noise(x, step), start, h)
+        return StepResult(x=x_t / float(end.alpha), x0=x1)
 
     def _step(
         self, field: FlowState, x_t: Tensor, kick: Tensor, start: PathPoint, h: float
@@ -138,11 +135,3 @@ class FlowSDE:
         x1 = field.estimate(x_t, point)
         score = (float(point.alpha) * x1 - x_t) / float(point.std) ** 2
         return velocity_of(x_t, x1, point) + float(self.strength(point)) * score, x1
-
-    def _check_start(self, point: PathPoint) -> None:
-        # LARGEST stands for infinity, so its strength is a huge number.
-        if not float(self.strength(point)) < 1e6:
-            raise ConfigError(
-                f"diffusion: {self.diffusion} is infinite at pure noise on the path {self.path!r}; "
-                "choose another, or a schedule that starts at a smaller sigma_max"
-            )

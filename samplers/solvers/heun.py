@@ -1,17 +1,11 @@
 """Heun's method on the probability-flow ODE, deterministic or with churn: EDM's sampler."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from jaxtyping import Float, Float64
-from torch import Tensor
-
-from genlab.diffusion.condition import Condition
-from genlab.diffusion.denoiser import Denoiser
-from genlab.diffusion.noise import Noise
-from genlab.samplers.base import SolverStep
-from genlab.samplers.solvers.churn import Churn, announce, denoise
+from genlab.diffusion.denoiser import ConditionedDenoiser, State, StepInfo
+from genlab.samplers.base import StepResult
+from genlab.samplers.solvers.churn import Churn
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,23 +23,21 @@ class Heun(Churn):
 
     order: ClassVar[int] = 2
 
-    def __call__(
-        self,
-        denoiser: Denoiser,
-        x: Float[Tensor, "B C H W"],
-        sigmas: Float64[Tensor, " levels"],
-        condition: Condition,
-        noise: Noise,
-    ) -> Iterator[SolverStep]:
-        """Run; see `genlab.samplers.base.Solver`."""
-        for leg in announce(denoiser, self.legs(denoiser, sigmas), noise):
-            x_hat = self.raise_noise(x, leg, noise)
-            h = leg.sigma_next - leg.sigma_hat
-            x0 = denoise(denoiser, x_hat, leg.sigma_hat, condition)
-            d = (x_hat - x0) / leg.sigma_hat
-            x = x_hat + h * d
-            if leg.sigma_next > 0:
-                x0 = denoise(denoiser, x, leg.sigma_next, condition)
-                d_prime = (x - x0) / leg.sigma_next
-                x = x_hat + h * (0.5 * d + 0.5 * d_prime)
-            yield leg.done(x, x0)
+    def step(
+        self, denoiser: ConditionedDenoiser, x: State, step: StepInfo, memory: Any
+    ) -> StepResult:
+        """See `Solver.step`."""
+        x_hat = self.raise_noise(x, step)
+        h = step.sigma_next - step.sigma
+        x0 = denoiser(x_hat, step.sigma)
+        d = (x_hat - x0) / step.sigma
+        x = x_hat + h * d
+        if step.sigma_next > 0:
+            x0 = denoiser(x, step.sigma_next)
+            d_prime = (x - x0) / step.sigma_next
+            x = x_hat + h * (0.5 * d + 0.5 * d_prime)
+        return StepResult(x=x, x0=x0)
+
+    def nfe(self, num_steps: int) -> int:
+        """See `Solver.nfe`."""
+        return 2 * num_steps - 1

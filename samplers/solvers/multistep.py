@@ -6,21 +6,12 @@ These solvers let x0 change along a line (or parabola) through the estimates of 
 """
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
-from jaxtyping import Float, Float64
-from torch import Tensor
-
-from genlab.diffusion.condition import Condition
-from genlab.diffusion.denoiser import Denoiser
-from genlab.diffusion.noise import Noise
-from genlab.samplers.base import SolverStep
-from genlab.samplers.solvers.churn import Leg, announce, denoise, plan, refuse_repeats
-
-State = Float[Tensor, "B C H W"]
+from genlab.diffusion.denoiser import ConditionedDenoiser, State, StepInfo
+from genlab.samplers.base import Grid, Solver, StepResult
+from genlab.samplers.solvers.churn import fresh_noise, refuse_repeats
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,8 +27,25 @@ class _Estimate:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Multistep:
-    """The loop of these solvers.
+class _History:
+    """What these solvers remember of a run.
+
+    Attributes:
+        x: the state that the last step returned; another one means that a hook has replaced it.
+        begun: the state that the last step began with.
+        now: the estimate that the last step was made with.
+        before: that of the step before it.
+    """
+
+    x: State
+    begun: State
+    now: _Estimate
+    before: _Estimate | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Multistep(Solver):
+    """What these solvers share.
 
     Attributes:
         name: in `genlab.samplers.base.SOLVERS`.
@@ -53,43 +61,34 @@ class _Multistep:
         """The noise level, or that of unit noise in the scaled frame."""
         return math.hypot(1.0, sigma) if self.unit_start else sigma
 
-    def __call__(
-        self,
-        denoiser: Denoiser,
-        x: Float[Tensor, "B C H W"],
-        sigmas: Float64[Tensor, " levels"],
-        condition: Condition,
-        noise: Noise,
-    ) -> Iterator[SolverStep]:
-        """Run; see `genlab.samplers.base.Solver`.
+    def begin(self, grid: Grid) -> None:
+        """Nothing is remembered yet.
 
         Raises:
             ConfigError: two noise levels are the same.
         """
-        refuse_repeats(self.name, sigmas)
-        before: _Estimate | None = None
-        now: _Estimate | None = None
-        begun = x
-        legs = plan(sigmas.tolist(), sigmas[:-1].tolist())
-        for leg in announce(denoiser, legs, noise):
-            x0 = denoise(denoiser, x, leg.sigma, condition)
-            at_end = _Estimate(x0=x0, sigma=leg.sigma)
-            if now is not None:
-                x = self._arrive(x, begun, before, now, at_end)
-            before, now, begun = now, at_end, x
-            ahead = x0 + 0.5 * _change(before, now, leg.sigma_next)
-            x = self._leave(x, ahead, leg, noise)
-            yield leg.done(x, x0)
+        refuse_repeats(self.name, grid.sigmas)
 
-    def _arrive(
-        self, x: State, begun: State, before: _Estimate | None, now: _Estimate, end: _Estimate
-    ) -> State:
-        """Where the step from ``begun`` at ``now`` leads, with the estimate at its end known."""
+    def step(
+        self, denoiser: ConditionedDenoiser, x: State, step: StepInfo, memory: _History | None
+    ) -> StepResult:
+        """See `Solver.step`."""
+        now = _Estimate(x0=denoiser(x, step.level), sigma=step.level)
+        before = None if memory is None else memory.now
+        if memory is not None and memory.x is x:
+            x = self._arrive(x, memory, now)
+        ahead = now.x0 + 0.5 * _change(before, now, step.sigma_next)
+        x_next = self._leave(x, ahead, step)
+        history = _History(x=x_next, begun=x, now=now, before=before)
+        return StepResult(x=x_next, x0=now.x0, memory=history)
+
+    def _arrive(self, x: State, history: _History, end: _Estimate) -> State:
+        """Where the last step leads, now that the estimate at its end is known."""
         return x
 
-    def _leave(self, x: State, ahead: State, leg: Leg, noise: Noise) -> State:
+    def _leave(self, x: State, ahead: State, step: StepInfo) -> State:
         """Take a step, with ``ahead`` for the estimate."""
-        r = leg.sigma_next / leg.sigma
+        r = step.sigma_next / step.level
         return r * x + (1 - r) * ahead
 
 
@@ -114,12 +113,12 @@ class DPMSolverPP2M(_Multistep):
 
     sde: bool = False
 
-    def _leave(self, x: State, ahead: State, leg: Leg, noise: Noise) -> State:
+    def _leave(self, x: State, ahead: State, step: StepInfo) -> State:
         if not self.sde:
-            return super()._leave(x, ahead, leg, noise)
-        r = leg.sigma_next / leg.sigma
-        fresh = noise.randn(x.shape[1:], torch.float64).to(x.dtype)
-        return r**2 * x + (1 - r**2) * ahead + leg.sigma_next * math.sqrt(1 - r**2) * fresh
+            return super()._leave(x, ahead, step)
+        r = step.sigma_next / step.level
+        added = step.sigma_next * math.sqrt(1 - r**2)
+        return r**2 * x + (1 - r**2) * ahead + added * fresh_noise(x, step)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,16 +137,15 @@ class UniPC(_Multistep):
     name: ClassVar[str] = "unipc"
     order: ClassVar[int] = 3
 
-    def _arrive(
-        self, x: State, begun: State, before: _Estimate | None, now: _Estimate, end: _Estimate
-    ) -> State:
+    def _arrive(self, x: State, history: _History, end: _Estimate) -> State:
         """The step again, with weights that are exact for estimates on a line.
 
         Where there is an earlier estimate, they are exact for a parabola in lam.
         """
+        now, before = history.now, history.before
         h = end.lam - now.lam
         r = end.sigma / now.sigma
-        predicted = r * begun + (1 - r) * now.x0
+        predicted = r * history.begun + (1 - r) * now.x0
         if before is None:
             return predicted + (1 - r) * 0.5 * (end.x0 - now.x0)
         # The integrals of e^-h phi_1 and phi_2 that a step has to weigh, over B(h) = e^-h - 1.

@@ -261,7 +261,7 @@ def test_released_generator(released: tuple[Path, BigGANDeepHF], name: str | Non
     generator = genlab.convert(path, config=None if name else HF_CONFIG)
     assert isinstance(generator, GanGenerator)
     assert same(generator.network, network)
-    assert generator.sampler["truncation"] == 1
+    assert generator.sampler.config["truncation"] == 1
 
 
 def test_released_generator_without_config(released: tuple[Path, BigGANDeepHF]) -> None:

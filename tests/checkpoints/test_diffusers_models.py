@@ -144,8 +144,8 @@ def test_pipeline_folder(ddpm_folder: Path, tmp_path: Path) -> None:
     assert isinstance(generator, DiffusionGenerator)
     assert (generator.image_shape, generator.num_classes) == ((1, 8, 8), 3)
     assert not generator.has_null_class
-    assert generator.sampler["solver"] == {"name": "ddpm", "clip": False}
-    assert generator.sampler["schedule"]["num_steps"] == 48
+    assert generator.sampler.config["solver"] == {"name": "ddpm", "clip": False}
+    assert generator.sampler.config["schedule"]["num_steps"] == 48
     few = {"schedule": {"num_steps": 3}}
     images = generator.sample(SEEDS, [0, 2], few)
     generator.save_pretrained(tmp_path / "model")
@@ -205,11 +205,11 @@ def test_export_of_the_papers_dit(tmp_path: Path) -> None:
     ours, back = generator.network.state_dict(), again.network.state_dict()
     assert isinstance(again.network, DiT)
     assert all(torch.equal(ours[name], back[name]) for name in ours if name != "pos_embed")
-    before, after = generator.denoiser.levels, again.denoiser.levels
+    before, after = generator.preconditioning.levels, again.preconditioning.levels
     assert before is not None
     assert after is not None
     assert torch.equal(before, after)
-    assert again.denoiser.variance == "learned_range"
+    assert again.preconditioning.variance == "learned_range"
     theirs: Any = DiTTransformer2DModel.from_pretrained(tmp_path / "transformer")
     assert len(theirs.transformer_blocks) == 2
 
@@ -250,7 +250,7 @@ def test_a_multistep_scheduler_as_diffusers_writes_it(tmp_path: Path) -> None:
     scheduler: Any = DPMSolverMultistepScheduler()  # its variance_type is null
     unet().save_pretrained(tmp_path)
     scheduler.save_pretrained(tmp_path)
-    assert read(tmp_path).sampler["solver"]["name"] == "dpmpp-2m"
+    assert read(tmp_path).sampler.config["solver"]["name"] == "dpmpp-2m"
 
 
 def test_a_claimed_width_meets_the_shapes_before_memory_is_taken(tmp_path: Path) -> None:

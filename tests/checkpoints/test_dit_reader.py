@@ -52,7 +52,7 @@ def test_shapes_tell_all_but_the_heads(tmp_path: Path) -> None:
     assert generator.state_shape == (4, 8, 8)
     assert (generator.num_classes, generator.has_null_class) == (10, True)
     assert generator.preconditioning == Discrete(variance="learned_range")
-    assert generator.sampler["guidance"] == [{"name": "cfg", "scale": 1.5, "channels": 3}]
+    assert generator.sampler.config["guidance"] == [{"name": "cfg", "scale": 1.5, "channels": 3}]
     with pytest.raises(ConfigError, match=r"48 features .* give num_heads"):
         convert(file)
 
@@ -69,7 +69,7 @@ def test_a_table_without_null_class(tmp_path: Path) -> None:
     for config in ({"num_classes": 10}, {"class_dropout_prob": 0.0}):
         generator = convert(file, num_heads=3, **config)
         assert (generator.num_classes, generator.has_null_class) == (10, False)
-        assert generator.sampler["guidance"] == []
+        assert generator.sampler.config["guidance"] == []
         assert generator.preconditioning == Discrete(variance="fixed_large")
     assert convert(file, num_heads=3).num_classes == 9  # the default: the last row is no class
 
@@ -110,7 +110,7 @@ def test_sit_files_are_flows(tmp_path: Path) -> None:
     file = saved(tmp_path, weights(), "SiT-XL-2-256.pt")
     generator = convert(file, num_heads=3)
     assert generator.preconditioning == Flow()
-    assert generator.sampler["solver"]["name"] == "flow"
+    assert generator.sampler.config["solver"]["name"] == "flow"
     assert convert(file, "sit", num_heads=3, path_type="VP").preconditioning == Flow(path="vp")
 
 

@@ -127,8 +127,8 @@ def test_scripts_and_constructors_are_understood_alike(tmp_path: Path) -> None:
         "nearest_in_log": False,
         "zero_terminal_snr": False,
     }
-    assert by_script.sampler["solver"] == {"name": "ddim", "clip": True}
-    assert by_script.sampler["schedule"] == {"name": "respaced", "steps": "ddim25"}
+    assert by_script.sampler.config["solver"] == {"name": "ddim", "clip": True}
+    assert by_script.sampler.config["schedule"] == {"name": "respaced", "steps": "ddim25"}
     images = by_script.sample([0, 1], [0, 4], {"schedule": {"num_steps": 4}})
     assert images.shape == (2, 3, 16, 16)
     by_script.save_pretrained(tmp_path / "folder")

@@ -24,8 +24,8 @@ from genlab.checkpoints.pull import pull, recognise
 from genlab.errors import CheckpointError, DownloadError, OutputError, UnknownNameError
 from genlab.generators.lock import lock_folder
 from genlab.generators.noisy_classifier import NoisyClassifier
-from genlab.generators.sampler import resolve_sampler
 from genlab.networks import ADMClassifier, ADMUNet, DhariwalUNet, SongUNet
+from genlab.samplers.sampler import Sampler
 
 NAME = "edm-cifar10-32x32-cond-vp"
 
@@ -45,7 +45,7 @@ def test_table() -> None:
         assert entry.class_names is None or len(entry.class_names) == entry.num_classes
         assert entry.needs_config <= (entry.config is not None)
         if entry.sampler is not None:
-            assert resolve_sampler(entry.sampler)
+            assert Sampler.from_config(entry.sampler).config
 
 
 EDM = {name: entry for name, entry in zoo.entries().items() if entry.format == "edm"}
@@ -175,7 +175,7 @@ def test_pull(server: RangeServer, home: Path) -> None:
 
     generator: Any = genlab.load(NAME)
     assert generator.class_names[:2] == ("airplane", "automobile")
-    assert generator.sampler["schedule"]["num_steps"] == 18
+    assert generator.sampler.config["schedule"]["num_steps"] == 18
     card = (pulled.folder / "README.md").read_text()
     for fact in (
         "license: cc-by-nc-sa-4.0",

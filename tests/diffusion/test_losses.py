@@ -102,6 +102,6 @@ def test_impossible_settings_are_refused(name: str, options: dict[str, Any]) -> 
 
 def test_unknown_option_names_the_nearest() -> None:
     with pytest.raises(
-        ConfigError, match="the loss 'edm' has no option 'P_men'; did you mean 'P_mean'"
+        ConfigError, match="the loss 'edm': there is no setting 'P_men'; did you mean 'P_mean'"
     ):
         LOSSES.build("edm", P_men=1.0)

@@ -133,7 +133,7 @@ def test_bound_of_the_best_model_is_near_the_entropy_of_its_data() -> None:
         ideal = GaussianMixtureDenoiser(
             torch.ones(1), torch.zeros(1, 1, 16, 16), torch.full((1,), std)
         )
-        ideal.levels, ideal.variance = Discrete().levels, variance
+        ideal.noise_levels = Discrete(variance=variance)
         noise = NoiseStream(range(16))
         terms = variational_bound(ideal, images, Condition(), noise, steps=steps)
         assert float(terms.prior.max()) < 1e-3

@@ -44,7 +44,7 @@ class Broken(Samples):
 @pytest.fixture
 def samples(tiny_generator: DiffusionGenerator) -> GeneratedImages:
     labels = [seed % 3 for seed in range(57)]
-    sampler = {**tiny_generator.sampler, **STEPS}
+    sampler = tiny_generator.build_sampler(STEPS)
     return GeneratedImages(tiny_generator, range(57), labels, sampler)
 
 
@@ -117,7 +117,7 @@ def test_parts_of_other_samples_are_not_mixed_in(
     folder = tmp_path / "work"
     with pytest.raises(KeyboardInterrupt):
         gather(Broken(samples, 32), folder, part_seconds=0.0)
-    sampler = {**tiny_generator.sampler, **STEPS}
+    sampler = tiny_generator.build_sampler(STEPS)
     others = GeneratedImages(tiny_generator, range(100, 157), [0] * 57, sampler)
     assert_same(gather(others, folder), gather(others))
 

@@ -17,8 +17,8 @@ from genlab.errors import ConfigError, EvaluationError
 from genlab.eval.config import EvalConfig
 from genlab.eval.evaluate import evaluate
 from genlab.eval.subject import Subject
-from genlab.generators.base import SamplerLike
-from genlab.samplers.base import Step
+from genlab.samplers.base import AnySampler, Step
+from genlab.samplers.gan import GanSampler
 
 
 class Histogram(Generator):
@@ -35,27 +35,22 @@ class Histogram(Generator):
         values = ((images + 1) * 127.5).round().long()
         return -self.probabilities[values].log2().flatten(1).mean(1)
 
-    def resolve_sampler(
-        self,
-        sampler: SamplerLike = None,
-        *,
-        num_steps: int | None = None,
-        guidance_scale: float | None = None,
-    ) -> dict[str, Any]:
-        return {}
+    sampler_class: ClassVar[type[AnySampler]] = GanSampler
 
-    def build_sampler(self, sampler: SamplerLike = None) -> None:
-        return None
-
-    def describe_sampler(self, sampler: Mapping[str, Any]) -> str:
-        return ""
+    def check_sampler(self, sampler: Any) -> None:
+        pass
 
     @property
     def evaluations(self) -> int:
         return 0
 
     def steps(
-        self, noise: Noise, labels: Sequence[int] | None, sampler: Any, latents: Any = None
+        self,
+        noise: Noise,
+        labels: Sequence[int] | None,
+        sampler: Any,
+        latents: Any = None,
+        **_: Any,
     ) -> Iterator[Step]:
         raise AssertionError("a likelihood needs no samples")
 

@@ -46,7 +46,7 @@ def test_metrics_go_by_plain_and_official_names() -> None:
 def test_wrong_metrics_are_named() -> None:
     with pytest.raises(UnknownNameError, match="there is no metric 'fdi'; did you mean 'fd"):
         build_metrics(["fdi"])
-    with pytest.raises(ConfigError, match="has no option 'split'; did you mean 'splits'"):
+    with pytest.raises(ConfigError, match="no setting 'split'; did you mean 'splits'"):
         build_metrics([{"name": "cs", "split": 5}])
     with pytest.raises(ConfigError, match="'fd' stands twice"):
         build_metrics(["fd", "fid"])

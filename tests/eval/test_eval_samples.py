@@ -71,7 +71,7 @@ def test_an_npz_of_images(tmp_path: Path) -> None:
 
 
 def test_a_generator_draws_what_sample_draws(tiny_generator: DiffusionGenerator) -> None:
-    sampler = {**tiny_generator.sampler, "schedule": {"name": "karras", "num_steps": 2}}
+    sampler = tiny_generator.build_sampler(num_steps=2)
     images = GeneratedImages(tiny_generator, range(5, 11), [0, 1, 2, 0, 1, 2], sampler)
     whole = tiny_generator.sample(range(5, 11), [0, 1, 2, 0, 1, 2], sampler)
     drawn = images.read(2, 4)
@@ -81,7 +81,7 @@ def test_a_generator_draws_what_sample_draws(tiny_generator: DiffusionGenerator)
 
 
 def test_smaller_images_are_centred_on_black(tiny_generator: DiffusionGenerator) -> None:
-    sampler = tiny_generator.resolve_sampler(num_steps=2)
+    sampler = tiny_generator.build_sampler(num_steps=2)
     plain = GeneratedImages(tiny_generator, range(2), [0, 1], sampler)
     framed = GeneratedImages(tiny_generator, range(2), [0, 1], sampler, image_size=12)
     images = framed.read(0, 2).images
@@ -104,14 +104,14 @@ def test_images_that_are_not_finite_are_named(
     tiny_generator: DiffusionGenerator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     images = GeneratedImages(tiny_generator, [7, 8], [0, 1], tiny_generator.sampler)
-    stream = tiny_generator.stream
+    draw = tiny_generator.draw
 
-    def broken(*args: object, **options: object) -> object:
-        for batch in stream(*args, **options):  # type: ignore[arg-type]
-            batch.images[1, 0, 0, 0] = float("nan")
-            yield batch
+    def broken(*args: object) -> object:
+        batch = draw(*args)  # type: ignore[arg-type]
+        batch.images[1, 0, 0, 0] = float("nan")
+        return batch
 
-    monkeypatch.setattr(tiny_generator, "stream", broken)
+    monkeypatch.setattr(tiny_generator, "draw", broken)
     with pytest.raises(SamplingError, match="first seed 8"):
         images.read(0, 2)
 
@@ -120,8 +120,8 @@ def test_identity_follows_seeds_labels_sampler_and_weights(
     tiny_generator: DiffusionGenerator,
 ) -> None:
     def identity(seeds: range, labels: list[int], **sampler: object) -> dict[str, object]:
-        whole = {**tiny_generator.sampler, **sampler}
-        return GeneratedImages(tiny_generator, seeds, labels, whole).identity()
+        built = tiny_generator.build_sampler(sampler)
+        return GeneratedImages(tiny_generator, seeds, labels, built).identity()
 
     base = identity(range(3), [0, 1, 2])
     assert base == identity(range(3), [0, 1, 2])

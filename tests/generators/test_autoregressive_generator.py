@@ -84,18 +84,18 @@ def test_settings_of_other_families_are_refused(generator: AutoregressiveGenerat
     with pytest.raises(ConfigError, match="no setting 'solver'"):
         generator.build_sampler("edm-heun")
     with pytest.raises(ConfigError, match="no number of steps"):
-        generator.resolve_sampler(num_steps=18)
+        generator.build_sampler(num_steps=18)
     with pytest.raises(ConfigError, match="temperature must be at least 0, got -1"):
         generator.build_sampler({"temperature": -1})
     with pytest.raises(UnknownNameError, match="no decoder 'cashed'; did you mean 'cached'"):
         generator.build_sampler({"decoder": {"name": "cashed"}})
-    with pytest.raises(ConfigError, match="has no option 'speed'"):
+    with pytest.raises(ConfigError, match="no setting 'speed'"):
         generator.build_sampler({"decoder": {"name": "cached", "speed": 2}})
 
 
 def test_the_sampler_is_told_in_words(generator: AutoregressiveGenerator) -> None:
-    config = generator.resolve_sampler({"temperature": 0.9}, guidance_scale=2)
-    assert generator.describe_sampler(config) == "cached decoding, temperature 0.9, guidance 2"
+    sampler = generator.build_sampler({"temperature": 0.9}, guidance_scale=2)
+    assert generator.describe_sampler(sampler) == "cached decoding, temperature 0.9, guidance 2"
     assert generator.describe_sampler(generator.sampler) == "cached decoding"
 
 

@@ -9,7 +9,6 @@ from genlab import DiffusionGenerator
 from genlab.data.labels import random_label
 from genlab.diffusion.preconditioning import EDM, VP
 from genlab.errors import ConfigError, LabelError, UnknownNameError
-from genlab.generators.sampler import adjust_sampler, resolve_sampler
 from genlab.networks import SongUNet
 from genlab.samplers.base import SolverStep
 
@@ -74,7 +73,7 @@ def test_batches_say_what_they_are(tiny_generator: DiffusionGenerator) -> None:
 
 
 def test_network_evaluations_are_counted(tiny_generator: DiffusionGenerator) -> None:
-    guided = adjust_sampler(resolve_sampler(FEW), guidance_scale=2.0)
+    guided = tiny_generator.build_sampler(FEW, guidance_scale=2.0)
     assert [b.nfe for b in tiny_generator.stream(range(3), sampler=FEW, batch_size=2)] == [7, 7]
     assert next(tiny_generator.stream(range(3), sampler=guided)).nfe == 14
 
@@ -151,15 +150,15 @@ def test_the_models_own_sampler_stands_below_the_changes() -> None:
     assert next(generator.stream([0], sampler="edm-heun")).nfe == 35
 
 
-def test_the_short_names_of_steps_and_guidance() -> None:
-    sampler = resolve_sampler("cfg")
-    assert adjust_sampler(sampler, 7)["schedule"]["num_steps"] == 7
-    assert adjust_sampler(sampler, guidance_scale=4.0)["guidance"] == [
-        {"name": "cfg", "scale": 4.0}
-    ]
-    assert adjust_sampler(sampler, guidance_scale=1.0)["guidance"] == []
+def test_the_short_names_of_steps_and_guidance(tiny_generator: DiffusionGenerator) -> None:
+    def config(**changes: Any) -> Any:
+        return tiny_generator.build_sampler("cfg", **changes).config
+
+    assert config(num_steps=7)["schedule"]["num_steps"] == 7
+    assert config(guidance_scale=4.0)["guidance"] == [{"name": "cfg", "scale": 4.0}]
+    assert config(guidance_scale=1.0)["guidance"] == []
     with pytest.raises(ConfigError, match="at least 1"):
-        adjust_sampler(sampler, num_steps=0)
+        config(num_steps=0)
 
 
 def test_lower_precision_is_the_networks_alone(tiny_model: Any) -> None:

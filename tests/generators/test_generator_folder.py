@@ -132,7 +132,7 @@ DAMAGE = {
     "no sampler": (edit("model_index.json", sampler=[1]), "sampler in .* must be an object"),
     "other sampler": (
         edit("model_index.json", sampler={"solver": 3}),
-        "does not fit: sampler.solver",
+        "does not fit: the model's own sampler: solver takes a mapping",
     ),
 }
 

@@ -25,9 +25,9 @@ from genlab.generators.drawing import draw_samples
 from genlab.generators.ledger import SampleLedger
 from genlab.generators.plan import SamplePlan
 from genlab.generators.processes import Processes
-from genlab.generators.sampler import resolve_sampler
+from genlab.samplers.sampler import Sampler
 
-SAMPLER = resolve_sampler({"schedule": {"num_steps": 2}})
+SAMPLER = Sampler.from_config({"schedule": {"num_steps": 2}})
 
 
 class StopError(Exception):
@@ -41,7 +41,7 @@ def plan(seeds: Any = range(10), **changes: Any) -> SamplePlan:
         "seeds": seeds,
         "labels": labels,
         "image_shape": (1, 8, 8),
-        "identity": {"weights_sha256": "w", "sampler": SAMPLER},
+        "identity": {"weights_sha256": "w", "sampler": SAMPLER.config},
         "class_names": ("a", "b", "c"),
         "title": "tiny",
     }
@@ -205,11 +205,17 @@ def test_more_seeds_continue_a_folder(draw: Callable[..., bool], tmp_path: Path)
 OTHER = {
     "sampler": (
         plan(
-            identity={"weights_sha256": "w", "sampler": {**SAMPLER, "schedule": {"num_steps": 9}}}
+            identity={
+                "weights_sha256": "w",
+                "sampler": {**SAMPLER.config, "schedule": {"num_steps": 9}},
+            }
         ),
         "sampler.schedule",
     ),
-    "weights": (plan(identity={"weights_sha256": "v", "sampler": SAMPLER}), "weights_sha256 was w"),
+    "weights": (
+        plan(identity={"weights_sha256": "v", "sampler": SAMPLER.config}),
+        "weights_sha256 was w",
+    ),
     "format": (plan(format="zip"), "format was png, now zip"),
     "classes": (replace(plan(), labels=(2,) * 10), "class of seed 0"),
     "fewer seeds": (plan(range(5)), "seeds were 0-9, now 0-4"),

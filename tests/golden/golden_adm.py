@@ -23,9 +23,11 @@ from genlab.diffusion.variational import (
 from genlab.generators import DiffusionGenerator
 from genlab.generators.noisy_classifier import NoisyClassifier
 from genlab.networks.layers import time_features
+from genlab.samplers.base import Grid
 from genlab.samplers.guidance.classifier import class_gradient
-from genlab.samplers.run import build, noise_levels, sample_steps
-from genlab.samplers.solvers.ddim import encode
+from genlab.samplers.inversion import ddim_latents
+from genlab.samplers.loop import sample_steps
+from genlab.samplers.sampler import Sampler
 
 READERS = {
     "UNetModel": "guided-diffusion",
@@ -141,7 +143,7 @@ def sample(run: Run) -> None:
         scale = params["classifier_scale"]
         guidance = [{"name": "classifier", "classifier": classifier, "scale": scale}]
     spaced = {"name": "respaced", "steps": diffusion["timestep_respacing"]}
-    stack = build({"solver": solver, "schedule": spaced, "guidance": guidance})
+    sampler = Sampler.from_config({"solver": solver, "schedule": spaced, "guidance": guidance})
     told: list[Tensor] = []
     hook = generator.network.register_forward_pre_hook(lambda _, args: told.append(args[1]))
     noise = RecordedNoise(run)
@@ -149,7 +151,7 @@ def sample(run: Run) -> None:
     with torch.no_grad():
         steps = list(
             sample_steps(
-                stack,
+                sampler,
                 generator.denoiser,
                 noise=noise,
                 condition=Condition(labels=run.input("y")),
@@ -175,12 +177,12 @@ def sample(run: Run) -> None:
 def ddim_reverse(run: Run) -> None:
     generator = _generator(run)
     steps = run.spec["params"]["diffusion"]["timestep_respacing"]
-    spaced = build({"schedule": {"name": "respaced", "steps": steps}}).schedule
+    spaced = Sampler.from_config({"schedule": {"name": "respaced", "steps": steps}}).schedule
     with torch.no_grad():
-        latents = encode(
+        latents = ddim_latents(
             generator.denoiser,
             run.input("x_0").double(),
-            noise_levels(spaced, generator.denoiser),
+            Grid.of(spaced, generator.preconditioning).sigmas,
             Condition(labels=run.input("y")),
             clip=run.params("clip_denoised")["clip_denoised"],
         )

@@ -1,7 +1,7 @@
 """BigGAN's networks against the official ones: outputs, features, gradients, moved buffers."""
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 import genlab
 from genlab.checkpoints.biggan import read_discriminator
+from genlab.diffusion.noise import NoiseStream
 from genlab.generators.gan import GanGenerator
 from genlab.networks.gan_layers import SelfAttention
 from genlab.networks.spectral_norm import fold
@@ -166,16 +167,17 @@ def discriminator(run: Run) -> None:
     checked.expect_end()
 
 
-class Uniforms:
+class Uniforms(NoiseStream):
     """What NumPy's generator draws, in place of a noise stream."""
 
     def __init__(self, seed: int) -> None:
+        super().__init__([])
         self.state = np.random.RandomState(seed)
 
-    def randn(self, shape: Any, dtype: torch.dtype = torch.float32) -> Tensor:
+    def randn(self, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
         raise MismatchError("normal numbers are drawn where the official code draws uniform ones")
 
-    def rand(self, shape: Any, dtype: torch.dtype = torch.float32) -> Tensor:
+    def rand(self, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
         return torch.from_numpy(self.state.uniform(size=tuple(shape))).to(dtype)
 
 

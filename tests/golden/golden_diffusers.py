@@ -10,14 +10,16 @@ from typing import Any
 import torch
 from golden_cases import Case, Run
 from torch import Tensor
+from watching import Watching
 
 import genlab
 from genlab.diffusion.condition import NULL_CLASS, Condition
 from genlab.diffusion.denoiser import Denoiser, Prediction
 from genlab.generators import DiffusionGenerator
 from genlab.generators.autoencoder import Autoencoder
-from genlab.samplers.base import Guidance
-from genlab.samplers.run import build, noise_levels, sample_steps
+from genlab.samplers.base import Grid
+from genlab.samplers.loop import sample_steps
+from genlab.samplers.sampler import Sampler
 
 ANY_SCHEDULE = {"beta_schedule": "linear"}
 """For a model's forward pass alone, which no noise schedule enters."""
@@ -98,8 +100,11 @@ class _Given:
     def rand(self, shape: Any, dtype: torch.dtype = torch.float32) -> Tensor:
         raise AssertionError("uniform numbers are drawn, officially they are not")
 
+    def fork(self, key: str) -> "_Given":
+        raise AssertionError("a fork is drawn from, officially there is none")
 
-class _Recorder(Guidance):
+
+class _Recorder(Watching):
     """Notes every call of the model: the state, its noise level, and what the network says."""
 
     def __init__(self, inner: Denoiser, generator: DiffusionGenerator) -> None:
@@ -136,9 +141,9 @@ def hf_trajectory(run: Run) -> None:
         "num_steps": params["num_inference_steps"],
     }
     generator = _convert(run.case, tuple(config.items()))
-    sampler = generator.resolve_sampler()
-    sampler["solver"] |= run.params("step_kwargs")["step_kwargs"]
-    stack = build(sampler)
+    own = generator.sampler.config
+    solver = {**own["solver"], **run.params("step_kwargs")["step_kwargs"]}
+    sampler = Sampler.from_config({**own, "solver": solver})
     recorder = _Recorder(generator.denoiser, generator)
     labels, latents = run.input("class_labels"), run.input("noise_init")
     # Their schedulers draw nothing on a last step without noise, ours draw and leave it.
@@ -146,7 +151,7 @@ def hf_trajectory(run: Run) -> None:
     condition = Condition(labels=_ours(labels, generator.num_classes))
     with torch.no_grad():
         *_, last = sample_steps(
-            stack,
+            sampler,
             recorder,
             noise=noise,
             condition=condition,
@@ -156,7 +161,7 @@ def hf_trajectory(run: Run) -> None:
         )
     recorder.hook.remove()
     assert len(noise.rows) <= 1, f"{len(noise.rows) - 1} official draws are left over"
-    sigmas = noise_levels(stack.schedule, recorder)
+    sigmas = Grid.of(sampler.schedule, recorder.noise_levels).sigmas
     in_chain = _is_in_chain(str(params["scheduler"]))
     scales = [(1 + s**2) ** -0.5 if in_chain else 1.0 for s in [*recorder.sigmas[1:], 0.0]]
     states = [*recorder.states[1:], last.x]

@@ -9,6 +9,7 @@ import torch
 from golden_cases import Case, MismatchError, Run
 from golden_noise import RecordedNoise
 from torch import Tensor
+from watching import Watching
 
 import genlab
 from genlab.compute import choose
@@ -23,9 +24,11 @@ from genlab.diffusion.variational import DDPMLoss, model_chain
 from genlab.generators import DiffusionGenerator
 from genlab.networks.dit import TIME_FEATURES, sin_cos_positions
 from genlab.networks.layers import time_features
-from genlab.samplers.base import Guidance, SolverStep
+from genlab.samplers.base import Grid, SolverStep
 from genlab.samplers.guidance.classifier_free import ClassifierFree
-from genlab.samplers.run import build, noise_levels, sample_steps
+from genlab.samplers.inversion import invert
+from genlab.samplers.loop import sample_steps
+from genlab.samplers.sampler import Sampler
 from genlab.samplers.solvers.flow import FlowODE, velocity_of
 from genlab.samplers.solvers.flow_sde import DIFFUSIONS
 
@@ -163,7 +166,7 @@ def forward_cfg(run: Run) -> None:
     run.expect_all({"out": _kept(run, out)})
 
 
-class OfficialHalves(Guidance):
+class OfficialHalves(Watching):
     """The official doubled batch, of which the scripts keep the first half in the end.
 
     Both halves are evaluated at the images of the first and get its guided channels; each keeps its
@@ -207,7 +210,7 @@ def _sample(run: Run, denoiser: Denoiser, config: dict[str, Any], z: Tensor) -> 
     with torch.no_grad():
         steps = list(
             sample_steps(
-                build(config),
+                Sampler.from_config(config),
                 denoiser,
                 noise=noise,
                 condition=Condition(labels=_labels(run)),
@@ -368,16 +371,12 @@ def flow_ode(run: Run) -> None:
     solver = {"name": "flow", "path": options["path"], "method": method, "full_last_step": True}
     times = {"name": "flow", "path": options["path"], "num_steps": parts * intervals}
     if ode.get("reverse", False):
-        stack = build({"schedule": times})
+        schedule = Sampler.from_config({"schedule": times}).schedule
+        sigmas = Grid.of(schedule, noted.noise_levels).sigmas.flip(0)
         with torch.no_grad():
-            steps = list(
-                FlowODE(path=options["path"], method=method, full_last_step=True).invert(
-                    noted,
-                    z.double(),
-                    noise_levels(stack.schedule, noted),
-                    Condition(labels=_labels(run)),
-                )
-            )
+            flow = FlowODE(path=options["path"], method=method, full_last_step=True)
+            condition = Condition(labels=_labels(run))
+            steps = list(invert(flow, noted, z.double(), sigmas, condition))
     else:
         steps = _sample(run, noted, {"solver": solver, "schedule": times}, z)
     results = {"trajectory": torch.stack([z, *_states(options["path"], steps)[parts - 1 :: parts]])}
@@ -404,7 +403,7 @@ def flow_sde(run: Run) -> None:
     run.expect_all({"trajectory": torch.stack(_states(options["path"], steps))})
 
 
-class Levels(Guidance):
+class Levels(Watching):
     """Notes the noise levels that a solver asks at."""
 
     def __init__(self, inner: Denoiser) -> None:

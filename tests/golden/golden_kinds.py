@@ -16,6 +16,7 @@ from golden_metrics import metrics
 from golden_noise import RecordedNoise
 from golden_pixelcnnpp import pixelcnnpp
 from torch import Tensor
+from watching import Watching
 
 import genlab
 from genlab.compute import choose
@@ -24,8 +25,9 @@ from genlab.diffusion.denoiser import Denoiser
 from genlab.diffusion.ideal import GaussianMixtureDenoiser
 from genlab.diffusion.losses import LOSSES, LossDraws
 from genlab.generators import DiffusionGenerator
-from genlab.samplers.base import Guidance
-from genlab.samplers.run import build, noise_levels, sample_steps
+from genlab.samplers.base import Grid
+from genlab.samplers.loop import sample_steps
+from genlab.samplers.sampler import Sampler
 from genlab.samplers.solvers.general import General
 
 PLANNED = {
@@ -176,12 +178,12 @@ def edm_sampler(run: Run) -> None:
         denoiser = generator_of(run.case).denoiser
     run.params("trace")  # says only that net_inputs and net_outputs are recorded
     recorder = Recorder(denoiser)
-    stack = build(sampler_config(run))
+    sampler = Sampler.from_config(sampler_config(run))
     latents = run.input("latents")
     noise = RecordedNoise(run)
     with torch.no_grad():
         *_, last = sample_steps(
-            stack,
+            sampler,
             recorder,
             noise=noise,
             condition=condition_of(run),
@@ -190,15 +192,14 @@ def edm_sampler(run: Run) -> None:
             latents=latents,
         )
     noise.expect_end()
-    sigmas = noise_levels(stack.schedule, recorder)
-    times = sigmas
-    if isinstance(stack.solver, General):
-        times = stack.solver.with_range(*stack.schedule.sigma_range(recorder)).times(sigmas)
+    grid = Grid.of(sampler.schedule, recorder.noise_levels)
+    solver = sampler.solver
+    times = solver.times(grid) if isinstance(solver, General) else grid.sigmas
     run.expect_all(
         {
             "images": last.x,
             "t_steps": times,
-            "sigma_steps": stack.schedule(recorder)[:-1],
+            "sigma_steps": sampler.schedule(recorder.noise_levels)[:-1],
             "sigma_calls": torch.stack(recorder.sigmas),
             "net_inputs": torch.stack(recorder.inputs),
             "net_outputs": torch.stack(recorder.outputs),
@@ -232,7 +233,7 @@ def sampler_config(run: Run) -> dict[str, Any]:
     }
 
 
-class Recorder(Guidance):
+class Recorder(Watching):
     """Notes what the solver asks of a denoiser."""
 
     def __init__(self, inner: Denoiser) -> None:

@@ -24,6 +24,11 @@ class RecordedNoise:
     def rand(self, shape: Any, dtype: torch.dtype = torch.float32) -> Tensor:
         raise MismatchError(f"{self.run.id}: uniform numbers are drawn, officially they are not")
 
+    def fork(self, key: str) -> "RecordedNoise":
+        raise MismatchError(
+            f"{self.run.id}: a fork {key!r} is drawn from, officially there is none"
+        )
+
     def expect_end(self) -> None:
         if self.rows:
             raise MismatchError(f"{self.run.id}: {len(self.rows)} official draws are left over")

@@ -5,15 +5,18 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from watching import Watching
 
 from genlab.diffusion import discrete as preconditioning
 from genlab.diffusion.condition import Condition
-from genlab.diffusion.denoiser import Denoiser, StepInfo
+from genlab.diffusion.denoiser import Denoiser, Prediction, StepInfo
 from genlab.diffusion.ideal import GaussianMixtureDenoiser
 from genlab.diffusion.noise import NoiseStream
-from genlab.samplers.base import SCHEDULES, SOLVERS, Guidance, SolverStep
-from genlab.samplers.run import build, sample_steps
-from genlab.samplers.schedules import NoiseSchedule
+from genlab.diffusion.noise_levels import NoiseLevels
+from genlab.samplers.base import SCHEDULES, SOLVERS, Hook, SolverStep
+from genlab.samplers.loop import sample_steps
+from genlab.samplers.sampler import Sampler
+from genlab.samplers.schedules.base import NoiseSchedule
 from genlab.samplers.solvers.churn import Churn
 
 CHURNING = [name for name in SOLVERS if issubclass(SOLVERS[name], Churn)]
@@ -37,35 +40,40 @@ def run(
     denoiser: Denoiser | None = None,
     seeds: Sequence[int] = SEEDS,
     condition: Condition | None = None,
+    hooks: Sequence[Hook] = (),
 ) -> list[SolverStep]:
     """Every step of a run."""
     steps = sample_steps(
-        build(config),
+        Sampler.from_config(config),
         denoiser or mixture(),
         noise=NoiseStream(seeds),
         condition=condition or Condition(),
         image_shape=SHAPE,
         device="cpu",
+        hooks=hooks,
     )
     return list(steps)
 
 
-class Listener(Guidance):
-    """A denoiser that notes what it is asked and told."""
+class Listener(Watching):
+    """A denoiser that notes what it is asked and told, and predicts no variance."""
 
     def __init__(self, inner: Denoiser) -> None:
         super().__init__(inner)
         self.batches: list[int] = []
         self.sigmas: list[float] = []
-        self.told: list[StepInfo] = []
+        self.steps: list[StepInfo] = []
 
     def __call__(self, x: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
         self.batches.append(len(x))
         self.sigmas.append(float(sigma))
         return self.inner(x, sigma, condition)
 
+    def predict(self, x: Tensor, sigma: Tensor, condition: Condition) -> Prediction:
+        return Prediction(x0=self(x, sigma, condition))
+
     def begin_step(self, step: StepInfo) -> None:
-        self.told.append(step)
+        self.steps.append(step)
         super().begin_step(step)
 
 
@@ -74,11 +82,19 @@ class Timesteps(Listener):
 
     def __init__(self, inner: Denoiser) -> None:
         super().__init__(inner)
-        self.levels = DDPM_40.levels
-        self.sigma_min, self.sigma_max = DDPM_40.sigma_min, DDPM_40.sigma_max
+        self.noise_levels = _Timesteps()
+
+
+class _Timesteps(NoiseLevels):
+    levels = DDPM_40.levels
+    sigma_min, sigma_max = DDPM_40.sigma_min, DDPM_40.sigma_max
+    exact = True
 
     def round_sigma(self, sigma: Tensor) -> Tensor:
         return DDPM_40.round_sigma(sigma)
+
+    def time(self, sigma: Tensor) -> Tensor:
+        return DDPM_40.time(sigma)
 
 
 class Discrete(Listener):
@@ -86,7 +102,15 @@ class Discrete(Listener):
 
     def __init__(self, inner: Denoiser) -> None:
         super().__init__(inner)
-        self.sigma_min, self.sigma_max = 0.05, 40.0
+        self.noise_levels = _Twentieths()
+
+
+class _Twentieths(NoiseLevels):
+    sigma_min, sigma_max = 0.05, 40.0
+    exact = True
 
     def round_sigma(self, sigma: Tensor) -> Tensor:
         return (sigma * 20).round() / 20
+
+    def time(self, sigma: Tensor) -> Tensor:
+        return sigma / 40

@@ -17,19 +17,21 @@ from genlab.diffusion.ideal import GaussianMixtureDenoiser
 from genlab.diffusion.noise import NoiseStream
 from genlab.diffusion.preconditioned import PreconditionedDenoiser
 from genlab.errors import ConfigError
-from genlab.samplers.base import GUIDANCE, SOLVERS
+from genlab.samplers.base import GUIDANCE, SOLVERS, Grid
 from genlab.samplers.guidance.classifier import ClassifierGuidance, class_gradient
-from genlab.samplers.run import build, noise_levels, sample_steps
-from genlab.samplers.solvers.ddim import encode
+from genlab.samplers.inversion import ddim_latents
+from genlab.samplers.loop import sample_steps
+from genlab.samplers.sampler import Sampler
 from genlab.samplers.solvers.ddpm import DDPM
 
 STD = 0.5
 
 
-class OneDraw:
+class OneDraw(NoiseStream):
     """In row k of a batch the k-th draw is 1, all others are 0: a linear run takes itself apart."""
 
     def __init__(self, rows: int) -> None:
+        super().__init__([])
         self.rows, self.draw = rows, 0
 
     def randn(self, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
@@ -50,7 +52,7 @@ def variance_of_samples(solver: dict[str, Any], num_steps: int) -> float:
     levels = {"name": "karras", "num_steps": num_steps, "sigma_min": 0.02, "sigma_max": 40.0}
     rows = num_steps + 1
     *_, last = sample_steps(
-        build({"solver": solver, "schedule": levels}),
+        Sampler.from_config({"solver": solver, "schedule": levels}),
         ideal,
         noise=OneDraw(rows),
         condition=Condition(),
@@ -95,7 +97,7 @@ def test_ddim_without_noise_is_euler_up_to_its_start() -> None:
 
     def last(solver: str, start: Tensor) -> Tensor:
         *_, step = sample_steps(
-            build({**config, "solver": solver}),
+            Sampler.from_config({**config, "solver": solver}),
             mixture(),
             noise=NoiseStream(SEEDS),
             condition=Condition(),
@@ -120,11 +122,14 @@ def test_clipping_keeps_estimates_in_range(solver: str) -> None:
 def test_encoding_is_undone_by_sampling() -> None:
     """The error falls with the number of steps: by first-order steps there and back."""
     images = mixture().means + 0.1
-    stack_of = {n: build({"solver": "ddim", "schedule": {"num_steps": n}}) for n in (50, 200)}
+    stack_of = {
+        n: Sampler.from_config({"solver": "ddim", "schedule": {"num_steps": n}}) for n in (50, 200)
+    }
     errors = []
     for stack in stack_of.values():
         model = mixture()
-        latents = encode(model, images, noise_levels(stack.schedule, model), Condition())
+        levels = Grid.of(stack.schedule, model.noise_levels).sigmas
+        latents = ddim_latents(model, images, levels, Condition())
         *_, last = sample_steps(
             stack,
             model,
@@ -193,10 +198,10 @@ def test_guidance_keeps_the_variance_of_the_class() -> None:
     guided = GUIDANCE.build("cfg", scale=3.0)(model)
     labels = torch.tensor([0, 1])
     x, sigma = torch.randn(2, *SHAPE).double(), torch.tensor(1.0).double()
-    said = guided.predict(x, sigma, Condition(labels=labels))
-    assert guided.variance == "learned_range"
-    assert said.variance is not None
-    assert said.variance.mean((1, 2, 3)).tolist() == pytest.approx([0.25, 1.25])
+    prediction = guided.predict(x, sigma, Condition(labels=labels))
+    assert guided.noise_levels.variance == "learned_range"
+    assert prediction.variance is not None
+    assert prediction.variance.mean((1, 2, 3)).tolist() == pytest.approx([0.25, 1.25])
 
 
 def test_guidance_that_loses_the_variance_is_told() -> None:
@@ -213,6 +218,7 @@ class IdealClassifier:
     """Knows the mixture: logits are each class's log density at a noise level."""
 
     num_classes = 3
+    evaluations = 0
 
     def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
         model = mixture()
@@ -222,6 +228,12 @@ class IdealClassifier:
 
     def to(self, device: Any = None, dtype: Any = None) -> "IdealClassifier":
         return self
+
+    def prepare(self) -> None:
+        pass
+
+    def sha256(self) -> str:
+        return "ideal"
 
 
 def guided(scale: float, denoiser: Denoiser | None = None) -> Denoiser:
@@ -307,8 +319,8 @@ def test_schedule_that_the_model_cannot_give_is_refused(steps: Any) -> None:
 
 def test_number_of_steps_keeps_the_way_of_spacing() -> None:
     def levels(**options: Any) -> list[float]:
-        schedule = build({"schedule": {"name": "respaced", **options}}).schedule
-        return noise_levels(schedule, Timesteps(mixture())).tolist()
+        schedule = Sampler.from_config({"schedule": {"name": "respaced", **options}}).schedule
+        return Grid.of(schedule, Timesteps(mixture()).noise_levels).sigmas.tolist()
 
     assert levels(steps="ddim10") == levels(steps="ddim40", num_steps=10)
     assert levels(steps="10") == levels(steps="3,4", num_steps=10) == levels(num_steps=10)

@@ -23,8 +23,9 @@ from genlab.diffusion.condition import Condition
 from genlab.diffusion.denoiser import Denoiser
 from genlab.diffusion.noise import NoiseStream
 from genlab.errors import ConfigError
-from genlab.samplers.base import SCHEDULES, SOLVERS, Schedule, Solver
-from genlab.samplers.run import build, noise_levels, sample_steps
+from genlab.samplers.base import SCHEDULES, SOLVERS, Grid, Schedule, Solver
+from genlab.samplers.loop import sample_steps, solve
+from genlab.samplers.sampler import Sampler
 
 # What makes a solver draw noise.
 CHURN: dict[str, Any] = {"S_churn": 6, "S_noise": 1.01}
@@ -40,6 +41,15 @@ RANDOM: dict[str, dict[str, Any]] = {
 ALWAYS_RANDOM = ("ddpm", "euler-ancestral", "flow-sde")
 MULTISTEP = ("dpmpp-2m", "unipc")
 PAIRS = list(itertools.product(SOLVERS, SCHEDULES))
+
+
+def two_steps(solver: Solver, x: Tensor) -> Tensor:
+    """The end of a run from noise level 3 over 1 to 0."""
+    sigmas = torch.tensor([3.0, 1.0, 0.0], dtype=torch.float64)
+    model = mixture()
+    grid = Grid(sigmas=sigmas, sigma_range=(1.0, 3.0), noise_levels=model.noise_levels)
+    *_, last = solve(solver, model, x, grid, condition=Condition(), noise=NoiseStream([0]))
+    return last.x
 
 
 def model_for(schedule: str) -> Denoiser:
@@ -60,11 +70,12 @@ def test_run_reports_every_step(solver: str, schedule: str) -> None:
         assert step.x.dtype == torch.float64
         assert step.x.isfinite().all()
     # The denoiser heard of the same steps, before each of them.
-    assert [(s.index, s.sigma, s.sigma_next) for s in listener.told] == [
+    assert [(s.index, s.sigma, s.sigma_next) for s in listener.steps] == [
         (s.index, s.sigma, s.sigma_next) for s in steps
     ]
     single = SOLVERS[solver].order == 1 or solver in MULTISTEP
     cost = 6 if single else 11  # N, and 2 N - 1, as the docstrings say
+    assert SOLVERS[solver]().nfe(6) == cost
     assert len(listener.sigmas) == cost
     assert listener.evaluations == cost * len(SEEDS)
 
@@ -93,7 +104,7 @@ def test_deterministic_setting_draws_latents_only(solver: str) -> None:
     fresh = NoiseStream(SEEDS)
     fresh.randn(SHAPE)
     used = NoiseStream(SEEDS)
-    stack = build({"solver": solver, "schedule": {"num_steps": 3}})
+    stack = Sampler.from_config({"solver": solver, "schedule": {"num_steps": 3}})
     common: Any = {"condition": Condition(), "image_shape": SHAPE, "device": "cpu"}
     list(sample_steps(stack, mixture(), noise=used, **common))
     assert torch.equal(used.randn(()), fresh.randn(()))
@@ -136,27 +147,22 @@ def test_discrete_levels_are_kept_to(solver: str) -> None:
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_gradients_flow_when_wanted(solver: str) -> None:
     x = torch.full((1, *SHAPE), 3.0, dtype=torch.float64, requires_grad=True)
-    sigmas = torch.tensor([3.0, 1.0, 0.0], dtype=torch.float64)
-    *_, last = SOLVERS[solver]()(mixture(), x, sigmas, Condition(), NoiseStream([0]))
-    [gradient] = torch.autograd.grad(last.x.sum(), x)
+    [gradient] = torch.autograd.grad(two_steps(SOLVERS[solver](), x).sum(), x)
     assert gradient.abs().min() > 0
     with torch.no_grad():
-        *_, last = SOLVERS[solver]()(mixture(), x, sigmas, Condition(), NoiseStream([0]))
-    assert not last.x.requires_grad
+        assert not two_steps(SOLVERS[solver](), x).requires_grad
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_float32_state_stays_float32(solver: str) -> None:
     """On a device without float64 the state is float32, and the noise is the same, rounded."""
     x = torch.full((1, *SHAPE), 3.0)
-    sigmas = torch.tensor([3.0, 1.0, 0.0], dtype=torch.float64)
     make: Any = SOLVERS[solver]
     ends = []
     for dtype in (torch.float32, torch.float64):
-        solve = make(**RANDOM.get(solver, CHURN))
-        *_, last = solve(mixture(), x.to(dtype), sigmas, Condition(), NoiseStream([0]))
-        assert last.x.dtype == dtype
-        ends.append(last.x.double())
+        end = two_steps(make(**RANDOM.get(solver, CHURN)), x.to(dtype))
+        assert end.dtype == dtype
+        ends.append(end.double())
     torch.testing.assert_close(*ends, rtol=1e-5, atol=1e-5)
 
 
@@ -174,15 +180,15 @@ def test_schedule_keeps_to_what_the_model_knows(name: str) -> None:
     schedule = SCHEDULES[name]()
     assert isinstance(schedule, Schedule)
     model = Discrete(mixture())
-    low, high = schedule.sigma_range(model)
+    low, high = schedule.sigma_range(model.noise_levels)
     assert (low, high) == (0.05, 40.0)
-    sigmas: Tensor = schedule(model)
+    sigmas: Tensor = schedule(model.noise_levels)
     assert sigmas.dtype == torch.float64
     assert len(sigmas) == schedule.num_steps + 1
     assert sigmas[-1] == 0
     assert (sigmas[:-1].diff() < 0).all()
     assert low - 1e-9 <= sigmas[-2] < sigmas[0] <= high + 1e-9
-    rounded = noise_levels(schedule, model)
+    rounded = Grid.of(schedule, model.noise_levels).sigmas
     assert torch.equal(rounded[:-1], model.round_sigma(sigmas[:-1]))
 
 
@@ -190,4 +196,4 @@ def test_schedule_keeps_to_what_the_model_knows(name: str) -> None:
 def test_range_that_the_model_does_not_know_is_refused(name: str) -> None:
     make: Any = SCHEDULES[name]
     with pytest.raises(ConfigError, match=r"the model knows 0\.05 to 40 only"):
-        make(sigma_min=0.01, sigma_max=0.04)(Discrete(mixture()))
+        make(sigma_min=0.01, sigma_max=0.04)(Discrete(mixture()).noise_levels)

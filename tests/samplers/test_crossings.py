@@ -7,16 +7,17 @@ import torch
 from crossings import META, waits_of
 
 from genlab.diffusion.condition import Condition
-from genlab.diffusion.denoiser import VARIANCES
 from genlab.diffusion.discrete import Discrete
 from genlab.diffusion.flow import Flow
 from genlab.diffusion.noise import NoiseStream
+from genlab.diffusion.noise_levels import VARIANCES
 from genlab.diffusion.preconditioned import PreconditionedDenoiser
 from genlab.diffusion.preconditioning import EDM, IDDPM, VE, VP, Preconditioning
 from genlab.generators.noisy_classifier import NoisyClassifier
 from genlab.networks import ADMClassifier, SongUNet
 from genlab.samplers.base import SOLVERS
-from genlab.samplers.run import build, sample_steps
+from genlab.samplers.loop import sample_steps
+from genlab.samplers.sampler import Sampler
 
 SHAPE = (1, 8, 8)
 TIMESTEPS = {"name": "respaced", "steps": 3}
@@ -41,7 +42,7 @@ def classifier() -> dict[str, Any]:
 def waits(model: Preconditioning, sampler: dict[str, Any]) -> list[str]:
     """The copies that wait in all steps but the first, which places tables and labels."""
     steps = sample_steps(
-        build({"schedule": {"name": "karras", "num_steps": 3}, **sampler}),
+        Sampler.from_config({"schedule": {"name": "karras", "num_steps": 3}, **sampler}),
         denoiser(model),
         noise=NoiseStream([0, 1], META),
         condition=Condition(labels=torch.eye(3, device=META)[:2]),

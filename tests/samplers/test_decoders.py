@@ -1,5 +1,7 @@
 """Three decoders, one image: whatever the network, the batch, the classes and the settings."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -9,7 +11,7 @@ from genlab.errors import ConfigError
 from genlab.networks.autoregressive import AutoregressiveNetwork
 from genlab.networks.gated_pixelcnn import GatedPixelCNN
 from genlab.networks.pixelcnnpp import PixelCNNPP
-from genlab.samplers.autoregressive.base import DECODERS, DecodingConfig, PixelModel, PixelSampler
+from genlab.samplers.autoregressive.base import DECODERS, Canvas, PixelModel, PixelSampler
 from genlab.samplers.base import Step
 
 SIZE = 8
@@ -34,26 +36,21 @@ def network(kind: str) -> AutoregressiveNetwork:
     return made.eval()
 
 
+def sampler_of(config: dict[str, Any]) -> PixelSampler:
+    return PixelSampler.from_layers([("a test", config)])
+
+
 def steps(
     model: AutoregressiveNetwork, decoder: str, seeds: list[int], **options: object
 ) -> list[Step]:
-    told = {"given", "keep", "precision"}
-    settings = {key: value for key, value in options.items() if key not in told}
-    precision = {"precision": options["precision"]} if "precision" in options else {}
-    built = PixelSampler.build(
-        DecodingConfig(decoder={"name": decoder, **precision}, **settings)  # type: ignore[arg-type]
-    )
-    sampler = PixelSampler(
-        decoder=built.decoder,
-        temperature=built.temperature,
-        guidance_scale=built.guidance_scale,
-        given=options.get("given"),  # type: ignore[arg-type]
-        keep=options.get("keep"),  # type: ignore[arg-type]
-    )
+    painted: dict[str, Any] = {key: options.pop(key, None) for key in ("given", "keep")}
+    precision = {"precision": options.pop("precision")} if "precision" in options else {}
+    sampler = sampler_of({"decoder": {"name": decoder, **precision}, **options})
     labels = torch.tensor([seed % 3 for seed in seeds])
     uniforms = NoiseStream(seeds).rand((model.distribution.num_uniforms, ROWS, SIZE))
     with torch.no_grad():
-        return list(sampler.steps(PixelModel(model, labels, sampler.guidance_scale), uniforms))
+        canvas = Canvas(uniforms=uniforms, temperature=sampler.temperature, **painted)
+        return list(sampler.decoder(PixelModel(model, labels, sampler.guidance_scale), canvas))
 
 
 def images(
@@ -129,9 +126,8 @@ def test_evaluations_are_counted() -> None:
     counts = {}
     for name in DECODERS:
         asked = PixelModel(model, torch.tensor([0, 1]))
-        sampler = PixelSampler.build(DecodingConfig(decoder={"name": name}))
         with torch.no_grad():
-            list(sampler.steps(asked, uniforms))
+            list(sampler_of({"decoder": name}).decoder(asked, Canvas(uniforms=uniforms)))
         counts[name] = asked.evaluations // 2
     assert counts["cached"] == 1
     assert counts["naive"] == ROWS * SIZE
@@ -140,4 +136,4 @@ def test_evaluations_are_counted() -> None:
 
 def test_an_unknown_precision_is_refused() -> None:
     with pytest.raises(ConfigError, match="one of float64, network, got 'float16'"):
-        PixelSampler.build(DecodingConfig(decoder={"name": "cached", "precision": "float16"}))
+        sampler_of({"decoder": {"name": "cached", "precision": "float16"}})

@@ -15,6 +15,7 @@ from genlab.diffusion.ideal import GaussianMixtureDenoiser
 from genlab.diffusion.noise import NoiseStream
 from genlab.errors import ConfigError
 from genlab.samplers.base import SCHEDULES
+from genlab.samplers.inversion import invert
 from genlab.samplers.solvers.flow import FlowODE
 from genlab.samplers.solvers.flow_sde import DIFFUSIONS
 
@@ -55,9 +56,9 @@ def test_the_exact_flow_is_followed_to_fourth_order(path: str) -> None:
 def test_inversion_comes_back_to_the_latents(path: str) -> None:
     solver = FlowODE(path=path, method="rk4", full_last_step=True)
     schedule = SCHEDULES.build("flow", num_steps=64, path=path)
-    sigmas = schedule(gaussian())
+    sigmas = schedule(gaussian().noise_levels)
     given = MEAN + STD * latents()
-    steps = list(solver.invert(gaussian(), given, sigmas, Condition()))
+    steps = list(invert(solver, gaussian(), given, sigmas.flip(0), Condition()))
     assert [s.sigma_next for s in steps] == sigmas.flip(0)[1:].tolist()
     found = steps[-1].x / steps[-1].sigma_next
     # The variance-preserving path is steep at the data, where the first of its even steps lies.
@@ -97,14 +98,14 @@ def test_noise_that_is_infinite_at_the_start_is_refused() -> None:
 
 def test_times_are_even_and_keep_to_what_the_model_knows() -> None:
     def times(model: Any, **options: Any) -> Tensor:
-        sigmas = SCHEDULES.build("flow", **options)(model)
+        sigmas = SCHEDULES.build("flow", **options)(model.noise_levels)
         assert sigmas[-1] == 0
         return PATHS[options.get("path", "linear")].t(sigmas)
 
     quarters = torch.tensor([0, 0.25, 0.5, 0.75, 1], dtype=torch.float64)
     for path in ("linear", "gvp"):
         torch.testing.assert_close(times(mixture(), num_steps=4, path=path), quarters)
-    assert SCHEDULES.build("flow", num_steps=2)(mixture())[0] == LARGEST
+    assert SCHEDULES.build("flow", num_steps=2)(mixture().noise_levels)[0] == LARGEST
     with_last = times(mixture(), num_steps=4, last_step=0.1)
     torch.testing.assert_close(with_last[:-1], torch.linspace(0, 0.9, 4).double())
     of_discrete = times(Discrete(mixture()), num_steps=3)  # knows sigma from 0.05 to 40

@@ -53,10 +53,12 @@ def test_channels_hold_for_the_score_of_a_classifier_underneath() -> None:
             return Prediction(x0=self.inner(x, sigma, condition), score=known.expand_as(x))
 
     sigma, condition = torch.tensor(0.7).double(), Condition(labels=LABELS)
-    said = ClassifierFree(scale=4.0, channels=1)(Scored(mixture())).predict(X, sigma, condition)
-    assert said.score is not None
-    assert said.score[:, :1].unique().tolist() == [4.0]
-    assert said.score[:, 1:].unique().tolist() == [1.0]  # as with the class
+    prediction = ClassifierFree(scale=4.0, channels=1)(Scored(mixture())).predict(
+        X, sigma, condition
+    )
+    assert prediction.score is not None
+    assert prediction.score[:, :1].unique().tolist() == [4.0]
+    assert prediction.score[:, 1:].unique().tolist() == [1.0]  # as with the class
 
 
 def test_both_halves_run_as_one_batch() -> None:

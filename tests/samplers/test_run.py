@@ -11,17 +11,15 @@ from genlab import config as presets
 from genlab.diffusion.condition import Condition
 from genlab.diffusion.noise import NoiseStream
 from genlab.errors import ConfigError, UnknownNameError
-from genlab.samplers.base import SamplerStack
-from genlab.samplers.respaced import Respaced
-from genlab.samplers.run import SamplerConfig, build, merge, sample_steps
-from genlab.samplers.schedules import Karras
+from genlab.samplers.loop import sample_steps
+from genlab.samplers.sampler import Sampler
+from genlab.samplers.schedules.karras import Karras
+from genlab.samplers.schedules.respaced import Respaced
 from genlab.samplers.solvers.heun import Heun
 
 
 def test_defaults_are_edm_sampler() -> None:
-    stack = build(SamplerConfig())
-    assert stack == build({})
-    assert stack == SamplerStack(solver=Heun(), schedule=Karras(num_steps=18))
+    assert Sampler.from_config({}) == Sampler(solver=Heun(), schedule=Karras(num_steps=18))
 
 
 @pytest.mark.parametrize("name", presets.preset_names("sampler"))
@@ -29,10 +27,10 @@ def test_preset_runs(name: str) -> None:
     """Those of chains of timesteps run on tests of their own, this model knows every level."""
     preset = presets.read_preset("sampler", name)
     if preset["schedule"]["name"] == "respaced":
-        assert isinstance(build(preset).schedule, Respaced)
+        assert isinstance(Sampler.from_config(preset).schedule, Respaced)
         return
-    config = merge(preset, {"schedule": {"num_steps": 3}})
-    x = run(config, condition=Condition(labels=torch.tensor([0, 1, 2, 0])))[-1].x
+    few = Sampler.from_layers([("a", preset), ("b", {"schedule": {"num_steps": 3}})])
+    x = run(few.config, condition=Condition(labels=torch.tensor([0, 1, 2, 0])))[-1].x
     assert x.isfinite().all()
 
 
@@ -55,23 +53,25 @@ def test_merge(override: dict[str, Any] | None, expected: dict[str, Any]) -> Non
         "solver": {"name": "heun", "S_noise": 1.1},
         "guidance": [{"name": "cfg", "scale": 2.0}],
     }
-    untouched = {key: value.copy() for key, value in base.items()}  # type: ignore[attr-defined]
-    assert merge(base, override) == {**base, **expected}
-    assert base == untouched
+    before = str(base)
+    merged = Sampler.from_layers([("the base", base), ("the override", override or {})])
+    whole = {**base, "schedule": {"name": "karras", "num_steps": 18}, **expected}
+    assert merged.config == whole
+    assert str(base) == before
 
 
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"solvr": "heun"}, "no key 'solvr'; did you mean 'solver'"),
-        ({"solver": 3}, "must be a name or a mapping"),
-        ({"solver": [{"name": "heun"}]}, "must be one mapping"),
+        ({"solvr": "heun"}, "no setting 'solvr'; did you mean 'solver'"),
+        ({"solver": 3}, "solver takes a mapping"),
+        ({"solver": [{"name": "heun"}]}, "solver takes a mapping"),
         ({"solver": {"S_chrun": 3, "name": "heun"}}, "did you mean 'S_churn'"),
-        ({"schedule": {"num_steps": 2.5}}, "must be a whole number, got 2.5"),
-        ({"schedule": {"num_steps": "many"}}, "must be a whole number, got 'many'"),
-        ({"schedule": {"num_steps": True}}, "must be a whole number, got True"),
-        ({"schedule": {"rho": None}}, "must be a number, got None"),
-        ({"guidance": ["cfg", 3]}, "must be a name or a mapping"),
+        ({"schedule": {"num_steps": 2.5}}, "num_steps takes a whole number, not 2.5"),
+        ({"schedule": {"num_steps": "many"}}, "num_steps takes a whole number, not 'many'"),
+        ({"schedule": {"num_steps": True}}, "num_steps takes a whole number, not a boolean"),
+        ({"schedule": {"rho": None}}, "rho takes a number, not None"),
+        ({"guidance": ["cfg", 3]}, "guidance takes a list of names or mappings"),
         ({"guidance": {2: {"scale": 1}}}, "has 0 entries"),
         ({"guidance": [{"scale": 1}]}, "a guidance needs a name, one of cfg"),
     ],
@@ -79,22 +79,22 @@ def test_merge(override: dict[str, Any] | None, expected: dict[str, Any]) -> Non
 )
 def test_wrong_config_is_refused(config: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        build(config)
+        Sampler.from_config(config)
 
 
 def test_unknown_name_is_refused() -> None:
     with pytest.raises(UnknownNameError, match="no solver 'huen'; did you mean 'heun'"):
-        build({"solver": "huen"})
+        Sampler.from_config({"solver": "huen"})
 
 
 def test_text_numbers_are_numbers() -> None:
     """As they come from a command line."""
-    stack = build({"schedule": {"num_steps": "7", "rho": "5e0"}})
-    assert stack == SamplerStack(solver=Heun(), schedule=Karras(num_steps=7, rho=5.0))
+    stack = Sampler.from_config({"schedule": {"num_steps": "7", "rho": "5e0"}})
+    assert stack == Sampler(solver=Heun(), schedule=Karras(num_steps=7, rho=5.0))
 
 
 def test_latents_are_the_first_draw_in_float32() -> None:
-    stack = build({"schedule": {"num_steps": 2}})
+    stack = Sampler.from_config({"schedule": {"num_steps": 2}})
     common: dict[str, Any] = {"condition": Condition(), "image_shape": SHAPE, "device": "cpu"}
     own = list(sample_steps(stack, mixture(), noise=NoiseStream([4]), **common))
     latents = NoiseStream([4]).randn(SHAPE)

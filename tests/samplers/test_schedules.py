@@ -9,12 +9,12 @@ from ideal_cases import RANGED, mixture
 
 from genlab.diffusion.preconditioning import IDDPM, VP, vp_sigma
 from genlab.errors import ConfigError
-from genlab.samplers import schedules
 from genlab.samplers.base import SCHEDULES
+from genlab.samplers.schedules import cosine, iddpm, karras, ve, vp
 
 
 def test_karras_is_even_in_a_root_of_sigma() -> None:
-    sigmas = schedules.karras_sigmas(9, 0.002, 80.0, rho=7.0)
+    sigmas = karras.karras_sigmas(9, 0.002, 80.0, rho=7.0)
     steps = (sigmas ** (1 / 7)).diff()
     torch.testing.assert_close(steps, steps[:1].expand(8))
     torch.testing.assert_close(sigmas[[0, -1]], torch.tensor([80.0, 0.002]).double())
@@ -22,43 +22,43 @@ def test_karras_is_even_in_a_root_of_sigma() -> None:
 
 def test_linear_is_karras_with_rho_one() -> None:
     torch.testing.assert_close(
-        schedules.linear_sigmas(7, 0.1, 5.0), schedules.karras_sigmas(7, 0.1, 5.0, rho=1.0)
+        karras.linear_sigmas(7, 0.1, 5.0), karras.karras_sigmas(7, 0.1, 5.0, rho=1.0)
     )
 
 
 def test_ve_is_geometric() -> None:
-    steps = schedules.ve_sigmas(11, 0.02, 100.0).log().diff()
+    steps = ve.ve_sigmas(11, 0.02, 100.0).log().diff()
     torch.testing.assert_close(steps, steps[:1].expand(10))
 
 
 def test_vp_is_even_in_time() -> None:
     """With the ends of the standard betas these are the times of Song et al.'s own sampler."""
-    sigmas = SCHEDULES["vp"]()(mixture())[:-1]
+    sigmas = SCHEDULES["vp"]()(mixture().noise_levels)[:-1]
     times = torch.linspace(1, 1e-3, len(sigmas), dtype=torch.float64)
     torch.testing.assert_close(VP().t(sigmas), times, rtol=1e-6, atol=0)
 
 
 def test_vp_betas_invert_the_range() -> None:
     ends = VP().sigma(torch.tensor([1e-3, 1.0], dtype=torch.float64)).tolist()
-    assert schedules.vp_betas(*ends) == pytest.approx((19.9, 0.1))
+    assert vp.vp_betas(*ends) == pytest.approx((19.9, 0.1))
 
 
 def test_vp_betas_of_edm_range_make_noise_grow() -> None:
     """EDM's range makes beta_min a little negative, which is allowed where no step looks."""
-    beta_d, beta_min = schedules.vp_betas(0.002, 80.0)
+    beta_d, beta_min = vp.vp_betas(0.002, 80.0)
     assert beta_min < 0
     t = torch.linspace(1e-3, 1, 1000, dtype=torch.float64)
     assert (vp_sigma(t, beta_d, beta_min).diff() > 0).all()
 
 
 def test_cosine_is_even_in_the_angle() -> None:
-    sigmas = schedules.cosine_sigmas(8, 0.01, 50.0)
+    sigmas = cosine.cosine_sigmas(8, 0.01, 50.0)
     angles = torch.acos((1 / (1 + sigmas**2)).sqrt())  # alpha_bar = cos^2
     torch.testing.assert_close(angles.diff(), angles.diff()[:1].expand(7))
 
 
 def test_iddpm_picks_the_models_own_levels() -> None:
-    sigmas = schedules.iddpm_sigmas(25, 0.002, 81.0)
+    sigmas = iddpm.iddpm_sigmas(25, 0.002, 81.0)
     table = IDDPM().u.double()
     nearest = (sigmas[:, None] - table).abs().amin(1)
     assert (nearest < 1e-4 * sigmas).all()  # the model's own table is in float32
@@ -101,6 +101,6 @@ def test_own_settings_are_refused(name: str, options: dict[str, Any], message: s
 
 def test_ranges_without_a_schedule_are_refused() -> None:
     with pytest.raises(ConfigError, match="lower sigma_min or raise epsilon_s"):
-        schedules.vp_sigmas(5, 0.5, 1.0)
+        vp.vp_sigmas(5, 0.5, 1.0)
     with pytest.raises(ConfigError, match="noise levels lies between"):
-        schedules.iddpm_sigmas(5, 700.0, 20000.0)
+        iddpm.iddpm_sigmas(5, 700.0, 20000.0)

@@ -8,7 +8,7 @@ import torch
 from ideal_cases import CHURNING, Discrete, mixture, run
 
 from genlab.errors import ConfigError
-from genlab.samplers.base import SOLVERS
+from genlab.samplers.base import SOLVERS, Grid
 
 CHURN = {"S_churn": 5.0, "S_min": 0.1, "S_max": 20.0, "S_noise": 1.01}
 
@@ -44,12 +44,15 @@ def test_vp_time_follows_the_schedules_range() -> None:
     """Betas come from the range asked for, not from the levels that a discrete schedule picks."""
     solver: Any = SOLVERS["general"](schedule="vp")  # type: ignore[call-arg]
     sigmas = torch.tensor([60.0, 5.0, 0.1, 0.0], dtype=torch.float64)
-    own, given = solver.times(sigmas), solver.with_range(0.002, 80.0).times(sigmas)
-    assert own[0] == pytest.approx(1.0)
-    assert given[0] < 0.999
-    assert own[-1] == given[-1] == 0
-    kept = solver.with_range(0.002, 80.0).with_range(0.1, 60.0)
-    assert (kept.sigma_min, kept.sigma_max) == (0.002, 80.0)
+    own, wider = (
+        Grid(sigmas=sigmas, sigma_range=ends, noise_levels=mixture().noise_levels)
+        for ends in ((0.1, 60.0), (0.002, 80.0))
+    )
+    assert solver.times(own)[0] == pytest.approx(1.0)
+    assert solver.times(wider)[0] < 0.999
+    assert solver.times(own)[-1] == solver.times(wider)[-1] == 0
+    set_by_hand: Any = SOLVERS["general"](schedule="vp", sigma_min=0.002, sigma_max=80.0)  # type: ignore[call-arg]
+    assert torch.equal(set_by_hand.times(own), solver.times(wider))
 
 
 @pytest.mark.parametrize("name", CHURNING)

@@ -5,22 +5,20 @@ from typing import Any
 import pytest
 import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler
-from ideal_cases import mixture
 
-from genlab.diffusion.denoiser import Denoiser
 from genlab.diffusion.discrete import Discrete
+from genlab.diffusion.noise_levels import NoiseLevels
+from genlab.diffusion.preconditioning import EDM
 from genlab.errors import ConfigError
-from genlab.samplers.timesteps import Timesteps
+from genlab.samplers.schedules.timesteps import Timesteps
 
 # diffusers' own use of NumPy.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 
-def model(T: int) -> Denoiser:
-    """A model of T timesteps."""
-    denoiser = mixture()
-    denoiser.levels = Discrete(T=T, beta_start=1e-3, beta_end=0.02).levels
-    return denoiser
+def model(T: int) -> NoiseLevels:
+    """Those of a model of T timesteps."""
+    return Discrete(T=T, beta_start=1e-3, beta_end=0.02)
 
 
 def theirs(scheduler: Any, num_steps: int) -> list[float]:
@@ -77,4 +75,4 @@ def test_settings_without_effect_are_refused() -> None:
     with pytest.raises(ConfigError, match="too few for num_steps 51"):
         Timesteps(num_steps=51)(model(50))
     with pytest.raises(ConfigError, match="picks among the timesteps of a discrete model"):
-        Timesteps()(mixture())
+        Timesteps()(EDM())

@@ -6,9 +6,9 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from genlab.diffusion.denoiser import Denoiser
+from genlab.diffusion.noise_levels import NoiseLevels
 from genlab.errors import ConfigError, nearest
-from genlab.samplers.schedules import PickedLevels
+from genlab.samplers.schedules.base import PickedLevels
 
 SPACINGS = ("leading", "trailing", "linspace")
 
@@ -87,13 +87,13 @@ class Timesteps(PickedLevels):
             grid = grid if self.fractional else grid.round()
         return grid.flip(0)[: self.num_steps]
 
-    def __call__(self, denoiser: Denoiser) -> Float64[Tensor, " levels"]:
+    def __call__(self, noise_levels: NoiseLevels) -> Float64[Tensor, " levels"]:
         """The noise levels, decreasing, and a final 0.
 
         Raises:
             ConfigError: the model has no discrete noise levels, or too few.
         """
-        levels = denoiser.levels
+        levels = noise_levels.levels
         if levels is None:
             raise ConfigError(
                 "the timesteps schedule picks among the timesteps of a discrete model, and this one"

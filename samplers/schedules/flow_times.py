@@ -6,10 +6,10 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from genlab.diffusion.denoiser import Denoiser
 from genlab.diffusion.flow import LARGEST, path_of
+from genlab.diffusion.noise_levels import NoiseLevels
 from genlab.errors import ConfigError
-from genlab.samplers.schedules import PickedLevels
+from genlab.samplers.schedules.base import PickedLevels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,15 +40,17 @@ class FlowTimes(PickedLevels):
         if self.sigma_max is not None and not self.sigma_max > 0:
             raise ConfigError(f"the flow schedule needs sigma_max > 0, got {self.sigma_max}")
 
-    def __call__(self, denoiser: Denoiser) -> Float64[Tensor, " levels"]:
+    def __call__(self, noise_levels: NoiseLevels) -> Float64[Tensor, " levels"]:
         """``num_steps`` decreasing noise levels and a final 0, on the CPU, not yet rounded.
 
         Raises:
             ConfigError: the last step is as long as the whole path.
         """
         path = path_of(self.path)
-        high = min(denoiser.sigma_max, self.sigma_max or LARGEST)
-        first, last = path.t(torch.tensor([high, denoiser.sigma_min], dtype=torch.float64)).tolist()
+        high = min(noise_levels.sigma_max, self.sigma_max or LARGEST)
+        first, last = path.t(
+            torch.tensor([high, noise_levels.sigma_min], dtype=torch.float64)
+        ).tolist()
         if self.last_step is not None:
             last = min(last, 1 - self.last_step)
         if not first < last:

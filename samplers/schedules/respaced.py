@@ -6,10 +6,10 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from genlab.diffusion.denoiser import Denoiser
 from genlab.diffusion.discrete import respaced_timesteps
+from genlab.diffusion.noise_levels import NoiseLevels
 from genlab.errors import ConfigError
-from genlab.samplers.schedules import PickedLevels
+from genlab.samplers.schedules.base import PickedLevels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,18 +37,18 @@ class Respaced(PickedLevels):
         if self.num_steps is not None and self.num_steps < 1:
             raise ConfigError(f"a noise schedule needs num_steps >= 1, got {self.num_steps}")
 
-    def __call__(self, denoiser: Denoiser) -> Float64[Tensor, " levels"]:
+    def __call__(self, noise_levels: NoiseLevels) -> Float64[Tensor, " levels"]:
         """The noise levels, decreasing, and a final 0.
 
         Raises:
             ConfigError: the model has no discrete noise levels, or fewer than are asked for.
         """
-        if denoiser.levels is None:
+        if noise_levels.levels is None:
             raise ConfigError(
                 "the respaced schedule picks among the timesteps of a discrete model, and this one"
                 " knows every noise level; take karras"
             )
-        levels = denoiser.levels[respaced_timesteps(len(denoiser.levels), self._wanted())]
+        levels = noise_levels.levels[respaced_timesteps(len(noise_levels.levels), self._wanted())]
         return torch.cat([levels.flip(0), levels.new_zeros(1)])
 
     def _wanted(self) -> int | str:

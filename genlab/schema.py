@@ -1,0 +1,195 @@
+"""Typed values: dataclasses are schemas, plain mappings fill them, OmegaConf checks the types.
+
+What does not fit is named: the setting, where it was given, what it takes instead, and the nearest
+right name. Text is text: OmegaConf's interpolation (``${oc.env:HOME}``) is refused, since what a
+downloaded file says must not read the environment.
+"""
+
+import dataclasses
+import types
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from enum import Enum
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin
+
+from omegaconf import MissingMandatoryValue, OmegaConf, read_write
+from omegaconf.errors import ConfigKeyError, OmegaConfBaseException, ValidationError
+
+from genlab.errors import ConfigError, nearest
+
+T = TypeVar("T")
+
+
+def make(schema: type[T], values: Mapping[str, Any], source: str) -> T:
+    """Fill a dataclass, whose own ``__post_init__`` checks what types cannot say.
+
+    Args:
+        schema: the dataclass; what is left out takes its default.
+        values: its fields, nested dataclasses as mappings. Text becomes a number where the field is
+            one; objects are left as they are where the field takes any value.
+        source: where the values come from, as messages begin.
+
+    Raises:
+        ConfigError: a field is unknown, has no value or one of another type.
+    """
+    check(schema, values, source)
+    try:
+        return typing.cast(T, OmegaConf.to_object(_structured(schema, values)))
+    except MissingMandatoryValue as error:
+        key = error.full_key or error.key
+        raise ConfigError(f"{source}: {key} has no value; add {key}=...") from error
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{source}: {' '.join(str(error).split())}") from error
+
+
+def check(schema: type, values: Mapping[str, Any], source: str) -> None:
+    """Refuse values that do not fit a dataclass; any of them may still be missing.
+
+    Raises:
+        ConfigError: see `make`.
+    """
+    _reject_booleans(schema, values, source, "")
+    for text in _texts(values):
+        if "${" in text:
+            raise ConfigError(
+                f"{source}: {text!r} would be interpolated, which GenLab does not do; write the "
+                "value itself"
+            )
+    try:
+        _structured(schema, values)
+    except ConfigKeyError as error:
+        owner = error.object_type if _is_schema(error.object_type) else schema
+        key = str(error.full_key or error.key)
+        names = [field.name for field in dataclasses.fields(typing.cast(Any, owner))]
+        last = key.rpartition(".")[2]
+        raise ConfigError(
+            f"{source}: there is no setting {key!r}; {nearest(last, names)}"
+        ) from error
+    except OmegaConfBaseException as error:
+        key, value = _culprit(schema, values)
+        takes = _takes(hint_of(schema, key.split(".")))
+        raise ConfigError(f"{source}: {key} takes {takes}, not {value!r}") from error
+
+
+def _texts(values: Any) -> Iterator[str]:
+    if isinstance(values, str):
+        yield values
+    elif isinstance(values, Mapping | list | tuple):
+        for value in values.values() if isinstance(values, Mapping) else values:
+            yield from _texts(value)
+
+
+def fields_of(hint: Any) -> dict[str, Any]:
+    """Field -> its type, of a dataclass; nothing for any other type."""
+    return typing.get_type_hints(hint) if _is_schema(hint) else {}
+
+
+def hint_of(schema: type, keys: Sequence[str]) -> Any:
+    """The type that the schema gives to a dotted key, or None where it says nothing."""
+    hint: Any = schema
+    for key in keys:
+        schema_or_none = dataclass_in(hint)
+        if schema_or_none is not None:
+            hint = fields_of(schema_or_none).get(key)
+        elif key.isdigit():
+            hint = next(iter(get_args(without_none(hint))), None)
+        else:
+            return None
+    return hint
+
+
+def without_none(hint: Any) -> Any:
+    """``X | None`` as X; anything else as it is."""
+    if get_origin(hint) in {Union, types.UnionType}:
+        rest = [arg for arg in get_args(hint) if arg is not type(None)]
+        return rest[0] if len(rest) == 1 else hint
+    return hint
+
+
+def dataclass_in(hint: Any) -> type | None:
+    """The dataclass that a type is, or may be."""
+    inner = without_none(hint)
+    return inner if _is_schema(inner) else None
+
+
+def wants_mapping(hint: Any) -> bool:
+    """Whether a value of this type is written as a mapping."""
+    inner = without_none(hint)
+    return _is_schema(inner) or (get_origin(inner) or inner) in {dict, Mapping}
+
+
+def _is_schema(hint: Any) -> bool:
+    return isinstance(hint, type) and dataclasses.is_dataclass(hint)
+
+
+def _takes(hint: Any) -> str:
+    """What a setting of this type may be, in words."""
+    inner = without_none(hint)
+    words = {
+        int: "a whole number",
+        float: "a number",
+        bool: "true or false",
+        str: "text",
+        Path: "a path",
+    }
+    if inner in words:
+        return words[inner]
+    if get_origin(inner) is Literal:
+        return f"one of {', '.join(map(str, get_args(inner)))}"
+    if isinstance(inner, type) and issubclass(inner, Enum):
+        return f"one of {', '.join(member.name for member in inner)}"
+    if get_origin(inner) in {list, tuple, Sequence}:
+        named = get_origin(inner) is list and wants_mapping(get_args(inner)[0])
+        return "a list of names or mappings" if named else "a list"
+    return "a mapping (KEY: VALUE)" if wants_mapping(inner) else "another type"
+
+
+def _reject_booleans(hint: Any, layer: Mapping[str, Any], source: str, path: str) -> None:
+    """Refuse a boolean where text or a number stands; OmegaConf would make it 'False' or 0."""
+    for key, inner in fields_of(hint).items():
+        value = layer.get(key)
+        if isinstance(value, bool) and without_none(inner) in {str, int, float}:
+            raise ConfigError(
+                f"{source}: {path}{key} takes {_takes(inner)}, not a boolean; YAML reads yes, no, "
+                "on and off as booleans, so put such a word in quotes"
+            )
+        if isinstance(value, Mapping) and (schema := dataclass_in(inner)):
+            _reject_booleans(schema, value, source, f"{path}{key}.")
+
+
+def _structured(schema: type, values: Mapping[str, Any]) -> Any:
+    """The typed OmegaConf node of plain values."""
+    try:
+        # Objects (a classifier, say) stand where a field takes any value. The node keeps this very
+        # dict and changes it: each needs its own.
+        node = OmegaConf.structured(schema, flags={"allow_objects": True})
+        with read_write(node):
+            for key, hint in fields_of(schema).items():
+                # What is free is given whole: options that a default holds belong to its name.
+                if isinstance(values.get(key), Mapping) and _is_free(hint):
+                    node[key] = {}
+        return OmegaConf.merge(node, values)
+    except OmegaConfBaseException:  # some of them are a TypeError or a ValueError too
+        raise
+    except (TypeError, ValueError) as error:
+        raise ValidationError(str(error)) from error
+
+
+def _is_free(hint: Any) -> bool:
+    """Whether a value of this type is a mapping that no dataclass describes."""
+    return wants_mapping(hint) and dataclass_in(hint) is None
+
+
+def _culprit(schema: type, values: Mapping[str, Any]) -> tuple[str, Any]:
+    """The dotted key and value that the typed configuration refuses."""
+    for key, value in values.items():
+        try:
+            _structured(schema, {key: value})
+        except OmegaConfBaseException:
+            inner = dataclass_in(fields_of(schema).get(key))
+            if inner is not None and isinstance(value, Mapping):
+                path, value = _culprit(inner, value)
+                return f"{key}.{path}", value
+            return key, value
+    raise AssertionError("the whole was refused but each part accepted")

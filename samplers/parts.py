@@ -1,0 +1,72 @@
+"""Models that a sampler uses beside the one that is sampled: a classifier, a second checkpoint.
+
+A guidance declares which of its options are such parts (`GuidanceOptions.parts`); everything else
+is done for all of them alike. Rooms that read files say how a name becomes a part.
+"""
+
+from collections.abc import Callable
+from typing import Any, Protocol, TypeVar, runtime_checkable
+
+from genlab.errors import ConfigError
+
+Loader = TypeVar("Loader", bound=Callable[[str], Any])
+
+_LOADERS: dict[str, Callable[[str], Any]] = {}
+
+
+@runtime_checkable
+class Counted(Protocol):
+    """Anything whose network evaluations are counted."""
+
+    @property
+    def evaluations(self) -> int:
+        """Network evaluations so far, in rows."""
+        ...
+
+
+@runtime_checkable
+class Part(Counted, Protocol):
+    """What a sampler asks of such a model."""
+
+    def to(self, device: Any = None, dtype: Any = None) -> Any:
+        """Move it."""
+        ...
+
+    def prepare(self) -> None:
+        """Make it ready for sampling, each time a batch begins."""
+        ...
+
+    def sha256(self) -> str:
+        """Hash of all that its answers depend on."""
+        ...
+
+
+def loads(kind: str) -> Callable[[Loader], Loader]:
+    """Register what reads parts of a kind: ``@loads("classifier")`` on a function of a name."""
+
+    def register(loader: Loader) -> Loader:
+        _LOADERS[kind] = loader
+        return loader
+
+    return register
+
+
+def load(kind: str, source: str) -> Part:
+    """Read a part.
+
+    Args:
+        kind: ``classifier`` (of noisy images) or ``generator`` (a diffusion model).
+        source: a name or a folder.
+
+    Raises:
+        ConfigError: nothing that reads such parts has been imported.
+        GenLabError: there is no such model, or it is damaged.
+    """
+    if kind not in _LOADERS:
+        raise ConfigError(
+            f"nothing here reads the {kind} {source!r}: import genlab.checkpoints.parts, or give "
+            "the model itself in place of its name"
+        )
+    part = _LOADERS[kind](source)
+    assert isinstance(part, Part)
+    return part

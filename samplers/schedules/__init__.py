@@ -1,0 +1,1 @@
+"""Noise schedules: which noise levels a run visits."""
