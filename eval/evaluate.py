@@ -19,7 +19,7 @@ from genlab.eval.collect import Collected, collect
 from genlab.eval.config import EvalConfig
 from genlab.eval.datasets import DATASETS, dataset_name, known_dataset
 from genlab.eval.extractors.base import FeatureExtractor, build_extractor
-from genlab.eval.extractors.blind import BlindExtractor
+from genlab.eval.extractors.null import NullExtractor
 from genlab.eval.leaderboard.records import Record
 from genlab.eval.metrics.base import LIKELIHOOD, FeatureSet, Need, score_name
 from genlab.eval.metrics.likelihood import likelihoods
@@ -97,7 +97,7 @@ class _Evaluation:
     def _extractor(self) -> FeatureExtractor:
         metrics = self.metrics.values()
         if not any(n.output for m in metrics for n in (*m.needs, *m.reference_needs)):
-            return BlindExtractor(self.device)
+            return NullExtractor(self.device)
         name = self.config.extractor
         if name == "classifier":
             name = known_dataset(self.dataset, "which classifier looks at the images").classifier
