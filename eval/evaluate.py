@@ -257,6 +257,8 @@ class _Evaluation:
 
     def _collect(self, samples: Samples, needs: Sequence[Need], number: int) -> Collected | None:
         if not needs:  # nobody looks at samples: none are drawn
+            if self.processes.rank > 0:
+                return None
             nothing = torch.zeros(0, 3, 1, 1, dtype=torch.uint8)
             features = FeatureSet(count=0)
             return Collected(features=features, first=nothing, nfe=0, seconds=0.0)

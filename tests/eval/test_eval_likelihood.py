@@ -22,6 +22,7 @@ from genlab.eval.leaderboard.records import Record
 from genlab.eval.metrics.base import METRICS, LikelihoodMetric, ScoreInfo
 from genlab.eval.subject import Subject
 from genlab.generators.base import SamplerLike
+from genlab.generators.processes import Processes
 from genlab.networks import GatedPixelCNN
 from genlab.samplers.base import Step
 
@@ -163,3 +164,11 @@ def test_both_kinds_of_metric_at_once(real: Path) -> None:
     assert list(record.scores) == names
     assert record.protocol["extractor"] == TinyExtractor().identity()
     assert record.protocol["count"] == 12
+
+
+def test_only_one_of_many_processes_scores(real: Path) -> None:
+    """Which have no samples to share out."""
+    subject = Subject(name="histogram", generator=Histogram(torch.full((256,), 1 / 256)))
+    config = EvalConfig(metrics=["bpd"], reference=str(real))
+    assert evaluate(subject, config, processes=Processes(1, 2)) is None
+    assert evaluate(subject, config, processes=Processes(0, 2)) is not None
