@@ -57,6 +57,14 @@ def test_its_scores_are_not_called_fid() -> None:
     assert FrechetDistance().score_name("fd", extractor) == "fd[mean-colour]"
 
 
+def test_what_builds_no_extractor_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(EXTRACTORS, "_loaded", {"wrong": lambda weights: torch.nn.Identity()})
+    with pytest.raises(
+        ConfigError, match="the extractor 'wrong' builds an object of the type Identity; register"
+    ):
+        build_extractor("wrong")
+
+
 def test_names_are_taken_once_and_misspelt_ones_are_named() -> None:
     with pytest.raises(ConfigError, match="'inception' is already registered"):
         EXTRACTORS.register("inception")(MeanColour)
