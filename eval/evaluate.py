@@ -4,12 +4,13 @@ import base64
 import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from genlab.checkpoints.zoo import home
 from genlab.data.labels import format_seeds, parse_labels
@@ -19,9 +20,9 @@ from genlab.eval.collect import Collected, collect
 from genlab.eval.config import EvalConfig
 from genlab.eval.datasets import DATASETS, dataset_name, known_dataset
 from genlab.eval.extractors.base import FeatureExtractor, build_extractor
-from genlab.eval.extractors.blind import BlindExtractor
+from genlab.eval.extractors.null import NullExtractor
 from genlab.eval.leaderboard.records import Record
-from genlab.eval.metrics.base import LIKELIHOOD, FeatureSet, Need, score_name
+from genlab.eval.metrics.base import FeatureMetric, FeatureSet, LikelihoodMetric, Need
 from genlab.eval.metrics.likelihood import likelihoods
 from genlab.eval.pairs import pairs_picture
 from genlab.eval.protocol import (
@@ -89,6 +90,11 @@ class _Evaluation:
         told = config.dataset
         self.dataset = subject.dataset if told is None else dataset_name(told)
         self.metrics = build_metrics(config.metrics)
+        self.feature_metrics = {
+            name: metric
+            for name, metric in self.metrics.items()
+            if isinstance(metric, FeatureMetric)
+        }
         self.extractor = self._extractor()
         check_names(config.metrics, self.extractor)
         self.sampler = self._sampler()
@@ -97,16 +103,16 @@ class _Evaluation:
         self.runs = self._runs()
 
     def _extractor(self) -> FeatureExtractor:
-        metrics = self.metrics.values()
+        metrics = self.feature_metrics.values()
         if not any(n.output for m in metrics for n in (*m.needs, *m.reference_needs)):
-            return BlindExtractor(self.device)
+            return NullExtractor(self.device)
         name = self.config.extractor
         if name == "classifier":
             name = known_dataset(self.dataset, "which classifier looks at the images").classifier
         return build_extractor(name, self.config.weights).to(self.device)
 
     def _check_outputs(self) -> None:
-        for name, metric in self.metrics.items():
+        for name, metric in self.feature_metrics.items():
             for need in (*metric.needs, *metric.reference_needs):
                 if need.output and need.output not in self.extractor.outputs:
                     raise EvaluationError(
@@ -180,8 +186,8 @@ class _Evaluation:
         """See `evaluate`."""
         reference = self._reference()
         self._check_sizes(reference)
-        reference = self._with_likelihood(reference)
-        needs = [need for metric in self.metrics.values() for need in metric.needs]
+        bits = self._bits_per_dimension(reference)
+        needs = [need for metric in self.feature_metrics.values() for need in metric.needs]
         values: dict[str, list[float]] = {}
         gathered: list[Collected] = []
         for number, samples in enumerate(self.runs):
@@ -191,14 +197,15 @@ class _Evaluation:
             gathered.append(collected)
             if pictures is not None and "nearest" in self.metrics and number == 0:
                 self._draw_pairs(collected, reference, pictures)
-            for score, value in self._scores(collected.features, reference).items():
+            for score, value in self._scores(collected.features, reference, bits).items():
                 values.setdefault(score, []).append(value)
         return self._record(values, gathered, reference) if gathered else None
 
     def _reference(self) -> Reference | None:
         """The reference; one process makes it, the others find it in the cache."""
-        needs = [need for metric in self.metrics.values() for need in metric.reference_needs]
-        if not needs:
+        metrics = self.feature_metrics.values()
+        needs = [need for metric in metrics for need in metric.reference_needs]
+        if not needs and not self._wants_likelihood:
             return None
         if self.config.reference is None:
             raise EvaluationError(
@@ -218,11 +225,14 @@ class _Evaluation:
             self.processes.wait()
         return found
 
-    def _with_likelihood(self, reference: Reference | None) -> Reference | None:
-        """Add what the model thinks of each real image, where a metric asks for it."""
-        metrics = self.metrics.values()
-        if not any(n.what == LIKELIHOOD for metric in metrics for n in metric.reference_needs):
-            return reference
+    @property
+    def _wants_likelihood(self) -> bool:
+        return any(isinstance(metric, LikelihoodMetric) for metric in self.metrics.values())
+
+    def _bits_per_dimension(self, reference: Reference | None) -> Float[Tensor, " N"] | None:
+        """Of each real image under the model, where a metric asks for it."""
+        if not self._wants_likelihood:
+            return None
         generator = self.subject.generator
         if reference is None or reference.images is None or generator is None:
             raise EvaluationError(
@@ -230,18 +240,16 @@ class _Evaluation:
                 "--reference PATH"
             )
         if self.processes.rank > 0:
-            return reference  # the process of rank 0 makes the scores
+            return None  # the process of rank 0 makes the scores
         images, (_, size, _) = reference.images, generator.image_shape
         if images.image_shape[1] != size:  # a border that was put on is none of the model's
             images = images.at(size)
-        bits = likelihoods(
+        return likelihoods(
             generator,
             images,
             self._batch_size,
             lambda done, total: self.on_progress("computing likelihoods", done, total),
         )
-        rows = {**reference.features.rows, LIKELIHOOD: bits[:, None]}
-        return replace(reference, features=replace(reference.features, rows=rows))
 
     @property
     def _batch_size(self) -> int:
@@ -259,6 +267,8 @@ class _Evaluation:
 
     def _collect(self, samples: Samples, needs: Sequence[Need], number: int) -> Collected | None:
         if not needs:  # nobody looks at samples: none are drawn
+            if self.processes.rank > 0:
+                return None
             nothing = torch.zeros(0, 3, 1, 1, dtype=torch.uint8)
             features = FeatureSet(count=0)
             return Collected(features=features, first=nothing, nfe=0, seconds=0.0)
@@ -275,15 +285,24 @@ class _Evaluation:
             on_progress=lambda images: self.on_progress(what, images, samples.count),
         )
 
-    def _scores(self, samples: FeatureSet, reference: Reference | None) -> dict[str, float]:
+    def _scores(
+        self,
+        samples: FeatureSet,
+        reference: Reference | None,
+        bits: Float[Tensor, " N"] | None,
+    ) -> dict[str, float]:
         real = None if reference is None else reference.features
-        found: dict[str, float] = {}
+        scores: dict[str, float] = {}
         for name, metric in self.metrics.items():
             with _naming(name):
-                for score, value in metric(samples, real).items():
-                    full = score_name(score, self.extractor.name, self.extractor.official)
-                    found[full] = value
-        return found
+                if isinstance(metric, LikelihoodMetric):
+                    assert bits is not None
+                    values = metric(bits)
+                else:
+                    values = metric(samples, real)
+                for score, value in values.items():
+                    scores[metric.score_name(score, self.extractor)] = value
+        return scores
 
     def _draw_pairs(self, collected: Collected, reference: Reference | None, folder: Path) -> None:
         assert reference is not None

@@ -17,16 +17,20 @@ from genlab.errors import ConfigError, UnknownNameError, nearest
 from genlab.eval.config import EvalConfig
 from genlab.eval.extractors.base import FeatureExtractor
 from genlab.eval.leaderboard.records import Score
-from genlab.eval.metrics.base import ALIASES, METRICS, Metric
+from genlab.eval.metrics.base import FeatureMetric, LikelihoodMetric, Metric
+from genlab.eval.metrics.registry import METRICS, official_names
 
 FROZEN = ("extractor", "metrics", "reference_split", "count", "labels", "repeats")
 """What a protocol's name stands for; changing any of these takes the name off the card."""
+
+COMBINED = {"prdc": ("pr", "dc")}
+"""Names that stand for several metrics at once."""
 
 T_975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 """Student's t for 95 % intervals with 1 ... 9 degrees of freedom; beyond, 1.96 is near enough."""
 
 
-def build_metrics(entries: Sequence[Any]) -> dict[str, Metric]:
+def build_metrics(entries: Sequence[Any]) -> dict[str, FeatureMetric | LikelihoodMetric]:
     """The metrics that a configuration names, by plain name.
 
     Args:
@@ -35,20 +39,38 @@ def build_metrics(entries: Sequence[Any]) -> dict[str, Metric]:
 
     Raises:
         UnknownNameError: there is no such metric.
-        ConfigError: an option is wrong, or a metric stands twice.
+        ConfigError: an option is wrong, a metric stands twice, or its class is not as it should be.
     """
-    metrics: dict[str, Metric] = {}
+    plain = {name: (score.metric,) for name, score in official_names().items()} | COMBINED
+    metrics: dict[str, FeatureMetric | LikelihoodMetric] = {}
     for entry in entries:
         options = dict(entry) if isinstance(entry, Mapping) else {"name": entry}
-        names = str(options.pop("name", ""))
-        for name in ALIASES.get(names, names).split(","):
+        asked = str(options.pop("name", ""))
+        for name in plain.get(asked, (asked,)):
             if name not in METRICS:
-                known = [*METRICS, *ALIASES]
+                known = [*METRICS, *plain]
                 raise UnknownNameError(f"there is no metric {name!r}; {nearest(name, known)}")
             if name in metrics:
                 raise ConfigError(f"the metric {name!r} stands twice; name it once")
-            metrics[name] = METRICS.build(name, **options)
+            metrics[name] = _checked(name, METRICS.build(name, **options))
     return metrics
+
+
+def _checked(name: str, metric: object) -> FeatureMetric | LikelihoodMetric:
+    """The metric, if it is of one of the two kinds and says what it needs."""
+    if isinstance(metric, LikelihoodMetric):
+        return metric
+    if not isinstance(metric, FeatureMetric):
+        raise ConfigError(
+            f"the metric {name!r} is of neither kind; derive its class from FeatureMetric or "
+            "LikelihoodMetric of genlab.eval.metrics.base"
+        )
+    if not getattr(metric, "needs", ()):
+        raise ConfigError(
+            f"the metric {name!r} declares no needs; its class must name what it reads of the "
+            'samples: needs = (Need("rows", "features"),)'
+        )
+    return metric
 
 
 def check_names(entries: Sequence[Any], extractor: FeatureExtractor) -> None:
@@ -57,13 +79,15 @@ def check_names(entries: Sequence[Any], extractor: FeatureExtractor) -> None:
     Raises:
         ConfigError: says how the score is called instead.
     """
+    official = official_names()
     for entry in entries:
         name = entry.get("name") if isinstance(entry, Mapping) else entry
-        if name in ALIASES and name != "prdc" and not extractor.official:
+        if name in official and not extractor.official:
+            metric, info = official[name]
             raise ConfigError(
                 f"{name} means the official Inception network, and this extractor is "
-                f"{extractor.name}; ask for {ALIASES[name]}, which is then called "
-                f"{ALIASES[name]}[{extractor.name}]"
+                f"{extractor.name}; ask for {metric}, which is then called "
+                f"{info.full_name(extractor.name, official=False)}"
             )
 
 

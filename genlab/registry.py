@@ -39,6 +39,7 @@ class Registry(Generic[T]):
         self._entries: dict[str, EntryPoint] = {
             name: EntryPoint(name, target, group) for name, target in builtins.items()
         }
+        self._builtins = tuple(builtins)
         self._loaded: dict[str, T] = {}
         self._scanned = False
 
@@ -75,6 +76,18 @@ class Registry(Generic[T]):
 
     def __len__(self) -> int:
         return len({*self._scan(), *self._loaded})
+
+    def in_order(self) -> list[str]:
+        """All names: the built-in ones as their table has them, then the others sorted."""
+        return [*self._builtins, *(name for name in self if name not in self._builtins)]
+
+    def entry_point(self, name: str) -> EntryPoint | None:
+        """Where ``name`` is defined, for who wants to know without importing it.
+
+        Returns:
+            None where it is loaded already, or registered from a running program.
+        """
+        return None if name in self._loaded else self._scan().get(name)
 
     def __getitem__(self, name: str) -> T:
         """Load what is registered under ``name``.

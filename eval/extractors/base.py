@@ -10,12 +10,49 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from genlab.errors import EvaluationError, UnknownNameError, nearest
+from genlab.errors import ConfigError, EvaluationError, UnknownNameError, nearest
 from genlab.registry import Registry
 
 
 class FeatureExtractor(ABC):
     """A frozen network that metrics look at images with.
+
+    What goes in is uint8 and of any size: bringing images to the network's size and range is the
+    extractor's business, and how it does so is part of every score.
+
+    Features are deterministic: an image has the same ones (up to rounding) in every call, whatever
+    the batch that it stands in. So the network is in evaluation mode and draws no random numbers,
+    no normalisation looks at the batch, and the features are computed in float32 proper, whatever
+    the caller has switched on (`exact_float32`). They carry no gradients.
+
+    >>> class MeanColour(FeatureExtractor):
+    ...     '''The mean of each channel, 0 to 1.'''
+    ...
+    ...     name, outputs, resize = "mean-colour", {"features": 3}, "none"
+    ...     weights_sha256 = "none"  # of a file of weights: genlab.files.sha256(path)
+    ...
+    ...     def __init__(self, weights=None):
+    ...         self._scale = torch.tensor(1 / 255)
+    ...
+    ...     def __call__(self, images, outputs=("features",)):
+    ...         check_call(self, images, outputs)
+    ...         with torch.inference_mode(), exact_float32(self.device):
+    ...             features = images.to(self.device).float().mean((2, 3)) * self._scale
+    ...         return {output: features.clone() for output in outputs}
+    ...
+    ...     @property
+    ...     def device(self):
+    ...         return self._scale.device
+    ...
+    ...     def to(self, device):
+    ...         self._scale = self._scale.to(device)
+    ...         return self
+    >>> MeanColour()(torch.full((2, 3, 8, 8), 255, dtype=torch.uint8))["features"].shape
+    torch.Size([2, 3])
+
+    It is registered by a builder, ``(weights: Path | None) -> FeatureExtractor``, which such a
+    class itself is: under the entry point ``genlab.extractors``, or from a running program by
+    ``@EXTRACTORS.register("mean-colour")``.
 
     Attributes:
         name: as it stands on the protocol card and in brackets behind a score: ``cnn-fmnist``.
@@ -42,24 +79,35 @@ class FeatureExtractor(ABC):
         """Compute features.
 
         Args:
-            images: RGB, 0 to 255, any size; grey images have three equal channels.
+            images: RGB, 0 to 255, any size, any number; grey images have three equal channels. On
+                any device.
             outputs: names in `outputs`.
 
         Returns:
-            Output -> (B, width), float32, on the extractor's device.
+            Output -> (B, width), float32, finite, on the extractor's device; those asked for.
+
+        Raises:
+            EvaluationError: the images are of a size that the extractor does not take.
         """
 
     @property
     @abstractmethod
     def device(self) -> torch.device:
-        """Where the network is."""
+        """Where the network is, and where the images are put before each call."""
 
     @abstractmethod
     def to(self, device: torch.device | str) -> "FeatureExtractor":
-        """Move the network; returns the extractor itself."""
+        """Move the network; returns the extractor itself.
+
+        A builder makes it on the CPU, an evaluation moves it once, to the model's device.
+        """
 
     def identity(self) -> dict[str, Any]:
-        """All that its features depend on: part of every protocol and of every cache key."""
+        """All that its features depend on: part of every protocol and of every cache key.
+
+        Plain JSON values. An extractor with more settings than these (a layer, a crop) adds them;
+        else statistics made with other settings would meet in the cache and on the leaderboard.
+        """
         return {
             "name": self.name,
             "weights_sha256": self.weights_sha256,
@@ -97,9 +145,14 @@ def build_extractor(name: str, weights: Path | str | None = None) -> FeatureExtr
         UnknownNameError: there is none of this name.
         CheckpointError: the file is damaged or of another network.
         DownloadError: it is not here and cannot be fetched.
+        ConfigError: what is registered builds something else.
     """
     extractor = EXTRACTORS[name](None if weights is None else Path(weights))
-    assert isinstance(extractor, FeatureExtractor)
+    if not isinstance(extractor, FeatureExtractor):
+        raise ConfigError(
+            f"the extractor {name!r} builds an object of the type {type(extractor).__name__}; "
+            "register a builder (weights: Path | None) -> FeatureExtractor"
+        )
     return extractor
 
 

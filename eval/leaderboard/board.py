@@ -16,16 +16,9 @@ from typing import Any
 
 from genlab.errors import EvaluationError, UnknownNameError, nearest
 from genlab.eval.leaderboard.facts import canonical, differences
-from genlab.eval.leaderboard.ranking import (
-    DETAILS,
-    SCORES,
-    Rank,
-    lower_is_better,
-    pareto_front,
-    plain_name,
-    rank,
-)
+from genlab.eval.leaderboard.ranking import Rank, pareto_front, plain_name, rank
 from genlab.eval.leaderboard.records import Record, Score, read_record, record_id
+from genlab.eval.metrics.registry import DeclaredScore, declared_scores
 
 NOT_COUNTED = ("name", "metrics")
 """Keys of a protocol that do not split records into groups; metrics split columns instead."""
@@ -49,7 +42,9 @@ class Column:
     Attributes:
         score: its full name.
         settings: of the metric that made it.
-        lower: whether less is better; None where that is not known: then nothing is ranked.
+        lower: whether less is better; None where neither is or no metric here declares the score:
+            then nothing is ranked.
+        detail: whether it only completes another score, see `ScoreInfo`.
         cells: key of an entry -> its score.
         ranks: key of an entry -> its place.
     """
@@ -59,6 +54,7 @@ class Column:
     lower: bool | None
     cells: Mapping[str, Score]
     ranks: Mapping[str, Rank]
+    detail: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +68,7 @@ class Group:
         protocol: what all cards agree in.
         entries: best first by the first column.
         columns: scores, the best known first.
-        details: what only completes them (`DETAILS`), for those who want every number.
+        details: what only completes them, for those who want every number.
     """
 
     key: str
@@ -243,7 +239,7 @@ def group_key(record: Record) -> str:
 
 def _group(key: str, members: Sequence[Entry]) -> Group:
     found = _columns(members)
-    columns = [column for column in found if plain_name(column.score)[0] not in DETAILS] or found
+    columns = [column for column in found if not column.detail] or found
     details = [column for column in found if column not in columns]
     first = columns[0]
     sign = -1 if first.lower is False else 1
@@ -264,36 +260,48 @@ def _group(key: str, members: Sequence[Entry]) -> Group:
 
 
 def _columns(members: Sequence[Entry]) -> list[Column]:
-    cells: dict[tuple[str, str], dict[str, Score]] = {}
-    settings: dict[tuple[str, str], Any] = {}
+    """A column for each score and each set of its settings, in the order in which tables show them.
+
+    Ranked scores come first, as their metrics are registered; all others follow by name.
+    """
+    declared = declared_scores()
+    ranked = [name for name, score in declared.items() if score.info.lower_is_better is not None]
+    cells: dict[tuple[int, str, str], dict[str, Score]] = {}
+    settings: dict[tuple[int, str, str], Any] = {}
     for entry in members:
         for name, score in entry.record.scores.items():
-            made_with = _settings(entry.record, name)
-            place = (name, canonical(made_with))
+            plain = plain_name(name)[0]
+            made_with = _settings(entry.record, declared.get(plain))
+            position = ranked.index(plain) if plain in ranked else len(ranked)
+            place = (position, name, canonical(made_with))
             cells.setdefault(place, {})[entry.key] = score
             settings[place] = made_with
-    return [_column(place[0], settings[place], cells[place]) for place in sorted(cells, key=_order)]
+    return [
+        _column(place[1], settings[place], cells[place], declared.get(plain_name(place[1])[0]))
+        for place in sorted(cells)
+    ]
 
 
-def _settings(record: Record, score: str) -> Any:
+def _settings(record: Record, declared: DeclaredScore | None) -> Any:
     """Settings of the metric that made a score; of a score we do not know, of all metrics."""
     metrics = record.protocol.get("metrics")
-    plain = plain_name(score)[0]
-    facts = SCORES.get(plain) or SCORES.get(plain.partition("_")[0])  # cs_std comes with cs
-    if facts is None or not isinstance(metrics, Mapping):
+    if declared is None or not isinstance(metrics, Mapping):
         return metrics
-    return metrics.get(facts.metric)
+    return metrics.get(declared.metric)
 
 
-def _order(place: tuple[str, str]) -> tuple[int, str, str]:
-    name, settings = place
-    plain = plain_name(name)[0]
-    return list(SCORES).index(plain) if plain in SCORES else len(SCORES), name, settings
-
-
-def _column(score: str, settings: Any, cells: Mapping[str, Score]) -> Column:
-    lower = lower_is_better(score)
+def _column(
+    score: str, settings: Any, cells: Mapping[str, Score], declared: DeclaredScore | None
+) -> Column:
+    lower = None if declared is None else declared.info.lower_is_better
     ranks = {}
     if lower is not None:
         ranks = dict(zip(cells, rank(list(cells.values()), lower), strict=True))
-    return Column(score=score, settings=settings, lower=lower, cells=cells, ranks=ranks)
+    return Column(
+        score=score,
+        settings=settings,
+        lower=lower,
+        cells=cells,
+        ranks=ranks,
+        detail=declared is not None and declared.info.detail,
+    )

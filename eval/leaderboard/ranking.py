@@ -1,51 +1,10 @@
-"""Which score is better: directions, ranks that respect intervals, and the Pareto front."""
+"""Which score is better: ranks that respect intervals, and the Pareto front."""
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from genlab.eval.leaderboard.records import Score
-
-
-class ScoreFacts(NamedTuple):
-    """What is known of a score by its plain name.
-
-    Attributes:
-        lower: whether less is better.
-        metric: the metric that computes it, whose settings therefore count.
-    """
-
-    lower: bool
-    metric: str
-
-
-SCORES = {
-    "fid": ScoreFacts(True, "fd"),
-    "fd": ScoreFacts(True, "fd"),
-    "fid-infinity": ScoreFacts(True, "fd-infinity"),
-    "fd-infinity": ScoreFacts(True, "fd-infinity"),
-    "sfid": ScoreFacts(True, "sfd"),
-    "sfd": ScoreFacts(True, "sfd"),
-    "kid": ScoreFacts(True, "kd"),
-    "kd": ScoreFacts(True, "kd"),
-    "is": ScoreFacts(False, "cs"),
-    "cs": ScoreFacts(False, "cs"),
-    "precision": ScoreFacts(False, "pr"),
-    "recall": ScoreFacts(False, "pr"),
-    "density": ScoreFacts(False, "dc"),
-    "coverage": ScoreFacts(False, "dc"),
-    "consistency": ScoreFacts(False, "consistency"),
-    "cas": ScoreFacts(False, "cas"),
-    "vendi": ScoreFacts(False, "vendi"),
-    "similarity": ScoreFacts(True, "similarity"),
-    "bpd": ScoreFacts(True, "bpd"),
-}
-"""Plain name -> facts, in the order in which tables show them; other scores are not ranked."""
-
-
-DETAILS = ("cs_std", "kd_std", "is_std", "kid_std", "f_score")
-"""Numbers that complete a score (its spread over chunks, a mean of two others): tables leave them
-out, CSV has them."""
 
 
 def plain_name(score: str) -> tuple[str, str]:
@@ -56,12 +15,6 @@ def plain_name(score: str) -> tuple[str, str]:
     """
     plain, bracket, extractor = score.partition("[")
     return plain, extractor.removesuffix("]") if bracket else ""
-
-
-def lower_is_better(score: str) -> bool | None:
-    """The direction of a score, with or without extractor; None where it is not known."""
-    facts = SCORES.get(plain_name(score)[0])
-    return None if facts is None else facts.lower
 
 
 class Rank(NamedTuple):

@@ -1,4 +1,4 @@
-"""The contract of a metric: what it needs of both sets of images, and what it makes of it."""
+"""The two kinds of metric: of features of images, and of a model's likelihood of real images."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -8,10 +8,21 @@ from typing import Any, ClassVar, Literal, NamedTuple
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
+from genlab.errors import EvaluationError
+from genlab.eval.extractors.base import FeatureExtractor
+from genlab.eval.metrics.registry import METRICS
+from genlab.eval.metrics.scores import ScoreInfo
 from genlab.eval.moments import Moments
-from genlab.registry import Registry
 
-LIKELIHOOD = "likelihood"
+__all__ = [
+    "METRICS",
+    "FeatureMetric",
+    "FeatureSet",
+    "LikelihoodMetric",
+    "Metric",
+    "Need",
+    "ScoreInfo",
+]
 
 
 class Need(NamedTuple):
@@ -19,12 +30,11 @@ class Need(NamedTuple):
 
     Attributes:
         what: ``moments`` (count, mean and covariance: memory does not grow with the images),
-            ``rows`` (the features themselves), ``labels``, ``images`` (uint8), or ``likelihood``
-            (bits per dimension of real images under the model, as rows of that name).
+            ``rows`` (the features themselves), ``labels``, or ``images`` (uint8).
         output: which output of the extractor, for moments and rows.
     """
 
-    what: Literal["moments", "rows", "labels", "images", "likelihood"]
+    what: Literal["moments", "rows", "labels", "images"]
     output: str = ""
 
 
@@ -48,81 +58,138 @@ class FeatureSet:
 
 
 class Metric(ABC):
-    """A number, or a few, that compare samples with a reference or judge samples alone.
+    """What both kinds have in common; derive from `FeatureMetric` or `LikelihoodMetric`.
 
-    Options are fields of the (frozen, keyword-only) dataclass that implements it; they stand on the
-    protocol card.
+    A metric is a frozen, keyword-only dataclass. Its fields are its options: they can be set in a
+    configuration, and stand on the protocol card, so that scores with other options are not ranked
+    together. All else is constant and stands in class attributes. The same input must give the same
+    scores: a metric that draws random numbers has the seed among its options.
+
+    It is registered under the entry point ``genlab.metrics``, or from a running program by
+    ``@METRICS.register("mine")``.
 
     Attributes:
-        needs: what it reads of the samples.
-        reference_needs: what it reads of the reference; empty: it judges the samples alone.
-        cost: ``moments`` (one pass, bounded memory), ``features`` (all features in memory) or
-            ``training`` (trains or runs another network).
+        scores: all that it can give, in the order in which tables show them. Written as a plain
+            tuple of ``ScoreInfo(...)``, it can be read without importing the module.
     """
 
-    needs: ClassVar[tuple[Need, ...]]
-    reference_needs: ClassVar[tuple[Need, ...]] = ()
-    cost: ClassVar[Literal["moments", "features", "training"]]
+    scores: ClassVar[tuple[ScoreInfo, ...]]
 
     @abstractmethod
-    def __call__(self, samples: FeatureSet, reference: FeatureSet | None) -> dict[str, float]:
-        """Compute.
+    def score_name(self, score: str, extractor: FeatureExtractor) -> str:
+        """The name under which a score is shown and recorded.
 
-        Returns:
-            Plain score name (``fd``, ``precision``) -> value; `score_name` makes the full one.
+        Args:
+            score: plain name.
+            extractor: that looks at the images.
 
         Raises:
-            EvaluationError: the sets do not fit, are too small, or hold values that are not finite.
+            EvaluationError: the metric does not declare it.
         """
 
     def settings(self) -> dict[str, Any]:
         """The options, for the protocol card."""
         return dict(vars(self))
 
-
-METRICS: Registry[type[Metric]] = Registry(
-    "genlab.metrics",
-    {
-        "fd": "genlab.eval.metrics.frechet:FrechetDistance",
-        "sfd": "genlab.eval.metrics.frechet:SpatialFrechetDistance",
-        "cs": "genlab.eval.metrics.classifier_score:ClassifierScore",
-        "kd": "genlab.eval.metrics.kernel:KernelDistance",
-        "pr": "genlab.eval.metrics.manifold:PrecisionRecall",
-        "dc": "genlab.eval.metrics.manifold:DensityCoverage",
-        "vendi": "genlab.eval.metrics.diversity:Vendi",
-        "similarity": "genlab.eval.metrics.diversity:MeanPairwiseSimilarity",
-        "fd-infinity": "genlab.eval.metrics.frechet:FrechetDistanceInfinity",
-        "nearest": "genlab.eval.metrics.memorisation:NearestTrainingImages",
-        "consistency": "genlab.eval.metrics.classification:ClassConsistency",
-        "cas": "genlab.eval.metrics.classification:ClassificationAccuracyScore",
-        "bpd": "genlab.eval.metrics.likelihood:BitsPerDimension",
-    },
-)
-"""Plain names; TF-GAN calls the Inception Score with other features classifier score, too."""
-
-OFFICIAL_NAMES = {
-    "fd": "fid",
-    "sfd": "sfid",
-    "cs": "is",
-    "kd": "kid",
-    "fd-infinity": "fid-infinity",
-}
-"""Score -> its name when, and only when, the extractor is the official Inception network."""
-
-ALIASES = {official: plain for plain, official in OFFICIAL_NAMES.items()} | {"prdc": "pr,dc"}
+    def _declared(self, score: str) -> ScoreInfo:
+        for info in self.scores:
+            if info.name == score:
+                return info
+        names = ", ".join(info.name for info in self.scores)
+        raise EvaluationError(
+            f"the metric gives the score {score!r} and declares only {names}; add it to the "
+            f"scores of {type(self).__name__}"
+        )
 
 
-def score_name(score: str, extractor_name: str, official: bool) -> str:
-    """The name under which a score is shown and recorded.
+class FeatureMetric(Metric):
+    """A few numbers that compare samples with a reference, or judge samples alone, by features.
 
-    >>> score_name("fd", "inception", official=True)
-    'fid'
-    >>> score_name("fd", "cnn-fmnist", official=False)
-    'fd[cnn-fmnist]'
+    >>> import torch
+    >>> @dataclass(frozen=True, kw_only=True)
+    ... class MeanDistance(FeatureMetric):
+    ...     '''The p-norm of the difference of both means.'''
+    ...
+    ...     scores = (ScoreInfo("mean-distance", lower_is_better=True),)
+    ...     needs = (Need("moments", "features"),)
+    ...     reference_needs = (Need("moments", "features"),)
+    ...
+    ...     p: float = 2.0
+    ...
+    ...     def __call__(self, samples, reference):
+    ...         a, b = samples.moments["features"], reference.moments["features"]
+    ...         return {"mean-distance": float((a.mean - b.mean).norm(self.p))}
+    >>> zeros, ones = (
+    ...     FeatureSet(count=5, moments={"features": Moments.of(torch.full((5, 4), value))})
+    ...     for value in (0.0, 1.0)
+    ... )
+    >>> MeanDistance()(zeros, ones)
+    {'mean-distance': 2.0}
+
+    `genlab.eval.metrics.checks` has the checks that such metrics share, with their sentences.
+
+    Attributes:
+        needs: what it reads of the samples.
+        reference_needs: what it reads of the reference; empty: it judges the samples alone.
     """
-    head, dash, tail = score.partition("_")
-    if head == "bpd":  # no extractor takes part
-        return score
-    if official:
-        return OFFICIAL_NAMES.get(head, head) + dash + tail
-    return f"{score}[{extractor_name}]"
+
+    needs: ClassVar[tuple[Need, ...]]
+    reference_needs: ClassVar[tuple[Need, ...]] = ()
+
+    @abstractmethod
+    def __call__(self, samples: FeatureSet, reference: FeatureSet | None) -> dict[str, float]:
+        """Compute.
+
+        Args:
+            samples: with all that `needs` names, on the CPU.
+            reference: with all that `reference_needs` names, on the CPU; None where that is empty.
+
+        Returns:
+            Plain score name (``fd``, ``precision``) -> value, of declared scores only.
+
+        Raises:
+            EvaluationError: the sets do not fit, are too small, or hold values that are not finite.
+        """
+
+    def score_name(self, score: str, extractor: FeatureExtractor) -> str:
+        """See `Metric.score_name`; it tells the extractor (``fd[cnn-fmnist]``)."""
+        return self._declared(score).full_name(extractor.name, extractor.official)
+
+
+class LikelihoodMetric(Metric):
+    """A few numbers made of a model's likelihood of real images; no extractor takes part.
+
+    The reference should be a test set: the model is judged by images that it did not draw, and none
+    are drawn.
+
+    >>> import torch
+    >>> @dataclass(frozen=True, kw_only=True)
+    ... class WorstBits(LikelihoodMetric):
+    ...     '''The bits per dimension of the least likely image.'''
+    ...
+    ...     scores = (ScoreInfo("worst-bits", lower_is_better=True),)
+    ...
+    ...     def __call__(self, bits):
+    ...         return {"worst-bits": float(bits.max())}
+    >>> WorstBits()(torch.tensor([2.5, 3.0]))
+    {'worst-bits': 3.0}
+    """
+
+    @abstractmethod
+    def __call__(self, bits: Float[Tensor, " N"]) -> dict[str, float]:
+        """Compute.
+
+        Args:
+            bits: bits per dimension of each real image, in their order, on the CPU; infinite where
+                the model holds an image for impossible.
+
+        Returns:
+            Plain score name -> value, of declared scores only.
+
+        Raises:
+            EvaluationError: there are too few, or some are not finite.
+        """
+
+    def score_name(self, score: str, extractor: FeatureExtractor) -> str:
+        """See `Metric.score_name`: the plain name, whatever the extractor."""
+        return self._declared(score).name

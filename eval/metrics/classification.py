@@ -1,7 +1,6 @@
 """Scores that ask a classifier: are the samples of their class, and can one learn from them?"""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Int64, UInt8
@@ -9,7 +8,7 @@ from torch import Tensor, nn
 
 from genlab.data.pixels import from_uint8
 from genlab.errors import ConfigError, EvaluationError
-from genlab.eval.metrics.base import FeatureSet, Metric, Need
+from genlab.eval.metrics.base import FeatureMetric, FeatureSet, Need, ScoreInfo
 from genlab.eval.metrics.checks import rows_of
 from genlab.training.batches import DataFacts, EpochOrder
 from genlab.training.classification import ClassifierObjective
@@ -35,7 +34,7 @@ def class_consistency(logits: Float[Tensor, "N classes"], labels: Int64[Tensor, 
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClassConsistency(Metric):
+class ClassConsistency(FeatureMetric):
     """How many samples the extractor's classifier takes for what they were meant to be.
 
     Its ceiling is not 1 but about the classifier's accuracy on real images, and guidance can take
@@ -43,18 +42,18 @@ class ClassConsistency(Metric):
     The classes must be numbered as in the classifier's training data.
     """
 
-    needs: ClassVar[tuple[Need, ...]] = (Need("rows", "logits"), Need("labels"))
-    cost: ClassVar = "features"
+    scores = (ScoreInfo("consistency", lower_is_better=False),)
+    needs = (Need("rows", "logits"), Need("labels"))
 
     def __call__(self, samples: FeatureSet, reference: FeatureSet | None) -> dict[str, float]:
-        """Give ``consistency``; see `Metric.__call__`."""
+        """Give ``consistency``; see `FeatureMetric.__call__`."""
         logits = rows_of(samples, "logits", "samples", at_least=1)
         labels = _labels_of(samples, len(logits), "samples")
         return {"consistency": class_consistency(logits, labels)}
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClassificationAccuracyScore(Metric):
+class ClassificationAccuracyScore(FeatureMetric):
     """Train a classifier on the samples, test it on real images: accuracy, 0 to 1.
 
     It falls when samples are of the wrong class, unlike real images, or too much alike. Compare it
@@ -78,9 +77,9 @@ class ClassificationAccuracyScore(Metric):
     Source: Ravuri and Vinyals 2019, arXiv:1905.10887, who train a ResNet-50 on ImageNet.
     """
 
-    needs: ClassVar[tuple[Need, ...]] = (Need("images"), Need("labels"))
-    reference_needs: ClassVar[tuple[Need, ...]] = (Need("images"), Need("labels"))
-    cost: ClassVar = "training"
+    scores = (ScoreInfo("cas", lower_is_better=False),)
+    needs = (Need("images"), Need("labels"))
+    reference_needs = (Need("images"), Need("labels"))
 
     kimg: float = 25.6
     batch_size: int = 32
@@ -97,7 +96,7 @@ class ClassificationAccuracyScore(Metric):
                 raise ConfigError(f"cas: {name} must be above 0, got {getattr(self, name)}")
 
     def __call__(self, samples: FeatureSet, reference: FeatureSet | None) -> dict[str, float]:
-        """Give ``cas``; see `Metric.__call__`."""
+        """Give ``cas``; see `FeatureMetric.__call__`."""
         images, labels = _images_of(samples, "samples")
         real, real_labels = _images_of(reference, "reference")
         if images.shape[1:] != real.shape[1:]:

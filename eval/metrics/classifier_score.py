@@ -1,7 +1,6 @@
 """The classifier score: how sure a classifier is of each sample, and how many classes it sees."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -9,7 +8,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from genlab.errors import ConfigError, EvaluationError
-from genlab.eval.metrics.base import FeatureSet, Metric, Need
+from genlab.eval.metrics.base import FeatureMetric, FeatureSet, Need, ScoreInfo
 from genlab.eval.metrics.checks import rows_of
 
 
@@ -32,7 +31,7 @@ def classifier_score(logits: Float[Tensor, "N classes"]) -> float:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClassifierScore(Metric):
+class ClassifierScore(FeatureMetric):
     """The classifier score (with Inception-2015's 1008 bias-free logits: the Inception Score).
 
     The score of N samples is biased upwards in small chunks and says nothing about real images: a
@@ -62,8 +61,11 @@ class ClassifierScore(Metric):
     seed: int = 2020
     split_size: int = 5000
 
-    needs: ClassVar[tuple[Need, ...]] = (Need("rows", "logits"),)
-    cost: ClassVar[Literal["moments", "features", "training"]] = "features"
+    scores = (
+        ScoreInfo("cs", lower_is_better=False, official_name="is"),
+        ScoreInfo("cs_std", lower_is_better=None, official_name="is_std", detail=True),
+    )
+    needs = (Need("rows", "logits"),)
 
     def __post_init__(self) -> None:
         if self.variant not in ("torch-fidelity", "adm"):

@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float, Float64
@@ -10,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from genlab.errors import ConfigError, EvaluationError
-from genlab.eval.metrics.base import FeatureSet, Metric, Need
+from genlab.eval.metrics.base import FeatureMetric, FeatureSet, Need, ScoreInfo
 from genlab.eval.metrics.checks import checked_rows, rows_of
 
 BLOCK = 1024
@@ -148,7 +147,7 @@ def _hill_number(eigenvalues: Float64[Tensor, " n"], order: float) -> float:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Vendi(Metric):
+class Vendi(FeatureMetric):
     """The Vendi score: the effective number of distinct samples; higher is more diverse.
 
     It grows with the number of samples: compare equal numbers. See `vendi_score`.
@@ -159,8 +158,8 @@ class Vendi(Metric):
 
     order: float = 1.0
 
-    needs: ClassVar[tuple[Need, ...]] = (Need("rows", "features"),)
-    cost: ClassVar[Literal["moments", "features", "training"]] = "features"
+    scores = (ScoreInfo("vendi", lower_is_better=False),)
+    needs = (Need("rows", "features"),)
 
     def __post_init__(self) -> None:
         if not self.order >= 0:
@@ -172,15 +171,18 @@ class Vendi(Metric):
 
 
 @dataclass(frozen=True, kw_only=True)
-class MeanPairwiseSimilarity(Metric):
+class MeanPairwiseSimilarity(FeatureMetric):
     """The mean cosine similarity of two samples (MSS of CADS with SSCD features): lower is better.
 
     CADS (Sadat et al. 2023, arXiv:2310.17347) does not say whether a sample counts as similar to
     itself, and has no public code; both are reported. They differ by about 1 / N.
     """
 
-    needs: ClassVar[tuple[Need, ...]] = (Need("rows", "features"),)
-    cost: ClassVar[Literal["moments", "features", "training"]] = "features"
+    scores = (
+        ScoreInfo("similarity", lower_is_better=True),
+        ScoreInfo("similarity_all", lower_is_better=None),
+    )
+    needs = (Need("rows", "features"),)
 
     def __call__(self, samples: FeatureSet, reference: FeatureSet | None) -> dict[str, float]:
         """Compute ``similarity`` of different samples, and ``similarity_all`` with itself."""

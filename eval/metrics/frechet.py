@@ -1,14 +1,13 @@
 """The Fréchet distance between two sets of features, of any number of images, and without bias."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
 from genlab.errors import ConfigError, EvaluationError
-from genlab.eval.metrics.base import FeatureSet, Metric, Need
+from genlab.eval.metrics.base import FeatureMetric, FeatureSet, Need, ScoreInfo
 from genlab.eval.metrics.checks import check_width, moments_of, rows_of, warn
 from genlab.eval.moments import Moments
 
@@ -136,16 +135,16 @@ def _factor(S: Float64[Tensor, "d d"], max_rank: int) -> Float64[Tensor, "d r"]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FrechetDistance(Metric):
+class FrechetDistance(FeatureMetric):
     """The Fréchet distance (FD; with Inception-2015's 2048 features it is the FID).
 
     Lower is better. It falls with the number of images at equal quality: compare equal numbers, or
     take `FrechetDistanceInfinity`. See `frechet_distance`.
     """
 
-    needs: ClassVar[tuple[Need, ...]] = (Need("moments", "features"),)
-    reference_needs: ClassVar[tuple[Need, ...]] = (Need("moments", "features"),)
-    cost: ClassVar[Literal["moments", "features", "training"]] = "moments"
+    scores = (ScoreInfo("fd", lower_is_better=True, official_name="fid"),)
+    needs = (Need("moments", "features"),)
+    reference_needs = (Need("moments", "features"),)
 
     def __call__(self, samples: FeatureSet, reference: FeatureSet | None) -> dict[str, float]:
         """Compute ``fd``."""
@@ -154,7 +153,7 @@ class FrechetDistance(Metric):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SpatialFrechetDistance(Metric):
+class SpatialFrechetDistance(FeatureMetric):
     """The Fréchet distance of feature maps, which sees where things are (sFD; sFID).
 
     guided-diffusion's evaluator takes the first 7 channels of Inception's ``mixed_6/conv``, 17x17,
@@ -162,9 +161,9 @@ class SpatialFrechetDistance(Metric):
     code).
     """
 
-    needs: ClassVar[tuple[Need, ...]] = (Need("moments", "spatial"),)
-    reference_needs: ClassVar[tuple[Need, ...]] = (Need("moments", "spatial"),)
-    cost: ClassVar[Literal["moments", "features", "training"]] = "moments"
+    scores = (ScoreInfo("sfd", lower_is_better=True, official_name="sfid"),)
+    needs = (Need("moments", "spatial"),)
+    reference_needs = (Need("moments", "spatial"),)
 
     def __call__(self, samples: FeatureSet, reference: FeatureSet | None) -> dict[str, float]:
         """Compute ``sfd``."""
@@ -173,7 +172,7 @@ class SpatialFrechetDistance(Metric):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FrechetDistanceInfinity(Metric):
+class FrechetDistanceInfinity(FeatureMetric):
     """The Fréchet distance of infinitely many samples, extrapolated (FD-infinity).
 
     The distance of N samples is nearly linear in 1/N; a line is fitted to the distances of subsets
@@ -194,9 +193,9 @@ class FrechetDistanceInfinity(Metric):
     least: int = 5000
     seed: int = 0
 
-    needs: ClassVar[tuple[Need, ...]] = (Need("rows", "features"),)
-    reference_needs: ClassVar[tuple[Need, ...]] = (Need("moments", "features"),)
-    cost: ClassVar[Literal["moments", "features", "training"]] = "features"
+    scores = (ScoreInfo("fd-infinity", lower_is_better=True, official_name="fid-infinity"),)
+    needs = (Need("rows", "features"),)
+    reference_needs = (Need("moments", "features"),)
 
     def __post_init__(self) -> None:
         if self.num_sizes < 2 or self.least < 2:

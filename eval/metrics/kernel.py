@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -10,7 +9,7 @@ from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
 from genlab.errors import ConfigError, EvaluationError
-from genlab.eval.metrics.base import FeatureSet, Metric, Need
+from genlab.eval.metrics.base import FeatureMetric, FeatureSet, Need, ScoreInfo
 from genlab.eval.metrics.checks import check_width, rows_of
 
 BLOCK = 1024
@@ -22,7 +21,7 @@ VARIANTS = ("torch-fidelity", "clean-fid", "exact")
 
 
 @dataclass(frozen=True, kw_only=True)
-class KernelDistance(Metric):
+class KernelDistance(FeatureMetric):
     """The kernel distance (KD; with Inception-2015's 2048 features it is the KID): lower is better.
 
     The squared maximum mean discrepancy under a kernel: the mean kernel value within the samples
@@ -72,9 +71,12 @@ class KernelDistance(Metric):
     sigma: float = 10.0
     estimator: str = "unbiased"
 
-    needs: ClassVar[tuple[Need, ...]] = (Need("rows", "features"),)
-    reference_needs: ClassVar[tuple[Need, ...]] = (Need("rows", "features"),)
-    cost: ClassVar[Literal["moments", "features", "training"]] = "features"
+    scores = (
+        ScoreInfo("kd", lower_is_better=True, official_name="kid"),
+        ScoreInfo("kd_std", lower_is_better=None, official_name="kid_std", detail=True),
+    )
+    needs = (Need("rows", "features"),)
+    reference_needs = (Need("rows", "features"),)
 
     def __post_init__(self) -> None:
         choices = {"variant": VARIANTS, "kernel": KERNELS, "estimator": ESTIMATORS}

@@ -1,14 +1,13 @@
 """Precision, recall, density and coverage: sets of features as unions of balls."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
 
 from jaxtyping import Float
 from torch import Tensor
 
 from genlab.errors import ConfigError
 from genlab.eval.metrics.adm_distances import adm_precision_recall
-from genlab.eval.metrics.base import FeatureSet, Metric, Need
+from genlab.eval.metrics.base import FeatureMetric, FeatureSet, Need, ScoreInfo
 from genlab.eval.metrics.checks import check_width, rows_of
 from genlab.eval.metrics.neighbours import crossings, squared_radii
 from genlab.eval.metrics.points import together
@@ -17,7 +16,7 @@ VARIANTS = ("torch-fidelity", "adm", "adm-evaluate", "prdc")
 
 
 @dataclass(frozen=True, kw_only=True)
-class PrecisionRecall(Metric):
+class PrecisionRecall(FeatureMetric):
     """Improved precision and recall, and their harmonic mean; 0 to 1, higher is better.
 
     The reference's manifold is the union of balls around its images, each reaching to the k-th
@@ -45,9 +44,13 @@ class PrecisionRecall(Metric):
     k: int = 3
     variant: str = "torch-fidelity"
 
-    needs: ClassVar[tuple[Need, ...]] = (Need("rows", "features"),)
-    reference_needs: ClassVar[tuple[Need, ...]] = (Need("rows", "features"),)
-    cost: ClassVar[Literal["moments", "features", "training"]] = "features"
+    scores = (
+        ScoreInfo("precision", lower_is_better=False),
+        ScoreInfo("recall", lower_is_better=False),
+        ScoreInfo("f_score", lower_is_better=None, detail=True),
+    )
+    needs = (Need("rows", "features"),)
+    reference_needs = (Need("rows", "features"),)
 
     def __post_init__(self) -> None:
         _check_k(self.k)
@@ -75,7 +78,7 @@ class PrecisionRecall(Metric):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DensityCoverage(Metric):
+class DensityCoverage(FeatureMetric):
     """Density and coverage; higher is better.
 
     Density is the mean number of reference balls that a sample lies in, over k: about 1 for real
@@ -93,9 +96,12 @@ class DensityCoverage(Metric):
 
     k: int = 5
 
-    needs: ClassVar[tuple[Need, ...]] = (Need("rows", "features"),)
-    reference_needs: ClassVar[tuple[Need, ...]] = (Need("rows", "features"),)
-    cost: ClassVar[Literal["moments", "features", "training"]] = "features"
+    scores = (
+        ScoreInfo("density", lower_is_better=False),
+        ScoreInfo("coverage", lower_is_better=False),
+    )
+    needs = (Need("rows", "features"),)
+    reference_needs = (Need("rows", "features"),)
 
     def __post_init__(self) -> None:
         _check_k(self.k)

@@ -1,13 +1,12 @@
 """Memorisation: how near the samples come to training images, measured by the images themselves."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
 
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
 from genlab.errors import ConfigError, EvaluationError
-from genlab.eval.metrics.base import FeatureSet, Metric, Need
+from genlab.eval.metrics.base import FeatureMetric, FeatureSet, Need, ScoreInfo
 from genlab.eval.metrics.checks import check_width, checked_rows, rows_of
 from genlab.eval.metrics.neighbours import nearest
 from genlab.eval.metrics.points import Points, together
@@ -38,7 +37,7 @@ def nearest_images(
 
 
 @dataclass(frozen=True, kw_only=True)
-class NearestTrainingImages(Metric):
+class NearestTrainingImages(FeatureMetric):
     """Do samples lie nearer to training images than these lie to each other?
 
     For every sample the distance to the nearest reference image is taken, and for every reference
@@ -65,9 +64,12 @@ class NearestTrainingImages(Metric):
 
     percentile: float = 1.0
 
-    needs: ClassVar[tuple[Need, ...]] = (Need("rows", "features"),)
-    reference_needs: ClassVar[tuple[Need, ...]] = (Need("rows", "features"),)
-    cost: ClassVar[Literal["moments", "features", "training"]] = "features"
+    scores = (
+        ScoreInfo("nearest_ratio", lower_is_better=None),
+        ScoreInfo("nearest_share", lower_is_better=None),
+    )
+    needs = (Need("rows", "features"),)
+    reference_needs = (Need("rows", "features"),)
 
     def __post_init__(self) -> None:
         if not 0 < self.percentile < 100:

@@ -8,7 +8,7 @@ import torch
 from genlab.data.dataset import ImageDataset
 from genlab.errors import ConfigError, EvaluationError
 from genlab.eval.extractors.base import build_extractor
-from genlab.eval.metrics.base import METRICS, FeatureSet, Metric
+from genlab.eval.metrics.base import METRICS, FeatureMetric, FeatureSet
 from genlab.eval.metrics.classification import class_consistency
 from genlab.eval.samples import as_rgb
 
@@ -25,7 +25,7 @@ def coloured(count: int, seed: int = 0) -> FeatureSet:
     return FeatureSet(count=count, images=images, labels=labels)
 
 
-def cas(**options: object) -> Metric:
+def cas(**options: object) -> FeatureMetric:
     return METRICS.build("cas", **{**CAS, **options})
 
 

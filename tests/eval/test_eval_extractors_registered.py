@@ -9,7 +9,7 @@ from torch import Tensor
 
 from genlab.errors import ConfigError, UnknownNameError
 from genlab.eval.extractors.base import EXTRACTORS, FeatureExtractor, build_extractor
-from genlab.eval.metrics.base import score_name
+from genlab.eval.metrics.frechet import FrechetDistance
 
 BUILT_IN = {
     "cnn-cifar10", "cnn-fmnist", "dinov2-vitl14", "inception", "inception-192", "inception-64",
@@ -54,7 +54,15 @@ def test_a_registered_extractor_is_built_by_name(tmp_path: Path) -> None:
 
 def test_its_scores_are_not_called_fid() -> None:
     extractor = build_extractor("mine")
-    assert score_name("fd", extractor.name, extractor.official) == "fd[mean-colour]"
+    assert FrechetDistance().score_name("fd", extractor) == "fd[mean-colour]"
+
+
+def test_what_builds_no_extractor_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(EXTRACTORS, "_loaded", {"wrong": lambda weights: torch.nn.Identity()})
+    with pytest.raises(
+        ConfigError, match="the extractor 'wrong' builds an object of the type Identity; register"
+    ):
+        build_extractor("wrong")
 
 
 def test_names_are_taken_once_and_misspelt_ones_are_named() -> None:

@@ -15,11 +15,11 @@ from small_records import make_record
 from genlab.errors import EvaluationError, UnknownNameError
 from genlab.eval.leaderboard.board import Entry, Group, Section, arrange, read_folder, select
 from genlab.eval.leaderboard.facts import differences
-from genlab.eval.leaderboard.ranking import SCORES, lower_is_better, pareto_front, rank
+from genlab.eval.leaderboard.ranking import pareto_front, plain_name, rank
 from genlab.eval.leaderboard.records import Record, Score, record_id, write_record
 from genlab.eval.leaderboard.tables import to_csv, to_markdown
 from genlab.eval.leaderboard.wording import column_notes, score_text
-from genlab.eval.metrics.base import METRICS, OFFICIAL_NAMES
+from genlab.eval.metrics.registry import METRICS, declared_scores, official_names
 
 
 def entries_of(*records: Record) -> list[Entry]:
@@ -40,11 +40,17 @@ def places(group: Group, score: str) -> dict[str, str]:
     return {names[key]: str(place) for key, place in column.ranks.items()}
 
 
+def lower_is_better(score: str) -> bool | None:
+    found = declared_scores().get(plain_name(score)[0])
+    return None if found is None else found.info.lower_is_better
+
+
 def test_every_metric_and_every_official_name_has_a_direction() -> None:
-    metrics = {facts.metric for facts in SCORES.values()}
-    assert metrics == set(METRICS) - {"nearest"}  # its numbers are neither good nor bad
-    for plain, official in OFFICIAL_NAMES.items():
-        assert SCORES[official] == SCORES[plain]
+    ranked = [s for s in declared_scores().values() if s.info.lower_is_better is not None]
+    # The numbers of nearest are neither good nor bad.
+    assert {score.metric for score in ranked} == set(METRICS) - {"nearest"}
+    for official, score in official_names().items():
+        assert score == declared_scores()[official] == declared_scores()[score.info.name]
 
 
 def test_directions() -> None:

@@ -8,9 +8,9 @@ from small_records import make_record
 
 from genlab.eval.leaderboard.board import Entry, arrange
 from genlab.eval.leaderboard.published import published
-from genlab.eval.leaderboard.ranking import SCORES
 from genlab.eval.leaderboard.records import record_id
 from genlab.eval.leaderboard.wording import score_text, source_url
+from genlab.eval.metrics.registry import declared_scores
 
 
 def test_every_row_says_where_it_stands_and_how_it_was_made() -> None:
@@ -20,7 +20,7 @@ def test_every_row_says_where_it_stands_and_how_it_was_made() -> None:
         assert source_url(record.source).startswith("https://arxiv.org/abs/")
         assert list(record.protocol) == ["described"]
         assert record.protocol["described"]
-        assert set(record.scores) <= set(SCORES)
+        assert set(record.scores) <= set(declared_scores())
 
 
 def test_no_row_stands_twice() -> None:

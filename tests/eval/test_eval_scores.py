@@ -11,7 +11,7 @@ from torch import Tensor
 
 from genlab.errors import ConfigError, EvaluationError
 from genlab.eval.metrics import kernel
-from genlab.eval.metrics.base import METRICS, FeatureSet, Metric
+from genlab.eval.metrics.base import METRICS, FeatureMetric, FeatureSet
 from genlab.eval.metrics.classifier_score import ClassifierScore, classifier_score
 from genlab.eval.metrics.diversity import (
     MeanPairwiseSimilarity,
@@ -185,14 +185,14 @@ def test_names_lead_to_the_metrics() -> None:
     ours = ["fd", "sfd", "fd-infinity", "cs", "kd", "pr", "dc", "vendi", "similarity", "nearest"]
     for name in ours:
         metric = METRICS.build(name)
-        assert isinstance(metric, Metric)
+        assert isinstance(metric, FeatureMetric)
         assert metric.settings() == vars(metric)
 
 
 @pytest.mark.parametrize(
     "metric", [Vendi(), MeanPairwiseSimilarity(), KernelDistance(), ClassifierScore()]
 )
-def test_bad_rows_are_refused(metric: Metric) -> None:
+def test_bad_rows_are_refused(metric: FeatureMetric) -> None:
     output = metric.needs[0].output
     rows = torch.randn(30, 4)
     rows[7, 2] = float("inf")

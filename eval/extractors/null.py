@@ -1,4 +1,4 @@
-"""No extractor: for metrics that look at no image."""
+"""The null extractor: for metrics that read no features."""
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
@@ -10,8 +10,8 @@ from genlab.errors import EvaluationError
 from genlab.eval.extractors.base import FeatureExtractor
 
 
-class BlindExtractor(FeatureExtractor):
-    """Stands where nothing looks at images, as for likelihoods, and has no weights to be fetched.
+class NullExtractor(FeatureExtractor):
+    """Stands on the protocol card where no metric reads features, and has no weights to be fetched.
 
     Args:
         device: that others compute on.
@@ -32,7 +32,7 @@ class BlindExtractor(FeatureExtractor):
             EvaluationError: an output is asked for.
         """
         if outputs:
-            raise EvaluationError(f"nothing looks at images here: there is no {outputs[0]!r}")
+            raise EvaluationError(f"the null extractor has no output {outputs[0]!r}")
         return {}
 
     @property
@@ -40,6 +40,6 @@ class BlindExtractor(FeatureExtractor):
         """Where others compute."""
         return self._device
 
-    def to(self, device: torch.device | str) -> "BlindExtractor":
+    def to(self, device: torch.device | str) -> "NullExtractor":
         """Stand for another device."""
-        return BlindExtractor(device)
+        return NullExtractor(device)
