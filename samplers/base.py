@@ -21,6 +21,7 @@ from genlab.diffusion.denoiser import (
     StepInfo,
 )
 from genlab.diffusion.noise_levels import NoiseLevels
+from genlab.diffusion.spaces import space_of
 from genlab.errors import ConfigError
 from genlab.registry import Registry
 from genlab.samplers.parts import Counted, Part
@@ -330,14 +331,22 @@ class Guidance(Denoiser):
     Args:
         inner: what is guided.
         when: when it acts; otherwise ``inner`` alone is asked.
+        space: in which predictions are combined, one of `genlab.diffusion.spaces.SPACES`; it
+            matters where the guidance is not affine.
         others: denoisers, or other models, that it asks beside ``inner``: they hear of steps and
             are counted.
     """
 
     def __init__(
-        self, inner: Denoiser, *, when: When = ALWAYS, others: Sequence[Counted] = ()
+        self,
+        inner: Denoiser,
+        *,
+        when: When = ALWAYS,
+        space: str = "x0",
+        others: Sequence[Counted] = (),
     ) -> None:
         self.inner, self.when, self.others = inner, when, tuple(others)
+        self.space = space_of(space)
         self.noise_levels = inner.noise_levels
         self.num_classes = inner.num_classes
         self.has_null_class = inner.has_null_class

@@ -64,7 +64,7 @@ def load(kind: str, source: str) -> Part:
     """
     if kind not in _LOADERS:
         raise ConfigError(
-            f"nothing here reads the {kind} {source!r}: import genlab.checkpoints.parts, or give "
+            f"nothing here reads the {kind} {source!r}: import genlab.checkpoints, or give "
             "the model itself in place of its name"
         )
     part = _LOADERS[kind](source)

@@ -51,8 +51,14 @@ class DDPM(Solver):
         """The Markov chain over the levels.
 
         Raises:
-            ConfigError: the model predicts a variance between two bounds, and two levels are equal.
+            ConfigError: levels rise again, which no Markov chain does; or the model predicts a
+                variance between two bounds, and two levels are equal.
         """
+        if (grid.sigmas.diff() > 0).any():
+            raise ConfigError(
+                "ddpm goes down a Markov chain and cannot take levels that rise again; take heun, "
+                "or a schedule without restarts"
+            )
         if (self.variance or grid.noise_levels.variance) == "learned_range":
             refuse_repeats("ddpm with a learned variance", grid.sigmas)
         return Chain(grid.sigmas[:-1].flip(0))

@@ -50,3 +50,37 @@ def test_seed_out_of_range_is_refused(seed: int) -> None:
 
 def test_no_samples_no_numbers() -> None:
     assert NoiseStream([]).randn((3, 2), torch.float64).shape == (0, 3, 2)
+
+
+def test_a_fork_moves_nothing_and_is_moved_by_nothing() -> None:
+    used, plain = NoiseStream([3, 4]), NoiseStream([3, 4])
+    first = used.fork("cads").randn((5,))
+    assert torch.equal(used.randn((5,)), plain.randn((5,)))
+    assert torch.equal(used.fork("cads").randn((5,)), first), "whatever was drawn before"
+    assert not torch.equal(used.fork("other").randn((5,)), first)
+    assert not torch.equal(used.fork("cads").fork("cads").randn((5,)), first)
+    assert not torch.equal(first, plain.randn((5,)))
+
+
+def test_a_fork_belongs_to_its_sample() -> None:
+    inside = NoiseStream([1, 2, 3]).fork("cads").randn((4,))
+    assert torch.equal(inside[1:2], NoiseStream([2]).fork("cads").randn((4,)))
+
+
+def test_a_callers_generator_is_forked_from_a_copy_of_its_state() -> None:
+    generator = torch.Generator().manual_seed(7)
+    stream = NoiseStream.from_generators([generator])
+    before = generator.get_state()
+    forked = stream.fork("cads").randn((4,))
+    assert torch.equal(generator.get_state(), before)
+    assert torch.equal(forked, NoiseStream([7]).fork("cads").randn((4,))), "as of its seed"
+    stream.randn((4,))
+    assert torch.equal(stream.fork("cads").randn((4,)), forked)
+    later = NoiseStream.from_generators([generator]).fork("cads").randn((4,))
+    assert not torch.equal(later, forked), "a generator that was drawn from is another one"
+
+
+def test_images_that_share_a_generator_have_forks_of_their_own() -> None:
+    generator = torch.Generator().manual_seed(7)
+    first, second = NoiseStream.from_generators([generator] * 2).fork("cads").randn((4,))
+    assert not torch.equal(first, second)

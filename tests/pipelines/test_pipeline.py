@@ -16,6 +16,7 @@ import genlab
 from genlab import DiffusionGenerator, GenLabPipeline
 from genlab.data.pixels import to_uint8
 from genlab.errors import CheckpointError, ConfigError, LabelError
+from genlab.samplers.base import SOLVERS
 
 Pipe = Any
 """A `GenLabPipeline`; the arguments of a call decide which of several types it gives."""
@@ -151,6 +152,29 @@ def test_callbacks_see_every_step_and_may_change_it(pipe: Pipe) -> None:
     plain = pipe(1, 4, generator=seeded(0), output_type="pt").images
     changed = pipe(1, 4, generator=seeded(0), callback_on_step_end=mirror, output_type="pt").images
     assert not torch.allclose(plain, changed)
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_a_callback_replaces_the_latents_under_every_solver(pipe: Pipe, solver: str) -> None:
+    def draw(at: int | None) -> Tensor:
+        def replace(
+            owner: Any, index: int, sigma: float, tensors: dict[str, Tensor]
+        ) -> dict[str, Tensor]:
+            return {"latents": torch.full_like(tensors["latents"], 0.25)} if index == at else {}
+
+        sampler = {"solver": {"name": solver}, "schedule": {"num_steps": 4}}
+        images: Tensor = pipe(
+            [1, 2],
+            generator=seeded(0, 1),
+            sampler=sampler,
+            callback_on_step_end=replace,
+            output_type="pt",
+        ).images
+        return images
+
+    assert (draw(3) == 0.625).all()
+    plain, replaced = draw(None), draw(1)
+    assert not torch.allclose(plain, replaced)
 
 
 def test_a_callback_may_stop(pipe: Pipe) -> None:
