@@ -1,5 +1,6 @@
 """A diffusion generator that works on an autoencoder's latents."""
 
+import copy
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -84,7 +85,10 @@ def test_pipeline(tmp_path: Path) -> None:
         assert torch.equal(drawn * 2 - 1, (images / 2 + 0.5) * 2 - 1)
     # Any argument beyond the type takes diffusers' own code.
     other: Any = GenLabPipeline.from_pretrained(tmp_path / "model", use_safetensors=True)
-    assert torch.equal(other.as_generator().sample(SEEDS, [0, 1, 2]), images)
+    # It maps the file, whose tensors are not aligned as torch's own are, and products of matrices
+    # sum in another order there: look at a copy.
+    copied = copy.deepcopy(other.as_generator())
+    assert torch.equal(copied.sample(SEEDS, [0, 1, 2]), images)
     pipeline.save_pretrained(tmp_path / "again")
     assert torch.equal(genlab.load(tmp_path / "again").sample(SEEDS, [0, 1, 2]), images)
 

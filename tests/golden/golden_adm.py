@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from golden_cases import Case, MismatchError, Run
 from golden_noise import RecordedNoise
+from golden_told import Told
 from torch import Tensor
 
 import genlab
@@ -144,15 +145,14 @@ def sample(run: Run) -> None:
         guidance = [{"name": "classifier", "classifier": classifier, "scale": scale}]
     spaced = {"name": "respaced", "steps": diffusion["timestep_respacing"]}
     sampler = Sampler.from_config({"solver": solver, "schedule": spaced, "guidance": guidance})
-    told: list[Tensor] = []
-    hook = generator.network.register_forward_pre_hook(lambda _, args: told.append(args[1]))
+    told = Told(generator.denoiser, generator.network)
     noise = RecordedNoise(run)
     latents = run.input("x_T")
     with torch.no_grad():
         steps = list(
             sample_steps(
                 sampler,
-                generator.denoiser,
+                told,
                 noise=noise,
                 condition=Condition(labels=run.input("y")),
                 image_shape=latents.shape[1:],
@@ -160,10 +160,10 @@ def sample(run: Run) -> None:
                 latents=latents,
             )
         )
-    hook.remove()
+    told.notes.remove()
     noise.expect_end()
     scaled = [step.x * (1 + step.sigma_next**2) ** -0.5 for step in steps]
-    timesteps = torch.stack(told).expand(-1, len(latents))
+    timesteps = told.times(len(steps))
     run.expect_all(
         {
             "sample": scaled[-1],

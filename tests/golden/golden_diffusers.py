@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 from golden_cases import Case, Run
+from golden_told import Told, shared
 from torch import Tensor
-from watching import Watching
 
 import genlab
 from genlab.diffusion.condition import NULL_CLASS, Condition
@@ -104,21 +104,13 @@ class _Given:
         raise AssertionError("a fork is drawn from, officially there is none")
 
 
-class _Recorder(Watching):
-    """Notes every call of the model: the state, its noise level, and what the network says."""
+class _Recorder(Told):
+    """Notes the state and the noise level of every call, too."""
 
     def __init__(self, inner: Denoiser, generator: DiffusionGenerator) -> None:
-        super().__init__(inner)
+        super().__init__(inner, generator.network)
         self.states: list[Tensor] = []
         self.sigmas: list[float] = []
-        self.outputs: list[Tensor] = []
-        self.times: list[float] = []
-        self.channels = generator.state_shape[0]
-        self.hook = generator.network.register_forward_hook(self._note_call)
-
-    def _note_call(self, network: Any, args: Any, out: Tensor) -> None:
-        self.outputs.append(out[:, : self.channels])
-        self.times.append(float(args[1][0]))
 
     def _note(self, x: Tensor, sigma: Tensor) -> None:
         self.states.append(x)
@@ -126,11 +118,11 @@ class _Recorder(Watching):
 
     def __call__(self, x: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
         self._note(x, sigma)
-        return self.inner(x, sigma, condition)
+        return super().__call__(x, sigma, condition)
 
     def predict(self, x: Tensor, sigma: Tensor, condition: Condition) -> Prediction:
         self._note(x, sigma)
-        return self.inner.predict(x, sigma, condition)
+        return super().predict(x, sigma, condition)
 
 
 def hf_trajectory(run: Run) -> None:
@@ -159,18 +151,20 @@ def hf_trajectory(run: Run) -> None:
             device="cpu",
             latents=latents,
         )
-    recorder.hook.remove()
+    recorder.notes.remove()
     assert len(noise.rows) <= 1, f"{len(noise.rows) - 1} official draws are left over"
     sigmas = Grid.of(sampler.schedule, recorder.noise_levels).sigmas
     in_chain = _is_in_chain(str(params["scheduler"]))
     scales = [(1 + s**2) ** -0.5 if in_chain else 1.0 for s in [*recorder.sigmas[1:], 0.0]]
     states = [*recorder.states[1:], last.x]
     start = float(sigmas[0]) if not in_chain else 1.0
+    channels = generator.state_shape[0]
+    times = torch.cat([shared(call.told) for call in recorder.calls])
     run.expect_all(
         {
             "trajectory": torch.stack([x * s for x, s in zip(states, scales, strict=True)]),
-            "model_outputs": torch.stack(recorder.outputs),
-            "timesteps": torch.tensor(recorder.times).to(run.reference("timesteps").dtype),
+            "model_outputs": torch.stack([call.said[:, :channels] for call in recorder.calls]),
+            "timesteps": times.to(run.reference("timesteps").dtype),
             "init_noise_sigma": torch.tensor(start),
             "sigmas": _their_sigmas(recorder.sigmas),
         }

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import torch
 from golden_cases import Case, MismatchError, Run
 from golden_noise import RecordedNoise
+from golden_told import Told
 from torch import Tensor
 from watching import Watching
 
@@ -198,11 +199,12 @@ class OfficialHalves(Watching):
         return Prediction(x0=x0, variance=torch.cat([first.variance, second.variance]))
 
 
-def _denoiser(run: Run, generator: DiffusionGenerator) -> Denoiser:
+def _denoiser(run: Run, generator: DiffusionGenerator, told: Told | None = None) -> Denoiser:
+    inner = told or generator.denoiser
     scale = run.params("cfg_scale").get("cfg_scale")
     if scale is None:
-        return generator.denoiser
-    return OfficialHalves(generator.denoiser, generator.preconditioning, scale)
+        return inner
+    return OfficialHalves(inner, generator.preconditioning, scale)
 
 
 def _sample(run: Run, denoiser: Denoiser, config: dict[str, Any], z: Tensor) -> list[SolverStep]:
@@ -237,13 +239,12 @@ def sample(run: Run) -> None:
         solver["eta"] = params["eta"]
     spaced = diffusion["timestep_respacing"]
     config = {"solver": solver, "schedule": {"name": "respaced", "steps": spaced}}
-    told: list[Tensor] = []
-    hook = generator.network.register_forward_pre_hook(lambda _, args: told.append(args[1]))
+    told = Told(generator.denoiser, generator.network)
     z = run.input("z")
-    steps = _sample(run, _denoiser(run, generator), config, z)
-    hook.remove()
+    steps = _sample(run, _denoiser(run, generator, told), config, z)
+    told.notes.remove()
     scaled = [step.x * (1 + step.sigma_next**2) ** -0.5 for step in steps]
-    timesteps = torch.stack(told).flatten()[:: len(told) // len(steps)]
+    timesteps = told.shared_times(len(steps))
     run.expect_all(
         {
             "sample": scaled[-1],

@@ -34,7 +34,7 @@ def gated_pixelcnn(run: Run) -> None:
     results |= {f"grad.{name}": p.grad for name, p in network.named_parameters()}
     results["logits"] = logits
     results["nll_per_position"] = -network.distribution.log_prob(logits.double(), pixels)
-    results["dependence"] = _dependence(network, pixels[:1], labels[:1])
+    results["dependence"] = _dependence(network, pixels[:1], labels[:1], _changed_pixel(case))
     for name, reference in tensors.items():
         axis = MASKED.get(name.removeprefix("grad."))
         if axis is not None:
@@ -59,11 +59,18 @@ def _keep(results: dict[str, Tensor], name: str) -> Any:
     return hook
 
 
+def _changed_pixel(case: Case) -> tuple[int, int]:
+    """Row and column of the pixel that the official call changed."""
+    row, column = case.meta.get("changed_pixel", (4, 4))
+    return row, column
+
+
 @torch.no_grad()
-def _dependence(network: Any, pixels: Tensor, labels: Tensor) -> Tensor:
-    """Where the logits change when the pixel (4, 4) does."""
+def _dependence(network: Any, pixels: Tensor, labels: Tensor, pixel: tuple[int, int]) -> Tensor:
+    """Where the logits change when one pixel does."""
     changed = pixels.clone()
-    changed[:, :, 4, 4] = torch.where(pixels[:, :, 4, 4] < 0, 1.0, -1.0)
+    at = (..., *pixel)
+    changed[at] = torch.where(pixels[at] < 0, 1.0, -1.0)
     differs = network(pixels, labels) != network(changed, labels)
     return differs.any(1)[0].to(torch.uint8)
 

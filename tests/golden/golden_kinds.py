@@ -15,6 +15,7 @@ from golden_gated_pixelcnn import gated_pixelcnn
 from golden_metrics import metrics
 from golden_noise import RecordedNoise
 from golden_pixelcnnpp import pixelcnnpp
+from golden_told import Notes, shared
 from torch import Tensor
 from watching import Watching
 
@@ -92,14 +93,13 @@ def edm_forward(run: Run) -> None:
 
 def edm_sigma_sweep(run: Run) -> None:
     generator = generator_of(run.case)
-    told: list[Tensor] = []
-    hook = generator.network.register_forward_pre_hook(lambda _, args: told.append(args[1]))
+    notes = Notes(generator.network)
+    D, told = [], []
     with torch.no_grad():
-        D = [
-            generator.denoiser(x, sigma, condition_of(run))
-            for x, sigma in zip(run.input("x"), run.input("sigma"), strict=True)
-        ]
-    hook.remove()
+        for x, sigma in zip(run.input("x"), run.input("sigma"), strict=True):
+            D.append(generator.denoiser(x, sigma, condition_of(run)))
+            told.append(shared(notes.take().told))
+    notes.remove()
     results = {"D": torch.stack(D), "c_noise": torch.stack(told)}
     # D spans orders of magnitude over the noise levels.
     run.expect_all(results, by_row=["D"])
