@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from genlab.errors import EvaluationError
-from genlab.eval.extractors.base import FeatureExtractor
+from genlab.eval.extractors.base import FeatureExtractor, check_features
 from genlab.eval.metrics.base import FeatureSet, Need
 from genlab.eval.moments import Moments
 from genlab.eval.samples import Drawn, Samples
@@ -166,6 +166,7 @@ def _take(
     drawn = samples.read(start, min(samples.count, start + batch_size))
     outputs = sorted({need.output for need in needs if need.output})
     features = extractor(drawn.images.to(extractor.device), outputs) if outputs else {}
+    check_features(extractor, features, outputs, len(drawn.images))
     for output, rows in features.items():
         if not rows.isfinite().all():
             raise EvaluationError(

@@ -300,7 +300,7 @@ class _Evaluation:
                     values = metric(bits)
                 else:
                     values = metric(samples, real)
-                for score, value in values.items():
+                for score, value in _as_numbers(values).items():
                     scores[metric.score_name(score, self.extractor)] = value
         return scores
 
@@ -388,6 +388,20 @@ class _Evaluation:
         buffer = io.BytesIO()
         grid(pixels).save(buffer, format="png", optimize=True)
         return base64.b64encode(buffer.getvalue()).decode()
+
+
+def _as_numbers(values: Any) -> dict[str, float]:
+    """What a metric returned, as plain numbers.
+
+    Raises:
+        EvaluationError: it is something else.
+    """
+    try:
+        return {score: float(value) for score, value in values.items()}
+    except (AttributeError, TypeError, ValueError) as error:
+        raise EvaluationError(
+            f"the metric must return a dict of score names and numbers, got {values!r}"
+        ) from error
 
 
 @contextmanager

@@ -41,11 +41,13 @@ def build_metrics(entries: Sequence[Any]) -> dict[str, FeatureMetric | Likelihoo
         UnknownNameError: there is no such metric.
         ConfigError: an option is wrong, a metric stands twice, or its class is not as it should be.
     """
-    plain = {name: (score.metric,) for name, score in official_names().items()} | COMBINED
+    official = official_names(needed={_name_of(entry) for entry in entries})
+    plain = {name: (score.metric,) for name, score in official.items()} | COMBINED
     metrics: dict[str, FeatureMetric | LikelihoodMetric] = {}
     for entry in entries:
-        options = dict(entry) if isinstance(entry, Mapping) else {"name": entry}
-        asked = str(options.pop("name", ""))
+        options = dict(entry) if isinstance(entry, Mapping) else {}
+        options.pop("name", None)
+        asked = _name_of(entry)
         for name in plain.get(asked, (asked,)):
             if name not in METRICS:
                 known = [*METRICS, *plain]
@@ -54,6 +56,10 @@ def build_metrics(entries: Sequence[Any]) -> dict[str, FeatureMetric | Likelihoo
                 raise ConfigError(f"the metric {name!r} stands twice; name it once")
             metrics[name] = _checked(name, METRICS.build(name, **options))
     return metrics
+
+
+def _name_of(entry: Any) -> str:
+    return str(entry.get("name", "") if isinstance(entry, Mapping) else entry)
 
 
 def _checked(name: str, metric: object) -> FeatureMetric | LikelihoodMetric:
@@ -81,7 +87,7 @@ def check_names(entries: Sequence[Any], extractor: FeatureExtractor) -> None:
     """
     official = official_names()
     for entry in entries:
-        name = entry.get("name") if isinstance(entry, Mapping) else entry
+        name = _name_of(entry)
         if name in official and not extractor.official:
             metric, info = official[name]
             raise ConfigError(

@@ -6,6 +6,8 @@ somebody else's package and is imported only when asked for by name.
 """
 
 import dataclasses
+import inspect
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Generic, TypeVar
@@ -24,6 +26,7 @@ class Registry(Generic[T]):
         kind: what messages call one entry; by default the last word of the group without its plural
             s.
         aliases: other names by which people know a built-in -> its name here; they are not listed.
+        builds: what `build` must give; None lets anything pass.
     """
 
     def __init__(
@@ -32,8 +35,10 @@ class Registry(Generic[T]):
         builtins: Mapping[str, str],
         kind: str | None = None,
         aliases: Mapping[str, str] | None = None,
+        builds: type | None = None,
     ) -> None:
         self.group = group
+        self.builds = builds
         self.aliases = dict(aliases or {})
         self.kind = kind or group.rpartition(".")[2].removesuffix("s")
         self._entries: dict[str, EntryPoint] = {
@@ -41,19 +46,36 @@ class Registry(Generic[T]):
         }
         self._builtins = tuple(builtins)
         self._loaded: dict[str, T] = {}
+        self._twice: dict[str, EntryPoint] = {}
         self._scanned = False
 
     def _scan(self) -> dict[str, EntryPoint]:
         if not self._scanned:
             self._scanned = True
             for entry in entry_points(group=self.group):
-                known = self._entries.setdefault(entry.name, entry)
-                if known.value != entry.value:
-                    raise ConfigError(
-                        f"two packages register the {self.kind} {entry.name!r}: {known.value} and "
-                        f"{entry.value}; uninstall one of them"
-                    )
+                if self._entries.setdefault(entry.name, entry).value != entry.value:
+                    self._twice[entry.name] = entry
         return self._entries
+
+    def _entry(self, name: str) -> EntryPoint | None:
+        """Where ``name`` is defined.
+
+        Raises:
+            ConfigError: in two packages; a name that nobody asks for stops nobody.
+        """
+        entry, other = self._scan().get(name), self._twice.get(name)
+        if entry is not None and other is not None:
+            places = " and ".join(f"{_package(each)} ({each.value})" for each in (entry, other))
+            raise ConfigError(
+                f"two packages register the {self.kind} {name!r}: {places}; uninstall one of them"
+            )
+        return entry
+
+    def title(self, name: str) -> str:
+        """What messages call an entry: ``the solver 'mine' of the package theirs``."""
+        entry = self._entries.get(name)
+        package = f" of the package {_package(entry)}" if entry and entry.dist else ""
+        return f"the {self.kind} {name!r}{package}"
 
     def register(self, name: str) -> Callable[[T], T]:
         """Register a plug-in from a running program: ``@SOLVERS.register("mine")``."""
@@ -86,19 +108,22 @@ class Registry(Generic[T]):
 
         Returns:
             None where it is loaded already, or registered from a running program.
+
+        Raises:
+            ConfigError: two packages register it.
         """
-        return None if name in self._loaded else self._scan().get(name)
+        return None if name in self._loaded else self._entry(name)
 
     def __getitem__(self, name: str) -> T:
         """Load what is registered under ``name``.
 
         Raises:
             UnknownNameError: nothing is; lists the known names.
-            ConfigError: it cannot be imported; names the package that registered it.
+            ConfigError: it cannot be imported, or two packages register it; names them.
         """
         name = self.aliases.get(name, name)
         if name not in self._loaded:
-            entry = self._scan().get(name)
+            entry = self._entry(name)
             if entry is None:
                 raise UnknownNameError(f"there is no {self.kind} {name!r}; {nearest(name, self)}")
             try:
@@ -106,9 +131,8 @@ class Registry(Generic[T]):
             except GenLabError:
                 raise
             except Exception as error:  # a plug-in may fail in any way while it is imported
-                package = f" of the package {entry.dist.name}" if entry.dist else ""
                 raise ConfigError(
-                    f"the {self.kind} {name!r}{package} ({entry.value}) cannot be loaded: "
+                    f"{self.title(name)} ({entry.value}) cannot be loaded: "
                     f"{type(error).__name__}: {error}"
                 ) from error
         return self._loaded[name]
@@ -118,17 +142,37 @@ class Registry(Generic[T]):
 
         Raises:
             UnknownNameError: nothing is registered under this name.
-            ConfigError: an option is unknown, missing, of the wrong type or out of range.
+            ConfigError: an option is unknown, missing, of the wrong type or out of range; or the
+                plug-in builds something else than its kind must be.
         """
         from genlab import schema  # OmegaConf is not needed to list names
 
         target: Any = self[name]
+        title = self.title(name)
+        wanted = f"; it must build a {class_path(self.builds)}" if self.builds else ""
+        if inspect.isabstract(target):
+            missing = ", ".join(sorted(target.__abstractmethods__))
+            raise ConfigError(f"{title} cannot be built: {class_path(target)} lacks {missing}")
         if isinstance(target, type) and dataclasses.is_dataclass(target):
-            return schema.make(target, options, f"the {self.kind} {name!r}")
-        try:
-            return target(**options)
-        except TypeError as error:  # an option is unknown or missing
-            raise ConfigError(f"the {self.kind} {name!r} cannot be built: {error}") from error
+            built: Any = schema.make(target, options, title)
+        else:
+            try:
+                built = target(**options)
+            except TypeError as error:  # an option is unknown or missing, or it cannot be called
+                raise ConfigError(f"{title} cannot be built: {error}{wanted}") from error
+        if self.builds is not None and not isinstance(built, self.builds):
+            raise ConfigError(f"{title} builds a {class_path(type(built))}{wanted}")
+        return built
+
+    def build_all(self) -> dict[str, Any]:
+        """Name -> what is built without options; a broken plug-in is left out with a warning."""
+        built = {}
+        for name in self:
+            try:
+                built[name] = self.build(name)
+            except GenLabError as error:
+                leave_out(error)
+        return built
 
     def build_named(self, options: Mapping[str, Any]) -> Any:
         """Build from one mapping, whose ``name`` says what the other keys are options of.
@@ -149,7 +193,9 @@ class Registry(Generic[T]):
         Raises:
             UnknownNameError: its class is not registered.
         """
-        for name in [*self._loaded, *self]:
+        place = f"{type(built).__module__}:{type(built).__qualname__}"
+        likely = [name for name, entry in self._scan().items() if entry.value == place]
+        for name in [*self._loaded, *likely, *self]:  # so that the others are not imported for it
             if self[name] is type(built):
                 break
         else:
@@ -163,3 +209,21 @@ class Registry(Generic[T]):
         }
         changed = {key: value for key, value in options.items() if value != defaults[key]}
         return {"name": name, **changed}
+
+
+class PluginWarning(UserWarning):
+    """A plug-in that nobody asked for is broken."""
+
+
+def leave_out(error: GenLabError) -> None:
+    """Warn of a broken plug-in; always from this line, so that Python shows it once."""
+    warnings.warn(f"{error}; it is left out", PluginWarning, stacklevel=1)
+
+
+def class_path(cls: type) -> str:
+    """Module and name of a class, as messages name what no registry has a name for."""
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
+def _package(entry: EntryPoint) -> str:
+    return entry.dist.name if entry.dist else "genlab"

@@ -49,6 +49,7 @@ def check(schema: type, values: Mapping[str, Any], source: str) -> None:
     Raises:
         ConfigError: see `make`.
     """
+    _check_fields(schema, source)
     _reject_booleans(schema, values, source, "")
     for text in _texts(values):
         if "${" in text:
@@ -70,6 +71,20 @@ def check(schema: type, values: Mapping[str, Any], source: str) -> None:
         key, value = _culprit(schema, values)
         takes = _takes(hint_of(schema, key.split(".")))
         raise ConfigError(f"{source}: {key} takes {takes}, not {value!r}") from error
+
+
+def _check_fields(schema: type, source: str) -> None:
+    """Refuse a dataclass (of a plug-in, say) that no mapping could ever fill."""
+    try:
+        fields_of(schema)
+        OmegaConf.structured(schema, flags={"allow_objects": True})
+    except (NameError, TypeError, ValueError, OmegaConfBaseException) as error:
+        reason = str(error).split("\n")[0].rstrip(".")
+        raise ConfigError(
+            f"{source}: the fields of {schema.__module__}.{schema.__qualname__} cannot be settings "
+            f"({reason}); give each a type of numbers, text, booleans, lists or mappings of them, "
+            "or Any"
+        ) from error
 
 
 def _texts(values: Any) -> Iterator[str]:

@@ -4,6 +4,7 @@ import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from math import inf
 from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
 import torch
@@ -22,8 +23,8 @@ from genlab.diffusion.denoiser import (
 )
 from genlab.diffusion.noise_levels import NoiseLevels
 from genlab.diffusion.spaces import space_of
-from genlab.errors import ConfigError
-from genlab.registry import Registry
+from genlab.errors import ConfigError, SamplingError
+from genlab.registry import Registry, class_path
 from genlab.samplers.parts import Counted, Part
 
 
@@ -196,12 +197,23 @@ class Grid:
 
         Raises:
             ConfigError: the schedule and the model do not fit.
+            SamplingError: what the schedule returns is no row of noise levels.
         """
         sigmas = schedule(noise_levels)
+        _check_levels(schedule, sigmas)
         return cls(
             sigmas=torch.cat([noise_levels.round_sigma(sigmas[:-1]), sigmas[-1:]]),
             sigma_range=schedule.sigma_range(noise_levels),
             noise_levels=noise_levels,
+        )
+
+
+def _check_levels(schedule: Schedule, sigmas: Any) -> None:
+    levels = sigmas.tolist() if isinstance(sigmas, Tensor) and sigmas.ndim == 1 else []
+    if len(levels) < 2 or levels[-1] != 0 or not all(0 < level < inf for level in levels[:-1]):
+        raise SamplingError(
+            f"the schedule {class_path(type(schedule))} must return a row of noise levels > 0 and a"
+            f" final 0, got {sigmas}"
         )
 
 
@@ -376,8 +388,15 @@ class Guidance(Denoiser):
         self, x: State, sigma: Sigma, conditions: Sequence[Condition]
     ) -> list[Prediction]:
         """Predict under several conditions; see `Denoiser.predict_each`."""
-        ask = self.guide if self.active else self.inner.predict_each
-        return ask(x, sigma, conditions)
+        if not self.active:
+            return self.inner.predict_each(x, sigma, conditions)
+        predictions = self.guide(x, sigma, conditions)
+        if not _are_predictions(predictions, x, len(conditions)):
+            raise SamplingError(
+                f"the guidance {class_path(type(self))} must return a list of {len(conditions)} "
+                f"predictions from guide, each of shape {tuple(x.shape)}"
+            )
+        return predictions
 
     def begin_step(self, step: StepInfo) -> None:
         """Decide whether to act in a step, and pass it on."""
@@ -397,6 +416,14 @@ class Guidance(Denoiser):
             models = below._models() if isinstance(below, Guidance) else [below]
             found |= {id(model): model for model in models}
         return list(found.values())
+
+
+def _are_predictions(predictions: Any, x: State, count: int) -> bool:
+    return (
+        isinstance(predictions, list)
+        and len(predictions) == count
+        and all(isinstance(each, Prediction) and each.x0.shape == x.shape for each in predictions)
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -438,6 +465,7 @@ SOLVERS: Registry[type[Solver]] = Registry(
         "flow-sde": "genlab.samplers.solvers.flow_sde:FlowSDE",
     },
     aliases={"two-stage": "general"},
+    builds=Solver,
 )
 SCHEDULES: Registry[type[Schedule]] = Registry(
     "genlab.schedules",
@@ -452,6 +480,7 @@ SCHEDULES: Registry[type[Schedule]] = Registry(
         "timesteps": "genlab.samplers.schedules.timesteps:Timesteps",
         "flow": "genlab.samplers.schedules.flow_times:FlowTimes",
     },
+    builds=Schedule,
 )
 GUIDANCE: Registry[type[GuidanceOptions]] = Registry(
     "genlab.guidance",
@@ -459,4 +488,5 @@ GUIDANCE: Registry[type[GuidanceOptions]] = Registry(
         "cfg": "genlab.samplers.guidance.classifier_free:ClassifierFree",
         "classifier": "genlab.samplers.guidance.classifier:ClassifierGuidance",
     },
+    builds=GuidanceOptions,
 )

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -12,7 +13,8 @@ from genlab import compute
 from genlab.diffusion.condition import Condition
 from genlab.diffusion.denoiser import ConditionedDenoiser, Denoiser, State, StepInfo
 from genlab.diffusion.noise import Noise
-from genlab.errors import ConfigError
+from genlab.errors import ConfigError, SamplingError
+from genlab.registry import class_path
 from genlab.samplers.base import Grid, Hook, Solver, SolverStep, StepResult, call_hooks
 from genlab.samplers.sampler import Sampler
 
@@ -45,6 +47,7 @@ def sample_steps(
     Raises:
         ConfigError: the model refuses the guidance or the schedule, or ``latents`` has another
             shape.
+        SamplingError: a schedule, guidance or solver breaks its contract; names it.
     """
     guided = sampler.guide(denoiser)
     grid = Grid.of(sampler.schedule, guided.noise_levels)
@@ -91,10 +94,32 @@ def solve(
         if restarts and info.sigma_next > info.level:
             result = replace(result, x=_renoise(x, info), memory=solver.begin(grid))
         else:
-            result = solver.step(conditioned, x, info, result.memory)
+            result = _checked(solver, solver.step(conditioned, x, info, result.memory), x)
         step = call_hooks(SolverStep(**vars(info), x=result.x, x0=result.x0), hooks)
         x = step.x
         yield step
+
+
+def _checked(solver: Solver, result: StepResult, x: State) -> StepResult:
+    """What a solver returned, where it is what the next step and the images can be made of.
+
+    Raises:
+        SamplingError: names the solver.
+    """
+    name = class_path(type(solver))
+    if not isinstance(result, StepResult):
+        raise SamplingError(
+            f"the solver {name} returns a {class_path(type(result))} from step, not a StepResult"
+        )
+    for field in ("x", "x0"):
+        value: Any = getattr(result, field)
+        if not isinstance(value, Tensor) or value.shape != x.shape:
+            what = tuple(value.shape) if isinstance(value, Tensor) else class_path(type(value))
+            raise SamplingError(
+                f"the solver {name} returns {field} of shape {what} from step for a state of shape"
+                f" {tuple(x.shape)}; it must keep the shape"
+            )
+    return result
 
 
 def _plan(solver: Solver, grid: Grid, noise: Noise) -> Iterator[StepInfo]:

@@ -59,7 +59,7 @@ def load(kind: str, source: str) -> Part:
         source: a name or a folder.
 
     Raises:
-        ConfigError: nothing that reads such parts has been imported.
+        ConfigError: nothing that reads such parts has been imported, or what was read is none.
         GenLabError: there is no such model, or it is damaged.
     """
     if kind not in _LOADERS:
@@ -68,5 +68,9 @@ def load(kind: str, source: str) -> Part:
             "the model itself in place of its name"
         )
     part = _LOADERS[kind](source)
-    assert isinstance(part, Part)
+    if not isinstance(part, Part):
+        raise ConfigError(
+            f"the {kind} {source!r} cannot be asked about noisy images, as a part of a sampler is; "
+            "name a diffusion model, or where that is meant a classifier of noisy images"
+        )
     return part

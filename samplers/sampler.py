@@ -6,7 +6,8 @@ from typing import Any
 
 from genlab import config as configs
 from genlab.diffusion.denoiser import Denoiser
-from genlab.errors import ConfigError
+from genlab.errors import ConfigError, SamplingError
+from genlab.registry import class_path
 from genlab.samplers import parts
 from genlab.samplers.base import (
     GUIDANCE,
@@ -131,9 +132,15 @@ class Sampler(AnySampler):
 
         Raises:
             ConfigError: a guidance makes no sense for this model.
+            SamplingError: what it wraps the model in is no denoiser.
         """
         for wrap in self.guidance:
             denoiser = wrap(denoiser)
+            if not isinstance(denoiser, Denoiser):
+                raise SamplingError(
+                    f"the guidance {class_path(type(wrap))} must return a Guidance when it is "
+                    f"called, got a {class_path(type(denoiser))}"
+                )
         return denoiser
 
 

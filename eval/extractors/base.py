@@ -11,7 +11,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from genlab.errors import ConfigError, EvaluationError, UnknownNameError, nearest
-from genlab.registry import Registry
+from genlab.registry import Registry, class_path
 
 
 class FeatureExtractor(ABC):
@@ -173,6 +173,26 @@ def check_call(extractor: FeatureExtractor, images: Tensor, outputs: Sequence[st
             raise UnknownNameError(
                 f"{extractor.name} has no output {output!r}; {nearest(output, extractor.outputs)}"
             )
+
+
+def check_features(
+    extractor: FeatureExtractor, features: Any, outputs: Sequence[str], count: int
+) -> None:
+    """Refuse what no metric can read, in a sentence.
+
+    Raises:
+        EvaluationError: the features are not those that were asked for, one row for each image.
+    """
+    shapes = {output: (count, extractor.outputs[output]) for output in outputs}
+    if not isinstance(features, Mapping):
+        got: Any = class_path(type(features))
+    else:
+        got = {name: tuple(getattr(value, "shape", ())) for name, value in features.items()}
+    if got != shapes:
+        raise EvaluationError(
+            f"the extractor {extractor.name} ({class_path(type(extractor))}) must return features "
+            f"of the shapes {shapes}, got {got}"
+        )
 
 
 @contextmanager

@@ -264,7 +264,9 @@ def _columns(members: Sequence[Entry]) -> list[Column]:
 
     Ranked scores come first, as their metrics are registered; all others follow by name.
     """
-    declared = declared_scores()
+    made_by = [entry.record.protocol.get("metrics") for entry in members]
+    needed = {name for metrics in made_by if isinstance(metrics, Mapping) for name in metrics}
+    declared = declared_scores(needed)
     ranked = [name for name, score in declared.items() if score.info.lower_is_better is not None]
     cells: dict[tuple[int, str, str], dict[str, Score]] = {}
     settings: dict[tuple[int, str, str], Any] = {}

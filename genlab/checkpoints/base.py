@@ -61,4 +61,5 @@ READERS: Registry[Any] = Registry(
         "sit": "genlab.checkpoints.dit:SiTReader",
     },
     kind="checkpoint format",
+    builds=Reader,
 )

@@ -6,6 +6,7 @@ from typing import Any
 
 from genlab.checkpoints.base import READERS, Product, Reader
 from genlab.errors import CheckpointError
+from genlab.registry import class_path
 
 
 def convert(
@@ -31,10 +32,16 @@ def convert(
     path = Path(source)
     if not path.exists():
         raise CheckpointError(f"there is no file {path}; check the path")
-    reader: Reader = READERS.build(format if format is not None else guess_format(path, config))
+    name = format if format is not None else guess_format(path, config)
+    reader: Reader = READERS.build(name)
     if path.is_dir() and not _reads_folders(reader):
         raise CheckpointError(f"{path} is a folder; the format {format!r} is one of files")
-    return reader.read(path, config)
+    product = reader.read(path, config)
+    if not isinstance(product, Product):
+        raise CheckpointError(
+            f"{READERS.title(name)} read {path} as a {class_path(type(product))}, not a generator"
+        )
+    return product
 
 
 def _reads_folders(reader: Reader) -> bool:
@@ -45,13 +52,13 @@ def is_readable_folder(path: Path) -> bool:
     """Whether this is a folder that a reader recognises."""
     if not path.is_dir():  # the usual case, in which no reader need be loaded
         return False
-    readers = [READERS.build(name) for name in READERS]
-    return any(reader.recognises(path, None) for reader in readers if _reads_folders(reader))
+    readers = [reader for reader in READERS.build_all().values() if _reads_folders(reader)]
+    return any(reader.recognises(path, None) for reader in readers)
 
 
 def guess_format(path: Path, config: Mapping[str, Any] | None = None) -> str:
     """Ask every reader of files, or of folders; exactly one must recognise this one."""
-    readers = {name: READERS.build(name) for name in READERS}
+    readers = READERS.build_all()
     asked = {n: r for n, r in readers.items() if path.is_file() or _reads_folders(r)}
     names = [name for name, reader in asked.items() if reader.recognises(path, config)]
     if len(names) == 1:

@@ -6,11 +6,13 @@ asked for, so that ``genlab --help`` answers at once and no command pays for the
 
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from importlib import import_module
 
 import click
 
 from genlab import __version__
+from genlab.cli.common import plain_warnings
 from genlab.cli.errors import explain
 from genlab.cli.memory import keep_freed_memory
 from genlab.errors import nearest
@@ -79,10 +81,12 @@ def main(args: Sequence[str] | None = None) -> int:
         The exit code: 0; 2 after an error that the user can mend (one sentence on stderr); 130
         after Ctrl-C; 1 when the reader of a pipe went away.
     """
-    if args is None:  # this process is ours
+    ours = args is None  # the process
+    if ours:
         keep_freed_memory()
     try:
-        code = genlab.main(args, prog_name="genlab", standalone_mode=False)
+        with plain_warnings() if ours else nullcontext():
+            code = genlab.main(args, prog_name="genlab", standalone_mode=False)
         sys.stdout.flush()  # here, so that a reader who left is noticed here
     except BaseException as error:
         message, code = explain(error)

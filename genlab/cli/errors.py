@@ -6,6 +6,7 @@ import sys
 
 import click
 
+from genlab.cli.plugins import plugin_at_fault
 from genlab.errors import GenLabError
 
 USER_ERROR = 2
@@ -26,7 +27,8 @@ CURES = {
 def explain(error: BaseException) -> tuple[str, int]:
     """The sentence to print (maybe empty) and the exit code for what ended a command.
 
-    Anything that is not a user's to mend is raised again: its traceback is a bug report. The
+    A fault in somebody else's plug-in is a sentence that names it (`genlab.cli.plugins`). Anything
+    else that is not a user's to mend is raised again: its traceback is a bug report. The
     environment variable ``GENLAB_TRACEBACK=1`` raises everything again.
     """
     if isinstance(error, SystemExit):
@@ -54,10 +56,12 @@ def _sentence(error: BaseException) -> str | None:
         return _plain(error.format_message())
     if isinstance(error, GenLabError):
         return " ".join(str(error).split("\n"))
-    if isinstance(error, OSError):
-        return _os_sentence(error)
     if isinstance(error, MemoryError) or _is_out_of_memory(error):
         return "out of memory; use a smaller batch, a smaller image or a smaller model"
+    if isinstance(error, Exception) and (plugin := plugin_at_fault(error)):
+        return plugin
+    if isinstance(error, OSError):
+        return _os_sentence(error)
     return None
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from genlab.cli.common import ANY_PATH, FOLDER, Decorator
+from genlab.cli.common import ANY_PATH, FOLDER, Decorator, plain_warnings
 
 if TYPE_CHECKING:
     from genlab.errors import EvaluationError
@@ -226,7 +226,8 @@ def _sections(
         entries = select(entries, dataset, score, protocol)
     else:
         entries = []
-    return arrange(entries, rows)
+    with plain_warnings():
+        return arrange(entries, rows)
 
 
 def _has(record: "Record", score: str | None) -> bool:

@@ -31,6 +31,7 @@ from genlab.eval.metrics.registry import METRICS, declared_scores
 from genlab.eval.metrics.scores import _classes, scores_in_source
 from genlab.eval.protocol import build_metrics, check_names
 from genlab.eval.subject import Subject
+from genlab.registry import PluginWarning
 
 THEIRS = """
 import torch
@@ -245,13 +246,13 @@ def test_inherited_declarations_count(site: Path) -> None:
 @pytest.mark.parametrize(
     ("source", "entry", "sentence"),
     [
-        ("import not_there", "theirs:Spread", "'mine' cannot be imported: No module named 'not_th"),
-        ("", "theirs:Spread", "'mine' cannot be imported: .*no attribute 'Spread'"),
-        ("", "not_there.either:Spread", "'mine' cannot be imported: No module named 'not_there'"),
-        ("class :", "theirs:Spread", "'mine' cannot be imported: invalid syntax"),
-        ("class Spread:\n    pass", "theirs:Spread", "'mine' declares no scores"),
-        ("class Spread:\n    scores = ()", "theirs:Spread", "'mine' declares no scores"),
-        ("class Spread:\n    scores = 'spread'", "theirs:Spread", "'mine' declares no scores"),
+        ("import not_there", "theirs:Spread", "cannot be loaded: .*No module named 'not_there'"),
+        ("", "theirs:Spread", "cannot be loaded: .*no attribute 'Spread'"),
+        ("", "not_there.either:Spread", "cannot be imported: No module named 'not_there'"),
+        ("class :", "theirs:Spread", "cannot be imported: invalid syntax"),
+        ("class Spread:\n    pass", "theirs:Spread", "declares no scores"),
+        ("class Spread:\n    scores = ()", "theirs:Spread", "declares no scores"),
+        ("class Spread:\n    scores = 'spread'", "theirs:Spread", "declares no scores"),
         (THEIRS.replace('"spread"', '"fd"'), "theirs:Spread",
          "the score 'fd' is declared twice, by the metric 'fd' and by 'mine'"),
         (THEIRS.replace('"spread"', '"is"'), "theirs:Spread",
@@ -261,11 +262,21 @@ def test_inherited_declarations_count(site: Path) -> None:
     ],
 )  # fmt: skip
 def test_wrong_declarations_are_named(site: Path, source: str, entry: str, sentence: str) -> None:
+    """They stop whoever asks for the metric, and nobody else."""
     install(site, source, f"mine = {entry}")
+    if sentence.startswith(("cannot", "declares")):
+        sentence = f"^the metric 'mine' of the package theirs .*{sentence}"
     with pytest.raises(ConfigError, match=sentence):
-        build_metrics(["fd"])
+        build_metrics(["fd", "mine"])
+    with pytest.warns(PluginWarning, match=f"{sentence}.*; it is left out"):
+        assert list(build_metrics(["fd"])) == ["fd"]
+    record = make_record("a", fd=1.0, spread=1.0)
+    with pytest.warns(PluginWarning, match=sentence):
+        (section,) = arrange([entry_of(record)])
+    lower = {column.score: column.lower for column in section.groups[0].columns}
+    assert lower == {"fd[cnn]": True, "spread[cnn]": None}
     with pytest.raises(ConfigError, match=sentence):
-        arrange([entry_of(make_record("a", fd=1.0))])
+        arrange([entry_of(make_record("a", metrics={"mine": {}}, spread=1.0))])
 
 
 def test_a_metric_is_of_one_of_the_two_kinds() -> None:

@@ -1,0 +1,1 @@
+"""One plug-in of each kind for GenLab: copy the file that you need."""
