@@ -9,16 +9,8 @@ from genlab.diffusion.denoiser import Denoiser
 from genlab.errors import ConfigError, SamplingError
 from genlab.registry import class_path
 from genlab.samplers import parts
-from genlab.samplers.base import (
-    GUIDANCE,
-    SCHEDULES,
-    SOLVERS,
-    AnySampler,
-    GuidanceOptions,
-    Layers,
-    Schedule,
-    Solver,
-)
+from genlab.samplers.base import SCHEDULES, SOLVERS, AnySampler, Layers, Schedule, Solver
+from genlab.samplers.guidance.base import GUIDANCE, GuidanceOptions
 from genlab.samplers.parts import Part
 
 

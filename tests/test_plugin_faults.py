@@ -100,7 +100,7 @@ class Negative(NoiseSchedule):
 
 GUIDANCE = """
 from dataclasses import dataclass
-from genlab.samplers.base import Guidance, GuidanceOptions
+from genlab.samplers.guidance.base import Guidance, GuidanceOptions
 
 class Wrapped(Guidance):
     what = None

@@ -25,7 +25,8 @@ from genlab.eval.metrics.base import FeatureSet
 from genlab.eval.moments import Moments
 from genlab.networks import SongUNet
 from genlab.samplers import parts
-from genlab.samplers.base import Grid, When
+from genlab.samplers.base import Grid
+from genlab.samplers.guidance.base import When
 from genlab.samplers.sampler import Sampler
 from genlab.samplers.schedules.karras import Karras
 from genlab.samplers.solvers.euler import Euler

@@ -9,7 +9,7 @@ import torch
 from genlab.diffusion.condition import Condition
 from genlab.diffusion.denoiser import Denoiser, Prediction, Sigma, State
 from genlab.errors import ConfigError
-from genlab.samplers.base import ALWAYS, Guidance, GuidanceOptions, When
+from genlab.samplers.guidance.base import ALWAYS, Guidance, GuidanceOptions, When
 
 
 @dataclass(frozen=True, kw_only=True)

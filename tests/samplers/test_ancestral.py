@@ -17,7 +17,8 @@ from genlab.diffusion.ideal import GaussianMixtureDenoiser
 from genlab.diffusion.noise import NoiseStream
 from genlab.diffusion.preconditioned import PreconditionedDenoiser
 from genlab.errors import ConfigError
-from genlab.samplers.base import GUIDANCE, SOLVERS, Grid
+from genlab.samplers.base import SOLVERS, Grid
+from genlab.samplers.guidance.base import GUIDANCE
 from genlab.samplers.guidance.classifier import ClassifierGuidance, class_gradient
 from genlab.samplers.inversion import ddim_latents
 from genlab.samplers.loop import sample_steps

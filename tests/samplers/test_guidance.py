@@ -8,7 +8,7 @@ from torch import Tensor
 from genlab.diffusion.condition import NULL_CLASS, Condition
 from genlab.diffusion.denoiser import Prediction
 from genlab.errors import ConfigError
-from genlab.samplers.base import GUIDANCE
+from genlab.samplers.guidance.base import GUIDANCE
 from genlab.samplers.guidance.classifier_free import ClassifierFree
 
 LABELS = torch.tensor([0, 2, 1])

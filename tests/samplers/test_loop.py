@@ -17,16 +17,8 @@ from genlab.diffusion.discrete import Discrete
 from genlab.diffusion.noise import NoiseStream
 from genlab.diffusion.noise_levels import NoiseLevels
 from genlab.errors import ConfigError
-from genlab.samplers.base import (
-    GUIDANCE,
-    SOLVERS,
-    Grid,
-    Guidance,
-    Solver,
-    SolverStep,
-    StepResult,
-    When,
-)
+from genlab.samplers.base import SOLVERS, Grid, Solver, SolverStep, StepResult
+from genlab.samplers.guidance.base import GUIDANCE, Guidance, When
 from genlab.samplers.loop import sample_steps, solve
 from genlab.samplers.sampler import Sampler
 from genlab.samplers.schedules.karras import Karras

@@ -18,7 +18,7 @@ from genlab.diffusion.denoiser import Denoiser, Prediction
 from genlab.diffusion.noise import NoiseStream
 from genlab.errors import ConfigError, GenLabError
 from genlab.samplers import parts
-from genlab.samplers.base import GUIDANCE, Guidance, GuidanceOptions, When
+from genlab.samplers.guidance.base import GUIDANCE, Guidance, GuidanceOptions, When
 from genlab.samplers.sampler import Sampler
 
 FEW = {"schedule": {"num_steps": 4}}

@@ -9,7 +9,7 @@ from genlab import DiffusionGenerator
 from genlab.diffusion.condition import Condition
 from genlab.diffusion.denoiser import Denoiser, Prediction, Sigma, State
 from genlab.errors import ConfigError
-from genlab.samplers.base import Guidance, GuidanceOptions
+from genlab.samplers.guidance.base import Guidance, GuidanceOptions
 
 
 @dataclass(frozen=True, kw_only=True)

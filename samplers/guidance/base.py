@@ -1,0 +1,182 @@
+"""The contract of guidance: a denoiser around a denoiser, with a window and other models."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+
+from genlab.diffusion.condition import Condition
+from genlab.diffusion.denoiser import Denoiser, Prediction, Sigma, State, StepInfo
+from genlab.diffusion.noise_levels import NoiseLevels
+from genlab.diffusion.spaces import space_of
+from genlab.errors import ConfigError, SamplingError
+from genlab.registry import Registry, class_path
+from genlab.samplers.parts import Counted
+
+
+@dataclass(frozen=True, kw_only=True)
+class When:
+    """When a guidance acts: where every window that is given holds. Outside it costs nothing.
+
+    Attributes:
+        sigma: (low, high), low < noise level <= high.
+        time: (low, high), low <= time <= high in the model's own time: 1 is noise, 0 data.
+        steps: (low, high) in shares of the run: from step int(low N) to before step int(high N).
+
+    All are of the level that a step starts from, before churn, and hold for the whole step.
+
+    Source: Kynkäänniemi et al. (arXiv:2404.07724), for ``sigma``.
+    """
+
+    sigma: tuple[float, float] | None = None
+    time: tuple[float, float] | None = None
+    steps: tuple[float, float] | None = None
+
+    def __post_init__(self) -> None:
+        for name, window in vars(self).items():
+            if window is not None and not 0 <= window[0] <= window[1]:
+                raise ConfigError(f"when.{name} needs 0 <= low <= high, got {list(window)}")
+        for name, window in (("time", self.time), ("steps", self.steps)):
+            if window is not None and window[1] > 1:
+                raise ConfigError(f"when.{name} lies between 0 and 1, got {list(window)}")
+
+    def holds(self, step: StepInfo, noise_levels: NoiseLevels) -> bool:
+        """Whether a step lies in every window."""
+        if self.sigma is not None and not self.sigma[0] < step.level <= self.sigma[1]:
+            return False
+        if self.time is not None:
+            time = float(noise_levels.time(torch.tensor(step.level, dtype=torch.float64)))
+            if not self.time[0] <= time <= self.time[1]:
+                return False
+        if self.steps is None:
+            return True
+        first, end = (int(share * step.num_steps) for share in self.steps)
+        return first <= step.index < end
+
+
+ALWAYS = When()
+
+
+class Guidance(Denoiser):
+    """A denoiser around a denoiser. A guidance is its `guide`; the rest is here.
+
+    Args:
+        inner: what is guided.
+        when: when it acts; otherwise ``inner`` alone is asked.
+        space: in which predictions are combined, one of `genlab.diffusion.spaces.SPACES`; it
+            matters where the guidance is not affine.
+        others: denoisers, or other models, that it asks beside ``inner``: they hear of steps and
+            are counted.
+    """
+
+    def __init__(
+        self,
+        inner: Denoiser,
+        *,
+        when: When = ALWAYS,
+        space: str = "x0",
+        others: Sequence[Counted] = (),
+    ) -> None:
+        self.inner, self.when, self.others = inner, when, tuple(others)
+        self.space = space_of(space)
+        self.noise_levels = inner.noise_levels
+        self.num_classes = inner.num_classes
+        self.has_null_class = inner.has_null_class
+        self.active = True  # until a run says where it stands
+
+    @abstractmethod
+    def guide(self, x: State, sigma: Sigma, conditions: Sequence[Condition]) -> list[Prediction]:
+        """Predict the images under each of the conditions.
+
+        What is asked of ``inner`` in one call of `predict_each` runs as one batch.
+
+        Args:
+            x: noisy images, (B, C, H, W), in the unscaled frame.
+            sigma: noise level of the batch or of each sample.
+            conditions: of the whole batch: one, or more where a guidance around this one asks.
+        """
+
+    def __call__(self, x: State, sigma: Sigma, condition: Condition) -> State:
+        """Denoise; see `Denoiser.__call__`."""
+        return self.predict(x, sigma, condition).estimate(sigma)
+
+    def predict(self, x: State, sigma: Sigma, condition: Condition) -> Prediction:
+        """Denoise and give the variance, too; see `Denoiser.predict`."""
+        return self.predict_each(x, sigma, [condition])[0]
+
+    def predict_each(
+        self, x: State, sigma: Sigma, conditions: Sequence[Condition]
+    ) -> list[Prediction]:
+        """Predict under several conditions; see `Denoiser.predict_each`."""
+        if not self.active:
+            return self.inner.predict_each(x, sigma, conditions)
+        predictions = self.guide(x, sigma, conditions)
+        if not _are_predictions(predictions, x, len(conditions)):
+            raise SamplingError(
+                f"the guidance {class_path(type(self))} must return a list of {len(conditions)} "
+                f"predictions from guide, each of shape {tuple(x.shape)}"
+            )
+        return predictions
+
+    def begin_step(self, step: StepInfo) -> None:
+        """Decide whether to act in a step, and pass it on."""
+        self.active = self.when.holds(step, self.noise_levels)
+        for denoiser in (self.inner, *self.others):
+            if isinstance(denoiser, Denoiser):
+                denoiser.begin_step(step)
+
+    @property
+    def evaluations(self) -> int:  # type: ignore[override]  # counted where the networks are
+        """Network evaluations so far, in rows, of every model below; each of them counts once."""
+        return sum(model.evaluations for model in self._models())
+
+    def _models(self) -> list[Counted]:
+        found: dict[int, Counted] = {}
+        for below in (self.inner, *self.others):
+            models = below._models() if isinstance(below, Guidance) else [below]
+            found |= {id(model): model for model in models}
+        return list(found.values())
+
+
+def _are_predictions(predictions: Any, x: State, count: int) -> bool:
+    return (
+        isinstance(predictions, list)
+        and len(predictions) == count
+        and all(isinstance(each, Prediction) and each.x0.shape == x.shape for each in predictions)
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class GuidanceOptions(ABC):
+    """The options of a guidance: a frozen dataclass that wraps a denoiser when it is called.
+
+    Attributes:
+        when: when it acts; by default always.
+        parts: option -> kind of the model that it holds (`genlab.samplers.parts`). In a config it
+            is a name or a folder; it is loaded before a run, moved with the model, and its hash is
+            part of the run's identity.
+    """
+
+    parts: ClassVar[Mapping[str, str]] = {}
+
+    when: When = field(default_factory=When)
+
+    @abstractmethod
+    def __call__(self, denoiser: Denoiser) -> Guidance:
+        """Wrap a denoiser.
+
+        Raises:
+            ConfigError: the guidance makes no sense for this model.
+        """
+
+
+GUIDANCE: Registry[type[GuidanceOptions]] = Registry(
+    "genlab.guidance",
+    {
+        "cfg": "genlab.samplers.guidance.classifier_free:ClassifierFree",
+        "classifier": "genlab.samplers.guidance.classifier:ClassifierGuidance",
+    },
+    builds=GuidanceOptions,
+)
