@@ -8,7 +8,7 @@ change along a polynomial through those of earlier steps.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -16,7 +16,8 @@ import numpy as np
 from genlab.diffusion.denoiser import ConditionedDenoiser, State, StepInfo
 from genlab.errors import ConfigError, nearest
 from genlab.samplers.base import Grid, Solver, StepResult
-from genlab.samplers.solvers.churn import fresh_noise, refuse_repeats
+from genlab.samplers.solvers.churn import refuse_repeats
+from genlab.samplers.solvers.draws import Draws, check_noise
 
 PREDICTIONS = ("x0", "eps")
 CORRECTIONS = ("midpoint", "heun")
@@ -40,16 +41,18 @@ class _History:
     """What these solvers remember of a run.
 
     Attributes:
+        draws: the noise of the run; None where there is none.
         x: the state that the last step returned; another one means that a hook has replaced it.
         begun: the state that the last step began with.
         estimates: of the steps so far, the newest first.
         order: of the last step.
     """
 
-    x: State
-    begun: State
-    estimates: tuple[_Estimate, ...]
-    order: int
+    draws: Draws | None = None
+    x: State | None = None
+    begun: State | None = None
+    estimates: tuple[_Estimate, ...] = ()
+    order: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,29 +87,31 @@ class _Multistep(Solver):
         """The noise level, or that of unit noise in the scaled frame."""
         return math.hypot(1.0, sigma) if self.unit_start else sigma
 
-    def begin(self, grid: Grid) -> None:
+    def begin(self, grid: Grid) -> _History:
         """Nothing is remembered yet.
 
         Raises:
             ConfigError: two noise levels are the same.
         """
         refuse_repeats(self.name, grid.sigmas)
+        return _History()
 
     def step(
-        self, denoiser: ConditionedDenoiser, x: State, step: StepInfo, memory: _History | None
+        self, denoiser: ConditionedDenoiser, x: State, step: StepInfo, memory: _History
     ) -> StepResult:
         """See `Solver.step`."""
         x0 = denoiser(x, step.level)
         value = x0 if self.prediction == "x0" else (x - x0) / step.level
         now = _Estimate(value=value, sigma=step.level)
-        if memory is not None and memory.x is x:
+        if memory.x is x:
             x = self._correct(x, memory, now)
-        earlier = () if memory is None else memory.estimates
-        estimates = (now, *earlier)[: self.max_order]
+        estimates = (now, *memory.estimates)[: self.max_order]
         order = self._order(step, len(estimates))
         # The step to 0 has no length in lam: it leads to the estimate itself.
-        x_next = x0 if step.sigma_next == 0 else self._leave(x, estimates[:order], step)
-        history = _History(x=x_next, begun=x, estimates=estimates, order=order)
+        x_next = x0
+        if step.sigma_next > 0:
+            x_next = self._leave(x, estimates[:order], step, memory.draws)
+        history = _History(draws=memory.draws, x=x_next, begun=x, estimates=estimates, order=order)
         return StepResult(x=x_next, x0=x0, memory=history)
 
     def _order(self, step: StepInfo, known: int) -> int:
@@ -117,7 +122,9 @@ class _Multistep(Solver):
         """Where the last step leads, now that the prediction at its end is known."""
         return x
 
-    def _leave(self, x: State, estimates: Sequence[_Estimate], step: StepInfo) -> State:
+    def _leave(
+        self, x: State, estimates: Sequence[_Estimate], step: StepInfo, draws: Draws | None
+    ) -> State:
         """Take a step of as many orders as there are estimates."""
         raise AssertionError
 
@@ -138,6 +145,7 @@ class DPMSolverPP(_Multistep):
         sde: whether to remove more noise in each step and add fresh noise.
         eta: how much of that, with ``sde``; 0 is the ODE.
         s_noise: standard deviation of the fresh noise.
+        noise: ``independent`` draws, or ``brownian``: pictures that more steps hardly change.
         correction: the form of a step of order 2: ``midpoint``, or ``heun``, which weighs the
             change of the estimate exactly.
 
@@ -151,11 +159,13 @@ class DPMSolverPP(_Multistep):
     sde: bool = False
     eta: float = 1.0
     s_noise: float = 1.0
+    noise: str = "independent"
     correction: str = "midpoint"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         _check(self.name, "correction", self.correction, CORRECTIONS)
+        check_noise(self.name, self.noise)
         if not (0 <= self.eta < math.inf and 0 <= self.s_noise < math.inf):
             raise ConfigError(
                 f"the dpmpp solver needs eta >= 0 and s_noise >= 0, got {self.eta} and "
@@ -164,7 +174,13 @@ class DPMSolverPP(_Multistep):
         if self.sde and self.prediction != "x0":
             raise ConfigError("the dpmpp solver's sde needs prediction: x0")
 
-    def _leave(self, x: State, estimates: Sequence[_Estimate], step: StepInfo) -> State:
+    def begin(self, grid: Grid) -> _History:
+        """See `_Multistep.begin`."""
+        return replace(super().begin(grid), draws=Draws(self.noise, grid))
+
+    def _leave(
+        self, x: State, estimates: Sequence[_Estimate], step: StepInfo, draws: Draws | None
+    ) -> State:
         h = math.log(step.level / step.sigma_next)
         eta = self.eta if self.sde else 0.0
         # The stochastic equation removes the noise of a step 1 + eta times as long.
@@ -172,10 +188,11 @@ class DPMSolverPP(_Multistep):
         x_next = of.constant(x, estimates[0].value)
         if len(estimates) > 1:
             x_next = x_next + of.scale * self._change(estimates, h, of)
-        if eta == 0:
+        if eta == 0 or draws is None:
             return x_next
         up = step.sigma_next * math.sqrt(-math.expm1(-2 * h * eta))
-        return x_next + up * self.s_noise * fresh_noise(x, step)
+        fresh = draws.between(x, step, step.level, step.sigma_next)
+        return x_next + up * self.s_noise * fresh
 
     def _change(self, estimates: Sequence[_Estimate], h: float, of: "_Exact") -> State:
         """What the change of the prediction adds to a step."""
@@ -213,7 +230,9 @@ class UniPC(_Multistep):
         super().__post_init__()
         _check(self.name, "variant", self.variant, VARIANTS)
 
-    def _leave(self, x: State, estimates: Sequence[_Estimate], step: StepInfo) -> State:
+    def _leave(
+        self, x: State, estimates: Sequence[_Estimate], step: StepInfo, draws: Draws | None
+    ) -> State:
         of = _Exact(self.prediction, math.log(step.level / step.sigma_next), step.sigma_next)
         x_next = of.constant(x, estimates[0].value)
         if len(estimates) == 1:
@@ -223,6 +242,7 @@ class UniPC(_Multistep):
 
     def _correct(self, x: State, history: _History, end: _Estimate) -> State:
         """The step again, with weights that are exact for one order more."""
+        assert history.begun is not None
         estimates = history.estimates[: history.order]
         now = estimates[0]
         of = _Exact(self.prediction, end.lam - now.lam, end.sigma)

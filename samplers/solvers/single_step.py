@@ -4,14 +4,11 @@ import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from genlab.diffusion.brownian import BrownianPath
 from genlab.diffusion.denoiser import ConditionedDenoiser, State, StepInfo
-from genlab.errors import ConfigError, nearest
+from genlab.errors import ConfigError
 from genlab.samplers.base import Grid, StepResult
 from genlab.samplers.solvers.ancestral import Ancestral
-from genlab.samplers.solvers.churn import fresh_noise
-
-NOISES = ("brownian", "independent")
+from genlab.samplers.solvers.draws import Draws, check_noise
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,62 +78,37 @@ class DPMSolverPPSDE(Ancestral):
         super().__post_init__()
         if not 0 < self.r <= 1:
             raise ConfigError(f"dpmpp-sde needs 0 < r <= 1, got {self.r}")
-        if self.noise not in NOISES:
-            raise ConfigError(
-                f"dpmpp-sde has no noise {self.noise!r}; {nearest(self.noise, NOISES)}"
-            )
+        check_noise("dpmpp-sde", self.noise)
 
-    def begin(self, grid: Grid) -> "_Draws":
-        """The range of the run, over which a path is laid."""
-        levels = grid.sigmas[grid.sigmas > 0]
-        return _Draws(low=float(levels.min()), high=float(levels.max()))
+    def begin(self, grid: Grid) -> Draws:
+        """The noise of the run."""
+        return Draws(self.noise, grid)
 
     def step(
-        self, denoiser: ConditionedDenoiser, x: State, step: StepInfo, memory: "_Draws"
+        self, denoiser: ConditionedDenoiser, x: State, step: StepInfo, memory: Draws
     ) -> StepResult:
         """See `Solver.step`."""
         x0 = denoiser(x, step.level)
         if step.sigma_next == 0:
             return StepResult(x=x0, x0=x0, memory=memory)
-        draws = memory.ready(x, step) if self.noise == "brownian" and self.eta else memory
         sigma, weight = step.level, 1 / (2 * self.r)
         middle = math.exp((1 - self.r) * math.log(sigma) + self.r * math.log(step.sigma_next))
-        down, up = self.split(sigma, middle)
-        inside = _towards(x, x0, down / sigma)
-        if self.eta:
-            inside = inside + up * self.s_noise * draws.between(x, step, sigma, middle)
-        second = denoiser(inside, middle)
-        down, up = self.split(sigma, step.sigma_next)
-        x = _towards(x, (1 - weight) * x0 + weight * second, down / sigma)
-        if self.eta:
-            x = x + up * self.s_noise * draws.between(x, step, sigma, step.sigma_next)
-        return StepResult(x=x, x0=second, memory=draws)
+        second = denoiser(self._go(x, x0, step, middle, memory), middle)
+        mean = (1 - weight) * x0 + weight * second
+        x = self._go(x, mean, step, step.sigma_next, memory)
+        return StepResult(x=x, x0=second, memory=memory)
+
+    def _go(self, x: State, x0: State, step: StepInfo, sigma_next: float, draws: Draws) -> State:
+        """From the start of the step to a level, with a constant estimate."""
+        down, up = self.split(step.level, sigma_next)
+        x_next = _towards(x, x0, down / step.level)
+        if self.eta == 0:
+            return x_next
+        return x_next + up * self.s_noise * draws.between(x, step, step.level, sigma_next)
 
     def nfe(self, num_steps: int) -> int:
         """See `Solver.nfe`."""
         return 2 * num_steps - 1
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Draws:
-    """Where the noise comes from: the path of a run, once there is one, or the run's stream."""
-
-    low: float
-    high: float
-    path: BrownianPath | None = None
-
-    def ready(self, x: State, step: StepInfo) -> "_Draws":
-        """With a path for this batch."""
-        if self.path is not None:
-            return self
-        path = BrownianPath(step.noise, x.shape[1:], self.low, self.high)
-        return _Draws(low=self.low, high=self.high, path=path)
-
-    def between(self, x: State, step: StepInfo, sigma: float, sigma_next: float) -> State:
-        """Unit normal noise between two levels."""
-        if self.path is None:
-            return fresh_noise(x, step)
-        return self.path(sigma, sigma_next).to(x.dtype)
 
 
 def _towards(x: State, x0: State, r: float) -> State:
