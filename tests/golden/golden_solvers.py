@@ -1,6 +1,6 @@
 """k-diffusion's and diff-sampler's solvers on a closed-form denoiser or an EDM network."""
 
-import math
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -73,7 +73,7 @@ def kd_sampler(run: Run, model: Denoiser, condition: Condition) -> None:
     if options.get("eta") != 0:  # then theirs draws and multiplies by 0
         noise.expect_end()
     levels = sigmas.tolist()
-    pairs = [(a, b) for a, b in zip(levels, levels[1:], strict=False) if b > 0]
+    pairs = [(a, b) for a, b in itertools.pairwise(levels) if b > 0]
     if name == "dpmpp-sde":
         r = options.get("r", 0.5)
         pairs = [pair for a, b in pairs for pair in ((a, a ** (1 - r) * b**r), (a, b))]
@@ -205,5 +205,4 @@ def _solve(
         solver_draws.BrownianPath = path  # type: ignore[misc]
 
 
-assert math
 CHECKS: dict[str, Callable[[Run], None]] = {"ds_sampler": ds_sampler}
