@@ -1,16 +1,19 @@
 """Euler's ancestral sampler."""
 
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
-from genlab.samplers.solvers.ddim import DDIM
+from genlab.diffusion.denoiser import ConditionedDenoiser, State, StepInfo
+from genlab.samplers.base import StepResult
+from genlab.samplers.solvers.ancestral import Ancestral
 
 
 @dataclass(frozen=True, kw_only=True)
-class EulerAncestral(DDIM):
+class EulerAncestral(Ancestral):
     """An Euler step that goes too far down, and fresh noise that leads back up.
 
-    It is `DDIM` with ``eta = 1`` (all of DDPM's noise) that starts from noise of the first level
-    itself. Choose it for variety with 20 to 50 steps; images do not settle as steps grow.
+    It is `DDIM` with as much of DDPM's noise that starts from noise of the first level itself.
+    Choose it for variety with 20 to 50 steps; images do not settle as steps grow.
 
     Order 1. Costs one network evaluation a step.
 
@@ -18,8 +21,14 @@ class EulerAncestral(DDIM):
     diffusers' EulerAncestralDiscreteScheduler.
     """
 
-    eta: float = 1.0
+    order: ClassVar[int] = 1
 
-    def start_std(self, sigma: float) -> float:
-        """The noise level itself."""
-        return sigma
+    def step(
+        self, denoiser: ConditionedDenoiser, x: State, step: StepInfo, memory: Any
+    ) -> StepResult:
+        """See `Solver.step`."""
+        x0 = denoiser(x, step.level)
+        down, up = self.split(step.level, step.sigma_next)
+        eps = (x - x0) / step.level
+        x = x0 + down * eps
+        return StepResult(x=self.add(x, up, step), x0=x0)

@@ -55,7 +55,7 @@ def waits(model: Preconditioning, sampler: dict[str, Any]) -> list[str]:
 
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_solvers_do_not_wait(solver: str) -> None:
-    random = {"S_churn": 4.0} if solver in ("euler", "heun", "two-stage", "general") else {}
+    random = {"S_churn": 4.0} if solver in ("dpm2", "euler", "heun", "general") else {}
     assert waits(EDM(), {"solver": {"name": solver, **random}}) == []
 
 

@@ -239,7 +239,7 @@ def test_a_window_switches_an_inner_guidance_off_at_no_cost() -> None:
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_a_window_is_decided_once_a_step_and_before_churn(solver: str) -> None:
     """Both evaluations of a step are guided alike, also where churn lifts it over the edge."""
-    churn = {"S_churn": 3.0} if solver in ("euler", "heun", "general") else {}
+    churn = {"S_churn": 3.0} if solver in ("dpm2", "euler", "heun", "general") else {}
     model = model_for(solver)
     when = {"time": [0.4, 0.8]}
     config = {

@@ -14,7 +14,7 @@ from genlab.samplers.base import SOLVERS
 # errors are taken before it.
 RANGE = {"name": "karras", "sigma_min": 0.05, "sigma_max": 20.0}
 NUM_STEPS = (32, 48, 72)
-RANDOM = ("ddpm", "euler-ancestral", "flow-sde")
+RANDOM = ("ddpm", "dpm2-ancestral", "dpmpp-2s", "dpmpp-sde", "euler-ancestral", "flow-sde")
 VARIANTS: list[tuple[dict[str, Any], int]] = [
     *[({"name": name}, SOLVERS[name].order) for name in SOLVERS if name not in RANDOM],
     *[({"name": "two-stage", "alpha": alpha}, 2) for alpha in (0.5, 2 / 3, 1.1)],

@@ -95,7 +95,7 @@ def test_alpha_between_discrete_levels_is_refused() -> None:
         run(config, Discrete(mixture()))
 
 
-@pytest.mark.parametrize("name", ["dpmpp-2m", "unipc"])
+@pytest.mark.parametrize("name", ["dpmpp", "unipc", "lms", "ipndm", "deis"])
 def test_equal_noise_levels_are_refused_where_a_step_divides_by_their_distance(name: str) -> None:
     config = {"solver": name, "schedule": {"num_steps": 100}}
     with pytest.raises(ConfigError, match=f"{name} cannot take such steps; lower num_steps"):

@@ -1,0 +1,42 @@
+"""What ancestral solvers share: a step that goes too far down, fresh noise that leads back up."""
+
+import math
+from dataclasses import dataclass
+
+from genlab.diffusion.denoiser import State, StepInfo
+from genlab.errors import ConfigError
+from genlab.samplers.base import Solver
+from genlab.samplers.solvers.churn import fresh_noise
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ancestral(Solver):
+    """How much of a step's noise is fresh.
+
+    Attributes:
+        eta: 1 is all of DDPM's noise, 0 is deterministic and draws nothing.
+        s_noise: standard deviation of the fresh noise, in units of what keeps the noise level.
+    """
+
+    eta: float = 1.0
+    s_noise: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.eta <= 1:
+            raise ConfigError(f"an ancestral solver needs 0 <= eta <= 1, got {self.eta}")
+        if not 0 <= self.s_noise < math.inf:
+            raise ConfigError(f"an ancestral solver needs s_noise >= 0, got {self.s_noise}")
+
+    def split(self, sigma: float, sigma_next: float) -> tuple[float, float]:
+        """(level that the step goes down to, standard deviation of what is added there).
+
+        ``down^2 + up^2 = sigma_next^2``, with ``up = eta`` times the posterior's deviation.
+        """
+        up = self.eta * (sigma_next / sigma) * math.sqrt(max(sigma**2 - sigma_next**2, 0.0))
+        return math.sqrt(max(sigma_next**2 - up**2, 0.0)), up
+
+    def add(self, x: State, up: float, step: StepInfo) -> State:
+        """``x`` with its fresh noise; a step to 0 and a deterministic one draw nothing."""
+        if self.eta == 0 or step.sigma_next == 0:
+            return x
+        return x + up * self.s_noise * fresh_noise(x, step)
