@@ -98,6 +98,9 @@ class _Given:
     def rand(self, shape: Any, dtype: torch.dtype = torch.float32) -> Tensor:
         raise AssertionError("uniform numbers are drawn, officially they are not")
 
+    def fork(self, key: str) -> "_Given":
+        raise AssertionError(f"a stream {key!r} is asked for, officially there is none")
+
 
 class _Recorder(Told):
     """Notes the state and the noise level of every call, too."""
