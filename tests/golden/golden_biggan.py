@@ -193,6 +193,9 @@ class Uniforms(NoiseStream):
     def rand(self, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
         return torch.from_numpy(self.state.uniform(size=tuple(shape))).to(dtype)
 
+    def fork(self, key: str) -> "Uniforms":
+        raise MismatchError(f"a stream {key!r} is asked for, officially there is none")
+
 
 def _official_noise(checked: Checked, name: str) -> None:
     """Official latents from their seed: the same distribution function, inverted."""

@@ -8,7 +8,8 @@ runs through unchanged.
 
 import json
 import os
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -20,6 +21,8 @@ from torch import Tensor
 
 HERE = Path(__file__).resolve().parent
 CHECKOUT = HERE.parents[1]
+SETS = ("golden", "golden-samplers", "golden-edm2")
+"""Folders of shared data with cases."""
 
 # "max|a-b| <= max(2e-5 max_abs_ref, 20 kernel_noise_max_abs)": the criterion that came with the
 # data. Kernel noise is how far the official code moves from itself on other CPU kernels.
@@ -49,6 +52,10 @@ class Case:
     @property
     def name(self) -> str:
         return self.folder.name
+
+    @property
+    def set_name(self) -> str:
+        return self.folder.parent.name
 
     def runs(self) -> list["Run"]:
         """The runs of the case; a case that lists none is one run whose kind is its source."""
@@ -96,11 +103,14 @@ class Run:
 
     def draws(self) -> list[Tensor]:
         """The recorded random numbers in the order of the official draws."""
-        rows: list[Tensor] = []
+        return [numbers for _, numbers in self.draws_by_kind()]
+
+    def draws_by_kind(self) -> Iterator[tuple[str, Tensor]]:
+        """The same, each with its kind: "" where none is told."""
         for draw in self.spec["draws"]:
             numbers = self.case.tensors[draw["key"]]
-            rows += list(numbers) if draw["stacked"] else [numbers]
-        return rows
+            for row in numbers if draw["stacked"] else [numbers]:
+                yield draw.get("kind") or "", row
 
     def reference(self, output: str) -> Tensor:
         return self.case.tensors[self.spec["outputs"][output]]
@@ -167,17 +177,38 @@ def _norm(values: Tensor) -> float:
     return 0.0 if scale == 0 else scale * float((values / scale).norm())  # 1e300 squared is inf
 
 
-def golden_folder() -> Path:
-    """Where the cases are: ``GENLAB_GOLDEN``, the shared folder, or the subset shipped here."""
-    if "GENLAB_GOLDEN" in os.environ:
-        return Path(os.environ["GENLAB_GOLDEN"])
-    shared = Path(os.environ.get("GENLAB_SHARED", CHECKOUT.parent / "shared")) / "golden"
-    return shared if shared.is_dir() else HERE / "data"
+def golden_folders() -> list[Path]:
+    """Where the cases are: ``GENLAB_GOLDEN``, the shared folders, or the subset shipped here.
+
+    Raises:
+        NotADirectoryError: the variable names a folder that is not there.
+    """
+    named = [Path(name) for name in os.environ.get("GENLAB_GOLDEN", "").split(os.pathsep) if name]
+    for folder in named:
+        if not folder.is_dir():
+            raise NotADirectoryError(f"GENLAB_GOLDEN names {folder}, which is not a folder")
+    if named:
+        return named
+    shared = Path(os.environ.get("GENLAB_SHARED", CHECKOUT.parent / "shared"))
+    return [shared / name for name in SETS if (shared / name).is_dir()] or [HERE / "data"]
 
 
-def find_cases(folder: Path) -> list[Case]:
-    """Every folder below ``folder`` with a meta.json, by name."""
-    return [read_case(path.parent) for path in sorted(folder.rglob("meta.json"))]
+def find_cases(*folders: Path) -> list[Case]:
+    """Every folder below those given with a meta.json, in their order and by name."""
+    found = [path for folder in folders for path in sorted(folder.rglob("meta.json"))]
+    return [read_case(path.parent) for path in found]
+
+
+def unique_ids(runs: Sequence[Run]) -> list[str]:
+    """A name for each run; those of the same name are told apart by the folder of their cases."""
+    common = Counter(run.id for run in runs)
+    ids = [run.id if common[run.id] == 1 else f"{run.case.set_name}:{run.id}" for run in runs]
+    seen, times = Counter[str](), Counter(ids)
+    for index, name in enumerate(ids):
+        seen[name] += 1
+        if times[name] > 1:
+            ids[index] = f"{name} ({seen[name]})"
+    return ids
 
 
 def read_case(folder: Path) -> Case:

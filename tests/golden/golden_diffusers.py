@@ -101,7 +101,7 @@ class _Given:
         raise AssertionError("uniform numbers are drawn, officially they are not")
 
     def fork(self, key: str) -> "_Given":
-        raise AssertionError("a fork is drawn from, officially there is none")
+        raise AssertionError(f"a fork {key!r} is drawn from, officially there is none")
 
 
 class _Recorder(Told):
@@ -138,8 +138,10 @@ def hf_trajectory(run: Run) -> None:
     sampler = Sampler.from_config({**own, "solver": solver})
     recorder = _Recorder(generator.denoiser, generator)
     labels, latents = run.input("class_labels"), run.input("noise_init")
-    # Their schedulers draw nothing on a last step without noise, ours draw and leave it.
-    noise = _Given(*run.draws(), torch.zeros_like(latents))
+    # A draw of the step to 0 is multiplied by 0: either side may leave it out.
+    official = run.draws()
+    needless = 2 if len(official) == params["num_inference_steps"] else 1
+    noise = _Given(*official, torch.zeros_like(latents))
     condition = Condition(labels=_ours(labels, generator.num_classes))
     with torch.no_grad():
         *_, last = sample_steps(
@@ -152,7 +154,7 @@ def hf_trajectory(run: Run) -> None:
             latents=latents,
         )
     recorder.notes.remove()
-    assert len(noise.rows) <= 1, f"{len(noise.rows) - 1} official draws are left over"
+    assert len(noise.rows) <= needless, f"{len(noise.rows) - 1} official draws are left over"
     sigmas = Grid.of(sampler.schedule, recorder.noise_levels).sigmas
     in_chain = _is_in_chain(str(params["scheduler"]))
     scales = [(1 + s**2) ** -0.5 if in_chain else 1.0 for s in [*recorder.sigmas[1:], 0.0]]

@@ -20,7 +20,7 @@ from genlab.training.batches import DataFacts, Share
 from genlab.training.config import EmaConfig, OptimizerConfig, ScheduleConfig, TrainConfig
 from genlab.training.ema import HalfLifeAverage
 from genlab.training.gan.losses import LOSSES
-from genlab.training.gan.objective import GanObjective
+from genlab.training.gan.objective import DISCRIMINATOR, GENERATOR, GanObjective
 from genlab.training.gan.regularizers import add_orthogonal_gradients
 from genlab.training.models import Models
 from genlab.training.objective import Loss
@@ -120,16 +120,41 @@ def _average(run: Run, values: Mapping[str, Any]) -> dict[str, Tensor]:
 
 @dataclass(frozen=True, kw_only=True)
 class Recorded(GanObjective):
-    """Takes the official draws, and notes the losses and the gradients that the optimizers get."""
+    """Takes the official draws, and notes the losses and the gradients that the optimizers get.
 
+    Every update of ours takes as many rounds as there are micro-batches, here those of the
+    discriminator. Officially the generator's accumulations have a number of their own: they are
+    dealt out to the rounds, one to each where the numbers are equal, as in a run of ours.
+
+    Attributes:
+        rounds: of an update.
+        generator_rounds: accumulations of the generator's.
+        draws: latents and classes that are left.
+        losses: the last one of each player.
+        pending: rounds of the present update so far.
+        gradients: of each update, by the names of the case.
+        steps: the first letter of each update's player.
+    """
+
+    rounds: int = 1
+    generator_rounds: int = 1
     draws: list[tuple[Tensor, Tensor]] = field(default_factory=list)
-    losses: list[Loss] = field(default_factory=list)
+    losses: dict[str, Loss] = field(default_factory=dict)
+    pending: list[Loss] = field(default_factory=list)
     gradients: list[dict[str, Tensor]] = field(default_factory=list)
     steps: list[str] = field(default_factory=list)
 
     def compute_loss(self, phase: str, *arguments: Any) -> Loss:
-        self.losses.append(super().compute_loss(phase, *arguments))
-        return self.losses[-1]
+        wanted = self.generator_rounds if phase == GENERATOR else self.rounds
+        index = len(self.pending)
+        total = torch.zeros((), requires_grad=True)  # of a round that has no accumulation
+        for _ in range(index * wanted // self.rounds, (index + 1) * wanted // self.rounds):
+            self.losses[phase] = super().compute_loss(phase, *arguments)
+            total = total + self.losses[phase].total
+        # The rounds are averaged, officially the accumulations.
+        loss = Loss(total=total * (self.rounds / wanted), mean=total.detach())
+        self.pending.append(loss)
+        return loss
 
     def draw(
         self, network: GeneratorNetwork, count: int, generator: torch.Generator
@@ -144,6 +169,7 @@ class Recorded(GanObjective):
         named = networks[phase].named_parameters()
         self.gradients.append({f"{prefix}{key}": _gradient(value).clone() for key, value in named})
         self.steps.append(letter)
+        self.pending.clear()
 
 
 def iterations(run: Run) -> None:
@@ -152,7 +178,7 @@ def iterations(run: Run) -> None:
     settings, values = meta["config"], meta["values"]
     _expect_settings(settings)
     ratio = settings["G_batch_size"] / settings["batch_size"]
-    G, D = _networks(run.case)
+    G, D = networks_of(run.case)
     objective = Recorded(
         discriminator=_described("biggan-discriminator", D),
         discriminator_steps=settings["num_D_steps"],
@@ -160,6 +186,8 @@ def iterations(run: Run) -> None:
         split=settings["split_D"],
         generator_ortho=settings["G_ortho"],
         discriminator_ortho=settings["D_ortho"],
+        rounds=settings["num_D_accumulations"],
+        generator_rounds=settings["num_G_accumulations"],
         draws=list(zip(tensors["z"], tensors["y"], strict=True)),
     )
     config = _train_config(meta, _described("biggan-generator", G))
@@ -169,12 +197,17 @@ def iterations(run: Run) -> None:
     average = models.averages[0]
     average.load_state_dict(models.main.state_dict())
     for index in range(settings["iterations"]):
-        micro = (tensors[f"x.{index}"], tensors[f"labels.{index}"])
         # A run's first step is the official iteration 1.
-        updates.step(index, [micro])
-        *_, of_discriminator, of_generator = objective.losses
+        updates.step(
+            index, _micro_batches(settings, tensors[f"x.{index}"], tensors[f"labels.{index}"])
+        )
+        of_discriminator, of_generator = (
+            objective.losses[DISCRIMINATOR],
+            objective.losses[GENERATOR],
+        )
+        # Of the last accumulations; only the generator's is divided by their number.
         told = {
-            "G_loss": of_generator.mean,
+            "G_loss": of_generator.mean / settings["num_G_accumulations"],
             "D_loss_real": of_discriminator.parts["real"],
             "D_loss_fake": of_discriminator.parts["fake"],
         }
@@ -185,14 +218,30 @@ def iterations(run: Run) -> None:
     ours: dict[str, Tensor] = {}
     for gradients in objective.gradients:
         stored = {key: value for key, value in gradients.items() if key in tensors}
-        ours |= _settled(stored, tensors)
+        ours |= settled_gradients(stored, tensors)
     for name, network in models.unwrapped.items():
         ours |= _named(f"after.{name[0].upper()}.", network.state_dict())
     ours |= _named("after.G_ema.", average.state_dict())
     _expect_all(run, ours, ("z", "y", "x.", "labels."))
 
 
-def _networks(case: Case) -> tuple[nn.Module, nn.Module]:
+def _micro_batches(
+    settings: Mapping[str, Any], images: Tensor, labels: Tensor
+) -> list[tuple[Tensor, Tensor]]:
+    """The images of an iteration as our rounds take them.
+
+    Officially every update has its accumulations one after the other; ours is the same round of
+    every update in one micro-batch.
+    """
+    rounds = settings["num_D_accumulations"]
+    chunks = list(
+        zip(*(rows.split(settings["batch_size"]) for rows in (images, labels)), strict=True)
+    )
+    micro_batches = [zip(*chunks[index::rounds], strict=True) for index in range(rounds)]
+    return [(torch.cat(x), torch.cat(y)) for x, y in micro_batches]
+
+
+def networks_of(case: Case) -> tuple[nn.Module, nn.Module]:
     """Generator and discriminator as they come from their files."""
     official = load_file(case.folder / "weights.safetensors")
     with TemporaryDirectory() as folder:
@@ -259,12 +308,7 @@ def _updates(
 
 def _expect_settings(settings: Mapping[str, Any]) -> None:
     """What this check does not look at must be as it takes it to be."""
-    assumed = {
-        "toggle_grads": True,
-        "ema": True,
-        "num_D_accumulations": 1,
-        "num_G_accumulations": 1,
-    }
+    assumed = {"toggle_grads": True, "ema": True}
     for key, value in assumed.items():
         if settings[key] != value:
             raise MismatchError(f"{key} is {settings[key]}, this check knows {value}")
@@ -279,7 +323,9 @@ def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
 
-def _settled(gradients: dict[str, Tensor], reference: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def settled_gradients(
+    gradients: dict[str, Tensor], reference: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
     """Gradients that are compared with the official ones, those that are 0 but for rounding put so.
 
     The bias of a convolution before batch normalisation has no influence: its gradient is the

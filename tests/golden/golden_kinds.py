@@ -15,6 +15,7 @@ from golden_gated_pixelcnn import gated_pixelcnn
 from golden_metrics import metrics
 from golden_noise import RecordedNoise
 from golden_pixelcnnpp import pixelcnnpp
+from golden_solvers import ds_sampler, kd_sampler, mixture
 from golden_told import Notes, shared
 from torch import Tensor
 from watching import Watching
@@ -23,7 +24,6 @@ import genlab
 from genlab.compute import choose
 from genlab.diffusion.condition import Condition
 from genlab.diffusion.denoiser import Denoiser
-from genlab.diffusion.ideal import GaussianMixtureDenoiser
 from genlab.diffusion.losses import LOSSES, LossDraws
 from genlab.generators import DiffusionGenerator
 from genlab.samplers.base import Grid
@@ -33,8 +33,50 @@ from genlab.samplers.solvers.general import General
 
 PLANNED = {
     "T-Stitch": ["tstitch_multi_table", "tstitch_sample", "tstitch_table"],
+    "samplers and guidance": [
+        "apg_sample",
+        "cads_dit",
+        "cads_gamma",
+        "cads_node",
+        "cads_noise",
+        "gits",
+        "guidance_interval",
+        "hf_flow",
+        "hf_guider",
+        "hf_inverse",
+        "hf_repaint",
+        "hf_scheduler",
+        "hf_threshold",
+        "kd_discrete",
+        "kd_schedule",
+        "repa_sampler",
+        "restart_sampler",
+    ],
+    "fine-tuning": ["difffit_forward", "difffit_grad", "difffit_trainable", "peft_lora"],
+    "EDM2": [
+        "edm2_encoder",
+        "edm2_forward",
+        "edm2_grad",
+        "edm2_layer",
+        "edm2_learning_rate",
+        "edm2_loss",
+        "edm2_phema_beta",
+        "edm2_phema_coefficients",
+        "edm2_phema_exponent",
+        "edm2_phema_rebuild",
+        "edm2_phema_response",
+        "edm2_raw",
+        "edm2_reference_stats",
+        "edm2_sampler",  # of other networks, too
+        "edm2_sigma_sweep",
+        "edm2_snapshot",
+        "edm2_train",
+        "edm2_train_forward",
+        "edm2_training_state",
+    ],
 }
-"""Kinds that later issues build; whoever does adds the check to CHECKS and removes it here."""
+"""What builds them -> kinds that later issues build; whoever does adds the check to CHECKS and
+removes it here."""
 
 REASONS = {kind: what for what, kinds in PLANNED.items() for kind in kinds}
 
@@ -170,12 +212,17 @@ def edm_loss(run: Run) -> None:
     )
 
 
+def denoiser_of(run: Run) -> Denoiser:
+    """The closed-form model of a run, or else the network of its case."""
+    return mixture(run) if run.has("gmm_means") else generator_of(run.case).denoiser
+
+
+def solver_of_k_diffusion(run: Run) -> None:
+    kd_sampler(run, denoiser_of(run), condition_of(run))
+
+
 def edm_sampler(run: Run) -> None:
-    if run.has("gmm_means"):
-        names = ("gmm_weights", "gmm_means", "gmm_stds")
-        denoiser: Denoiser = GaussianMixtureDenoiser(*(run.input(name) for name in names))
-    else:
-        denoiser = generator_of(run.case).denoiser
+    denoiser = denoiser_of(run)
     run.params("trace")  # says only that net_inputs and net_outputs are recorded
     recorder = Recorder(denoiser)
     sampler = Sampler.from_config(sampler_config(run))
@@ -273,6 +320,8 @@ CHECKS: dict[str, Callable[[Run], None]] = {
     "edm_round_sigma": edm_round_sigma,
     "edm_sampler": edm_sampler,
     "edm_sigma_sweep": edm_sigma_sweep,
+    "ds_sampler": ds_sampler,
+    "kd_sampler": solver_of_k_diffusion,
     "source BigGAN-PyTorch": gan_training,
     "source Vendi-Score": metrics,
     "source pixel-cnn-pp": pixelcnnpp,

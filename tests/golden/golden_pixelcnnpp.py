@@ -158,7 +158,7 @@ def _values(case: Case, x: Tensor, exact: Tensor, single: Tensor) -> None:
     _expect(case, "nats", single, told.pop("loss_nats_float32"), 1e-6)
     # Of parameters in float32, like those that ours is computed from.
     _expect(case, "nats", exact.sum(), told.pop("loss_nats_float64_same_params"), 1e-6)
-    _images(case, exact, told.pop("loss_nats_per_image_float32"))
+    expect_images(case, exact, told.pop("loss_nats_per_image_float32"))
     bits = told.pop("bits_per_dim")
     _expect(case, "bits/dim", exact.sum() / (x.numel() * math.log(2)), bits, 1e-6)
     if x.shape[2] == x.shape[3]:
@@ -167,7 +167,7 @@ def _values(case: Case, x: Tensor, exact: Tensor, single: Tensor) -> None:
     _expect_empty(case, told)
 
 
-def _images(case: Case, exact: Tensor, rounded: list[float]) -> None:
+def expect_images(case: Case, exact: Tensor, rounded: list[float]) -> None:
     """The nats of each image, through those of its pixels in float64, and officially in float32."""
     official = case.tensors["nats_per_pixel"].flatten(1).sum(1)
     for ours, theirs, sum_ in zip(exact.flatten(1).sum(1), official, rounded, strict=True):

@@ -1,6 +1,8 @@
 """The harness itself: it notices what is wrong, and knows nothing but what meta.json says."""
 
+import itertools
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,10 +16,13 @@ from golden_cases import (
     Run,
     compare,
     find_cases,
-    golden_folder,
+    golden_folders,
     read_case,
+    unique_ids,
 )
 from golden_kinds import REASONS, check
+from golden_noise import RecordedNoise
+from golden_told import Notes, shared
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -30,6 +35,7 @@ NETWORK, SAMPLER, LOSS = "edm_net_song_skip", "edm_sampler_gmm", "edm_loss_vp"
 @pytest.fixture
 def edited(tmp_path: Path) -> MakeCase:
     """Copies a shipped case under another name, keeps one run of it, and lets an edit at it."""
+    numbers = itertools.count()
 
     def make(case: str, kind: str, edit: Edit = lambda meta, io: None, index: int = 0) -> Run:
         source = HERE / "data" / case
@@ -37,8 +43,8 @@ def edited(tmp_path: Path) -> MakeCase:
         meta["runs"] = [[run for run in meta["runs"] if run["kind"] == kind][index]]
         io = load_file(source / "io.safetensors")
         edit(meta, io)
-        folder = tmp_path / "anything"
-        folder.mkdir()
+        folder = tmp_path / "anything" / str(next(numbers))
+        folder.mkdir(parents=True)
         (folder / "meta.json").write_text(json.dumps(meta))
         save_file(io, folder / "io.safetensors")
         for weights in source.glob("weights*"):
@@ -189,9 +195,115 @@ def test_case_that_says_nothing_known_fails(tmp_path: Path, text: str) -> None:
         check(run)
 
 
-def test_environment_names_the_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("GENLAB_GOLDEN", str(tmp_path))
-    assert golden_folder() == tmp_path
-    monkeypatch.delenv("GENLAB_GOLDEN")
+@pytest.fixture
+def folders(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Path]:
+    """Two folders with a case of the same name, all that ``GENLAB_GOLDEN`` names."""
+    made = [tmp_path / "one", tmp_path / "two"]
+    for folder in made:
+        (folder / "same").mkdir(parents=True)
+        (folder / "same" / "meta.json").write_text("{}")
+    monkeypatch.setenv("GENLAB_GOLDEN", os.pathsep.join(map(str, made)))
+    return made
+
+
+def test_environment_names_folders(folders: list[Path]) -> None:
+    assert golden_folders() == folders
+    assert [case.folder.parent for case in find_cases(*golden_folders())] == folders
+
+
+def test_runs_of_the_same_name_have_ids_of_their_own(folders: list[Path]) -> None:
+    def ids(*where: Path) -> list[str]:
+        return unique_ids([run for case in find_cases(*where) for run in case.runs()])
+
+    assert ids(folders[0]) == ["same-whole"]
+    assert ids(*folders) == ["one:same-whole", "two:same-whole"]
+    assert ids(folders[0], folders[0]) == ["one:same-whole (1)", "one:same-whole (2)"]
+
+
+def test_folder_that_is_not_there_is_named(
+    folders: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GENLAB_GOLDEN", f"{folders[0]}{os.pathsep}unheard-of")
+    with pytest.raises(NotADirectoryError, match="GENLAB_GOLDEN names unheard-of, which is"):
+        golden_folders()
+
+
+def test_shared_folders_are_the_default(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("GENLAB_GOLDEN", raising=False)
     monkeypatch.setenv("GENLAB_SHARED", str(tmp_path))
-    assert golden_folder() == HERE / "data"
+    assert golden_folders() == [HERE / "data"]
+    for name in ("golden-edm2", "golden", "data"):
+        (tmp_path / name).mkdir()
+    assert golden_folders() == [tmp_path / "golden", tmp_path / "golden-edm2"]
+
+
+@pytest.mark.parametrize("threads", [1, 2, 4])
+def test_rows_of_a_batch_in_threads(edited: MakeCase, threads: int) -> None:
+    """What a network is told is known, and must be right, in however many parts it is told."""
+
+    def change(meta: dict[str, Any], io: dict[str, Tensor]) -> None:
+        io[meta["runs"][0]["outputs"]["c_noise"]][-1] *= 1 + 5e-5
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        run = edited(NETWORK, "edm_sigma_sweep")
+        assert len(run.input("x")[0]) > 1
+        check(run)
+        with pytest.raises(MismatchError, match="c_noise"):
+            check(edited(NETWORK, "edm_sigma_sweep", change))
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_parts_of_a_batch_are_put_in_order() -> None:
+    class Network(torch.nn.Module):
+        def forward(self, x: Tensor, c_noise: Tensor) -> Tensor:
+            return x
+
+    network = Network()
+    notes = Notes(network)
+    x = torch.arange(3.0)[:, None]
+    network(x[2:], torch.tensor([5.0]))
+    network(x[:2], torch.tensor([4.0]))
+    call = notes.take()
+    assert torch.equal(call.said, x)
+    assert call.told.tolist() == [4, 4, 5]
+    with pytest.raises(MismatchError, match="were told"):
+        shared(call.told)
+    network(x, torch.tensor([6.0]))
+    assert shared(notes.take().told).tolist() == [6]
+
+
+def _add_brownian(meta: dict[str, Any], io: dict[str, Tensor]) -> None:
+    """Draws of a kind of their own, before those of the solver, and one more without a kind."""
+    draws = meta["runs"][0]["draws"]
+    shape = io[draws[0]["key"]].shape[1:]
+    io["paths"], io["last"] = torch.randn(2, *shape), torch.randn(shape)
+    draws.insert(0, {"key": "paths", "kind": "brownian", "stacked": True})
+    draws.append({"key": "last", "stacked": False})
+
+
+def test_forks_have_the_draws_of_their_kind(edited: MakeCase) -> None:
+    run = edited(SAMPLER, "edm_sampler", _add_brownian, index=1)
+    noise, tensors = RecordedNoise(run), run.case.tensors
+    fork, shape = noise.fork("brownian"), tensors["last"].shape[1:]
+    rows = [*tensors[run.spec["draws"][1]["key"]], tensors["last"]]
+    assert torch.equal(fork.randn(shape), tensors["paths"][0])
+    assert all(torch.equal(noise.randn(shape, row.dtype), row) for row in rows)
+    with pytest.raises(MismatchError, match="1 official draws of brownian are left over"):
+        noise.expect_end()
+    assert torch.equal(noise.fork("brownian").randn(shape), tensors["paths"][1])
+    noise.expect_end()
+    for stream in (noise, fork, noise.fork("cads")):
+        with pytest.raises(MismatchError, match="more noise"):
+            stream.randn(shape)
+
+
+def test_draws_of_a_fork_that_nobody_asks_for_fail(edited: MakeCase) -> None:
+    def add(meta: dict[str, Any], io: dict[str, Tensor]) -> None:
+        _add_brownian(meta, io)
+        meta["runs"][0]["draws"].pop()
+
+    with pytest.raises(MismatchError, match="2 official draws of brownian are left over"):
+        check(edited(SAMPLER, "edm_sampler", add, index=1))
