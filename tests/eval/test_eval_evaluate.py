@@ -71,7 +71,7 @@ def test_the_score_is_that_of_the_formula(tiny_generator: DiffusionGenerator, re
     record = score(Subject(name="mine", generator=tiny_generator), config)
     from genlab.eval.samples import GeneratedImages
 
-    sampler = record.sampling["sampler"]
+    sampler = tiny_generator.build_sampler(record.sampling["sampler"])
     labels = [tiny_generator.choose_labels([seed], None)[0] for seed in range(40)]  # type: ignore[index]
     drawn = GeneratedImages(tiny_generator, range(40), labels, sampler).read(0, 40).images
     ours = Moments.of(TinyExtractor()(drawn)["features"])
