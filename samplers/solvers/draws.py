@@ -30,7 +30,9 @@ class Draws:
         if not self._is_brownian:
             return fresh_noise(x, step)
         if self._path is None:  # the batch's noise is known with its first step
-            self._path = BrownianPath(step.noise, x.shape[1:], *self._ends)
+            # After a restart the same levels come again, and need noise of their own.
+            noise = step.noise.fork(f"restart {step.index}") if step.index else step.noise
+            self._path = BrownianPath(noise, x.shape[1:], *self._ends)
         return self._path(sigma, sigma_next).to(x.dtype)
 
 
