@@ -43,7 +43,7 @@ def test_non_saturating_is_the_cross_entropy() -> None:
 
 
 def test_label_smoothing_belongs_to_the_cross_entropy() -> None:
-    with pytest.raises(ConfigError, match="no option 'label_smoothing'"):
+    with pytest.raises(ConfigError, match="no setting 'label_smoothing'"):
         GanObjective(loss={"name": "hinge", "label_smoothing": 0.1})
 
 
