@@ -157,7 +157,7 @@ def test_a_folder_that_cannot_be_written(config: Path, tmp_path: Path) -> None:
     [
         ("objective.shift=-1", ConfigError, "shift must be at least 0"),
         ("objective.label_smoothing=1", ConfigError, "label_smoothing"),
-        ("objective.mixup=1", ConfigError, "no option 'mixup'"),
+        ("objective.mixup=1", ConfigError, "no setting 'mixup'"),
         ("data.labels=false", ConfigError, "at least 2 classes"),
         ("network={name: song-unet}", ConfigError, "does not suit this objective"),
         ("network.num_classes=5", ConfigError, "num_classes is 5 but the data"),
