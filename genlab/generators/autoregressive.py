@@ -99,7 +99,13 @@ class AutoregressiveGenerator(Generator):
         if tuple(uniforms.shape[1:]) != shape:
             raise ConfigError(f"latents must be of shape {shape}, got {tuple(uniforms.shape[1:])}")
         classes = self._labels(labels, len(uniforms))
-        model = PixelModel(self.network, classes, sampler.guidance_scale)
+        model = PixelModel(
+            self.network,
+            classes,
+            sampler.guidance_scale,
+            space=sampler.guidance_space,
+            top_p=sampler.top_p,
+        )
         canvas = Canvas(
             uniforms=uniforms,
             temperature=sampler.temperature,

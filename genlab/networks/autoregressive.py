@@ -1,8 +1,8 @@
 """What an autoregressive network offers: parameters of every pixel, their distribution, decoding.
 
 Legend: B batch, C channels, H and W height and width, P parameters of one pixel's distribution, U
-uniform numbers that drawing one pixel takes, ``*S`` any further axes (H and W, or none for a single
-pixel).
+uniform numbers that drawing one pixel takes, L levels of a channel, ``*S`` any further axes (H and
+W, or none for a single pixel).
 
 Pixels come in raster order, row by row from the left, and a pixel's channels belong together: the
 network gives the parameters of pixel (i, j) from the pixels before it, and the distribution takes
@@ -33,6 +33,11 @@ class PixelDistribution(ABC):
 
     @property
     @abstractmethod
+    def num_channels(self) -> int:
+        """C."""
+
+    @property
+    @abstractmethod
     def num_params(self) -> int:
         """P."""
 
@@ -50,6 +55,18 @@ class PixelDistribution(ABC):
         Args:
             params: what the network says.
             pixels: on the grid of levels, in [-1, 1].
+        """
+
+    @abstractmethod
+    def level_log_probs(
+        self, params: Float[Tensor, "B P *S"], channel: int, before: Float[Tensor, "B c *S"]
+    ) -> Float[Tensor, "B L *S"]:
+        """Log-probability of each level of a channel, given the channels before it.
+
+        Args:
+            params: what the network says.
+            channel: which one, from 0.
+            before: the channels before it, on the grid of levels, in [-1, 1].
         """
 
     @abstractmethod

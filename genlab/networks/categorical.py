@@ -26,6 +26,11 @@ class Categorical(PixelDistribution):
     num_levels: int
 
     @property
+    def num_channels(self) -> int:
+        """One."""
+        return 1
+
+    @property
     def num_params(self) -> int:
         """A logit for each level."""
         return self.num_levels
@@ -41,6 +46,12 @@ class Categorical(PixelDistribution):
         """See `PixelDistribution.log_prob`."""
         logits = params.to(wide(params.dtype))
         return logits.log_softmax(1).gather(1, to_levels(pixels, self.num_levels))[:, 0]
+
+    def level_log_probs(
+        self, params: Float[Tensor, "B P *S"], channel: int, before: Float[Tensor, "B 0 *S"]
+    ) -> Float[Tensor, "B L *S"]:
+        """See `PixelDistribution.level_log_probs`."""
+        return params.to(wide(params.dtype)).log_softmax(1)
 
     def sample(
         self,

@@ -23,6 +23,7 @@ from torch.nn import functional as F
 
 from genlab.errors import ConfigError
 from genlab.networks.autoregressive import PixelDistribution
+from genlab.networks.categorical import from_levels
 from genlab.networks.precision import wide
 
 MIN_LOG_SCALE = -7.0
@@ -96,6 +97,11 @@ class LogisticMixture(PixelDistribution):
             )
 
     @property
+    def num_channels(self) -> int:
+        """C."""
+        return self.channels
+
+    @property
     def num_params(self) -> int:
         """3 K for one channel, 10 K for three."""
         return self.num_mixtures * (3 if self.channels == 1 else 10)
@@ -127,6 +133,26 @@ class LogisticMixture(PixelDistribution):
             x = pixels[:, channel : channel + 1]
             total = total + _log_bin(x, parts.mean(channel, pixels), parts.log_scales[:, channel])
         return total.logsumexp(1)
+
+    def level_log_probs(
+        self, params: Float[Tensor, "B P *S"], channel: int, before: Float[Tensor, "B c *S"]
+    ) -> Float[Tensor, "B L *S"]:
+        """See `PixelDistribution.level_log_probs`; the channels before weigh the components."""
+        parts = self.components(params.to(wide(params.dtype)))
+        weights = parts.logits.log_softmax(1)
+        for c in range(channel):
+            x = before[:, c : c + 1]
+            weights = weights + _log_bin(x, parts.mean(c, before), parts.log_scales[:, c])
+        weights = weights.log_softmax(1)
+        levels = from_levels(torch.arange(self.num_levels, device=params.device), self.num_levels)
+        x = levels.to(weights.dtype).reshape(1, -1, *[1] * (params.ndim - 2))
+        means, log_scales = parts.mean(channel, before), parts.log_scales[:, channel]
+        total = torch.full((), -math.inf, dtype=weights.dtype, device=weights.device)
+        for k in range(self.num_mixtures):  # all components at once would be a lot of memory
+            one = slice(k, k + 1)
+            log_bins = _log_bin(x, means[:, one], log_scales[:, one])
+            total = torch.logaddexp(total, weights[:, one] + log_bins)
+        return total
 
     def sample(
         self,

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from genlab import config as configs
 from genlab.diffusion.condition import NULL_CLASS
-from genlab.errors import ConfigError
+from genlab.errors import ConfigError, nearest
 from genlab.networks.autoregressive import (
     AutoregressiveNetwork,
     PixelDecoder,
@@ -23,7 +23,12 @@ from genlab.networks.autoregressive import (
 )
 from genlab.networks.precision import wide
 from genlab.registry import Registry
+from genlab.samplers.autoregressive.levels import ByLevels
 from genlab.samplers.base import AnySampler, Layers, Step
+
+SPACES = ("parameters", "levels")
+"""Where guidance acts: on what the network says of a pixel, or on the log-probabilities of the
+levels of its channels. For a softmax over levels both are the same."""
 
 
 class PixelModel:
@@ -33,9 +38,11 @@ class PixelModel:
         network: in evaluation mode.
         labels: one class for each image, -1 for the null class.
         guidance_scale: 1 is off; otherwise both classes run as one batch of 2 B.
+        space: one of `SPACES`, in which guidance acts.
+        top_p: see `DecodingConfig`.
 
     Attributes:
-        distribution: of a pixel given its parameters.
+        distribution: of a pixel given what `params` says.
         evaluations: network evaluations so far, counted in rows: a whole image each, whether at
             once or pixel by pixel.
     """
@@ -45,16 +52,22 @@ class PixelModel:
         network: AutoregressiveNetwork,
         labels: Int64[Tensor, " B"],
         guidance_scale: float = 1.0,
+        *,
+        space: str = "parameters",
+        top_p: float = 1.0,
     ) -> None:
         self.network, self.scale = network, guidance_scale
         self.distribution: PixelDistribution = network.distribution
         self.is_guided = guidance_scale != 1
+        if top_p < 1 or (self.is_guided and space == "levels"):
+            scale = guidance_scale if space == "levels" else 1.0
+            self.distribution = ByLevels(inner=network.distribution, scale=scale, top_p=top_p)
         nulls = torch.full_like(labels, NULL_CLASS)
         self.labels = torch.cat([labels, nulls]) if self.is_guided else labels
         self.evaluations = 0
 
     def params(self, pixels: Float[Tensor, "B C H W"]) -> Float[Tensor, "B P H W"]:
-        """Parameters of all pixels at once."""
+        """What `distribution` takes, of all pixels at once."""
         self.evaluations += len(self.labels)
         return self._guide(self.network(self._twice(pixels), self.labels))
 
@@ -166,13 +179,22 @@ class DecodingConfig:
 
     Attributes:
         decoder: ``name`` in `DECODERS` and the options of that decoder.
-        temperature: 1 is the model itself, 0 its most likely choices.
-        guidance_scale: of guidance by the null class, on the parameters of each pixel; 1 is off.
+        temperature: 1 is the model itself, 0 its most likely choices. It divides log-probabilities
+            of levels where guidance or ``top_p`` act on those. Otherwise a mixture of logistics has
+            the logits of its components divided and their scales multiplied by it, as published.
+        top_p: the likeliest levels of a channel that together have this probability are drawn from,
+            0 < p <= 1; 1 takes all.
+        guidance_scale: of guidance by the null class; 1 is off.
+        guidance_space: ``parameters``, where weights, means and scales of a mixture are guided,
+            each by itself; or ``levels``, where log-probabilities are: the exact product of powers,
+            at a higher cost. For a softmax over levels both are the same.
     """
 
     decoder: dict[str, Any] = field(default_factory=lambda: {"name": "cached"})
     temperature: float = 1.0
+    top_p: float = 1.0
     guidance_scale: float = 1.0
+    guidance_space: str = "parameters"
 
     def __post_init__(self) -> None:
         if not 0 <= self.temperature < float("inf"):
@@ -184,6 +206,16 @@ class DecodingConfig:
             raise ConfigError(
                 f"sampler.guidance_scale must be at least 0, got {self.guidance_scale}; 1 is off"
             )
+        if not 0 < self.top_p <= 1:
+            raise ConfigError(
+                f"sampler.top_p must lie above 0 and be at most 1, got {self.top_p}; 1 takes all "
+                "levels, and sampler.temperature=0 the likeliest"
+            )
+        if self.guidance_space not in SPACES:
+            raise ConfigError(
+                f"sampler.guidance_space is no {self.guidance_space!r}; "
+                f"{nearest(self.guidance_space, SPACES)}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,13 +225,17 @@ class PixelSampler(AnySampler):
     Attributes:
         decoder: draws.
         temperature: see `DecodingConfig`.
+        top_p: see `DecodingConfig`.
         guidance_scale: see `DecodingConfig`.
+        guidance_space: see `DecodingConfig`.
         text: the configuration that it was made of; None where it was made of objects.
     """
 
     decoder: Decoder
     temperature: float = 1.0
+    top_p: float = 1.0
     guidance_scale: float = 1.0
+    guidance_space: str = "parameters"
     text: Mapping[str, Any] | None = field(default=None, compare=False, repr=False)
 
     @classmethod
@@ -218,7 +254,9 @@ class PixelSampler(AnySampler):
         return cls(
             decoder=DECODERS.build_named(whole.decoder),
             temperature=whole.temperature,
+            top_p=whole.top_p,
             guidance_scale=whole.guidance_scale,
+            guidance_space=whole.guidance_space,
             text=asdict(whole),
         )
 
@@ -230,12 +268,15 @@ class PixelSampler(AnySampler):
         return {
             "decoder": DECODERS.entry_of(self.decoder),
             "temperature": self.temperature,
+            "top_p": self.top_p,
             "guidance_scale": self.guidance_scale,
+            "guidance_space": self.guidance_space,
         }
 
     def describe(self) -> str:
         """Decoder, and temperature and guidance where they do something."""
         words = [f"{self.config['decoder']['name']} decoding"]
         words += [f"temperature {self.temperature:g}"] if self.temperature != 1 else []
+        words += [f"top-p {self.top_p:g}"] if self.top_p != 1 else []
         words += [f"guidance {self.guidance_scale:g}"] if self.guidance_scale != 1 else []
         return ", ".join(words)

@@ -50,7 +50,14 @@ def steps(
     uniforms = NoiseStream(seeds).rand((model.distribution.num_uniforms, ROWS, SIZE))
     with torch.no_grad():
         canvas = Canvas(uniforms=uniforms, temperature=sampler.temperature, **painted)
-        return list(sampler.decoder(PixelModel(model, labels, sampler.guidance_scale), canvas))
+        asked = PixelModel(
+            model,
+            labels,
+            sampler.guidance_scale,
+            space=sampler.guidance_space,
+            top_p=sampler.top_p,
+        )
+        return list(sampler.decoder(asked, canvas))
 
 
 def images(
@@ -62,10 +69,16 @@ def images(
 @pytest.mark.parametrize("kind", ["grey", "colour", "gated"])
 @pytest.mark.parametrize(
     "options",
-    [{}, {"temperature": 0.0}, {"guidance_scale": 2.0, "temperature": 0.6}],
-    ids=["plain", "greedy", "guided"],
+    [
+        {},
+        {"temperature": 0.0},
+        {"guidance_scale": 2.0, "temperature": 0.6},
+        {"guidance_scale": 2.0, "guidance_space": "levels", "top_p": 0.9},
+        {"guidance_scale": 1.5, "top_p": 0.8, "temperature": 0.9},
+    ],
+    ids=["plain", "greedy", "guided", "levels", "top-p"],
 )
-def test_all_decoders_draw_the_same_images(kind: str, options: dict[str, float]) -> None:
+def test_all_decoders_draw_the_same_images(kind: str, options: dict[str, Any]) -> None:
     model, seeds = network(kind), list(range(3))
     cached = images(model, "cached", seeds, **options)
     assert cached.std() > 0.1
