@@ -12,18 +12,23 @@ https://github.com/NVlabs/edm.
 
 import argparse
 import copy
-import statistics
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
 import torch
-from interleaved import Variant, describe, measure, parser, relative_error, report
+from interleaved import (
+    Sampling,
+    Variant,
+    describe,
+    measure,
+    outside,
+    parser,
+    relative_error,
+    report,
+)
 from redrawn import redraw
-from torch import Tensor, nn
+from torch import Tensor
 
 from genlab.diffusion.noise import NoiseStream
 from genlab.diffusion.preconditioning import EDM
@@ -44,55 +49,6 @@ CONFIG: dict[str, Any] = {
 GOALS = {"fp32": 0.87, "compiled": 0.80, "bf16": 0.52}
 
 
-class Sampling(Variant):
-    """A way to sample whose network is timed by itself; its seconds are those of an evaluation.
-
-    Several threads may be in the network at once, each with rows of its own: time counts while at
-    least one of them is.
-
-    Attributes:
-        inside: seconds that the network took, of each run.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        sample: Callable[[], Tensor],
-        network: nn.Module,
-        args: argparse.Namespace,
-    ) -> None:
-        super().__init__(name, self._run, per=2 * args.steps - 1)
-        self._sample, self._started = sample, 0.0
-        self._within, self._lock = 0, Lock()
-        self.inside: list[float] = []
-        network.register_forward_pre_hook(self._start)
-        network.register_forward_hook(self._stop)
-
-    def _run(self) -> Tensor:
-        self.inside.append(0.0)
-        with torch.no_grad():
-            return self._sample()
-
-    def _start(self, *_: Any) -> None:
-        with self._lock:
-            if self._within == 0:
-                self._started = time.perf_counter()
-            self._within += 1
-
-    def _stop(self, *_: Any) -> None:
-        with self._lock:
-            self._within -= 1
-            if self._within == 0:
-                self.inside[-1] += time.perf_counter() - self._started
-
-
-def loop(variant: Variant, _: Variant) -> str:
-    """A column: the share of the time outside the network."""
-    assert isinstance(variant, Sampling)
-    pairs = zip(variant.inside[1:], variant.seconds, strict=True)  # the first run was the warm-up
-    return f"{statistics.median(1 - inside / (s * variant.per) for inside, s in pairs):.2%}"
-
-
 def official(peer: Path, weights: dict[str, Tensor], args: argparse.Namespace) -> Variant:
     """The official network behind its preconditioning, in the official sampler."""
     sys.path.insert(0, str(peer))
@@ -108,7 +64,7 @@ def official(peer: Path, weights: dict[str, Tensor], args: argparse.Namespace) -
         images: Tensor = edm_sampler(net, noise, labels, num_steps=args.steps)
         return images
 
-    return Sampling("official", sample, net.model, args)
+    return Sampling("official", sample, net.model, per=2 * args.steps - 1)
 
 
 def ours(
@@ -130,7 +86,7 @@ def ours(
         *_, last = generator.steps(NoiseStream(seeds), labels, sampler, noise)
         return last.x
 
-    return Sampling(name, sample, generator.network, args)
+    return Sampling(name, sample, generator.network, per=2 * args.steps - 1)
 
 
 def latents(args: argparse.Namespace) -> Tensor:
@@ -159,7 +115,7 @@ def main() -> None:
     variants += [builders[name]() for name in args.variants]
     describe(f"batch {args.batch}")
     measure(variants, args.rounds)
-    columns = {"rel. error": relative_error, "loop": loop}
+    columns = {"rel. error": relative_error, "loop": outside}
     report("variant", "s/evaluation", variants, GOALS, columns)
 
 

@@ -11,9 +11,11 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from threading import Lock
 from typing import Any
 
 import torch
+from torch import nn
 
 from genlab.compute import choose
 
@@ -35,6 +37,48 @@ class Variant:
     per: float = 1
     seconds: list[float] = field(default_factory=list, init=False)
     result: Any = field(default=None, init=False)
+
+
+class Sampling(Variant):
+    """A way to sample whose network is timed by itself.
+
+    Several threads may be in the network at once, each with rows of its own: time counts while at
+    least one of them is.
+
+    Attributes:
+        inside: seconds that the network took, of each run.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        sample: Callable[[], Any],
+        network: nn.Module,
+        per: float,
+    ) -> None:
+        super().__init__(name, self._run, per=per)
+        self._sample, self._started = sample, 0.0
+        self._within, self._lock = 0, Lock()
+        self.inside: list[float] = []
+        network.register_forward_pre_hook(self._start)
+        network.register_forward_hook(self._stop)
+
+    def _run(self) -> Any:
+        self.inside.append(0.0)
+        with torch.no_grad():
+            return self._sample()
+
+    def _start(self, *_: Any) -> None:
+        with self._lock:
+            if self._within == 0:
+                self._started = time.perf_counter()
+            self._within += 1
+
+    def _stop(self, *_: Any) -> None:
+        with self._lock:
+            self._within -= 1
+            if self._within == 0:
+                self.inside[-1] += time.perf_counter() - self._started
 
 
 Column = Callable[[Variant, Variant], str]
@@ -134,3 +178,10 @@ def relative_error(variant: Variant, base: Variant) -> str:
 def greatest_error(variant: Variant, base: Variant) -> str:
     """A column: the greatest difference of an element."""
     return f"{(variant.result - base.result).abs().max():.1e}"
+
+
+def outside(variant: Variant, _: Variant) -> str:
+    """A column: the share of the time that a `Sampling` spends outside its network."""
+    assert isinstance(variant, Sampling)
+    pairs = zip(variant.inside[1:], variant.seconds, strict=True)  # the first run was the warm-up
+    return f"{statistics.median(1 - inside / (s * variant.per) for inside, s in pairs):.2%}"
