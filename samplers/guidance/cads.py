@@ -201,7 +201,7 @@ class AnnealedDenoiser(Guidance):
             annealed = anneal_embedding(y, self._draw("condition", y), gamma, s, psi)
             # A sample without a class is the same in both branches, and so guided nowhere.
             rest = of_null(y) if self.options.branches == "both" else y
-            return torch.where(has_class.to(y.device)[:, None], annealed, rest)
+            return torch.where(has_class.to(y.device, non_blocking=True)[:, None], annealed, rest)
 
         null = of_null if self.options.branches == "both" else None
         return condition.with_embedding_transform(of_class, null=null)
