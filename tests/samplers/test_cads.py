@@ -65,13 +65,16 @@ class Seen(Watching):
 
     def __init__(self, inner: PreconditionedDenoiser) -> None:
         super().__init__(inner)
-        self.embed = inner._class_embedding
+        self.lowest = inner
         self.embeddings: list[Tensor] = []
 
-    def predict(self, x: Tensor, sigma: Tensor, condition: Condition) -> Prediction:
-        embedding = self.embed(condition)
+    def embed(self, condition: Condition) -> Tensor:
+        embedding = self.lowest._class_embedding(condition)
         assert embedding is not None
-        self.embeddings.append(embedding)
+        return embedding
+
+    def predict(self, x: Tensor, sigma: Tensor, condition: Condition) -> Prediction:
+        self.embeddings.append(self.embed(condition))
         return self.inner.predict(x, sigma, condition)
 
 
