@@ -82,12 +82,12 @@ def dit(run: Run) -> None:
     z, labels = (run.input(name) for name in ("z", "y"))
     size = len(z) // 2
     assert bool((labels[size:] == generator.num_classes).all())
-    params = run.params("method", "num_steps", "cfg_scale")
+    params, eta = run.params("method", "num_steps", "cfg_scale"), run.params("eta")
     annealing = run.params("tau1", "tau2", "s", "psi")
     both = run.params("null").get("null", False)
     sampler = Sampler.from_config(
         {
-            "solver": {"name": params["method"], "clip": False},
+            "solver": {"name": params["method"], "clip": False, **eta},
             "schedule": {"name": "respaced", "steps": params["num_steps"]},
             "guidance": [
                 {"name": "cfg", "scale": params["cfg_scale"], "channels": GUIDED},
