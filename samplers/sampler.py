@@ -6,10 +6,11 @@ from typing import Any
 
 from genlab import config as configs
 from genlab.diffusion.denoiser import Denoiser
+from genlab.diffusion.noise_levels import NoiseLevels
 from genlab.errors import ConfigError, SamplingError
 from genlab.registry import class_path
 from genlab.samplers import parts
-from genlab.samplers.base import SCHEDULES, SOLVERS, AnySampler, Layers, Schedule, Solver
+from genlab.samplers.base import SCHEDULES, SOLVERS, AnySampler, Grid, Layers, Schedule, Solver
 from genlab.samplers.guidance.base import GUIDANCE, GuidanceOptions
 from genlab.samplers.parts import Part
 
@@ -42,6 +43,15 @@ class Sampler(AnySampler):
     schedule: Schedule
     guidance: tuple[GuidanceOptions, ...] = ()
     text: Mapping[str, Any] | None = field(default=None, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        for options in self.guidance[:-1]:
+            if options.outermost:
+                raise ConfigError(
+                    f"{type(options).__name__} changes what all other guidance asks the model with,"
+                    " so it must be the last one in sampler.guidance (the outermost), and be there"
+                    " once; move it behind the others"
+                )
 
     @property
     def config(self) -> Mapping[str, Any]:
@@ -135,6 +145,19 @@ class Sampler(AnySampler):
                 )
         return denoiser
 
+    def grid(self, noise_levels: NoiseLevels) -> Grid:
+        """The noise levels of a run.
+
+        Raises:
+            ConfigError: the schedule does not fit the model, or a guidance makes no sense for such
+                a run.
+            SamplingError: what the schedule returns is no row of noise levels.
+        """
+        grid = Grid.of(self.schedule, noise_levels)
+        for options in self.guidance:
+            options.check_run(grid)
+        return grid
+
 
 def _loaded(options: GuidanceOptions) -> GuidanceOptions:
     named: dict[str, Any] = {
@@ -152,4 +175,6 @@ def _rescale(guidance: list[dict[str, Any]], scale: float) -> list[dict[str, Any
         return [
             {**entry, "scale": scale} if entry["name"] == "cfg" else entry for entry in guidance
         ]
-    return [*guidance, {"name": "cfg", "scale": scale}]
+    around = [entry for entry in guidance if getattr(GUIDANCE[entry["name"]], "outermost", False)]
+    inside = [entry for entry in guidance if entry not in around]
+    return [*inside, {"name": "cfg", "scale": scale}, *around]

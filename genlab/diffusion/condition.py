@@ -1,7 +1,7 @@
 """What a denoiser is conditioned on: class labels, the null class, acts on the embedding."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int64
@@ -12,6 +12,9 @@ NULL_CLASS = -1
 
 EmbeddingTransform = Callable[[Float[Tensor, "B E"]], Float[Tensor, "B E"]]
 """A map from class embeddings to class embeddings (CADS is one)."""
+
+Blocks = tuple[tuple[int, EmbeddingTransform | None], ...]
+"""Row blocks in their order: (number of rows, what acts on their embedding or None)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,17 +30,23 @@ class Condition:
         embedding_transforms: one entry for each row block: (number of rows, transform or None). The
             denoiser embeds the labels with the network's own table, then hands each block to its
             transform before the network sees it. Empty means that nothing acts on the embedding.
+        null_transforms: what acts on the embedding in their place once `null` has taken the classes
+            away.
         low_res: the smaller images that a super-resolution network enlarges (B, C, h, w), in
             [-1, 1]; None for any other network. They are no class: `null` keeps them.
     """
 
     labels: Int64[Tensor, " B"] | Float[Tensor, "B K"] | None = None
     augment_labels: Float[Tensor, "B A"] | None = None
-    embedding_transforms: tuple[tuple[int, EmbeddingTransform | None], ...] = field(default=())
+    embedding_transforms: Blocks = ()
+    null_transforms: Blocks = ()
     low_res: Float[Tensor, "B C h w"] | None = None
 
     def null(self) -> "Condition":
-        """The same batch without its classes; what acted on their embedding goes, too."""
+        """The same batch without its classes; what acted on their embedding goes, too.
+
+        What was said to act on the null class (`with_embedding_transform`) does so from here on.
+        """
         if self.labels is None:
             return self
         labels = (
@@ -45,20 +54,25 @@ class Condition:
             if self.labels.is_floating_point()
             else torch.full_like(self.labels, NULL_CLASS)
         )
-        return replace(self, labels=labels, embedding_transforms=())
+        return replace(self, labels=labels, embedding_transforms=self.null_transforms)
 
-    def with_embedding_transform(self, transform: EmbeddingTransform) -> "Condition":
-        """Let ``transform`` act on the batch's class embedding, after what does so already."""
+    def with_embedding_transform(
+        self, transform: EmbeddingTransform, *, null: EmbeddingTransform | None = None
+    ) -> "Condition":
+        """Let ``transform`` act on the batch's class embedding, after what does so already.
+
+        Args:
+            transform: of the embedding of the whole batch.
+            null: what acts in its place where `null` takes the classes away; by default nothing.
+        """
         if self.labels is None:
             return self
-        blocks = self.embedding_transforms or ((len(self.labels), None),)
-        if len(blocks) == 1 and blocks[0][1] is None:
-            return replace(self, embedding_transforms=((len(self.labels), transform),))
-
-        def both(embedding: Tensor) -> Tensor:
-            return transform(_apply(blocks, embedding))
-
-        return replace(self, embedding_transforms=((len(self.labels), both),))
+        rows = len(self.labels)
+        return replace(
+            self,
+            embedding_transforms=_followed_by(self.embedding_transforms, rows, transform),
+            null_transforms=_followed_by(self.null_transforms, rows, null),
+        )
 
     def transform_embedding(self, embedding: Float[Tensor, "B E"]) -> Float[Tensor, "B E"]:
         """Apply each row block's transform to the class embedding."""
@@ -74,21 +88,13 @@ class Condition:
             raise ValueError(
                 "cannot stack conditions with and without labels; use Condition.null()"
             )
-        labels = None
-        blocks: tuple[tuple[int, EmbeddingTransform | None], ...] = ()
-        if first.labels is not None:
-            stacked = [c.labels for c in conditions if c.labels is not None]
-            labels = torch.cat(stacked)
-            if any(c.embedding_transforms for c in conditions):
-                blocks = tuple(
-                    block
-                    for c, rows in zip(conditions, stacked, strict=True)
-                    for block in (c.embedding_transforms or ((len(rows), None),))
-                )
+        stacked = [c.labels for c in conditions if c.labels is not None]
+        rows = [len(labels) for labels in stacked]
         return Condition(
-            labels=labels,
+            labels=torch.cat(stacked) if stacked else None,
             augment_labels=_stack([c.augment_labels for c in conditions], "augment_labels"),
-            embedding_transforms=blocks,
+            embedding_transforms=_joined([c.embedding_transforms for c in conditions], rows),
+            null_transforms=_joined([c.null_transforms for c in conditions], rows),
             low_res=_stack([c.low_res for c in conditions], "low_res"),
         )
 
@@ -102,7 +108,30 @@ def _stack(parts: Sequence[Tensor | None], what: str) -> Tensor | None:
     return torch.cat(given)
 
 
-def _apply(blocks: tuple[tuple[int, EmbeddingTransform | None], ...], embedding: Tensor) -> Tensor:
+def _followed_by(blocks: Blocks, rows: int, transform: EmbeddingTransform | None) -> Blocks:
+    if transform is None:
+        return blocks
+    if all(before is None for _, before in blocks):
+        return ((rows, transform),)
+
+    def both(embedding: Tensor) -> Tensor:
+        return transform(_apply(blocks, embedding))
+
+    return ((rows, both),)
+
+
+def _joined(parts: Sequence[Blocks], rows: Sequence[int]) -> Blocks:
+    """The blocks of a stacked batch; none where nothing acts on any part."""
+    if not any(parts):
+        return ()
+    return tuple(
+        block
+        for blocks, count in zip(parts, rows, strict=True)
+        for block in (blocks or ((count, None),))
+    )
+
+
+def _apply(blocks: Blocks, embedding: Tensor) -> Tensor:
     parts = torch.split(embedding, [rows for rows, _ in blocks])
     return torch.cat(
         [part if fn is None else fn(part) for part, (_, fn) in zip(parts, blocks, strict=True)]

@@ -13,6 +13,7 @@ from genlab.diffusion.noise_levels import NoiseLevels
 from genlab.diffusion.spaces import space_of
 from genlab.errors import ConfigError, SamplingError
 from genlab.registry import Registry, class_path
+from genlab.samplers.base import Grid
 from genlab.samplers.parts import Counted
 
 
@@ -154,11 +155,14 @@ class GuidanceOptions(ABC):
 
     Attributes:
         when: when it acts; by default always.
+        outermost: whether no other guidance may stand around it, because it changes what all of
+            them ask with.
         parts: option -> kind of the model that it holds (`genlab.samplers.parts`). In a config it
             is a name or a folder; it is loaded before a run, moved with the model, and its hash is
             part of the run's identity.
     """
 
+    outermost: ClassVar[bool] = False
     parts: ClassVar[Mapping[str, str]] = {}
 
     when: When = field(default_factory=When)
@@ -171,10 +175,18 @@ class GuidanceOptions(ABC):
             ConfigError: the guidance makes no sense for this model.
         """
 
+    def check_run(self, grid: Grid) -> None:  # noqa: B027  # most guidance takes any levels
+        """Look at the noise levels of a run, before it begins.
+
+        Raises:
+            ConfigError: the guidance makes no sense for this run.
+        """
+
 
 GUIDANCE: Registry[type[GuidanceOptions]] = Registry(
     "genlab.guidance",
     {
+        "cads": "genlab.samplers.guidance.cads:CADS",
         "cfg": "genlab.samplers.guidance.classifier_free:ClassifierFree",
         "classifier": "genlab.samplers.guidance.classifier:ClassifierGuidance",
     },

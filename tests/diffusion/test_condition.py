@@ -79,3 +79,20 @@ def test_cat_refuses_halves_that_do_not_fit() -> None:
         Condition.cat([Condition(labels=LABELS), Condition()])
     with pytest.raises(ValueError, match="with and without augment_labels"):
         Condition.cat([Condition(augment_labels=torch.ones(3, 9)), Condition()])
+
+
+def test_what_acts_on_the_null_class_survives_null() -> None:
+    """And each row block keeps its own, however often branches are stacked."""
+    plain = Condition(labels=LABELS)
+    condition = plain.with_embedding_transform(double, null=negate)
+    assert torch.equal(condition.transform_embedding(EMBEDDING), 2 * EMBEDDING)
+    null = condition.null()
+    assert torch.equal(null.transform_embedding(EMBEDDING), -EMBEDDING)
+    assert torch.equal(null.null().transform_embedding(EMBEDDING), -EMBEDDING)
+    over = condition.with_embedding_transform(add_one).null()
+    assert torch.equal(over.transform_embedding(EMBEDDING), -EMBEDDING)
+    after = condition.with_embedding_transform(add_one, null=add_one).null()
+    assert torch.equal(after.transform_embedding(EMBEDDING), 1 - EMBEDDING)
+    rows = torch.cat([EMBEDDING, EMBEDDING])
+    both = Condition.cat([condition, plain])
+    assert torch.equal(both.null().transform_embedding(rows), torch.cat([-EMBEDDING, EMBEDDING]))

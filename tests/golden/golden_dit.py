@@ -38,7 +38,7 @@ GUIDED = 3
 
 
 @lru_cache(maxsize=16)
-def _converted(case: Case, *more: tuple[str, Any]) -> DiffusionGenerator:
+def converted(case: Case, *more: tuple[str, Any]) -> DiffusionGenerator:
     made = case.meta["constructors"]["net"]
     weights = case.folder / f"{case.meta['weights']['net']}.safetensors"
     generator = genlab.convert(
@@ -63,14 +63,14 @@ def _kept(run: Run, output: Tensor) -> Tensor:
 
 
 def forward(run: Run) -> None:
-    network: Any = _converted(run.case).network
+    network: Any = converted(run.case).network
     with torch.no_grad():
         out = network(run.input("x"), run.input("t").float(), network.embed_labels(_labels(run)))
     run.expect_all({"out": _kept(run, out)})
 
 
 def grad(run: Run) -> None:
-    network: Any = _converted(run.case).network
+    network: Any = converted(run.case).network
     network.zero_grad()
     x = run.input("x").clone().requires_grad_()
     out = network(x, run.input("t").float(), network.embed_labels(_labels(run)))
@@ -86,7 +86,7 @@ def _gradients(run: Run, network: Any) -> dict[str, Tensor]:
 
 
 def parts(run: Run) -> None:
-    network: Any = _converted(run.case).network
+    network: Any = converted(run.case).network
     t, y = run.input("t").float(), _labels(run)
     with torch.no_grad():
         dropped = torch.empty(0)  # nothing can be dropped without a null class
@@ -155,7 +155,7 @@ class Bare(Preconditioning):
 
 def forward_cfg(run: Run) -> None:
     """The official function guides raw outputs, and evaluates both halves at the first's images."""
-    network: Any = _converted(run.case).network
+    network: Any = converted(run.case).network
     classes = network.label_dim
     bare = PreconditionedDenoiser(network, Bare(), num_classes=classes, has_null_class=True)
     scale = run.params("cfg_scale")["cfg_scale"]
@@ -230,7 +230,7 @@ def sample(run: Run) -> None:
     diffusion = run.params("diffusion")["diffusion"]
     params = run.params("method", "clip_denoised", "eta")
     run.params("trace")  # says only what is recorded
-    generator = _converted(run.case, *_chain(diffusion).items())
+    generator = converted(run.case, *_chain(diffusion).items())
     model = generator.preconditioning
     assert isinstance(model, Discrete)
     assert (model.variance == "learned_range") == diffusion["learn_sigma"]
@@ -259,7 +259,7 @@ def sample(run: Run) -> None:
 def losses(run: Run) -> None:
     """create_diffusion's training losses, at the timesteps that the run names."""
     diffusion = run.params("diffusion")["diffusion"]
-    generator = _converted(run.case, *_chain(diffusion).items())
+    generator = converted(run.case, *_chain(diffusion).items())
     network: Any = generator.network
     kind = "rescaled_mse" if diffusion.get("rescale_learned_sigmas") else "mse"
     loss = DDPMLoss(kind=kind, steps=diffusion["timestep_respacing"])
@@ -293,7 +293,7 @@ def _like(values: Tensor, reference: Tensor) -> Tensor:
 def _flow(run: Run) -> tuple[DiffusionGenerator, dict[str, Any]]:
     transport = dict(run.params("transport")["transport"])
     weighting = transport.pop("loss_weight", None)
-    generator = _converted(run.case, *transport.items())
+    generator = converted(run.case, *transport.items())
     return generator, {
         "path": transport["path_type"].lower(),
         "prediction": transport["prediction"],

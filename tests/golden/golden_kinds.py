@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from golden_adm import CHECKS as ADM
 from golden_biggan import CHECKS as BIGGAN
+from golden_cads import CHECKS as CADS
 from golden_cases import Case, MismatchError, NotBuiltError, Run
 from golden_diffusers import CHECKS as DIFFUSERS
 from golden_dit import CHECKS as DIT
@@ -35,10 +36,6 @@ PLANNED = {
     "T-Stitch": ["tstitch_multi_table", "tstitch_sample", "tstitch_table"],
     "samplers and guidance": [
         "apg_sample",
-        "cads_dit",
-        "cads_gamma",
-        "cads_node",
-        "cads_noise",
         "gits",
         "guidance_interval",
         "hf_flow",
@@ -311,6 +308,7 @@ def _parameter_gradients(run: Run, generator: DiffusionGenerator) -> dict[str, T
 CHECKS: dict[str, Callable[[Run], None]] = {
     **ADM,
     **BIGGAN,
+    **CADS,
     **DIFFUSERS,
     **DIT,
     "edm_forward": edm_forward,

@@ -24,10 +24,16 @@ def test_defaults_are_edm_sampler() -> None:
 
 @pytest.mark.parametrize("name", presets.preset_names("sampler"))
 def test_preset_runs(name: str) -> None:
-    """Those of chains of timesteps run on tests of their own, this model knows every level."""
+    """Those of chains of timesteps and of CADS run on tests of their own.
+
+    This model knows every level, and has no class embedding.
+    """
     preset = presets.read_preset("sampler", name)
     if preset["schedule"]["name"] == "respaced":
         assert isinstance(Sampler.from_config(preset).schedule, Respaced)
+        return
+    if any(each["name"] == "cads" for each in preset["guidance"]):
+        assert Sampler.from_config(preset).guidance[-1].outermost
         return
     few = Sampler.from_layers([("a", preset), ("b", {"schedule": {"num_steps": 3}})])
     x = run(few.config, condition=Condition(labels=torch.tensor([0, 1, 2, 0])))[-1].x
@@ -73,7 +79,7 @@ def test_merge(override: dict[str, Any] | None, expected: dict[str, Any]) -> Non
         ({"schedule": {"rho": None}}, "rho takes a number, not None"),
         ({"guidance": ["cfg", 3]}, "guidance takes a list of names or mappings"),
         ({"guidance": {2: {"scale": 1}}}, "has 0 entries"),
-        ({"guidance": [{"scale": 1}]}, "a guidance needs a name, one of cfg"),
+        ({"guidance": [{"scale": 1}]}, "a guidance needs a name, one of cads, cfg"),
     ],
     ids=str,
 )
