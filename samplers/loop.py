@@ -45,12 +45,12 @@ def sample_steps(
         hooks: look at each step before it is yielded, or replace its state.
 
     Raises:
-        ConfigError: the model refuses the guidance or the schedule, or ``latents`` has another
-            shape.
+        ConfigError: the model refuses the guidance or the schedule, a guidance the run, or
+            ``latents`` has another shape.
         SamplingError: a schedule, guidance or solver breaks its contract; names it.
     """
     guided = sampler.guide(denoiser)
-    grid = Grid.of(sampler.schedule, guided.noise_levels)
+    grid = sampler.grid(guided.noise_levels)
     if latents is None:
         latents = noise.randn(tuple(image_shape))
     elif tuple(latents.shape[1:]) != tuple(image_shape):

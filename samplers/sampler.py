@@ -6,10 +6,12 @@ from typing import Any
 
 from genlab import config as configs
 from genlab.diffusion.denoiser import Denoiser
+from genlab.diffusion.noise_levels import NoiseLevels
 from genlab.errors import ConfigError, SamplingError
 from genlab.registry import class_path
 from genlab.samplers import parts
-from genlab.samplers.base import SCHEDULES, SOLVERS, AnySampler, Layers, Schedule, Solver
+from genlab.samplers.base import SCHEDULES, SOLVERS, AnySampler, Grid, Layers, Schedule, Solver
+from genlab.samplers.combining import check_combinable
 from genlab.samplers.guidance.base import GUIDANCE, GuidanceOptions
 from genlab.samplers.parts import Part
 
@@ -65,7 +67,11 @@ class Sampler(AnySampler):
     def from_layers(
         cls, layers: Layers, *, num_steps: int | None = None, guidance_scale: float | None = None
     ) -> "Sampler":
-        """See `AnySampler.from_layers`; the guidance scale is that of classifier-free guidance."""
+        """See `AnySampler.from_layers`.
+
+        The guidance scale is that of the guidance that makes classes clearer (`cfg`, `apg` and
+        their like); where there is none, classifier-free guidance is added.
+        """
         layers = list(layers)
         if num_steps is not None:
             if num_steps < 1:
@@ -135,6 +141,33 @@ class Sampler(AnySampler):
                 )
         return denoiser
 
+    def check_parts(self, model: Any) -> None:
+        """Refuse diffusion models beside the one that is sampled which denoise other images.
+
+        Args:
+            model: the one that is sampled; see `check_combinable`.
+
+        Raises:
+            ConfigError: says which, and why.
+        """
+        for options in self.guidance:
+            for option, kind in options.parts.items():
+                if kind == "generator":
+                    check_combinable(model, getattr(options, option), f"the {option}")
+
+    def grid(self, noise_levels: NoiseLevels) -> Grid:
+        """The noise levels of a run.
+
+        Raises:
+            ConfigError: the schedule does not fit the model, or a guidance makes no sense for such
+                a run.
+            SamplingError: what the schedule returns is no row of noise levels.
+        """
+        grid = Grid.of(self.schedule, noise_levels)
+        for options in self.guidance:
+            options.check_run(grid)
+        return grid
+
 
 def _loaded(options: GuidanceOptions) -> GuidanceOptions:
     named: dict[str, Any] = {
@@ -147,9 +180,12 @@ def _loaded(options: GuidanceOptions) -> GuidanceOptions:
 
 def _rescale(guidance: list[dict[str, Any]], scale: float) -> list[dict[str, Any]]:
     if scale == 1:
-        return [entry for entry in guidance if entry["name"] != "cfg"]
-    if any(entry["name"] == "cfg" for entry in guidance):
-        return [
-            {**entry, "scale": scale} if entry["name"] == "cfg" else entry for entry in guidance
-        ]
+        return [entry for entry in guidance if not _is_by_class(entry)]
+    if any(_is_by_class(entry) for entry in guidance):
+        return [{**entry, "scale": scale} if _is_by_class(entry) else entry for entry in guidance]
     return [*guidance, {"name": "cfg", "scale": scale}]
+
+
+def _is_by_class(entry: Mapping[str, Any]) -> bool:
+    name = entry.get("name")
+    return isinstance(name, str) and bool(getattr(GUIDANCE[name], "by_class", False))

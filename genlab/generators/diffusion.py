@@ -18,7 +18,8 @@ from genlab.generators.base import Generator
 from genlab.generators.given import by_seed
 from genlab.generators.models import weights_sha256
 from genlab.networks import DiffusionNetwork
-from genlab.samplers.base import AnySampler, Grid, Hook, SamplerLike, SolverStep
+from genlab.samplers.base import AnySampler, Hook, SamplerLike, SolverStep
+from genlab.samplers.combining import DataSpace
 from genlab.samplers.loop import sample_steps
 from genlab.samplers.parts import Part
 from genlab.samplers.sampler import Sampler
@@ -83,8 +84,15 @@ class DiffusionGenerator(Generator):
         )
 
     def check_sampler(self, sampler: Sampler) -> None:
-        """Refuse guidance and noise levels that the model does not know."""
-        Grid.of(sampler.schedule, sampler.guide(self.denoiser).noise_levels)
+        """Refuse guidance and noise levels that do not fit the model or each other."""
+        sampler.check_parts(self)
+        sampler.grid(sampler.guide(self.denoiser).noise_levels)
+
+    @property
+    def data_space(self) -> DataSpace:
+        """What the network denoises: models of one data space may be combined in a run."""
+        autoencoder = None if self.autoencoder is None else self.autoencoder.sha256()
+        return DataSpace(shape=self.state_shape, autoencoder=autoencoder)
 
     def sampled_classes(self, sampler: Sampler) -> int:
         """The model's classes, or those of a classifier that guides a model without any."""
