@@ -14,6 +14,8 @@ if not (_package / "samplers").exists() and (_package.parent / "samplers").is_di
     # A checkout: samplers/, eval/ and configs/ lie beside this folder; a wheel has them inside it.
     __path__.append(str(_package.parent))
 
+from genlab.samplers.parts import loads_from_runs  # noqa: E402  # found by the path above
+
 try:
     __version__ = version("genlab")
 except PackageNotFoundError:  # a checkout on the path, never installed
@@ -51,6 +53,12 @@ __all__ = [
     "convert",
     "load",
 ]
+
+
+@loads_from_runs("generator")
+def _model_of_a_run(source: str) -> Any:
+    # Told from here, above all rooms: samplers cannot know of training.
+    return import_module("genlab.training.named").load_from_run(source)
 
 
 def __getattr__(name: str) -> Any:

@@ -1,13 +1,7 @@
-"""Which models may be combined in one run: guides, classifiers of noise levels, stitched models.
-
-Every model is ``D(x; sigma)`` in the unscaled frame, so preconditionings may differ. What must
-agree is what ``x`` is, which classes there are, and that each model is asked at noise levels only
-that it knows.
-"""
+"""Whether two models may work on the state of one run: their data spaces and classes must agree."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from genlab.diffusion.denoiser import Denoiser
 from genlab.diffusion.noise_levels import NoiseLevels
@@ -17,74 +11,118 @@ TOLERANCE = 1e-6
 """By what share a noise level may lie outside of a model's range: rounding, no more."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class DataSpace:
-    """What a diffusion model denoises.
+@runtime_checkable
+class Combinable(Protocol):
+    """A diffusion model with what decides which states it can be asked about."""
 
-    Attributes:
-        shape: (C, H, W) of its states, images in [-1, 1] or latents.
-        autoencoder: of a latent model the hash of its autoencoder, scale included; else None.
-    """
+    @property
+    def denoiser(self) -> Denoiser:
+        """The model as samplers see it."""
+        ...
 
-    shape: tuple[int, int, int]
-    autoencoder: str | None = None
+    @property
+    def state_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of what it denoises: images in [-1, 1], or latents."""
+        ...
 
-    def __str__(self) -> str:
-        size = "x".join(map(str, self.shape))
-        if self.autoencoder is None:
-            return f"images of shape {size}"
-        return f"latents of shape {size} of the autoencoder {self.autoencoder[:8]}"
+    @property
+    def num_classes(self) -> int:
+        """Number of classes; 0 for an unconditional model."""
+        ...
+
+    @property
+    def autoencoder(self) -> Any:
+        """What makes images of latents, with a method ``sha256``; None for a model of images."""
+        ...
 
 
-def check_combinable(model: Any, other: Any, what: str) -> None:
-    """Refuse a second model that denoises something else than the first.
+def check_combinable(model: Combinable, other: Combinable, what: str) -> None:
+    """Refuse a second model whose estimates mean something else than the first one's.
 
     Args:
-        model: the one that is sampled.
-        other: the second one. Where either has no ``data_space`` (a denoiser by itself) nothing can
-            be said.
-        what: the second one's part in the run, for messages: ``the guide``.
+        model: the model that is sampled.
+        other: a second one, asked about the same states.
+        what: how messages call the second, with an article: ``the stitched model dit-s``.
 
     Raises:
-        ConfigError: shapes or autoencoders differ.
+        ConfigError: shape, autoencoder, kind of data or number of classes differ; says which.
     """
-    ours, theirs = (getattr(each, "data_space", None) for each in (model, other))
-    if ours is not None and theirs is not None and ours != theirs:
+    check_classes(model.num_classes, other.num_classes, what)
+    check_data_space(model, other, what)
+
+
+def check_data_space(model: Combinable, other: Combinable, what: str) -> None:
+    """Refuse a second model of other data than the first one's.
+
+    Preconditionings may differ, since every model is D(x; sigma). The range is part of the space:
+    images are in [-1, 1], and latents are in the range that their autoencoder's scale and shift
+    give them, which its hash covers.
+
+    Args:
+        model: see `check_combinable`.
+        other: see `check_combinable`.
+        what: see `check_combinable`.
+
+    Raises:
+        ConfigError: shape, autoencoder or kind of data differ; says which.
+    """
+    if model.state_shape != other.state_shape:
         raise ConfigError(
-            f"{what} denoises {theirs}, and the model {ours}; take one that was trained on the same"
-            " data"
+            f"{what} denoises states of shape {other.state_shape}, and the model "
+            f"{model.state_shape}; take a second model that was trained on the same data"
+        )
+    ours, theirs = model.autoencoder, other.autoencoder
+    if (ours is None) != (theirs is None):
+        latents, images = ("the model", what) if theirs is None else (what, "the model")
+        raise ConfigError(
+            f"{latents} denoises latents and {images} images; both must work in the same space"
+        )
+    if ours is not None and ours is not theirs and ours.sha256() != theirs.sha256():
+        raise ConfigError(
+            f"{what} has another autoencoder than the model (weights, scale or shift differ), so "
+            "that its latents mean other images; take one with the same autoencoder"
+        )
+    if bool(getattr(model, "enlarges", False)) != bool(getattr(other, "enlarges", False)):
+        raise ConfigError(
+            f"only one of the model and {what} enlarges small images; both must, or neither"
         )
 
 
-def check_classes(model: Denoiser, other: Denoiser, what: str) -> None:
-    """Refuse a second model that knows other classes; one without any is asked without them.
+def check_classes(known: int, other: int, what: str, *, or_none: bool = False) -> None:
+    """Refuse a second model of other classes.
+
+    Args:
+        known: number of classes of the model that is sampled; 0 for none.
+        other: number of classes of the second one.
+        what: see `check_combinable`.
+        or_none: whether the second one may do without classes, because it is then asked without.
 
     Raises:
-        ConfigError: the numbers of classes differ.
+        ConfigError: they differ.
     """
-    if other.num_classes not in (0, model.num_classes):
+    if other != known and not (or_none and other == 0):
         raise ConfigError(
-            f"{what} knows {other.num_classes} classes and the model {model.num_classes}; take one"
-            " that was trained on the model's data, or an unconditional one"
+            f"{what} knows {other} classes and the model {known}; take a second model that was "
+            f"trained on the same classes{', or on none' if or_none else ''}"
         )
 
 
 def check_levels(levels: Iterable[float], known: NoiseLevels, what: str) -> None:
-    """Refuse noise levels that a model does not know.
+    """Refuse noise levels that a second model does not know.
 
     Args:
         levels: those that it would be asked at.
-        known: the model's.
-        what: the model's part in the run, for messages.
+        known: its own.
+        what: see `check_combinable`.
 
     Raises:
-        ConfigError: a level lies outside of the model's range.
+        ConfigError: a level lies outside of its range.
     """
     low, high = known.sigma_min, known.sigma_max
     for level in levels:
         if not low * (1 - TOLERANCE) <= level <= high * (1 + TOLERANCE):
             raise ConfigError(
-                f"{what} knows noise levels from {low:.4g} to {high:.4g}, and the run would ask it"
-                f" at {level:.4g}; set sampler.schedule.sigma_min or sigma_max, or use it within a"
-                " window of sigma only"
+                f"{what} knows noise levels from {low:.4g} to {high:.4g} and would be asked at "
+                f"{level:.4g}; set sigma_min or sigma_max of the schedule, or let it act in a "
+                "window of noise levels (when.sigma) only"
             )

@@ -11,7 +11,7 @@ from genlab.errors import ConfigError, SamplingError
 from genlab.registry import class_path
 from genlab.samplers import parts
 from genlab.samplers.base import SCHEDULES, SOLVERS, AnySampler, Grid, Layers, Schedule, Solver
-from genlab.samplers.combining import check_combinable
+from genlab.samplers.combining import Combinable, check_data_space
 from genlab.samplers.guidance.base import GUIDANCE, GuidanceOptions
 from genlab.samplers.parts import Part
 
@@ -141,19 +141,20 @@ class Sampler(AnySampler):
                 )
         return denoiser
 
-    def check_parts(self, model: Any) -> None:
-        """Refuse diffusion models beside the one that is sampled which denoise other images.
+    def check_parts(self, model: Combinable) -> None:
+        """Refuse diffusion models of the guidance that denoise other data than the sampled one.
 
         Args:
-            model: the one that is sampled; see `check_combinable`.
+            model: the one that is sampled.
 
         Raises:
             ConfigError: says which, and why.
         """
         for options in self.guidance:
-            for option, kind in options.parts.items():
-                if kind == "generator":
-                    check_combinable(model, getattr(options, option), f"the {option}")
+            for option in options.parts:
+                part = getattr(options, option)
+                if isinstance(part, Combinable):
+                    check_data_space(model, part, f"the {option}")
 
     def grid(self, noise_levels: NoiseLevels) -> Grid:
         """The noise levels of a run.
@@ -183,7 +184,9 @@ def _rescale(guidance: list[dict[str, Any]], scale: float) -> list[dict[str, Any
         return [entry for entry in guidance if not _is_by_class(entry)]
     if any(_is_by_class(entry) for entry in guidance):
         return [{**entry, "scale": scale} if _is_by_class(entry) else entry for entry in guidance]
-    return [*guidance, {"name": "cfg", "scale": scale}]
+    around = [entry for entry in guidance if getattr(GUIDANCE[entry["name"]], "outermost", False)]
+    inside = [entry for entry in guidance if entry not in around]
+    return [*inside, {"name": "cfg", "scale": scale}, *around]
 
 
 def _is_by_class(entry: Mapping[str, Any]) -> bool:

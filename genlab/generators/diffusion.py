@@ -19,7 +19,6 @@ from genlab.generators.given import by_seed
 from genlab.generators.models import weights_sha256
 from genlab.networks import DiffusionNetwork
 from genlab.samplers.base import AnySampler, Hook, SamplerLike, SolverStep
-from genlab.samplers.combining import DataSpace
 from genlab.samplers.loop import sample_steps
 from genlab.samplers.parts import Part
 from genlab.samplers.sampler import Sampler
@@ -87,12 +86,6 @@ class DiffusionGenerator(Generator):
         """Refuse guidance and noise levels that do not fit the model or each other."""
         sampler.check_parts(self)
         sampler.grid(sampler.guide(self.denoiser).noise_levels)
-
-    @property
-    def data_space(self) -> DataSpace:
-        """What the network denoises: models of one data space may be combined in a run."""
-        autoencoder = None if self.autoencoder is None else self.autoencoder.sha256()
-        return DataSpace(shape=self.state_shape, autoencoder=autoencoder)
 
     def sampled_classes(self, sampler: Sampler) -> int:
         """The model's classes, or those of a classifier that guides a model without any."""

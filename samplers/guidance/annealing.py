@@ -1,18 +1,61 @@
-"""The annealing of CADS: how much of the condition is left at a time."""
+"""How much of the condition a step is told: the schedule of CADS, which weights may follow, too."""
+
+import torch
+
+from genlab.diffusion.denoiser import StepInfo
+from genlab.diffusion.noise_levels import NoiseLevels
+from genlab.errors import ConfigError, nearest
+
+TIMES = ("step", "model")
+"""Clocks that a schedule may go by: the share of steps ahead, or the model's own time."""
 
 
 def cads_gamma(time: float, tau1: float, tau2: float) -> float:
-    """1 for ``time <= tau1``, 0 for ``time >= tau2``, and a straight line between.
+    """The share of the condition that is left at a time: from 0 in pure noise to 1 near the data.
 
     Args:
-        time: 1 = noise, 0 = data.
-        tau1: where the condition begins to fade, <= tau2.
-        tau2: where nothing of it is left.
+        time: 1 = pure noise, 0 = data.
+        tau1: the condition is whole from here on down, 0 <= tau1 <= tau2.
+        tau2: nothing is left of it from here on up, tau2 <= 1.
 
-    Source: Sadat et al. (CADS, arXiv:2310.17347), Section 3.
+    Source: CADS (Sadat et al., arXiv:2310.17347), its piecewise linear schedule.
+
+    >>> [round(cads_gamma(1 - i / 10, 0.6, 0.9), 3) for i in range(6)]
+    [0.0, 0.0, 0.333, 0.667, 1.0, 1.0]
     """
     if time <= tau1:
         return 1.0
     if time >= tau2:
         return 0.0
     return (tau2 - time) / (tau2 - tau1)
+
+
+def clock(step: StepInfo, noise_levels: NoiseLevels, time: str) -> float:
+    """The time of a step in [0, 1], by one of `TIMES`: that of its level, before churn.
+
+    By steps the first one is at 1 and the last one at ``1 / num_steps``.
+    """
+    if time == "step":
+        return 1 - step.index / step.num_steps
+    return float(noise_levels.time(torch.tensor(step.level, dtype=torch.float64)))
+
+
+def check_schedule(what: str, tau1: float, tau2: float, time: str) -> None:
+    """Refuse settings that make no schedule.
+
+    Args:
+        what: whose settings they are, for messages.
+        tau1: see `cads_gamma`.
+        tau2: see `cads_gamma`.
+        time: one of `TIMES`.
+
+    Raises:
+        ConfigError: they are out of range or in the wrong order, or there is no such clock.
+    """
+    if not 0 <= tau1 <= tau2 <= 1:
+        raise ConfigError(
+            f"{what} needs 0 <= tau1 <= tau2 <= 1 (time 1 is noise: the class is whole below tau1 "
+            f"and gone above tau2), got tau1 = {tau1:g} and tau2 = {tau2:g}"
+        )
+    if time not in TIMES:
+        raise ConfigError(f"{what} knows no time {time!r}; {nearest(time, TIMES)}")

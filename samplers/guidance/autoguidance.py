@@ -87,7 +87,7 @@ class Autoguidance(ExtrapolationOptions):
         """
         guide: Denoiser = self.guide.denoiser
         if not self.is_off:
-            check_classes(denoiser, guide, "the guide")
+            check_classes(denoiser.num_classes, guide.num_classes, "the guide", or_none=True)
             if self.guide_condition == "null" and guide.num_classes > 0:
                 require_null_class(guide, "a guide with guide_condition: null")
         return AutoguidedDenoiser(denoiser, guide, self)

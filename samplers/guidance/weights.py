@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 
 from genlab.errors import ConfigError, nearest
-from genlab.samplers.guidance.annealing import cads_gamma
+from genlab.samplers.guidance.annealing import cads_gamma, check_schedule
 
 OPTIONS = {"constant": (), "cads": ("tau1", "tau2"), "power-cosine": ("power",)}
 """Name of a weight -> its options."""
@@ -38,11 +38,7 @@ class Weight:
         for option in ("tau1", "tau2", "power"):
             if getattr(self, option) is not None and option not in OPTIONS[self.name]:
                 raise ConfigError(f"the weight {self.name!r} has no {option}; leave it out")
-        tau1, tau2 = self._taus
-        if not 0 <= tau1 <= tau2 <= 1:
-            raise ConfigError(
-                f"the weight 'cads' needs 0 <= tau1 <= tau2 <= 1, got {tau1:g} and {tau2:g}"
-            )
+        check_schedule("the weight 'cads'", *self._taus, "model")
         if self.power is not None and not 0 < self.power < math.inf:
             raise ConfigError(f"the weight 'power-cosine' needs power > 0, got {self.power}")
 

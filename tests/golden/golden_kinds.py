@@ -75,16 +75,16 @@ removes it here."""
 
 REASONS = {kind: what for what, kinds in PLANNED.items() for kind in kinds}
 
-PLANNED_NETWORKS = {"edm2_precond": "EDM2"}
-"""Builder of a network that a later issue builds -> what builds it: runs of that network wait."""
+PLANNED_NETWORKS = {("edm2_sampler", "edm2_precond"): "EDM2"}
+"""(kind, builder of a network) -> what builds the network: runs of that kind wait for it, others of
+the kind have networks that are built."""
 
 
 def planned(run: Run) -> str | None:
     """What is still to be built before a run can be checked, or None."""
-    made = run.case.meta.get("constructors", {})
-    builders = {each.get("builder") for each in made.values() if isinstance(each, dict)}
-    if waiting := builders & set(PLANNED_NETWORKS):
-        return PLANNED_NETWORKS[min(waiting)]
+    for made in run.case.meta.get("constructors", {}).values():
+        if (run.kind, made.get("builder")) in PLANNED_NETWORKS:
+            return PLANNED_NETWORKS[run.kind, made["builder"]]
     return REASONS.get(run.kind)
 
 
