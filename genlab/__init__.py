@@ -14,8 +14,6 @@ if not (_package / "samplers").exists() and (_package.parent / "samplers").is_di
     # A checkout: samplers/, eval/ and configs/ lie beside this folder; a wheel has them inside it.
     __path__.append(str(_package.parent))
 
-from genlab.samplers.parts import loads_from_runs  # noqa: E402  # found by the path above
-
 try:
     __version__ = version("genlab")
 except PackageNotFoundError:  # a checkout on the path, never installed
@@ -55,10 +53,13 @@ __all__ = [
 ]
 
 
-@loads_from_runs("generator")
 def _model_of_a_run(source: str) -> Any:
-    # Told from here, above all rooms: samplers cannot know of training.
     return import_module("genlab.training.named").load_from_run(source)
+
+
+# Told from here, above all rooms, since a sampler cannot know of training; and by name, since every
+# room imports this module.
+import_module("genlab.samplers.parts").loads_from_runs("generator")(_model_of_a_run)
 
 
 def __getattr__(name: str) -> Any:

@@ -24,8 +24,8 @@ NOT_REPRODUCED = {
     "dpm_adaptive": "an adaptive step in ln sigma; ours will be torchdiffeq's",
     "ipndm_v": "right for order 2 only, where it is lms; its other weights are misprinted",
     "afs": "takes the data for standard normal in the first step",
-    "TangentialClassifierFreeGuidance": "acts on text models; no gain for classes is published",
-    "MagnitudeAwareGuidance": "acts on text models; no gain for classes is published",
+    "TangentialClassifierFreeGuidance": "not offered: it projects to the end that apg serves",
+    "MagnitudeAwareGuidance": "not offered: it damps large updates, which apg's limit r does",
 }
 """Runs that are left out on purpose: the name of the sampler or the guider, or a parameter that is
 set -> why."""
