@@ -33,10 +33,10 @@ class AdaptiveProjected(ByClassOptions):
             momentum nor r.
         momentum: beta, between -1 and 1: ``d = c - n + beta d_before``, with d of the evaluation
             before (a Heun step has two); negative ones push away from it, 0 is off.
-        r: limit of the norm of d; it grows with the images' size (2.5 to 15 are in use). None is no
-            limit.
+        r: limit of the norm of d of a sample; None is none. It grows with the size of what is
+            denoised: 15 is used for latents of 4x128x128 (SDXL).
         r_per_sqrt_dim: the same limit divided by the square root of C H W, which carries over to
-            other sizes. At most one of the two may be given.
+            other sizes: there 0.06. At most one of the two may be given.
         add_to: ``class`` is the paper's formula; ``null`` is ``n + scale d'``, diffusers' default.
         weight: how the scale runs over time: ``constant``, ``cads`` or ``power-cosine``, see `cfg`.
         space: where parts and norms are taken: ``x0`` (the author's advice), ``eps``, ``v``,
@@ -51,7 +51,7 @@ class AdaptiveProjected(ByClassOptions):
 
     title: ClassVar[str] = "adaptive projected guidance"
     suits: ClassVar[str] = "with a null class"
-    example: ClassVar[Mapping[str, Any]] = {"scale": 4, "r_per_sqrt_dim": 0.05}
+    example: ClassVar[Mapping[str, Any]] = {"scale": 4, "r_per_sqrt_dim": 0.06}
 
     space: str = "x0"
     eta: float = 0.0
@@ -126,15 +126,15 @@ class AdaptiveProjectedDenoiser(ByClass):
         """See `Extrapolation.extrapolate`."""
         options = self.options
         d = self._with_momentum(slot, c - n)
-        # One row a sample; sums in the widest type that there is.
-        wide = compute.widest(c.device)
-        dd, dc, cc = (_dot(a, b, wide) for a, b in ((d, d), (d, c), (c, c)))
-        shrink = (options.limit(d[0].numel()) * dd.rsqrt()).clamp(max=1)
         from_class = options.add_to == "class"
-        strength = (self.w - 1 if from_class else self.w) * shrink
+        cc = _dot(c, c)
+        strength = torch.full_like(cc, self.w - 1 if from_class else self.w)
+        limit = options.limit(d[0].numel())
+        if limit < math.inf:
+            strength = strength * (limit * _above_0(_dot(d, d)).rsqrt()).clamp(max=1)
         # d_orth + eta d_par = d - (1 - eta) <d, c>/<c, c> c
-        along = (options.eta - 1) * strength * dc / cc.clamp(min=torch.finfo(wide).tiny)
-        strength, along = (each[:, None, None, None].to(c.dtype) for each in (strength, along))
+        along = (options.eta - 1) * strength * _dot(d, c) / _above_0(cc)
+        strength, along = strength.to(c.dtype), along.to(c.dtype)
         if from_class:
             return torch.addcmul(c * (1 + along), d, strength)
         return torch.addcmul(torch.addcmul(n, c, along), d, strength)
@@ -149,6 +149,12 @@ class AdaptiveProjectedDenoiser(ByClass):
         return d
 
 
-def _dot(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
-    """The inner product of each sample, (B,)."""
-    return torch.linalg.vecdot(a.flatten(1).to(dtype), b.flatten(1).to(dtype))
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    """The inner product of each sample, (B, 1, 1, 1), in the widest type that there is."""
+    wide = compute.widest(a.device)
+    products = torch.linalg.vecdot(a.flatten(1).to(wide), b.flatten(1).to(wide))
+    return products[:, None, None, None]
+
+
+def _above_0(values: Tensor) -> Tensor:
+    return values.clamp(min=torch.finfo(values.dtype).tiny)
