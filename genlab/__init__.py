@@ -53,6 +53,15 @@ __all__ = [
 ]
 
 
+def _model_of_a_run(source: str) -> Any:
+    return import_module("genlab.training.named").load_from_run(source)
+
+
+# Told from here, above all rooms, since a sampler cannot know of training; and by name, since every
+# room imports this module.
+import_module("genlab.samplers.parts").loads_from_runs("generator")(_model_of_a_run)
+
+
 def __getattr__(name: str) -> Any:
     """Import a public name from its home module on first use (PEP 562)."""
     if name in _HOMES:

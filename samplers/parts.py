@@ -5,6 +5,7 @@ is done for all of them alike. Rooms that read files say how a name becomes a pa
 """
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from genlab.errors import ConfigError
@@ -12,6 +13,7 @@ from genlab.errors import ConfigError
 Loader = TypeVar("Loader", bound=Callable[[str], Any])
 
 _LOADERS: dict[str, Callable[[str], Any]] = {}
+_RUN_LOADERS: dict[str, Callable[[str], Any]] = {}
 
 
 @runtime_checkable
@@ -51,23 +53,35 @@ def loads(kind: str) -> Callable[[Loader], Loader]:
     return register
 
 
+def loads_from_runs(kind: str) -> Callable[[Loader], Loader]:
+    """Register what reads parts of a kind out of training runs: of ``runs/mine@...``."""
+
+    def register(loader: Loader) -> Loader:
+        _RUN_LOADERS[kind] = loader
+        return loader
+
+    return register
+
+
 def load(kind: str, source: str) -> Part:
     """Read a part.
 
     Args:
         kind: ``classifier`` (of noisy images) or ``generator`` (a diffusion model).
-        source: a name or a folder.
+        source: a name, a file or a folder; or the folder of a training run and which of its
+            weights, behind an ``@``.
 
     Raises:
         ConfigError: nothing that reads such parts has been imported, or what was read is none.
         GenLabError: there is no such model, or it is damaged.
     """
-    if kind not in _LOADERS:
+    loaders = _RUN_LOADERS if "@" in source and not Path(source).exists() else _LOADERS
+    if kind not in loaders:
         raise ConfigError(
             f"nothing here reads the {kind} {source!r}: import genlab.checkpoints, or give "
             "the model itself in place of its name"
         )
-    part = _LOADERS[kind](source)
+    part = loaders[kind](source)
     if not isinstance(part, Part):
         raise ConfigError(
             f"the {kind} {source!r} cannot be asked about noisy images, as a part of a sampler is; "

@@ -11,6 +11,7 @@ from genlab.errors import ConfigError, SamplingError
 from genlab.registry import class_path
 from genlab.samplers import parts
 from genlab.samplers.base import SCHEDULES, SOLVERS, AnySampler, Grid, Layers, Schedule, Solver
+from genlab.samplers.combining import Combinable, check_data_space
 from genlab.samplers.guidance.base import GUIDANCE, GuidanceOptions
 from genlab.samplers.parts import Part
 
@@ -75,7 +76,11 @@ class Sampler(AnySampler):
     def from_layers(
         cls, layers: Layers, *, num_steps: int | None = None, guidance_scale: float | None = None
     ) -> "Sampler":
-        """See `AnySampler.from_layers`; the guidance scale is that of classifier-free guidance."""
+        """See `AnySampler.from_layers`.
+
+        The guidance scale is that of the guidance that makes classes clearer (`cfg`, `apg` and
+        their like); where there is none, classifier-free guidance is added.
+        """
         layers = list(layers)
         if num_steps is not None:
             if num_steps < 1:
@@ -145,6 +150,21 @@ class Sampler(AnySampler):
                 )
         return denoiser
 
+    def check_parts(self, model: Combinable) -> None:
+        """Refuse diffusion models of the guidance that denoise other data than the sampled one.
+
+        Args:
+            model: the one that is sampled.
+
+        Raises:
+            ConfigError: says which, and why.
+        """
+        for options in self.guidance:
+            for option in options.parts:
+                part = getattr(options, option)
+                if isinstance(part, Combinable):
+                    check_data_space(model, part, f"the {option}")
+
     def grid(self, noise_levels: NoiseLevels) -> Grid:
         """The noise levels of a run.
 
@@ -170,11 +190,14 @@ def _loaded(options: GuidanceOptions) -> GuidanceOptions:
 
 def _rescale(guidance: list[dict[str, Any]], scale: float) -> list[dict[str, Any]]:
     if scale == 1:
-        return [entry for entry in guidance if entry["name"] != "cfg"]
-    if any(entry["name"] == "cfg" for entry in guidance):
-        return [
-            {**entry, "scale": scale} if entry["name"] == "cfg" else entry for entry in guidance
-        ]
+        return [entry for entry in guidance if not _is_by_class(entry)]
+    if any(_is_by_class(entry) for entry in guidance):
+        return [{**entry, "scale": scale} if _is_by_class(entry) else entry for entry in guidance]
     around = [entry for entry in guidance if getattr(GUIDANCE[entry["name"]], "outermost", False)]
     inside = [entry for entry in guidance if entry not in around]
     return [*inside, {"name": "cfg", "scale": scale}, *around]
+
+
+def _is_by_class(entry: Mapping[str, Any]) -> bool:
+    name = entry.get("name")
+    return isinstance(name, str) and bool(getattr(GUIDANCE[name], "by_class", False))

@@ -85,12 +85,14 @@ class Prediction:
 
     def away_from(self, other: "Prediction", scale: float) -> "Prediction":
         """``other + scale (self - other)``, with this one's variance."""
+        return self.with_estimate(torch.lerp(other.x0, self.x0, scale), other, scale)
+
+    def with_estimate(self, x0: State, other: "Prediction", scale: float) -> "Prediction":
+        """An estimate made of this one and another, with what else `away_from` gives."""
         score = self.score
         if score is not None and other.score is not None:
-            score = other.score + scale * (score - other.score)
-        return Prediction(
-            x0=other.x0 + scale * (self.x0 - other.x0), variance=self.variance, score=score
-        )
+            score = torch.lerp(other.score, score, scale)
+        return Prediction(x0=x0, variance=self.variance, score=score)
 
 
 class Denoiser(ABC):

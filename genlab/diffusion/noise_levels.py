@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, ClassVar
 
+import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
@@ -48,3 +49,10 @@ class NoiseLevels(ABC):
         The identity for continuous models.
         """
         return sigma
+
+    def scalings(self, sigma: Float[Tensor, "*s"]) -> tuple[Float[Tensor, "*s"], ...]:
+        """(c_skip, c_out) at ``sigma`` > 0, where ``x0 = c_skip x + c_out F`` of the output F.
+
+        They tell the space that the model itself predicts in; without a network that is x0.
+        """
+        return torch.zeros_like(sigma), torch.ones_like(sigma)

@@ -53,6 +53,11 @@ class Preconditioning(NoiseLevels):
     def coefficients(self, sigma: Float[Tensor, "*s"]) -> Coefficients:
         """The four scalings at ``sigma`` (> 0, any shape), in the dtype of ``sigma``."""
 
+    def scalings(self, sigma: Float[Tensor, "*s"]) -> tuple[Float[Tensor, "*s"], ...]:
+        """See `NoiseLevels.scalings`."""
+        c = self.coefficients(sigma)
+        return c.c_skip, c.c_out
+
     def to_config(self) -> dict[str, Any]:
         """A ``name`` and plain values for `from_config`; no infinities, which JSON cannot say."""
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}  # type: ignore[arg-type]  # every subclass is a dataclass

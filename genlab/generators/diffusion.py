@@ -84,6 +84,7 @@ class DiffusionGenerator(Generator):
 
     def check_sampler(self, sampler: Sampler) -> None:
         """Refuse guidance and noise levels that do not fit the model or each other."""
+        sampler.check_parts(self)
         sampler.grid(sampler.guide(self.denoiser).noise_levels)
 
     def sampled_classes(self, sampler: Sampler) -> int:

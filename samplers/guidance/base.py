@@ -16,6 +16,10 @@ from genlab.registry import Registry, class_path
 from genlab.samplers.base import Grid
 from genlab.samplers.parts import Counted
 
+TOLERANCE = 1e-6
+"""How near a step may come to the end of a window to count as standing on it: relative for noise
+levels, absolute for time and for step numbers. Printed or computed ends then mean what they say."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class When:
@@ -26,7 +30,9 @@ class When:
         time: (low, high), low <= time <= high in the model's own time: 1 is noise, 0 data.
         steps: (low, high) in shares of the run: from step int(low N) to before step int(high N).
 
-    All are of the level that a step starts from, before churn, and hold for the whole step.
+    All are of the level that a step starts from, before churn, and hold for the whole step. A level
+    within `TOLERANCE` of an end stands on it: the low end of ``sigma`` is outside, all the others
+    are inside.
 
     Source: Kynkäänniemi et al. (arXiv:2404.07724), for ``sigma``.
     """
@@ -45,19 +51,42 @@ class When:
 
     def holds(self, step: StepInfo, noise_levels: NoiseLevels) -> bool:
         """Whether a step lies in every window."""
-        if self.sigma is not None and not self.sigma[0] < step.level <= self.sigma[1]:
-            return False
+        return self.covers(step.level, step.index, step.num_steps, noise_levels)
+
+    def covers(self, level: float, index: int, num_steps: int, noise_levels: NoiseLevels) -> bool:
+        """Whether the step of this number, which starts from this level, lies in every window."""
+        if self.sigma is not None:
+            low, high = (end * (1 + TOLERANCE) for end in self.sigma)
+            if not low < level <= high:
+                return False
         if self.time is not None:
-            time = float(noise_levels.time(torch.tensor(step.level, dtype=torch.float64)))
-            if not self.time[0] <= time <= self.time[1]:
+            low, high = self.time
+            if not low - TOLERANCE <= time_of(level, noise_levels) <= high + TOLERANCE:
                 return False
         if self.steps is None:
             return True
-        first, end = (int(share * step.num_steps) for share in self.steps)
-        return first <= step.index < end
+        first, end = (int(share * num_steps + TOLERANCE) for share in self.steps)
+        return first <= index < end
+
+    def is_apart_from(self, other: "When") -> bool:
+        """Whether no step can ever lie in both."""
+        for name in ("sigma", "time", "steps"):
+            ours, theirs = getattr(self, name), getattr(other, name)
+            if ours is None or theirs is None:
+                continue
+            lower, upper = sorted([ours, theirs])
+            # Both ends of a window of time are inside it, of the others only one.
+            if lower[1] < upper[0] or (lower[1] == upper[0] and name != "time"):
+                return True
+        return False
 
 
 ALWAYS = When()
+
+
+def time_of(level: float, noise_levels: NoiseLevels) -> float:
+    """The model's own time at a noise level: 1 is noise, 0 data."""
+    return float(noise_levels.time(torch.tensor(level, dtype=torch.float64)))
 
 
 class Guidance(Denoiser):
@@ -66,8 +95,9 @@ class Guidance(Denoiser):
     Args:
         inner: what is guided.
         when: when it acts; otherwise ``inner`` alone is asked.
-        space: in which predictions are combined, one of `genlab.diffusion.spaces.SPACES`; it
-            matters where the guidance is not affine.
+        space: in which predictions are combined, one of `genlab.diffusion.spaces.SPACES` or
+            ``model``, the one that the network predicts in; it matters where the guidance is not
+            affine.
         others: denoisers, or other models, that it asks beside ``inner``: they hear of steps and
             are counted.
     """
@@ -81,7 +111,7 @@ class Guidance(Denoiser):
         others: Sequence[Counted] = (),
     ) -> None:
         self.inner, self.when, self.others = inner, when, tuple(others)
-        self.space = space_of(space)
+        self.space = space_of(space, inner.noise_levels)
         self.noise_levels = inner.noise_levels
         self.num_classes = inner.num_classes
         self.has_null_class = inner.has_null_class
@@ -160,10 +190,14 @@ class GuidanceOptions(ABC):
         parts: option -> kind of the model that it holds (`genlab.samplers.parts`). In a config it
             is a name or a folder; it is loaded before a run, moved with the model, and its hash is
             part of the run's identity.
+        by_class: whether it has a ``scale`` by which classes are made clearer at the cost of
+            variety, as classifier-free guidance does: the one that a guidance scale given for the
+            whole run (``genlab sample --guidance``) is meant for.
     """
 
     outermost: ClassVar[bool] = False
     parts: ClassVar[Mapping[str, str]] = {}
+    by_class: ClassVar[bool] = False
 
     when: When = field(default_factory=When)
 
@@ -189,6 +223,11 @@ GUIDANCE: Registry[type[GuidanceOptions]] = Registry(
         "cads": "genlab.samplers.guidance.cads:CADS",
         "cfg": "genlab.samplers.guidance.classifier_free:ClassifierFree",
         "classifier": "genlab.samplers.guidance.classifier:ClassifierGuidance",
+        "auto": "genlab.samplers.guidance.autoguidance:Autoguidance",
+        "apg": "genlab.samplers.guidance.adaptive_projected:AdaptiveProjected",
+        "fdg": "genlab.samplers.guidance.frequency_decoupled:FrequencyDecoupled",
+        "cfg-zero": "genlab.samplers.guidance.cfg_zero:CFGZero",
     },
+    aliases={"autoguidance": "auto", "cfg-zero-star": "cfg-zero"},
     builds=GuidanceOptions,
 )

@@ -1,44 +1,59 @@
 """Classifier-free guidance: away from the estimate without a class, towards the one with it."""
 
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import torch
 
-from genlab.diffusion.condition import Condition
 from genlab.diffusion.denoiser import Denoiser, Prediction, Sigma, State
 from genlab.errors import ConfigError
-from genlab.samplers.guidance.base import ALWAYS, Guidance, GuidanceOptions, When
+from genlab.samplers.guidance.base import Guidance
+from genlab.samplers.guidance.extrapolation import ByClass, ByClassOptions
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClassifierFree(GuidanceOptions):
+class ClassifierFree(ByClassOptions):
     """``D = D_null + scale (D_class - D_null)``.
 
     Choose it to make classes clearer at the price of variety; 1.5 to 4 is usual. The model must
-    have been trained with label dropout.
+    have been trained with label dropout. High scales want ``rescale``, ``threshold``, a window
+    (``when``) or ``apg`` in its place.
 
     Doubles the cost: both halves run as one batch of twice the size. A scale of 1 is off and costs
-    nothing.
+    nothing, as does any step outside ``when``.
 
     Attributes:
         scale: >= 0; 1 is off, 0 ignores the class.
         channels: how many channels are guided, from the first; the others keep the estimate (and a
             classifier's score) with the class. None guides all, as does a number that the images do
             not exceed. The published scores of DiT and SiT guide 3 of 4 latent channels.
+        weight: how the scale runs over time: ``{name: constant}``; ``{name: cads, tau1: 0.5, tau2:
+            0.9}``, none at first; ``{name: power-cosine, power: 4}``, from 1 at noise to the scale
+            at data (MDT, DiffiT).
+        rescale: phi, 0 to 1: ``phi std(c)/std(g) g + (1 - phi) g`` of the guided value g and the
+            value c with the class, each sample's standard deviation; 0.7 is usual, 0 is off.
+        space: where standard deviations are taken: ``model`` (what the network predicts), ``x0``,
+            ``eps``, ``v``, ``flow-v``. The formula above is the same in all of them.
+        threshold: dynamic thresholding: each guided estimate is clamped to this quantile of its
+            absolute values (at least 1) and divided by it; 0.995 is Imagen's. For images in [-1,
+            1], not for latents. None is off.
+        threshold_max: the largest range that thresholding brings back; None is any.
 
     Source: Ho and Salimans (arXiv:2207.12598), Eq. 6, whose w is ``scale - 1``; for the estimate x0
     the formula is the same as for epsilon, since both are affine in each other at a given noise
-    level.
+    level. Rescaling: Lin et al. (arXiv:2305.08891), Section 3.4; thresholding: Saharia et al.
+    (arXiv:2205.11487), Section 2.3.
     """
 
-    scale: float = 1.0
+    title: ClassVar[str] = "classifier-free guidance"
+    suits: ClassVar[str] = "with a null class"
+    example: ClassVar[Mapping[str, Any]] = {"scale": 2}
+
     channels: int | None = None
 
     def __post_init__(self) -> None:
-        if not 0 <= self.scale < math.inf:
-            raise ConfigError(f"classifier-free guidance needs scale >= 0, got {self.scale}")
+        super().__post_init__()
         if self.channels is not None and self.channels < 1:
             raise ConfigError(
                 f"classifier-free guidance needs channels >= 1, got {self.channels}; leave it out "
@@ -49,60 +64,32 @@ class ClassifierFree(GuidanceOptions):
         """Wrap a denoiser.
 
         Raises:
-            ConfigError: guidance is on, but the model has no classes or no null class.
+            ConfigError: guidance is on, but the model has no classes or no null class, or is guided
+                away from the null class already.
         """
-        if self.scale != 1:
-            _require_null_class(denoiser)
-        return ClassifierFreeDenoiser(denoiser, self.scale, self.channels, when=self.when)
+        self.check(denoiser)
+        return ClassifierFreeDenoiser(denoiser, self)
 
 
-class ClassifierFreeDenoiser(Guidance):
+class ClassifierFreeDenoiser(ByClass):
     """A denoiser under classifier-free guidance; see `ClassifierFree`."""
 
-    def __init__(
-        self,
-        inner: Denoiser,
-        scale: float,
-        channels: int | None = None,
-        *,
-        when: When = ALWAYS,
-    ) -> None:
-        super().__init__(inner, when=when)
-        self.scale = scale
-        self.channels = channels
+    def __init__(self, inner: Denoiser, options: ClassifierFree) -> None:
+        super().__init__(inner, options)
+        self.channels = options.channels
 
-    def guide(self, x: State, sigma: Sigma, conditions: Sequence[Condition]) -> list[Prediction]:
-        """See `Guidance.guide`; the variance is that of the class, as in DiT."""
-        if self.scale == 1 or conditions[0].labels is None:
-            return self.inner.predict_each(x, sigma, conditions)
-        nulls = [condition.null() for condition in conditions]
-        predictions = self.inner.predict_each(x, sigma, [*conditions, *nulls])
-        pairs = zip(predictions[: len(nulls)], predictions[len(nulls) :], strict=True)
-        return [self._combine(with_class, without) for with_class, without in pairs]
-
-    def _combine(self, with_class: Prediction, without: Prediction) -> Prediction:
-        guided = with_class.away_from(without, self.scale)
+    def combine(
+        self, slot: int, c: Prediction, n: Prediction, x: State, sigma: Sigma
+    ) -> Prediction:
+        """See `Extrapolation.combine`; the same in every space."""
+        guided = c.away_from(n, self.w)
         if self.channels is None:
             return guided
         score = guided.score
-        if score is not None and with_class.score is not None:
-            score = self._first_of(score, with_class.score)
-        return replace(guided, x0=self._first_of(guided.x0, with_class.x0), score=score)
+        if score is not None and c.score is not None:
+            score = self._first_of(score, c.score)
+        return replace(guided, x0=self._first_of(guided.x0, c.x0), score=score)
 
     def _first_of(self, guided: State, rest: State) -> State:
         """The channels that are guided from one, the others from the other."""
         return torch.cat([guided[:, : self.channels], rest[:, self.channels :]], dim=1)
-
-
-def _require_null_class(denoiser: Denoiser) -> None:
-    if denoiser.num_classes == 0:
-        raise ConfigError(
-            "classifier-free guidance needs a class-conditional model, and this one has no classes;"
-            " remove cfg from sampler.guidance"
-        )
-    if not denoiser.has_null_class:
-        raise ConfigError(
-            "classifier-free guidance needs a model trained with label dropout, and this one never"
-            " saw an image without its class; remove cfg from sampler.guidance or train with label"
-            " dropout"
-        )

@@ -13,6 +13,7 @@ from golden_diffusers import CHECKS as DIFFUSERS
 from golden_dit import CHECKS as DIT
 from golden_gan_training import gan_training
 from golden_gated_pixelcnn import gated_pixelcnn
+from golden_guidance import checks as guidance_checks
 from golden_metrics import metrics
 from golden_noise import RecordedNoise
 from golden_pixelcnnpp import pixelcnnpp
@@ -35,18 +36,13 @@ from genlab.samplers.solvers.general import General
 PLANNED = {
     "T-Stitch": ["tstitch_multi_table", "tstitch_sample", "tstitch_table"],
     "samplers and guidance": [
-        "apg_sample",
         "gits",
-        "guidance_interval",
         "hf_flow",
-        "hf_guider",
         "hf_inverse",
         "hf_repaint",
         "hf_scheduler",
-        "hf_threshold",
         "kd_discrete",
         "kd_schedule",
-        "repa_sampler",
         "restart_sampler",
     ],
     "fine-tuning": ["difffit_forward", "difffit_grad", "difffit_trainable", "peft_lora"],
@@ -64,7 +60,6 @@ PLANNED = {
         "edm2_phema_response",
         "edm2_raw",
         "edm2_reference_stats",
-        "edm2_sampler",  # of other networks, too
         "edm2_sigma_sweep",
         "edm2_snapshot",
         "edm2_train",
@@ -77,19 +72,31 @@ removes it here."""
 
 REASONS = {kind: what for what, kinds in PLANNED.items() for kind in kinds}
 
+PLANNED_NETWORKS = {("edm2_sampler", "edm2_precond"): "EDM2"}
+"""(kind, builder of a network) -> what builds the network: runs of that kind wait for it, others of
+the kind have networks that are built."""
+
+
+def planned(run: Run) -> str | None:
+    """What is still to be built before a run can be checked, or None."""
+    for made in run.case.meta.get("constructors", {}).values():
+        if (run.kind, made.get("builder")) in PLANNED_NETWORKS:
+            return PLANNED_NETWORKS[run.kind, made["builder"]]
+    return REASONS.get(run.kind)
+
 
 def check(run: Run) -> None:
     """Check one run.
 
     Raises:
         MismatchError: numbers differ, or the run holds something that nobody looks at.
-        NotBuiltError: its kind stands in `PLANNED`.
+        NotBuiltError: its kind stands in `PLANNED`, or its network in `PLANNED_NETWORKS`.
     """
     handler = CHECKS.get(run.kind)
+    if (what := planned(run)) is not None:
+        raise NotBuiltError(f"{what}: not built yet")
     if handler is not None:
         handler(run)
-    elif run.kind in REASONS:
-        raise NotBuiltError(f"{REASONS[run.kind]}: not built yet")
     else:
         raise MismatchError(
             f"{run.id}: unknown kind {run.kind!r}; teach golden_kinds.py what it means"
@@ -97,12 +104,21 @@ def check(run: Run) -> None:
 
 
 @lru_cache(maxsize=4)
-def generator_of(case: Case) -> DiffusionGenerator:
-    """The network of a case as a user gets it: converted, with the kernels chosen for sampling."""
+def generator_of(case: Case, role: str | None = None) -> DiffusionGenerator:
+    """A network of a case as a user gets it: converted, with the kernels chosen for sampling.
+
+    Args:
+        case: whose.
+        role: which of its networks; None is the only one.
+    """
     constructors = case.meta["constructors"]
-    if len(constructors) != 1:
-        raise MismatchError(f"{case.name}: one network is expected, got {sorted(constructors)}")
-    [(role, made)] = constructors.items()
+    if role is None:
+        if len(constructors) != 1:
+            raise MismatchError(f"{case.name}: one network is expected, got {sorted(constructors)}")
+        [role] = constructors
+    if role not in constructors:
+        raise MismatchError(f"{case.name}: there is no network {role!r}")
+    made = constructors[role]
     if made.get("builder") not in BUILDERS:
         raise MismatchError(f"{case.name}: unknown builder {made.get('builder')!r}")
     generator = BUILDERS[made["builder"]](case, f"{case.meta['weights'][role]}.safetensors", made)
@@ -320,6 +336,7 @@ CHECKS: dict[str, Callable[[Run], None]] = {
     "edm_sigma_sweep": edm_sigma_sweep,
     "ds_sampler": ds_sampler,
     "kd_sampler": solver_of_k_diffusion,
+    **guidance_checks(generator_of),
     "source BigGAN-PyTorch": gan_training,
     "source Vendi-Score": metrics,
     "source pixel-cnn-pp": pixelcnnpp,

@@ -15,6 +15,7 @@ from genlab.diffusion.condition import Condition
 from genlab.diffusion.denoiser import ConditionedDenoiser, Denoiser, StepInfo
 from genlab.diffusion.ideal import GaussianMixtureDenoiser
 from genlab.samplers.base import SOLVERS, Grid, Solver, SolverStep, StepResult
+from genlab.samplers.guidance.base import GUIDANCE
 from genlab.samplers.loop import solve
 from genlab.samplers.solvers.adams_bashforth import DEIS
 
@@ -23,16 +24,18 @@ NOT_REPRODUCED = {
     "dpm_adaptive": "an adaptive step in ln sigma; ours will be torchdiffeq's",
     "ipndm_v": "right for order 2 only, where it is lms; its other weights are misprinted",
     "afs": "takes the data for standard normal in the first step",
-    "dynamic_thresholding": "thresholding is to come with guidance",
+    "TangentialClassifierFreeGuidance": "not offered: it projects to the end that apg serves",
+    "MagnitudeAwareGuidance": "not offered: it damps large updates, which apg's limit r does",
 }
-"""Runs that are left out on purpose: the sampler's name or a parameter that is set -> why."""
+"""Runs that are left out on purpose: the name of the sampler or the guider, or a parameter that is
+set -> why."""
 
 
 def not_reproduced(run: Run) -> str | None:
     """Why a run is left out, or None."""
     params = run.spec.get("params", {})
     for name, reason in NOT_REPRODUCED.items():
-        if params.get("sampler") == name or params.get(name):
+        if name in (params.get("sampler"), params.get("guider")) or params.get(name):
             return f"{name}: {reason}"
     return None
 
@@ -70,7 +73,7 @@ def kd_sampler(run: Run, model: Denoiser, condition: Condition) -> None:
     name, options = _kd_solver(run)
     sigmas, x = run.input("sigmas"), run.input("x").double()
     noted, noise = Noting(model), RecordedNoise(run)
-    steps = _solve(SOLVERS.build(name, **options), noted, x, sigmas, condition, noise)
+    steps = solve_given(SOLVERS.build(name, **options), noted, x, sigmas, condition, noise)
     if options.get("eta") != 0:  # then theirs draws and multiplies by 0
         noise.expect_end()
     levels = sigmas.tolist()
@@ -126,10 +129,10 @@ def ds_sampler(run: Run) -> None:
     name, options = _ds_solver(run)
     levels = run.input("t_steps")
     x = run.input("latents").double() * levels[0]
-    noted, noise = Noting(mixture(run)), RecordedNoise(run)
+    noted, noise = Noting(_thresholded(run)), RecordedNoise(run)
     solver = Corrected(_given(run, SOLVERS.build(name, **options)))
     sigmas = torch.cat([levels, levels.new_zeros(1)])
-    steps = _solve(solver, noted, x, sigmas, Condition(), noise)
+    steps = solve_given(solver, noted, x, sigmas, Condition(), noise)
     # Their last step is not corrected: its end is never evaluated.
     states = [*solver.begun[:-1], steps[-2].x]
     if run.params("denoise_to_zero").get("denoise_to_zero"):
@@ -145,9 +148,17 @@ def ds_sampler(run: Run) -> None:
     )
 
 
+def _thresholded(run: Run) -> Denoiser:
+    """The closed-form model, with dynamic thresholding in the runs that have it."""
+    if run.params("dynamic_thresholding").get("dynamic_thresholding"):
+        thresholded: Denoiser = GUIDANCE.build("cfg", threshold=0.995)(mixture(run))
+        return thresholded
+    return mixture(run)
+
+
 def _ds_solver(run: Run) -> tuple[str, dict[str, Any]]:
     [sampler] = run.params("sampler").values()
-    run.params("afs", "dynamic_thresholding")  # only those runs come here that set neither
+    run.params("afs")  # only those runs come here that do not set it
     if sampler in ("euler", "heun"):
         return sampler, {}
     if sampler == "dpm_2":
@@ -212,7 +223,7 @@ class Corrected(Solver):
         return result
 
 
-def _solve(
+def solve_given(
     solver: Solver, model: Denoiser, x: Tensor, sigmas: Tensor, condition: Condition, noise: Any
 ) -> list[SolverStep]:
     ends = float(sigmas[-2]), float(sigmas[0])

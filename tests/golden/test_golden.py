@@ -2,7 +2,7 @@
 
 import pytest
 from golden_cases import NotBuiltError, Run, find_cases, golden_folders, unique_ids
-from golden_kinds import CHECKS, REASONS, check
+from golden_kinds import CHECKS, REASONS, check, planned
 from golden_solvers import not_reproduced
 
 try:
@@ -17,8 +17,8 @@ def parameter(run: Run, name: str) -> object:
     marks = []
     if reason := not_reproduced(run):
         marks = [pytest.mark.skip(reason=f"left out on purpose: {reason}")]
-    elif run.kind in REASONS:
-        reason = f"{REASONS[run.kind]}: a later issue builds it"
+    elif what := planned(run):
+        reason = f"{what}: a later issue builds it"
         marks = [pytest.mark.xfail(strict=True, raises=NotBuiltError, reason=reason)]
     return pytest.param(run, id=name, marks=marks)
 

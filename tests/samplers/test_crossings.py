@@ -22,6 +22,7 @@ from genlab.samplers.sampler import Sampler
 SHAPE = (1, 8, 8)
 TIMESTEPS = {"name": "respaced", "steps": 3}
 CFG = {"name": "cfg", "scale": 2.0}
+CORRECTED = {"rescale": 0.7, "threshold": 0.9, "weight": {"name": "power-cosine"}}
 
 
 def denoiser(model: Preconditioning) -> PreconditionedDenoiser:
@@ -37,6 +38,24 @@ def classifier() -> dict[str, Any]:
             8, 1, 3, model_channels=32, channel_mult=[1], num_blocks=1, num_head_channels=32
         )
     return {"name": "classifier", "classifier": NoisyClassifier(network, Discrete(T=50))}
+
+
+class Guide:
+    """A second model."""
+
+    evaluations = 0
+
+    def __init__(self, model: Preconditioning) -> None:
+        self.denoiser = denoiser(model)
+
+    def to(self, device: Any = None, dtype: Any = None) -> None:
+        pass
+
+    def prepare(self) -> None:
+        pass
+
+    def sha256(self) -> str:
+        return "0"
 
 
 def waits(model: Preconditioning, sampler: dict[str, Any]) -> list[str]:
@@ -84,6 +103,22 @@ def test_guided_chains_do_not_wait(solver: str, variance: str) -> None:
     sampler = {"solver": solver, "schedule": TIMESTEPS, "guidance": [CFG, classifier()]}
     with torch.no_grad():
         assert waits(Discrete(T=50, variance=variance), sampler) == []
+
+
+@pytest.mark.parametrize("space", ["model", "x0", "eps", "v", "flow-v"])
+@pytest.mark.parametrize("name", ["cfg", "apg", "fdg", "cfg-zero", "auto"])
+def test_guidance_does_not_wait(name: str, space: str) -> None:
+    options: dict[str, Any] = {"name": name, "scale": 2.0, "space": space, **CORRECTED}
+    if name == "apg":
+        options |= {"r": 1.0, "momentum": -0.5}
+    if name == "auto":
+        options |= {"guide": Guide(Discrete(T=50))}
+    sampler = {
+        "solver": "heun",
+        "schedule": {"name": "karras", "num_steps": 4, "sigma_min": 0.1, "sigma_max": 5.0},
+        "guidance": [options],
+    }
+    assert waits(Flow(), sampler) == []
 
 
 def test_a_wait_would_be_found() -> None:

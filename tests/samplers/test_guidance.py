@@ -99,14 +99,6 @@ def test_stronger_guidance_makes_classes_clearer() -> None:
     assert responsibilities[0] < responsibilities[1] < responsibilities[2]
 
 
-def test_several_wrap_innermost_first() -> None:
-    """Guidance over guidance multiplies nothing: the outer one asks the inner one twice."""
-    inner, outer = ClassifierFree(scale=2.0), ClassifierFree(scale=3.0)
-    listener = Listener(mixture())
-    outer(inner(listener))(X, torch.tensor(1.0).double(), Condition(labels=LABELS))
-    assert listener.batches == [12]
-
-
 def test_refused_where_it_means_nothing() -> None:
     no_null = Listener(mixture())
     no_null.has_null_class = False

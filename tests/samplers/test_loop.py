@@ -283,6 +283,29 @@ def test_windows_hold_their_ends_as_they_say() -> None:
     assert kept == [False] * 4 + [True] * 6  # time is (t + 1) / T
 
 
+@pytest.mark.parametrize("off", [-3e-7, 0.0, 3e-7])
+def test_a_level_within_rounding_of_an_end_stands_on_it(off: float) -> None:
+    """Below an end, on it or above: the low end of sigma is outside, all others are inside."""
+    levels = mixture().noise_levels
+    window = When(sigma=(1.0, 2.0))
+    assert not window.holds(step_at(1.0 + off), levels)
+    assert window.holds(step_at(2.0 + off), levels)
+    level = 3.0
+    time = float(levels.time(torch.tensor(level).double()))
+    assert When(time=(time + off, 1.0)).holds(step_at(level), levels)
+    assert When(time=(0.0, time + off)).holds(step_at(level), levels)
+    share = When(steps=(0.29 + off / 100, 0.58 + off / 100))  # 0.29 * 100 is 28.999999999999996
+    assert [i for i in (28, 29, 57, 58) if share.holds(step_at(1.0, i, 100), levels)] == [29, 57]
+
+
+def test_windows_that_cannot_overlap_are_known_to() -> None:
+    assert When(sigma=(0.0, 1.0)).is_apart_from(When(sigma=(1.0, 2.0)))
+    assert When(steps=(0.5, 1.0)).is_apart_from(When(steps=(0.0, 0.5)))
+    assert not When(time=(0.0, 0.5)).is_apart_from(When(time=(0.5, 1.0)))  # both hold 0.5
+    assert not When(time=(0.0, 0.4)).is_apart_from(When(sigma=(10.0, 20.0)))  # who knows
+    assert not When().is_apart_from(When(sigma=(1.0, 2.0)))
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

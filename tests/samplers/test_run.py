@@ -79,7 +79,7 @@ def test_merge(override: dict[str, Any] | None, expected: dict[str, Any]) -> Non
         ({"schedule": {"rho": None}}, "rho takes a number, not None"),
         ({"guidance": ["cfg", 3]}, "guidance takes a list of names or mappings"),
         ({"guidance": {2: {"scale": 1}}}, "has 0 entries"),
-        ({"guidance": [{"scale": 1}]}, "a guidance needs a name, one of cads, cfg"),
+        ({"guidance": [{"scale": 1}]}, "a guidance needs a name, one of apg, auto, cads, cfg"),
     ],
     ids=str,
 )
