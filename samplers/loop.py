@@ -50,7 +50,7 @@ def sample_steps(
         SamplingError: a schedule, guidance or solver breaks its contract; names it.
     """
     guided = sampler.guide(denoiser)
-    grid = Grid.of(sampler.schedule, guided.noise_levels)
+    grid = sampler.grid(guided.noise_levels)
     if latents is None:
         latents = noise.randn(tuple(image_shape))
     elif tuple(latents.shape[1:]) != tuple(image_shape):

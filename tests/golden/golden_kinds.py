@@ -16,6 +16,7 @@ from golden_metrics import metrics
 from golden_noise import RecordedNoise
 from golden_pixelcnnpp import pixelcnnpp
 from golden_solvers import ds_sampler, kd_sampler, mixture
+from golden_stitch import CHECKS as STITCH
 from golden_told import Notes, shared
 from torch import Tensor
 from watching import Watching
@@ -32,7 +33,6 @@ from genlab.samplers.sampler import Sampler
 from genlab.samplers.solvers.general import General
 
 PLANNED = {
-    "T-Stitch": ["tstitch_multi_table", "tstitch_sample", "tstitch_table"],
     "samplers and guidance": [
         "apg_sample",
         "cads_dit",
@@ -313,6 +313,7 @@ CHECKS: dict[str, Callable[[Run], None]] = {
     **BIGGAN,
     **DIFFUSERS,
     **DIT,
+    **STITCH,
     "edm_forward": edm_forward,
     "edm_grad": edm_grad,
     "edm_loss": edm_loss,
