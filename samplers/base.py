@@ -100,7 +100,7 @@ class AnySampler(ABC):
         *,
         num_steps: int | None = None,
         guidance_scale: float | None = None,
-        guidance_interval: tuple[float, float] | None = None,
+        guidance_interval: Sequence[float] | None = None,
     ) -> "AnySampler":
         """Make a sampler of configurations, each over the ones before it; defaults lie below them.
 

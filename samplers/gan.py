@@ -82,7 +82,7 @@ class GanSampler(AnySampler):
         *,
         num_steps: int | None = None,
         guidance_scale: float | None = None,
-        guidance_interval: tuple[float, float] | None = None,
+        guidance_interval: Sequence[float] | None = None,
     ) -> "GanSampler":
         """See `AnySampler.from_layers`; a GAN has neither steps nor a scale."""
         told = {

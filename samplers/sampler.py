@@ -29,13 +29,14 @@ class SamplerConfig:
         guidance: one mapping for each guidance, innermost first: ``name`` in `GUIDANCE` and its
             options.
         stitch: one mapping for each small model that takes steps in place of the model, those of
-            the noisiest steps first: the options of `genlab.samplers.stitching.Stitch`.
+            the noisiest steps first: the options of `genlab.samplers.stitching.Stitch`, or text as
+            ``dit-fmnist-s:0.4``.
     """
 
     solver: dict[str, Any] = field(default_factory=lambda: {"name": "heun"})
     schedule: dict[str, Any] = field(default_factory=lambda: {"name": "karras", "num_steps": 18})
     guidance: list[dict[str, Any]] = field(default_factory=list)
-    stitch: list[dict[str, Any]] = field(default_factory=list)
+    stitch: list[Any] = field(default_factory=list)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +83,7 @@ class Sampler(AnySampler):
         *,
         num_steps: int | None = None,
         guidance_scale: float | None = None,
-        guidance_interval: tuple[float, float] | None = None,
+        guidance_interval: Sequence[float] | None = None,
     ) -> "Sampler":
         """See `AnySampler.from_layers`; the guidance scale is that of classifier-free guidance."""
         layers = list(layers)
@@ -96,13 +97,14 @@ class Sampler(AnySampler):
         if guidance_interval is not None:
             whole = replace(whole, guidance=_confine(whole.guidance, guidance_interval))
         text = dict(vars(whole))
-        if not whole.stitch:
-            del text["stitch"]  # so that runs without it are told as they always were
+        stitch = stitching.entries_of(text.pop("stitch"))
+        if stitch:  # runs without are told as if there were no such setting
+            text["stitch"] = stitch
         return cls(
             solver=SOLVERS.build_named(whole.solver),
             schedule=SCHEDULES.build_named(whole.schedule),
             guidance=tuple(GUIDANCE.build_named(entry) for entry in whole.guidance),
-            stitch=stitching.build(whole.stitch),
+            stitch=stitching.build(stitch),
             text=text,
         )
 
@@ -213,7 +215,7 @@ def _rescale(guidance: list[dict[str, Any]], scale: float) -> list[dict[str, Any
     return [*guidance, {"name": "cfg", "scale": scale}]
 
 
-def _confine(guidance: list[dict[str, Any]], interval: tuple[float, float]) -> list[dict[str, Any]]:
+def _confine(guidance: list[dict[str, Any]], interval: Sequence[float]) -> list[dict[str, Any]]:
     """Let guidance act between two noise levels only."""
     sigma = list(interval)
     if len(sigma) != 2:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from fractions import Fraction
 from itertools import pairwise
-from math import floor, inf
+from math import floor, inf, isnan, nan
 from pathlib import Path
 from typing import Any
 
@@ -168,19 +168,17 @@ def _entry(value: Any) -> dict[str, Any]:
             f"stitch takes a model and its fraction, got {value!r}; write for instance "
             "('dit-fmnist-s', 0.4)"
         )
-    model, colon, fraction = value.rpartition(":")
+    model, _, fraction = value.rpartition(":")
     try:
-        return (
-            {"model": model, "fraction": float(fraction)} if model and colon else _no_entry(value)
-        )
+        share = float(fraction)
     except ValueError:
-        return _no_entry(value)
-
-
-def _no_entry(text: str) -> dict[str, Any]:
-    raise ConfigError(
-        f"{text!r} says no share of the run; write MODEL:FRACTION, for instance dit-fmnist-s:0.4"
-    ) from None
+        share = nan
+    if not model or isnan(share):
+        raise ConfigError(
+            f"{value!r} does not tell a model and its share of the run; write MODEL:FRACTION, for "
+            "instance dit-fmnist-s:0.4"
+        )
+    return {"model": model, "fraction": share}
 
 
 def build(entries: Sequence[Mapping[str, Any]]) -> tuple[Stitch, ...]:

@@ -106,7 +106,7 @@ class Generator(SavedModel):
         *,
         num_steps: int | None = None,
         guidance_scale: float | None = None,
-        guidance_interval: tuple[float, float] | None = None,
+        guidance_interval: Sequence[float] | None = None,
         stitch: StitchLike | None = None,
     ) -> Any:
         """Make the sampler of a run, once: typed, with its parts loaded, and fit for this model.

@@ -5,7 +5,7 @@ uniform numbers that drawing one pixel takes.
 """
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -209,7 +209,7 @@ class PixelSampler(AnySampler):
         *,
         num_steps: int | None = None,
         guidance_scale: float | None = None,
-        guidance_interval: tuple[float, float] | None = None,
+        guidance_interval: Sequence[float] | None = None,
     ) -> "PixelSampler":
         """See `AnySampler.from_layers`; an autoregressive model has no steps."""
         if guidance_interval is not None:
