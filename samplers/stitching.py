@@ -124,8 +124,8 @@ StitchLike = str | Mapping[Any, Any] | Stitch | Sequence[Any]
 entries and pairs (model, fraction), in which a model may be a generator."""
 
 
-def entries_of(stitch: StitchLike) -> list[dict[str, Any]]:
-    """The entries of ``sampler.stitch`` that a short form stands for; none for an empty one.
+def entries_of(stitch: Any) -> list[dict[str, Any]]:
+    """The entries of ``sampler.stitch`` that a `StitchLike` stands for; none for an empty one.
 
     >>> entries_of({"dit-s": 0.2, "dit-b": 0.3})
     [{'model': 'dit-s', 'fraction': 0.2}, {'model': 'dit-b', 'fraction': 0.3}]

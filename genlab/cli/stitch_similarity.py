@@ -153,9 +153,10 @@ def _sentence(similarity: "Similarity", above: float, small: str) -> str:
     last = similarity.last_above(above)
     if last is None:
         return f"the mean is above {above:g} at none of the {count} steps, not even the first"
+    level, share = float(similarity.levels[last]), similarity.fraction(last)
     return (
         f"the mean is above {above:g} up to step {similarity.steps[last] + 1} of {count} (noise "
-        f"level {float(similarity.levels[last]):.4g}): --stitch {small}:{similarity.fraction(last):g}"
+        f"level {level:.4g}): --stitch {small}:{share:g}"
     )
 
 
