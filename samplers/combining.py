@@ -1,9 +1,14 @@
 """Whether two models may work on the state of one run: their data spaces and classes must agree."""
 
+from collections.abc import Iterable
 from typing import Any, Protocol, runtime_checkable
 
 from genlab.diffusion.denoiser import Denoiser
+from genlab.diffusion.noise_levels import NoiseLevels
 from genlab.errors import ConfigError
+
+TOLERANCE = 1e-6
+"""By what share a noise level may lie outside of a model's range: rounding, no more."""
 
 
 @runtime_checkable
@@ -34,10 +39,6 @@ class Combinable(Protocol):
 def check_combinable(model: Combinable, other: Combinable, what: str) -> None:
     """Refuse a second model whose estimates mean something else than the first one's.
 
-    Preconditionings may differ, since every model is D(x; sigma). The range is part of the space:
-    images are in [-1, 1], and latents are in the range that their autoencoder's scale and shift
-    give them, which its hash covers.
-
     Args:
         model: the model that is sampled.
         other: a second one, asked about the same states.
@@ -47,6 +48,24 @@ def check_combinable(model: Combinable, other: Combinable, what: str) -> None:
         ConfigError: shape, autoencoder, kind of data or number of classes differ; says which.
     """
     check_classes(model.num_classes, other.num_classes, what)
+    check_data_space(model, other, what)
+
+
+def check_data_space(model: Combinable, other: Combinable, what: str) -> None:
+    """Refuse a second model of other data than the first one's.
+
+    Preconditionings may differ, since every model is D(x; sigma). The range is part of the space:
+    images are in [-1, 1], and latents are in the range that their autoencoder's scale and shift
+    give them, which its hash covers.
+
+    Args:
+        model: see `check_combinable`.
+        other: see `check_combinable`.
+        what: see `check_combinable`.
+
+    Raises:
+        ConfigError: shape, autoencoder or kind of data differ; says which.
+    """
     if model.state_shape != other.state_shape:
         raise ConfigError(
             f"{what} denoises states of shape {other.state_shape}, and the model "
@@ -69,19 +88,41 @@ def check_combinable(model: Combinable, other: Combinable, what: str) -> None:
         )
 
 
-def check_classes(known: int, other: int, what: str) -> None:
+def check_classes(known: int, other: int, what: str, *, or_none: bool = False) -> None:
     """Refuse a second model of other classes.
 
     Args:
         known: number of classes of the model that is sampled; 0 for none.
         other: number of classes of the second one.
         what: see `check_combinable`.
+        or_none: whether the second one may do without classes, because it is then asked without.
 
     Raises:
         ConfigError: they differ.
     """
-    if known != other:
+    if other != known and not (or_none and other == 0):
         raise ConfigError(
             f"{what} knows {other} classes and the model {known}; take a second model that was "
-            "trained on the same classes"
+            f"trained on the same classes{', or on none' if or_none else ''}"
         )
+
+
+def check_levels(levels: Iterable[float], known: NoiseLevels, what: str) -> None:
+    """Refuse noise levels that a second model does not know.
+
+    Args:
+        levels: those that it would be asked at.
+        known: its own.
+        what: see `check_combinable`.
+
+    Raises:
+        ConfigError: a level lies outside of its range.
+    """
+    low, high = known.sigma_min, known.sigma_max
+    for level in levels:
+        if not low * (1 - TOLERANCE) <= level <= high * (1 + TOLERANCE):
+            raise ConfigError(
+                f"{what} knows noise levels from {low:.4g} to {high:.4g} and would be asked at "
+                f"{level:.4g}; set sigma_min or sigma_max of the schedule, or let it act in a "
+                "window of noise levels (when.sigma) only"
+            )

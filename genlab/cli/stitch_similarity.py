@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -142,7 +142,7 @@ def _sampler(overrides: tuple[str, ...], large: "DiffusionGenerator") -> dict[st
     return config.load(SampleConfig, None, "sample", overrides, own).sampler
 
 
-def _dtype(name: str | None) -> object:
+def _dtype(name: str | None) -> Any:
     import torch
 
     return None if name in (None, "float32") else getattr(torch, str(name))

@@ -126,7 +126,7 @@ class Generator(SavedModel):
             ConfigError: a setting is wrong or does not fit this model.
             UnknownNameError: there is no such preset, or nothing is registered under a name.
         """
-        given = {
+        given: dict[str, Any] = {
             "num_steps": num_steps,
             "guidance_scale": guidance_scale,
             "guidance_interval": guidance_interval,

@@ -1,5 +1,7 @@
 """Put a generator, and the generators that its sampler uses, where a run takes place."""
 
+from typing import Any
+
 import torch
 
 from genlab.generators.base import Generator
@@ -26,7 +28,8 @@ def place(
     Raises:
         ConfigError: there is no such device.
     """
-    for part in (generator, *sampler.parts.get("generator", ())):
+    models: tuple[Any, ...] = (generator, *sampler.parts.get("generator", ()))
+    for part in models:
         part.to(device, dtype)
         if compiled and isinstance(part, Generator):
             part.compile()

@@ -42,7 +42,8 @@ def _check_table(run: Run, shares: list[list[float]]) -> None:
     for steps in run.params("steps")["steps"]:
         timesteps = torch.tensor(respaced_timesteps(model.T, str(steps))).flip(0)
         results[f"timesteps_{steps}"] = timesteps
-        grid = Grid.of(Respaced(steps=str(steps)), model)
+        schedule: Any = Respaced(steps=str(steps))
+        grid = Grid.of(schedule, model)
         assert torch.equal(grid.sigmas[:-1], model.levels[timesteps])
         rows = torch.tensor([_who_acts(fractions, grid) for fractions in shares])
         results[f"index_{steps}"] = _as_published(rows, run.reference(f"index_{steps}"))
@@ -123,9 +124,10 @@ def sample(run: Run) -> None:
     watched = [Watched(model) for model in models]
     shares = [params["ratio"]] if "ratio" in params else params["fractions"][:-1]
     options = {"eta": params["eta"]} if "eta" in params else {}
+    schedule: Any = Respaced(steps=str(diffusion["timestep_respacing"]))
     sampler = Sampler(
         solver=SOLVERS.build(params["method"], clip=params.get("clip_denoised", False), **options),
-        schedule=Respaced(steps=str(diffusion["timestep_respacing"])),
+        schedule=schedule,
         guidance=() if scale is None else (Halves(scale=scale, preconditioning=kind),),
         stitch=tuple(
             Stitch(model=model, fraction=share)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from crossings import META, waits_of
-from ideal_cases import SEEDS, SHAPE, Listener, Timesteps, mixture, run
+from ideal_cases import SEEDS, SHAPE, Listener, mixture, run
 from torch import Tensor
 
 from genlab.diffusion.condition import Condition
@@ -54,8 +54,13 @@ class Code:
 
 def takers(stitches: Sequence[Stitch], grid: Grid) -> list[int]:
     levels = grid.sigmas[:-1].tolist()
-    where = {"num_steps": len(levels), "noise_levels": grid.noise_levels}
+    where: dict[str, Any] = {"num_steps": len(levels), "noise_levels": grid.noise_levels}
     return [acting(stitches, level=x, index=i, **where) for i, x in enumerate(levels)]
+
+
+def respaced(steps: str) -> Grid:
+    schedule: Any = Respaced(steps=steps)
+    return Grid.of(schedule, Discrete())
 
 
 def two(fraction: float, **options: Any) -> list[Stitch]:
@@ -69,7 +74,7 @@ def two(fraction: float, **options: Any) -> list[Stitch]:
 @pytest.mark.parametrize("fraction", [0.0, 0.1, 0.2, 0.25, 0.33, 0.4, 0.55, 0.9, 1.0])
 def test_by_time_is_the_official_rule_on_timesteps(steps: int, fraction: float) -> None:
     """``t / 1000 >= 1 - fraction``, here in whole numbers."""
-    grid = Grid.of(Respaced(steps=str(steps)), Discrete())
+    grid = respaced(str(steps))
     timesteps = Discrete().timestep(grid.sigmas[:-1]).to(torch.int64).tolist()
     border = 1000 - round(1000 * fraction)
     expected = [0 if t >= border else 1 for t in timesteps]
@@ -78,7 +83,7 @@ def test_by_time_is_the_official_rule_on_timesteps(steps: int, fraction: float) 
 
 @pytest.mark.parametrize(("fraction", "small"), [(0.55, 5), (0.25, 3), (0.4, 4), (1, 10), (0, 0)])
 def test_by_time_is_not_a_rounded_share_of_the_steps(fraction: float, small: int) -> None:
-    grid = Grid.of(Respaced(steps="10"), Discrete())
+    grid = respaced("10")
     assert takers(two(fraction), grid).count(0) == small
 
 
@@ -117,7 +122,7 @@ def test_by_sigma_the_border_is_the_next_model_s() -> None:
 
 
 def test_three_models_and_one_that_never_acts() -> None:
-    grid = Grid.of(Respaced(steps="10"), Discrete())
+    grid = respaced("10")
     shares = [Stitch(model=name, fraction=f) for name, f in (("s", 0.3), ("n", 0.0), ("m", 0.3))]
     assert takers(shares, grid) == [0, 0, 0, 2, 2, 2, 3, 3, 3, 3]
     assert takers([Stitch(model="s", fraction=0.6), Stitch(model="m", fraction=0.4)], grid) == [
@@ -128,7 +133,7 @@ def test_three_models_and_one_that_never_acts() -> None:
 def test_levels_that_rise_again_are_the_small_model_s_again() -> None:
     """A restart goes back to where the small model is good enough."""
     levels = [0.02, 0.7, 1.0, 0.3]
-    where = {"index": 0, "num_steps": 4, "noise_levels": Timesteps(mixture()).noise_levels}
+    where: dict[str, Any] = {"index": 0, "num_steps": 4, "noise_levels": EDM()}
     limit = [Stitch(model="small", by="sigma", until_sigma=0.5)]
     assert [acting(limit, level=level, **where) for level in levels] == [1, 0, 0, 1]
 
@@ -180,7 +185,7 @@ def test_churn_does_not_move_the_border() -> None:
     """Raised levels would lie above the border for one step more."""
     grid = Grid.of(Karras(num_steps=6), EDM())
     border = float(grid.sigmas[3])
-    entry = {"by": "sigma", "until_sigma": border, "fraction": None}
+    entry: dict[str, Any] = {"by": "sigma", "until_sigma": border, "fraction": None}
     churned = {"solver": {"name": "euler", "S_churn": 2.0}}
     large, small, _ = stitched_run(churned, **entry)
     assert (len(small.batches), len(large.batches)) == (3, 3)
