@@ -26,6 +26,7 @@ from genlab.eval.metrics.base import FeatureSet, Need
 from genlab.eval.moments import Moments
 from genlab.eval.samples import Drawn, Samples
 from genlab.files import atomic_path, write_text
+from genlab.generators.costs import Cost, Costs, together
 from genlab.generators.lock import lock_folder
 from genlab.generators.processes import Processes
 
@@ -48,12 +49,14 @@ class Collected:
         first: the first images, (min(N, `FIRST_IMAGES`), 3, H, W).
         nfe: network evaluations for each image.
         seconds: that drawing took, over all processes.
+        costs: of a stitched run, what each of its models cost, likewise.
     """
 
     features: FeatureSet
     first: Tensor
     nfe: int
     seconds: float
+    costs: Costs = field(default_factory=dict)
 
 
 def collect(
@@ -188,6 +191,7 @@ class _Part:
     first: dict[int, Tensor] = field(default_factory=dict)
     nfe: int = 0
     seconds: float = 0.0
+    costs: Costs = field(default_factory=dict)
     bytes: int = 0
 
     def add(
@@ -201,6 +205,7 @@ class _Part:
         """Take in a batch."""
         self.batches.append(number)
         self.nfe, self.seconds = drawn.nfe, self.seconds + drawn.seconds
+        self.costs = together([self.costs, drawn.costs])
         for need in needs:
             if need.what == "moments":
                 rows = features[need.output]
@@ -222,6 +227,10 @@ class _Part:
             "batches": torch.tensor(self.batches, dtype=torch.int64),
             "nfe": torch.tensor(self.nfe),
             "seconds": torch.tensor(self.seconds, dtype=torch.float64),
+        }
+        found |= {
+            f"costs.{model}": torch.tensor([cost.evaluations, cost.seconds], dtype=torch.float64)
+            for model, cost in self.costs.items()
         }
         for output, moments in self.moments.items():
             state = moments.state_dict().items()
@@ -323,7 +332,16 @@ def _merge(
         first=_in_order(parts, "first."),
         nfe=max(int(part["nfe"]) for part in parts),
         seconds=sum(float(part["seconds"]) for part in parts),
+        costs=together([_costs(part) for part in parts]),
     )
+
+
+def _costs(part: Mapping[str, Tensor]) -> Costs:
+    return {
+        name.removeprefix("costs."): Cost(int(value[0]), float(value[1]))
+        for name, value in part.items()
+        if name.startswith("costs.")
+    }
 
 
 def _in_order(parts: Sequence[Mapping[str, Tensor]], prefix: str) -> Tensor:

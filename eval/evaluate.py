@@ -37,6 +37,7 @@ from genlab.eval.reference_files import Reference
 from genlab.eval.samples import GeneratedImages, Samples, StoredImages
 from genlab.eval.subject import Subject
 from genlab.files import text_sha256
+from genlab.generators.costs import report, together
 from genlab.generators.processes import Processes
 from genlab.samplers.base import AnySampler
 from genlab.training.machine import peak_memory_mib
@@ -328,7 +329,7 @@ class _Evaluation:
             dataset=self.dataset or "unknown",
             scores={name: summarise(runs) for name, runs in values.items()},
             protocol=protocol,
-            sampling=self._sampling(),
+            sampling=self._sampling() | self._stitching(gathered),
             provenance=self._provenance(),
             environment=environment_facts(self.device, self.processes.count),
             cost=self._cost(gathered),
@@ -350,6 +351,13 @@ class _Evaluation:
             "seeds": format_seeds(seeds),
             "dtype": samples.dtype,
         }
+
+    def _stitching(self, gathered: Sequence[Collected]) -> dict[str, Any]:
+        """What each model of a stitched run cost, and the share of time that it saved."""
+        costs = together([collected.costs for collected in gathered])
+        told = report(costs, sum(collected.features.count for collected in gathered))
+        told = told or self.subject.manifest.get("stitch", {})
+        return {"stitch": told} if told else {}
 
     def _provenance(self) -> dict[str, Any]:
         generator = self.subject.generator

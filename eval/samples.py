@@ -6,7 +6,7 @@ process or many, before and after an interruption.
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from genlab.data.pixels import to_uint8
 from genlab.errors import DataError, EvaluationError, SamplingError
 from genlab.files import content_sha256, text_sha256
 from genlab.generators.base import Generator
+from genlab.generators.costs import Costs
 from genlab.samplers.base import AnySampler
 
 
@@ -31,11 +32,13 @@ class Drawn:
         images: (B, 3, H, W), RGB, 0 to 255; grey images have three equal channels.
         nfe: network evaluations for each image; 0 for images that were read.
         seconds: that drawing them took.
+        costs: of a stitched run, what each of its models cost.
     """
 
     images: UInt8[Tensor, "B 3 H W"]
     nfe: int = 0
     seconds: float = 0.0
+    costs: Costs = field(default_factory=dict)
 
 
 class Samples(ABC):
@@ -167,7 +170,7 @@ class GeneratedImages(Samples):
             images = torch.from_numpy(pad(images.cpu().numpy(), self.image_shape[1])).to(
                 images.device
             )
-        return Drawn(images=images, nfe=batch.nfe, seconds=batch.seconds)
+        return Drawn(images=images, nfe=batch.nfe, seconds=batch.seconds, costs=batch.costs)
 
     def identity(self) -> dict[str, Any]:
         """See `Samples.identity`."""

@@ -100,6 +100,7 @@ class AnySampler(ABC):
         *,
         num_steps: int | None = None,
         guidance_scale: float | None = None,
+        guidance_interval: Sequence[float] | None = None,
     ) -> "AnySampler":
         """Make a sampler of configurations, each over the ones before it; defaults lie below them.
 
@@ -107,6 +108,8 @@ class AnySampler(ABC):
             layers: where each comes from, for messages, and what it says; see `sampler_layers`.
             num_steps: solver steps; None keeps them.
             guidance_scale: of guidance by the null class; 1.0 switches it off, None keeps it.
+            guidance_interval: (low, high), the noise levels between which the guidance acts: low <
+                sigma <= high; None keeps it.
 
         Raises:
             ConfigError: a key or an option is unknown, out of range, of the wrong type, or means

@@ -77,10 +77,20 @@ class GanSampler(AnySampler):
 
     @classmethod
     def from_layers(
-        cls, layers: Layers, *, num_steps: int | None = None, guidance_scale: float | None = None
+        cls,
+        layers: Layers,
+        *,
+        num_steps: int | None = None,
+        guidance_scale: float | None = None,
+        guidance_interval: Sequence[float] | None = None,
     ) -> "GanSampler":
         """See `AnySampler.from_layers`; a GAN has neither steps nor a scale."""
-        for what, value in {"number of steps": num_steps, "guidance scale": guidance_scale}.items():
+        told = {
+            "number of steps": num_steps,
+            "guidance scale": guidance_scale,
+            "guidance interval": guidance_interval,
+        }
+        for what, value in told.items():
             if value is not None:
                 raise ConfigError(
                     f"a GAN draws an image in one call and has no {what}; leave it out "

@@ -9,11 +9,12 @@ from genlab.diffusion.denoiser import Denoiser
 from genlab.diffusion.noise_levels import NoiseLevels
 from genlab.errors import ConfigError, SamplingError
 from genlab.registry import class_path
-from genlab.samplers import parts
+from genlab.samplers import parts, stitching
 from genlab.samplers.base import SCHEDULES, SOLVERS, AnySampler, Grid, Layers, Schedule, Solver
 from genlab.samplers.combining import Combinable, check_data_space
 from genlab.samplers.guidance.base import GUIDANCE, GuidanceOptions
 from genlab.samplers.parts import Part
+from genlab.samplers.stitching import Stitch, Stitched
 
 
 @dataclass(kw_only=True)
@@ -25,11 +26,15 @@ class SamplerConfig:
         schedule: ``name`` in `SCHEDULES` and the options of that schedule.
         guidance: one mapping for each guidance, innermost first: ``name`` in `GUIDANCE` and its
             options.
+        stitch: one mapping for each small model that takes steps in place of the model, those of
+            the noisiest steps first: the options of `genlab.samplers.stitching.Stitch`, or text as
+            ``dit-fmnist-s:0.4``.
     """
 
     solver: dict[str, Any] = field(default_factory=lambda: {"name": "heun"})
     schedule: dict[str, Any] = field(default_factory=lambda: {"name": "karras", "num_steps": 18})
     guidance: list[dict[str, Any]] = field(default_factory=list)
+    stitch: list[Any] = field(default_factory=list)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,12 +42,14 @@ class Sampler(AnySampler):
     """A solver, a schedule and the guidance around the denoiser, innermost first.
 
     Attributes:
+        stitch: small models that take the noisiest steps, below all guidance.
         text: the configuration that it was made of; None where it was made of objects.
     """
 
     solver: Solver
     schedule: Schedule
     guidance: tuple[GuidanceOptions, ...] = ()
+    stitch: tuple[Stitch, ...] = ()
     text: Mapping[str, Any] | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -53,6 +60,7 @@ class Sampler(AnySampler):
                     " so it must be the last one in sampler.guidance (the outermost), and be there"
                     " once; move it behind the others"
                 )
+        stitching.check(self.stitch)
 
     @property
     def config(self) -> Mapping[str, Any]:
@@ -70,11 +78,17 @@ class Sampler(AnySampler):
             "solver": SOLVERS.entry_of(self.solver),
             "schedule": SCHEDULES.entry_of(self.schedule),
             "guidance": [GUIDANCE.entry_of(options) for options in self.guidance],
+            **({"stitch": [each.to_config() for each in self.stitch]} if self.stitch else {}),
         }
 
     @classmethod
     def from_layers(
-        cls, layers: Layers, *, num_steps: int | None = None, guidance_scale: float | None = None
+        cls,
+        layers: Layers,
+        *,
+        num_steps: int | None = None,
+        guidance_scale: float | None = None,
+        guidance_interval: Sequence[float] | None = None,
     ) -> "Sampler":
         """See `AnySampler.from_layers`.
 
@@ -89,11 +103,18 @@ class Sampler(AnySampler):
         whole = configs.fill(SamplerConfig, layers, "the sampler")
         if guidance_scale is not None:
             whole = replace(whole, guidance=_rescale(whole.guidance, guidance_scale))
+        if guidance_interval is not None:
+            whole = replace(whole, guidance=_confine(whole.guidance, guidance_interval))
+        text = dict(vars(whole))
+        stitch = stitching.entries_of(text.pop("stitch"))
+        if stitch:  # runs without are told as if there were no such setting
+            text["stitch"] = stitch
         return cls(
             solver=SOLVERS.build_named(whole.solver),
             schedule=SCHEDULES.build_named(whole.schedule),
             guidance=tuple(GUIDANCE.build_named(entry) for entry in whole.guidance),
-            text=vars(whole),
+            stitch=stitching.build(stitch),
+            text=text,
         )
 
     @classmethod
@@ -106,14 +127,15 @@ class Sampler(AnySampler):
         return cls.from_layers([("the sampler", config)])
 
     def describe(self) -> str:
-        """Solver, steps and guidance: ``heun, 18 steps, cfg 2.0``."""
+        """Solver, steps, small models and guidance: ``heun, 18 steps, cfg 2.0``."""
         config = self.config
         schedule = config["schedule"]
         steps = f"{schedule['num_steps']} steps" if "num_steps" in schedule else schedule["name"]
         guidance = [
             f"{each['name']} {each.get('scale', '')}".rstrip() for each in config["guidance"]
         ]
-        return ", ".join([config["solver"]["name"], steps, *guidance])
+        stitched = [each.describe() for each in self.stitch]
+        return ", ".join([config["solver"]["name"], steps, *stitched, *guidance])
 
     @property
     def parts(self) -> Mapping[str, Sequence[Part]]:
@@ -124,6 +146,10 @@ class Sampler(AnySampler):
                 part, known = getattr(options, option), found.setdefault(kind, [])
                 if not any(part is other for other in known):
                     known.append(part)
+        for stitch in self.stitch:
+            known = found.setdefault("generator", [])
+            if not any(stitch.model is other for other in known):
+                known.append(stitch.model)
         return found
 
     def load_parts(self) -> "Sampler":
@@ -132,15 +158,32 @@ class Sampler(AnySampler):
         Raises:
             GenLabError: there is no such model, or it is damaged.
         """
-        return replace(self, guidance=tuple(_loaded(options) for options in self.guidance))
+        return replace(
+            self,
+            guidance=tuple(_loaded(options) for options in self.guidance),
+            stitch=stitching.load(self.stitch),
+        )
 
     def guide(self, denoiser: Denoiser) -> Denoiser:
-        """The model under the whole stack of guidance.
+        """The model with its small ones, under the whole stack of guidance.
 
         Raises:
-            ConfigError: a guidance makes no sense for this model.
+            ConfigError: a guidance makes no sense for this model, or a small model does not go with
+                it.
             SamplingError: what it wraps the model in is no denoiser.
         """
+        if not self.stitch:
+            return self._wrap(denoiser)
+        stitched = Stitched(denoiser, self.stitch)
+        try:
+            return self._wrap(stitched)
+        except ConfigError as error:
+            self._wrap(denoiser)  # what the large model refuses itself is no small one's fault
+            raise ConfigError(
+                f"not every stitched model can be guided like the model itself: {error}"
+            ) from error
+
+    def _wrap(self, denoiser: Denoiser) -> Denoiser:
         for wrap in self.guidance:
             denoiser = wrap(denoiser)
             if not isinstance(denoiser, Denoiser):
@@ -169,11 +212,12 @@ class Sampler(AnySampler):
         """The noise levels of a run.
 
         Raises:
-            ConfigError: the schedule does not fit the model, or a guidance makes no sense for such
-                a run.
+            ConfigError: the schedule does not fit the model, or a guidance or a small model makes no
+                sense for such a run.
             SamplingError: what the schedule returns is no row of noise levels.
         """
         grid = Grid.of(self.schedule, noise_levels)
+        stitching.check_run(self.stitch, grid, self.solver)
         for options in self.guidance:
             options.check_run(grid)
         return grid
@@ -193,7 +237,7 @@ def _rescale(guidance: list[dict[str, Any]], scale: float) -> list[dict[str, Any
         return [entry for entry in guidance if not _is_by_class(entry)]
     if any(_is_by_class(entry) for entry in guidance):
         return [{**entry, "scale": scale} if _is_by_class(entry) else entry for entry in guidance]
-    around = [entry for entry in guidance if getattr(GUIDANCE[entry["name"]], "outermost", False)]
+    around = [entry for entry in guidance if _is_outermost(entry)]
     inside = [entry for entry in guidance if entry not in around]
     return [*inside, {"name": "cfg", "scale": scale}, *around]
 
@@ -201,3 +245,26 @@ def _rescale(guidance: list[dict[str, Any]], scale: float) -> list[dict[str, Any
 def _is_by_class(entry: Mapping[str, Any]) -> bool:
     name = entry.get("name")
     return isinstance(name, str) and bool(getattr(GUIDANCE[name], "by_class", False))
+
+
+def _confine(guidance: list[dict[str, Any]], interval: Sequence[float]) -> list[dict[str, Any]]:
+    """Let guidance act between two noise levels only; what acts on all of it stays as it is."""
+    sigma = list(interval)
+    if len(sigma) != 2:
+        raise ConfigError(f"guidance_interval takes two noise levels, low and high, got {interval}")
+    confined = [entry for entry in guidance if not _is_outermost(entry)]
+    if not confined:
+        raise ConfigError(
+            "guidance_interval needs guidance by the class, and this sampler has none; give "
+            "guidance_scale, too"
+        )
+    return [
+        {**entry, "when": {**(entry.get("when") or {}), "sigma": sigma}}
+        if entry in confined
+        else entry
+        for entry in guidance
+    ]
+
+
+def _is_outermost(entry: Mapping[str, Any]) -> bool:
+    return bool(getattr(GUIDANCE[entry["name"]], "outermost", False))

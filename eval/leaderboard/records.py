@@ -66,7 +66,8 @@ class Record:
             or None), ``extractor``, ``pixel_rule``, ``reference``, ``count``, ``labels``,
             ``metrics`` (their settings).
         sampling: how the model was sampled: ``sampler`` (solver, schedule, guidance), ``seeds``,
-            ``nfe``, ``dtype``, ``ema``.
+            ``nfe``, ``dtype``, ``ema``; ``stitch``: of a stitched run, what each model cost and
+            ``time_saved``, the share of the time.
         provenance: which model: ``family``, ``weights_sha256``, ``parameters``.
         environment: ``versions``, ``device``, ``tf32``, ``processes``.
         cost: ``nfe``, ``seconds_per_image``, ``peak_memory_mib``; any of them may be missing.

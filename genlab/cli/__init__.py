@@ -20,6 +20,7 @@ from genlab.errors import nearest
 COMMANDS = {
     "sample": "Draw images from a generator.",
     "compare": "Lay the images of several runs out side by side.",
+    "stitch-similarity": "Draw how alike a small and a large model are at each step.",
     "train": "Train a generator, or go on with a run.",
     "eval": "Score a model or a set of images; the record says how.",
     "leaderboard": "Rank scores that were made alike, as a table or a page.",
@@ -43,7 +44,7 @@ class LazyGroup(click.Group):
         """Import the module of one command."""
         if cmd_name not in COMMANDS:
             return None
-        command = import_module(f"genlab.cli.{cmd_name}").command
+        command = import_module(f"genlab.cli.{cmd_name.replace('-', '_')}").command
         assert isinstance(command, click.Command)
         return command
 

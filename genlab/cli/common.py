@@ -67,6 +67,15 @@ dtype_option: Decorator = click.option(
 """``--dtype``; the function gets ``dtype: str | None``."""
 
 
+stitch_option: Decorator = click.option(
+    "--stitch",
+    multiple=True,
+    metavar="MODEL:SHARE",
+    help="A small model that takes the first share of the run: dit-fmnist-s:0.4; repeatable.",
+)
+"""``--stitch``; the function gets ``stitch: tuple[str, ...]``, empty for the sampler's own."""
+
+
 def split_arguments(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
     """The subject of a command, which may be left out, and the overrides behind it."""
     words = [word for word in arguments if "=" not in word]

@@ -21,6 +21,7 @@ from genlab.cli.common import (
     plain_warnings,
     progress,
     split_arguments,
+    stitch_option,
 )
 
 if TYPE_CHECKING:  # torch is imported only when something is scored: --help answers at once
@@ -35,6 +36,7 @@ Examples:
   genlab eval out/ --reference cifar10.zip --dataset cifar10 --metrics fid,is
   genlab eval my-model/ --protocol edm-50k --reference cifar10-32x32.npz
   genlab eval edm-fmnist --protocol offline-2k --steps 6 --name edm-fmnist-6-steps
+  genlab eval dit-fmnist --protocol offline-2k --stitch dit-fmnist-s:0.4 --name dit-stitched
   accelerate launch --multi_gpu -m genlab eval my-model/ --protocol quick-5k --reference data.zip
   genlab eval reference data.zip -o reference.npz --layout edm
   genlab leaderboard show
@@ -85,6 +87,7 @@ def command() -> None:
 @click.option("--labels", type=click.Choice(["random", "balanced"]))
 @click.option("--steps", type=click.IntRange(1), metavar="N", help="Solver steps.")
 @click.option("--guidance", type=float, metavar="S", help="Classifier-free guidance; 1 is off.")
+@stitch_option
 @click.option("--batch-size", type=click.IntRange(1), metavar="N", help="Images at a time.")
 @device_option
 @dtype_option
@@ -110,6 +113,7 @@ def run(
     protocol: str | None,
     steps: int | None,
     guidance: float | None,
+    stitch: tuple[str, ...],
     name: str | None,
     output: Path,
     pictures: Path | None,
@@ -139,7 +143,7 @@ def run(
         chosen["metrics"] = chosen["metrics"].split(",")
     config = replace(configs.load(EvalConfig, protocol, "eval", overrides), **chosen)
     processes = join(config.device)
-    subject, config = _subject(source, config, processes, name, steps, guidance)
+    subject, config = _subject(source, config, processes, name, steps, guidance, stitch)
     if dry_run:
         click.echo(configs.to_yaml(config), nl=False)
         return
@@ -165,21 +169,26 @@ def _subject(
     name: str | None,
     steps: int | None,
     guidance: float | None,
+    stitch: Sequence[str],
 ) -> "tuple[Subject, EvalConfig]":
     """The model or the images, and the configuration with the model's own sampler below it."""
     from genlab import load
     from genlab.eval.subject import Subject, holds_images
+    from genlab.generators.placing import place
 
     if holds_images(Path(source)):
-        if steps is not None or guidance is not None:
-            raise click.UsageError(f"{source} holds images: --steps and --guidance need a model")
+        if steps is not None or guidance is not None or stitch:
+            raise click.UsageError(
+                f"{source} holds images: --steps, --guidance and --stitch need a model"
+            )
         return Subject.of_folder(Path(source), name), config
     generator = load(source)
-    sampler = generator.build_sampler(config.sampler, num_steps=steps, guidance_scale=guidance)
+    sampler = generator.build_sampler(
+        config.sampler, num_steps=steps, guidance_scale=guidance, stitch=stitch or None
+    )
     config = replace(config, sampler=dict(sampler.config))
-    generator.to(processes.device or config.device or best_device(), _dtype(config.dtype))
-    if config.compile:
-        generator.compile()
+    device = processes.device or config.device or best_device()
+    place(generator, sampler, device, _dtype(config.dtype), compiled=config.compile)
     path = Path(source)
     plain = path.stem if path.is_file() else path.resolve().name
     return Subject(name=name or plain, generator=generator, sampler=sampler), config
@@ -242,6 +251,9 @@ def _summary(record: "Record") -> str:
         lines.append(f"  {name:<{width}}  {score.value:>10.4f}{interval}")
     if record.cost:
         lines.append("  " + _cost(record.cost))
+    saved = record.sampling.get("stitch", {}).get("time_saved")
+    if saved is not None:
+        lines.append(f"  {saved:.0%} of the time saved by stitching")
     return "\n".join(lines)
 
 

@@ -19,6 +19,7 @@ from genlab.cli.common import (
     dtype_option,
     progress,
     split_arguments,
+    stitch_option,
 )
 
 if TYPE_CHECKING:  # torch is imported only when images are drawn: --help answers at once
@@ -32,6 +33,7 @@ Examples:
   genlab sample edm-fmnist                               # 16 images, random classes
   genlab sample edm-fmnist --seeds 0-63 --classes sneaker,bag -o out/
   genlab sample edm-fmnist --labels balanced --seeds 0-79 --guidance 2 --film gif
+  genlab sample dit-fmnist --stitch dit-fmnist-s:0.4     # a small model takes the first steps
   genlab sample edm-fmnist --seeds 0-49999 --format npz  # for FID tools; goes on after a stop
   genlab sample my-pixelcnn/ --complete fashion-mnist/ --keep 14
   genlab sample my-upsampler/ --low-res small/ --seeds 0-63
@@ -75,6 +77,7 @@ killed, goes on where it was when the same command is given again."""
 @click.option(
     "--guidance", type=float, metavar="S", help="Guidance scale (by the null class); 1 is off."
 )
+@stitch_option
 @click.option("--batch-size", type=click.IntRange(1), metavar="N", help="Images at a time.")
 @click.option("--grid/--no-grid", default=None, help="Lay the first images out in grid.png.")
 @click.option("--film", type=click.Choice(["gif", "webp"]), help="Film how the first images form.")
@@ -91,6 +94,7 @@ def command(
     config: str | None,
     steps: int | None,
     guidance: float | None,
+    stitch: tuple[str, ...],
     dry_run: bool,
     overwrite: bool,
     quiet: bool,
@@ -109,7 +113,7 @@ def command(
         flags["output"] = str(flags["output"])
     if {"labels", "classes"} <= flags.keys():
         raise click.UsageError("--labels and --classes exclude each other")
-    run = _Run(config, overrides, flags, steps, guidance)
+    run = _Run(config, overrides, flags, steps, guidance, stitch)
     if dry_run:
         run.show()
         return
@@ -126,6 +130,7 @@ class _Run:
         flags: Mapping[str, Any],
         steps: int | None,
         guidance: float | None,
+        stitch: Sequence[str] = (),
     ) -> None:
         from genlab import config, load
         from genlab.errors import ConfigError
@@ -144,7 +149,7 @@ class _Run:
         # Once more, now that the model's own sampler can stand below the changes to it.
         self.config = merged({"sampler": self.generator.sampler.config})
         self.sampler: AnySampler = self.generator.build_sampler(
-            self.config.sampler, num_steps=steps, guidance_scale=guidance
+            self.config.sampler, num_steps=steps, guidance_scale=guidance, stitch=stitch or None
         )
         self.config.sampler = dict(self.sampler.config)
         if self.config.output is None:
@@ -251,11 +256,12 @@ class _Run:
     def _placed(self) -> "tuple[Generator, int]":
         import torch
 
+        from genlab.generators.placing import place
+
         device = self.processes.device or self.config.device or best_device()
         dtype = {"float32": None}.get(self.config.dtype, getattr(torch, self.config.dtype))
-        generator = self.generator.to(device, dtype)
-        if self.config.compile:
-            generator.compile()
+        generator = self.generator
+        place(generator, self.sampler, device, dtype, compiled=self.config.compile)
         size = self.config.batch_size or (16 if generator.device.type == "cpu" else 128)
         return generator, size
 
@@ -306,10 +312,11 @@ def _summary(plan: "SamplePlan", folder: Path, fresh: bool) -> str:
     count = f"{len(plan.seeds)} image{'s' if len(plan.seeds) > 1 else ''}"
     if not fresh:
         return f"{count} in {where}: all there already, nothing to do"
-    spent = json.loads((folder / "manifest.json").read_text())["spent"]
+    manifest = json.loads((folder / "manifest.json").read_text())
+    spent, saved = manifest["spent"], manifest.get("stitch", {}).get("time_saved")
     pictures = [folder / "grid.png"] * plan.grid + [folder / f"film.{plan.film}"] * bool(plan.film)
     also = "".join(f", {picture}" for picture in pictures)
     return (
         f"{count} in {where}{also} ({spent['nfe']} network evaluations an image, "
-        f"{spent['seconds']:.1f} s)"
+        f"{spent['seconds']:.1f} s{'' if saved is None else f', {saved:.0%} of the time saved'})"
     )

@@ -3,7 +3,7 @@
 import time
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
@@ -14,9 +14,11 @@ from genlab import compute
 from genlab.data.labels import check_labels, random_label
 from genlab.diffusion.noise import Noise, NoiseStream
 from genlab.errors import ConfigError
+from genlab.generators.costs import Costs, Meter
 from genlab.generators.models import own_config, weights_sha256
 from genlab.generators.saved import SavedModel
 from genlab.samplers.base import AnySampler, Hook, Layers, SamplerLike, Step, sampler_layers
+from genlab.samplers.stitching import StitchLike
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +33,7 @@ class Batch:
         nfe: network evaluations for each image of this batch (guided steps count every network
             call).
         seconds: wall-clock time of the batch, the device included.
+        costs: of a stitched run, what each of its models cost.
     """
 
     images: Float[Tensor, "B C H W"]
@@ -38,6 +41,7 @@ class Batch:
     labels: tuple[int, ...] | None
     nfe: int
     seconds: float
+    costs: Costs = field(default_factory=dict)
 
 
 class Generator(SavedModel):
@@ -102,6 +106,8 @@ class Generator(SavedModel):
         *,
         num_steps: int | None = None,
         guidance_scale: float | None = None,
+        guidance_interval: Sequence[float] | None = None,
+        stitch: StitchLike | None = None,
     ) -> Any:
         """Make the sampler of a run, once: typed, with its parts loaded, and fit for this model.
 
@@ -110,22 +116,44 @@ class Generator(SavedModel):
                 model's own; a sampler; or None for the model's own.
             num_steps: solver steps; None keeps them.
             guidance_scale: of guidance by the null class; 1.0 switches it off, None keeps it.
+            guidance_interval: (low, high), the noise levels between which guidance by the class
+                acts, low < sigma <= high; None keeps it.
+            stitch: small models that take the first steps of a diffusion model's run, such as
+                ``{"dit-fmnist-s": 0.4}`` (`genlab.samplers.stitching.StitchLike`); an empty one
+                takes them away, None keeps them.
 
         Raises:
             ConfigError: a setting is wrong or does not fit this model.
             UnknownNameError: there is no such preset, or nothing is registered under a name.
         """
-        changed = num_steps is not None or guidance_scale is not None
+        given: dict[str, Any] = {
+            "num_steps": num_steps,
+            "guidance_scale": guidance_scale,
+            "guidance_interval": guidance_interval,
+        }
+        short = {name: value for name, value in given.items() if value is not None}
+        changed = bool(short) or stitch is not None
         if not (sampler or changed):
             sampler = self.sampler
         if changed or not isinstance(sampler, AnySampler):
-            layers = sampler_layers(sampler, self.sampler.config)
-            sampler = self.sampler_class.from_layers(
-                [*self.defaults(), *layers], num_steps=num_steps, guidance_scale=guidance_scale
-            )
+            layers = [*self.defaults(), *sampler_layers(sampler, self.sampler.config)]
+            if stitch is not None:
+                layers.append(("the argument stitch", self.stitched(stitch)))
+            sampler = self.sampler_class.from_layers(layers, **short)
         built = sampler.load_parts()
         self.check_sampler(built)
         return built
+
+    def stitched(self, stitch: StitchLike) -> dict[str, Any]:
+        """What ``stitch`` says of the sampler.
+
+        Raises:
+            ConfigError: the family has no steps that another model could take.
+        """
+        raise ConfigError(
+            f"only the steps of a diffusion model can be taken by another one, and this is one of "
+            f"the family {self.family!r}; leave stitch out"
+        )
 
     @abstractmethod
     def steps(
@@ -167,6 +195,8 @@ class Generator(SavedModel):
         sampler: SamplerLike = None,
         batch_size: int = 16,
         on_step: Hook | None = None,
+        *,
+        stitch: StitchLike | None = None,
     ) -> Iterator[Batch]:
         """Sample batch by batch.
 
@@ -182,6 +212,7 @@ class Generator(SavedModel):
             batch_size: images at a time; it changes speed and memory, never the images.
             on_step: called after each step with the step; a tensor that it returns takes the place
                 of the step's state.
+            stitch: small models that take the first steps, see `build_sampler`.
 
         Raises:
             LabelError: a label is out of range, or their number is not that of the seeds.
@@ -189,7 +220,7 @@ class Generator(SavedModel):
         """
         if batch_size < 1:
             raise ConfigError(f"batch_size must be at least 1, got {batch_size}")
-        built = self.build_sampler(sampler)
+        built = self.build_sampler(sampler, stitch=stitch)
         classes = self.choose_labels(seeds, labels, self.sampled_classes(built))
         return self._batches(tuple(seeds), classes, built, batch_size, on_step)
 
@@ -225,7 +256,9 @@ class Generator(SavedModel):
         evaluations = self.evaluations
         hooks = () if on_step is None else (on_step,)
         noise, beside = NoiseStream(seeds, self.device), self.inputs(seeds)
-        for step in self.steps(noise, labels, sampler, hooks=hooks, **beside):
+        steps = self.steps(noise, labels, sampler, hooks=hooks, **beside)
+        meter = self.meter(sampler)
+        for step in steps if meter is None else meter.steps(steps):
             state = step.x
         images = self.decode(state)
         _wait_for(images.device)
@@ -235,7 +268,12 @@ class Generator(SavedModel):
             labels=None if labels is None else tuple(labels),
             nfe=(self.evaluations - evaluations) // len(seeds),
             seconds=time.perf_counter() - started,
+            costs={} if meter is None else meter.costs(),
         )
+
+    def meter(self, sampler: Any) -> Meter | None:
+        """What measures each model of a run; None for a run of one model."""
+        return None
 
     def inputs(self, seeds: Sequence[int]) -> dict[str, Any]:
         """What else the `steps` of this model take for these seeds: images to start from."""
@@ -273,10 +311,13 @@ class Generator(SavedModel):
         labels: Sequence[int] | None = None,
         sampler: SamplerLike = None,
         batch_size: int | None = None,
+        *,
+        stitch: StitchLike | None = None,
     ) -> Float[Tensor, "N C H W"]:
         """All images at once: float32 (N, C, H, W) in [-1, 1], on the generator's device."""
         size = batch_size or max(1, min(len(seeds), 64))
-        return torch.cat([b.images for b in self.stream(seeds, labels, sampler, size)]).clamp(-1, 1)
+        batches = self.stream(seeds, labels, sampler, size, stitch=stitch)
+        return torch.cat([batch.images for batch in batches]).clamp(-1, 1)
 
     def bits_per_dimension(
         self, images: Float[Tensor, "B C H W"], labels: Sequence[int] | None = None

@@ -15,13 +15,16 @@ from genlab.errors import ConfigError
 from genlab.files import text_sha256
 from genlab.generators.autoencoder import Autoencoder
 from genlab.generators.base import Generator
+from genlab.generators.costs import LARGE, Meter
 from genlab.generators.given import by_seed
 from genlab.generators.models import weights_sha256
 from genlab.networks import DiffusionNetwork
 from genlab.samplers.base import AnySampler, Hook, SamplerLike, SolverStep
+from genlab.samplers.combining import check_combinable
 from genlab.samplers.loop import sample_steps
 from genlab.samplers.parts import Part
 from genlab.samplers.sampler import Sampler
+from genlab.samplers.stitching import StitchLike, entries_of
 
 
 class DiffusionGenerator(Generator):
@@ -83,9 +86,28 @@ class DiffusionGenerator(Generator):
         )
 
     def check_sampler(self, sampler: Sampler) -> None:
-        """Refuse guidance and noise levels that do not fit the model or each other."""
+        """Refuse guidance, small models and noise levels that do not fit the model or each other."""
         sampler.check_parts(self)
+        for stitch in sampler.stitch:
+            check_combinable(self, stitch.model, f"the stitched model {stitch.label}")
         sampler.grid(sampler.guide(self.denoiser).noise_levels)
+
+    def stitched(self, stitch: StitchLike) -> dict[str, Any]:
+        """See `Generator.stitched`."""
+        return {"stitch": entries_of(stitch)}
+
+    def meter(self, sampler: Sampler) -> Meter | None:
+        """See `Generator.meter`; a model that stands twice is counted once."""
+        if not sampler.stitch:
+            return None
+        models: dict[str, Any] = {LARGE: self.denoiser}
+        for stitch in sampler.stitch:
+            denoiser = stitch.model.denoiser
+            if not any(denoiser is known for known in models.values()):
+                models[_unique(stitch.label, models)] = denoiser
+        return Meter(
+            self.device, lambda: {name: model.evaluations for name, model in models.items()}
+        )
 
     def sampled_classes(self, sampler: Sampler) -> int:
         """The model's classes, or those of a classifier that guides a model without any."""
@@ -137,6 +159,7 @@ class DiffusionGenerator(Generator):
 
     def _counted(self, steps: Iterator[SolverStep], parts: Sequence[Part]) -> Iterator[SolverStep]:
         """The same steps; what they cost in other models is added to `evaluations`."""
+        parts = [part for part in parts if part is not self]
         before = sum(part.evaluations for part in parts)
         for step in steps:
             after = sum(part.evaluations for part in parts)
@@ -262,6 +285,14 @@ class DiffusionGenerator(Generator):
             autoencoder=None if autoencoder is None else Autoencoder(autoencoder),
             card=card,
         )
+
+
+def _unique(label: str, known: Mapping[str, Any]) -> str:
+    """A name for a model beside others, which may have been read from folders of the same name."""
+    name, number = label, 2
+    while name in known:
+        name, number = f"{label} ({number})", number + 1
+    return name
 
 
 class Enlargement(DiffusionGenerator):

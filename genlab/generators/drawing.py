@@ -105,7 +105,9 @@ def _draw_batch(
     if rows:
         stacked = torch.stack(film, dim=1).permute(0, 1, 3, 4, 2).numpy()
         frames = {work.seeds[row]: stacked[i] for i, row in enumerate(rows)}
-    ledger.record(work, _pixels(batch.images), frames, captions, batch.nfe, batch.seconds)
+    ledger.record(
+        work, _pixels(batch.images), frames, captions, batch.nfe, batch.seconds, batch.costs
+    )
 
 
 def _pixels(images: Tensor) -> list[Pixels]:

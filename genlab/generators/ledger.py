@@ -32,6 +32,7 @@ from genlab.data.labels import format_seeds
 from genlab.data.writers import Pixels
 from genlab.errors import OutputError
 from genlab.files import write_bytes, write_text
+from genlab.generators.costs import Costs, from_plain, report, to_plain, together
 from genlab.generators.lock import lock_folder
 from genlab.generators.plan import FILMS, SamplePlan
 
@@ -222,6 +223,7 @@ class SampleLedger:
         captions: Sequence[str],
         nfe: int,
         seconds: float,
+        costs: Costs | None = None,
     ) -> None:
         """Write one finished batch.
 
@@ -232,8 +234,10 @@ class SampleLedger:
             captions: what stands below each frame.
             nfe: network evaluations for each image.
             seconds: time that the batch took.
+            costs: of each model of a stitched run.
         """
-        self._note({"images": len(images), "nfe": nfe, "seconds": seconds})
+        each = {"costs": to_plain(costs)} if costs else {}
+        self._note({"images": len(images), "nfe": nfe, "seconds": seconds, **each})
         for seed, film in frames.items():
             buffer = BytesIO()
             np.savez(buffer, frames=film, captions=np.asarray(captions))
@@ -346,12 +350,16 @@ class SampleLedger:
             "nfe": spent.get("nfe", 0),
             "spent": spent,
         }
+        if costs := from_plain(spent.get("costs", {})):
+            manifest["stitch"] = report(costs, spent["images"])
         write_text(self.folder / MANIFEST, _readable(manifest))
 
     def _spent(self) -> dict[str, Any]:
         """Evaluations and seconds of all processes and sittings; lost batches count too."""
         plan = json.loads((self._state / "plan.json").read_text())
         total = {"nfe": 0, "nfe_total": 0, "seconds": 0.0, **plan["spent"]}
+        costs = [from_plain(total.pop("costs", {}))]
+        images = total.pop("images", 0)
         for path in sorted(self._state.glob("progress-*.jsonl")):
             for line in path.read_text().splitlines():
                 with suppress(ValueError):
@@ -359,7 +367,11 @@ class SampleLedger:
                     total["nfe"] = entry["nfe"]
                     total["nfe_total"] += entry["nfe"] * entry["images"]
                     total["seconds"] += entry["seconds"]
+                    costs.append(from_plain(entry.get("costs", {})))
+                    images += entry["images"]
         total["seconds"] = round(total["seconds"], 3)
+        if whole := together(costs):
+            total |= {"images": images, "costs": to_plain(whole)}
         return total
 
     # Clearing

@@ -24,6 +24,7 @@ from genlab.generators.diffusion import DiffusionGenerator
 from genlab.generators.families import FAMILIES, family_of
 from genlab.generators.folder import INDEX, NETWORK, PARTS, read_index, read_network, read_parts
 from genlab.samplers.base import SamplerLike, SolverStep, Step
+from genlab.samplers.stitching import StitchLike
 
 OUTPUT_TYPES = ("pil", "np", "pt")
 
@@ -161,6 +162,8 @@ class GenLabPipeline(DiffusionPipeline):
         *,
         batch_size: int | None = None,
         sampler: SamplerLike = None,
+        guidance_interval: Sequence[float] | None = None,
+        stitch: StitchLike | None = None,
         low_res: Float[Tensor, "B C h w"] | None = None,
     ) -> ImagePipelineOutput | tuple[Any]:
         """Draw images.
@@ -182,7 +185,12 @@ class GenLabPipeline(DiffusionPipeline):
             callback_on_step_end_tensor_inputs: ``latents`` (the state) and ``x0`` (the
                 estimate of a diffusion model).
             batch_size: number of images where nothing else tells.
-            sampler: a preset's name, or changes to the model's own sampler.
+            sampler: a preset's name, changes to the model's own sampler, or a sampler.
+            guidance_interval: (low, high), the noise levels between which guidance by the class
+                acts, low < sigma <= high; outside it costs nothing. None is the sampler's own.
+            stitch: small models that take the first steps in place of this one:
+                ``{"dit-fmnist-s": 0.4}``, or a list of pairs (model, fraction). A name is read at
+                each call; a generator, which may stand in its place, is there already.
             low_res: small images, in [-1, 1], for a super-resolution model to enlarge.
 
         Raises:
@@ -197,7 +205,11 @@ class GenLabPipeline(DiffusionPipeline):
         count = _count(class_labels, generator, latents, low_res, batch_size)
         generators = _generators(generator, count)
         built = model.build_sampler(
-            sampler, num_steps=num_inference_steps, guidance_scale=guidance_scale
+            sampler,
+            num_steps=num_inference_steps,
+            guidance_scale=guidance_scale,
+            guidance_interval=guidance_interval,
+            stitch=stitch,
         )
         labels = _labels(model, model.sampled_classes(built), class_labels, generators)
         self._interrupt = False

@@ -5,7 +5,7 @@ uniform numbers that drawing one pixel takes.
 """
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -240,9 +240,19 @@ class PixelSampler(AnySampler):
 
     @classmethod
     def from_layers(
-        cls, layers: Layers, *, num_steps: int | None = None, guidance_scale: float | None = None
+        cls,
+        layers: Layers,
+        *,
+        num_steps: int | None = None,
+        guidance_scale: float | None = None,
+        guidance_interval: Sequence[float] | None = None,
     ) -> "PixelSampler":
         """See `AnySampler.from_layers`; an autoregressive model has no steps."""
+        if guidance_interval is not None:
+            raise ConfigError(
+                "an autoregressive model has no noise levels, and its guidance acts on every pixel;"
+                " leave the guidance interval out"
+            )
         if num_steps is not None:
             raise ConfigError(
                 "an autoregressive model draws every pixel once and has no number of steps; leave "

@@ -230,7 +230,7 @@ def sample(run: Run) -> None:
     diffusion = run.params("diffusion")["diffusion"]
     params = run.params("method", "clip_denoised", "eta")
     run.params("trace")  # says only what is recorded
-    generator = converted(run.case, *_chain(diffusion).items())
+    generator = converted(run.case, *chain_options(diffusion).items())
     model = generator.preconditioning
     assert isinstance(model, Discrete)
     assert (model.variance == "learned_range") == diffusion["learn_sigma"]
@@ -248,7 +248,7 @@ def sample(run: Run) -> None:
     run.expect_all(
         {
             "sample": scaled[-1],
-            "model_timesteps": _like(timesteps, run.reference("model_timesteps")),
+            "model_timesteps": like(timesteps, run.reference("model_timesteps")),
             "timestep_map": torch.tensor(respaced_timesteps(model.T, spaced)),
             "x_trajectory": torch.stack(scaled),
             "pred_xstart": torch.stack([step.x0 for step in steps]),
@@ -259,7 +259,7 @@ def sample(run: Run) -> None:
 def losses(run: Run) -> None:
     """create_diffusion's training losses, at the timesteps that the run names."""
     diffusion = run.params("diffusion")["diffusion"]
-    generator = converted(run.case, *_chain(diffusion).items())
+    generator = converted(run.case, *chain_options(diffusion).items())
     network: Any = generator.network
     kind = "rescaled_mse" if diffusion.get("rescale_learned_sigmas") else "mse"
     loss = DDPMLoss(kind=kind, steps=diffusion["timestep_respacing"])
@@ -277,14 +277,14 @@ def losses(run: Run) -> None:
     run.expect_all({"loss": each, **terms.parts, **_gradients(run, network)})
 
 
-def _chain(diffusion: dict[str, Any]) -> dict[str, Any]:
+def chain_options(diffusion: dict[str, Any]) -> dict[str, Any]:
     known = {"noise_schedule", "learn_sigma", "timestep_respacing", "rescale_learned_sigmas"}
     if unknown := set(diffusion) - known:
         raise MismatchError(f"this check does not know the arguments {sorted(unknown)}")
     return {key: diffusion[key] for key in ("noise_schedule",) if key in diffusion}
 
 
-def _like(values: Tensor, reference: Tensor) -> Tensor:
+def like(values: Tensor, reference: Tensor) -> Tensor:
     """One number a step in the shape of the reference, which may repeat it for each sample."""
     column = values.reshape(-1, *[1] * (reference.ndim - 1))
     return column.to(reference.dtype).expand(reference.shape)
@@ -383,7 +383,7 @@ def flow_ode(run: Run) -> None:
     results = {"trajectory": torch.stack([z, *_states(options["path"], steps)[parts - 1 :: parts]])}
     if "model_times" in run.spec["outputs"]:
         told = path.t(torch.stack(noted.sigmas))
-        results["model_times"] = _like(told, run.reference("model_times"))
+        results["model_times"] = like(told, run.reference("model_times"))
     run.expect_all(results)
 
 

@@ -18,6 +18,7 @@ from golden_metrics import metrics
 from golden_noise import RecordedNoise
 from golden_pixelcnnpp import pixelcnnpp
 from golden_solvers import ds_sampler, kd_sampler, mixture
+from golden_stitch import CHECKS as STITCH
 from golden_told import Notes, shared
 from torch import Tensor
 from watching import Watching
@@ -34,7 +35,6 @@ from genlab.samplers.sampler import Sampler
 from genlab.samplers.solvers.general import General
 
 PLANNED = {
-    "T-Stitch": ["tstitch_multi_table", "tstitch_sample", "tstitch_table"],
     "samplers and guidance": [
         "gits",
         "hf_flow",
@@ -327,6 +327,7 @@ CHECKS: dict[str, Callable[[Run], None]] = {
     **CADS,
     **DIFFUSERS,
     **DIT,
+    **STITCH,
     "edm_forward": edm_forward,
     "edm_grad": edm_grad,
     "edm_loss": edm_loss,

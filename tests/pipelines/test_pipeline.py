@@ -1,5 +1,6 @@
 """The diffusers pipeline object: calls, callbacks, folders, and the images of ``genlab sample``."""
 
+import copy
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,9 @@ from genlab import DiffusionGenerator, GenLabPipeline
 from genlab.data.pixels import to_uint8
 from genlab.errors import CheckpointError, ConfigError, LabelError
 from genlab.samplers.base import SOLVERS
+from genlab.samplers.sampler import Sampler
+from genlab.samplers.schedules.karras import Karras
+from genlab.samplers.solvers.euler import Euler
 
 Pipe = Any
 """A `GenLabPipeline`; the arguments of a call decide which of several types it gives."""
@@ -278,3 +282,44 @@ def test_the_type_is_chosen_when_loading(tiny_model: Path) -> None:
 def test_what_is_no_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"model_index\.json"):
         GenLabPipeline.from_pretrained(tmp_path)
+
+
+def test_small_models_take_the_first_steps(
+    pipe: Pipe, tiny_model: Path, tiny_generator: DiffusionGenerator
+) -> None:
+    def draw(**options: Any) -> Tensor:
+        images: Tensor = pipe([1, 2], 4, generator=seeded(3, 4), output_type="pt", **options).images
+        return images
+
+    facts = {**tiny_generator.facts(), "has_null_class": True}
+    network = copy.deepcopy(tiny_generator.network)
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    small = DiffusionGenerator.from_facts(network, facts)
+    expected = tiny_generator.sample([3, 4], [1, 2], FEW, stitch=[(small, 0.5)]) / 2 + 0.5
+    for stitch in ([(small, 0.5)], [{"model": small, "fraction": 0.5}], (small, 0.5)):
+        assert torch.equal(draw(stitch=stitch), expected)
+    assert not torch.equal(expected, draw())
+    named = draw(stitch={str(tiny_model): 0.5})
+    torch.testing.assert_close(named, draw(), rtol=0, atol=1e-5)  # a model and its own copy
+    with pytest.raises(ConfigError, match=r"write MODEL:FRACTION"):
+        draw(stitch="tiny")
+
+
+def test_an_interval_confines_the_guidance(pipe: Pipe, tiny_generator: DiffusionGenerator) -> None:
+    window = {"name": "cfg", "scale": 3.0, "when": {"sigma": [0.28, 2.9]}}
+    expected = tiny_generator.sample([3], [1], {**FEW, "guidance": [window]}) / 2 + 0.5
+    options = {"generator": seeded(3), "output_type": "pt"}
+    images = pipe(1, 4, 3.0, guidance_interval=(0.28, 2.9), **options).images
+    assert torch.equal(images, expected)
+    options["generator"] = seeded(3)
+    assert not torch.equal(images, pipe(1, 4, 3.0, **options).images)
+    with pytest.raises(ConfigError, match="guidance_interval needs guidance by the class"):
+        pipe(1, 4, guidance_interval=(0.28, 2.9))
+
+
+def test_a_sampler_of_objects_is_taken(pipe: Pipe, tiny_generator: DiffusionGenerator) -> None:
+    sampler = Sampler(solver=Euler(), schedule=Karras(num_steps=3))
+    images = pipe(1, generator=seeded(3), output_type="pt", sampler=sampler).images
+    assert torch.equal(images, tiny_generator.sample([3], [1], sampler) / 2 + 0.5)
+    assert pipe.num_timesteps == 3

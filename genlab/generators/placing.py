@@ -1,0 +1,35 @@
+"""Put a generator, and the generators that its sampler uses, where a run takes place."""
+
+from typing import Any
+
+import torch
+
+from genlab.generators.base import Generator
+from genlab.samplers.base import AnySampler
+
+
+def place(
+    generator: Generator,
+    sampler: AnySampler,
+    device: torch.device | str,
+    dtype: torch.dtype | None = None,
+    *,
+    compiled: bool = False,
+) -> None:
+    """Move all of them, so that small models compute in the precision of the large one.
+
+    Args:
+        generator: the model that is sampled.
+        sampler: what `Generator.build_sampler` made.
+        device: where to.
+        dtype: what the networks compute in; None keeps it.
+        compiled: whether to compile the networks, too.
+
+    Raises:
+        ConfigError: there is no such device.
+    """
+    models: tuple[Any, ...] = (generator, *sampler.parts.get("generator", ()))
+    for part in models:
+        part.to(device, dtype)
+        if compiled and isinstance(part, Generator):
+            part.compile()
