@@ -1,6 +1,5 @@
 """The run: the one loop in which diffusion models are sampled, whatever the solver."""
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -13,9 +12,17 @@ from genlab import compute
 from genlab.diffusion.condition import Condition
 from genlab.diffusion.denoiser import ConditionedDenoiser, Denoiser, State, StepInfo
 from genlab.diffusion.noise import Noise
-from genlab.errors import ConfigError, SamplingError
+from genlab.errors import ConfigError, SamplingError, UnknownNameError
 from genlab.registry import class_path
-from genlab.samplers.base import Grid, Hook, Solver, SolverStep, StepResult, call_hooks
+from genlab.samplers.base import (
+    SOLVERS,
+    Grid,
+    Hook,
+    Solver,
+    SolverStep,
+    StepResult,
+    call_hooks,
+)
 from genlab.samplers.sampler import Sampler
 
 
@@ -50,7 +57,7 @@ def sample_steps(
         SamplingError: a schedule, guidance or solver breaks its contract; names it.
     """
     guided = sampler.guide(denoiser)
-    grid = Grid.of(sampler.schedule, guided.noise_levels)
+    grid = run_grid(sampler, guided)
     if latents is None:
         latents = noise.randn(tuple(image_shape))
     elif tuple(latents.shape[1:]) != tuple(image_shape):
@@ -61,6 +68,42 @@ def sample_steps(
     start = sampler.solver.start_std(float(grid.sigmas[0]))
     x = latents.to(device).to(compute.widest(device)) * start
     return solve(sampler.solver, guided, x, grid, condition=condition, noise=noise, hooks=hooks)
+
+
+def run_grid(sampler: Sampler, denoiser: Denoiser) -> Grid:
+    """The noise levels that a run will visit.
+
+    Args:
+        sampler: whose schedule picks them; its solver may add some.
+        denoiser: the model, guided or not.
+
+    Raises:
+        ConfigError: the schedule, the solver and the model do not fit, or a guidance counts steps
+            in a run with restarts.
+        SamplingError: what the schedule returns is no row of noise levels.
+    """
+    grid = sampler.solver.route(Grid.of(sampler.schedule, denoiser.noise_levels))
+    if not (sampler.solver.on_grid or denoiser.noise_levels.continuous):
+        fit = ", ".join(name for name, each in SOLVERS.build_all().items() if each.on_grid)
+        raise ConfigError(
+            f"{_title(sampler.solver)} asks for noise levels between those of the schedule, and "
+            f"this model knows those of its timesteps only; take one of {fit}, or a model whose "
+            "preconditioning has interpolate: true"
+        )
+    if grid.restarts and any(options.when.steps is not None for options in sampler.guidance):
+        raise ConfigError(
+            "when.steps goes by the number of a step, which says nothing about the noise in a run "
+            "with restarts; give when.sigma or when.time in its place"
+        )
+    return grid
+
+
+def _title(solver: Solver) -> str:
+    """What messages call a solver, registered or not."""
+    try:
+        return f"the {SOLVERS.entry_of(solver)['name']} solver"
+    except UnknownNameError:
+        return f"the solver {class_path(type(solver))}"
 
 
 def solve(
@@ -89,10 +132,10 @@ def solve(
     """
     conditioned = ConditionedDenoiser(denoiser, condition)
     result = StepResult(x=x, x0=x, memory=solver.begin(grid))
-    for info in _plan(solver, grid, noise):
+    for info in _plan(solver, grid, noise, restarts and grid.restarts):
         denoiser.begin_step(info)
-        if restarts and info.sigma_next > info.level:
-            result = replace(result, x=_renoise(x, info), memory=solver.begin(grid))
+        if info.restarts and info.sigma_next > info.level:
+            result = replace(result, x=solver.renoise(x, info), memory=solver.begin(grid))
         else:
             result = _checked(solver, solver.step(conditioned, x, info, result.memory), x)
         step = call_hooks(SolverStep(**vars(info), x=result.x, x0=result.x0), hooks)
@@ -122,7 +165,7 @@ def _checked(solver: Solver, result: StepResult, x: State) -> StepResult:
     return result
 
 
-def _plan(solver: Solver, grid: Grid, noise: Noise) -> Iterator[StepInfo]:
+def _plan(solver: Solver, grid: Grid, noise: Noise, restarts: bool) -> Iterator[StepInfo]:
     """The steps of a run, in Python numbers: the loop never waits for a device."""
     levels, starts = grid.sigmas.tolist(), solver.starts(grid)
     for index, sigma in enumerate(starts):
@@ -133,9 +176,5 @@ def _plan(solver: Solver, grid: Grid, noise: Noise) -> Iterator[StepInfo]:
             sigma=sigma,
             sigma_next=levels[index + 1],
             noise=noise,
+            restarts=restarts,
         )
-
-
-def _renoise(x: State, step: StepInfo) -> State:
-    fresh = step.noise.randn(x.shape[1:], torch.float64).to(x.dtype)
-    return x + math.sqrt(step.sigma_next**2 - step.level**2) * fresh

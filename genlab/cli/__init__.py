@@ -19,6 +19,7 @@ from genlab.errors import nearest
 
 COMMANDS = {
     "sample": "Draw images from a generator.",
+    "schedule": "Make a noise schedule for one model, for sampling in few steps.",
     "compare": "Lay the images of several runs out side by side.",
     "train": "Train a generator, or go on with a run.",
     "eval": "Score a model or a set of images; the record says how.",

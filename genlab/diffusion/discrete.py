@@ -342,6 +342,11 @@ class Discrete(Preconditioning):
             alpha_bar[-1] = 1 / (1 + _PURE_NOISE**2)
         return ((1 - alpha_bar) / alpha_bar).sqrt()
 
+    @property
+    def continuous(self) -> bool:
+        """Whether levels between two timesteps are interpolated."""
+        return self.interpolate
+
     @cached_property
     def sigma_min(self) -> float:
         """The noise level of timestep 0."""

@@ -18,8 +18,8 @@ from genlab.generators.base import Generator
 from genlab.generators.given import by_seed
 from genlab.generators.models import weights_sha256
 from genlab.networks import DiffusionNetwork
-from genlab.samplers.base import AnySampler, Grid, Hook, SamplerLike, SolverStep
-from genlab.samplers.loop import sample_steps
+from genlab.samplers.base import AnySampler, Hook, SamplerLike, SolverStep
+from genlab.samplers.loop import run_grid, sample_steps
 from genlab.samplers.parts import Part
 from genlab.samplers.sampler import Sampler
 
@@ -83,8 +83,8 @@ class DiffusionGenerator(Generator):
         )
 
     def check_sampler(self, sampler: Sampler) -> None:
-        """Refuse guidance and noise levels that the model does not know."""
-        Grid.of(sampler.schedule, sampler.guide(self.denoiser).noise_levels)
+        """Refuse guidance, noise levels and solvers that do not suit the model."""
+        run_grid(sampler, sampler.guide(self.denoiser))
 
     def sampled_classes(self, sampler: Sampler) -> int:
         """The model's classes, or those of a classifier that guides a model without any."""
