@@ -64,10 +64,11 @@ class _Memory:
 class Adaptive(Solver):
     """Dormand and Prince's method of order 5 in ln sigma, with steps that a tolerance decides.
 
-    Choose it for a reference solution without looking for a number of steps; for images `Heun`, `DPMSolverPP` and `UniPC` come as close with fewer evaluations. The
-    levels of the schedule are points that every run stops at: where pictures are shown, guidance
-    looks at the level and hooks may act. Few of them are enough (``num_steps: 2`` has none on the
-    way); the step from the last to 0 leads to the denoised estimate.
+    Choose it for a reference solution without looking for a number of steps; for images `Heun`,
+    `DPMSolverPP` and `UniPC` come as close with fewer evaluations. The levels of the schedule are
+    points that every run stops at: where pictures are shown, guidance looks at the level and hooks
+    may act. Few of them are enough (``num_steps: 2`` has none on the way); the step from the last
+    to 0 leads to the denoised estimate.
 
     Order 5. Costs six network evaluations an attempted step and one more after a replaced state;
     how many steps there are is known when the run has ended.
@@ -101,7 +102,6 @@ class Adaptive(Solver):
 
     def nfe(self, num_steps: int) -> None:
         """Told by a run when it has ended."""
-        return None
 
     def step(
         self, denoiser: ConditionedDenoiser, x: State, step: StepInfo, memory: _Memory | None
@@ -138,7 +138,7 @@ class _Flow:
         self.denoiser, self.rtol, self.atol = denoiser, rtol, atol
 
     def slope(self, x: State, time: Float[Tensor, " B"]) -> State:
-        """dx / dt at the times ``t = ln sigma``."""
+        """The slope dx / dt at the times ``t = ln sigma``."""
         return x - self.denoiser.denoiser(x, time.exp(), self.denoiser.condition)
 
     def between(

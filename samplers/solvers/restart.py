@@ -102,13 +102,15 @@ class Restart(Heun):
                 f"the restart interval {interval} begins nearest to {level:g}, where the run "
                 "begins, too; lower the interval, or raise num_steps"
             )
-        way = known.round_sigma(karras_sigmas(points, level, high, self.rho)).tolist()
+        between = karras_sigmas(points, level, high, self.rho)[1:-1]
+        ends = torch.tensor([high], dtype=torch.float64)
+        way = known.round_sigma(torch.cat([ends, between])).tolist()
         if not level < way[0] <= known.sigma_max or high > known.sigma_max:
             raise ConfigError(
                 f"the restart interval {interval} begins at the schedule's level {level:g} and must"
                 f" end above it, and at most at {known.sigma_max:g}, which this model knows"
             )
-        return [*way[:-1], level]
+        return [*way, level]
 
     def raise_levels(self, grid: Grid) -> list[float]:
         """See `Solver.raise_levels`; ``S_churn`` is spread over the steps outside intervals."""

@@ -15,6 +15,7 @@ from golden_gated_pixelcnn import gated_pixelcnn
 from golden_metrics import metrics
 from golden_noise import RecordedNoise
 from golden_pixelcnnpp import pixelcnnpp
+from golden_schedules import gits, kd_discrete, kd_schedule, restart_sampler
 from golden_solvers import ds_sampler, kd_sampler, mixture
 from golden_told import Notes, shared
 from torch import Tensor
@@ -39,7 +40,6 @@ PLANNED = {
         "cads_gamma",
         "cads_node",
         "cads_noise",
-        "gits",
         "guidance_interval",
         "hf_flow",
         "hf_guider",
@@ -47,10 +47,7 @@ PLANNED = {
         "hf_repaint",
         "hf_scheduler",
         "hf_threshold",
-        "kd_discrete",
-        "kd_schedule",
         "repa_sampler",
-        "restart_sampler",
     ],
     "fine-tuning": ["difffit_forward", "difffit_grad", "difffit_trainable", "peft_lora"],
     "EDM2": [
@@ -221,6 +218,10 @@ def solver_of_k_diffusion(run: Run) -> None:
     kd_sampler(run, denoiser_of(run), condition_of(run))
 
 
+def restarts(run: Run) -> None:
+    restart_sampler(run, denoiser_of(run), condition_of(run))
+
+
 def edm_sampler(run: Run) -> None:
     denoiser = denoiser_of(run)
     run.params("trace")  # says only that net_inputs and net_outputs are recorded
@@ -321,7 +322,11 @@ CHECKS: dict[str, Callable[[Run], None]] = {
     "edm_sampler": edm_sampler,
     "edm_sigma_sweep": edm_sigma_sweep,
     "ds_sampler": ds_sampler,
+    "gits": gits,
+    "kd_discrete": kd_discrete,
     "kd_sampler": solver_of_k_diffusion,
+    "kd_schedule": kd_schedule,
+    "restart_sampler": restarts,
     "source BigGAN-PyTorch": gan_training,
     "source Vendi-Score": metrics,
     "source pixel-cnn-pp": pixelcnnpp,

@@ -299,3 +299,31 @@ def test_windows_hold_their_ends_as_they_say() -> None:
 def test_impossible_windows_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         Sampler.from_config({"guidance": [{"name": "cfg", "when": options}]})
+
+
+@pytest.mark.parametrize("solver", [name for name in SOLVERS if not SOLVERS[name]().on_grid])
+def test_solvers_between_the_levels_need_a_model_that_knows_them(solver: str) -> None:
+    """Refused with those that would do; a model that interpolates takes them."""
+    config = {"solver": solver, "schedule": {"name": "respaced", "num_steps": 5}}
+    with pytest.raises(ConfigError, match=f"the {solver} solver asks .* one of .*heun.* inter"):
+        run(config, Timesteps(mixture()))
+    assert run(config, Timesteps(mixture(), interpolate=True))[-1].x.isfinite().all()
+
+
+def test_options_decide_whether_a_solver_asks_between_the_levels() -> None:
+    schedule = {"name": "respaced", "num_steps": 5}
+    run({"solver": {"name": "flow", "method": "heun"}, "schedule": schedule}, Timesteps(mixture()))
+    solver = {"name": "flow", "method": "midpoint"}
+    with pytest.raises(ConfigError, match="the flow solver asks"):
+        run({"solver": solver, "schedule": schedule}, Timesteps(mixture()))
+
+
+def test_a_solver_that_is_not_registered_is_named_by_its_class() -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Between(Heun):
+        on_grid: ClassVar[bool] = False
+
+    sampler = Sampler(solver=Between(), schedule=Karras(sigma_min=0.1, sigma_max=50.0))
+    common: Any = {"condition": Condition(), "image_shape": SHAPE, "device": "cpu"}
+    with pytest.raises(ConfigError, match="Between asks"):
+        list(sample_steps(sampler, Timesteps(mixture()), noise=NoiseStream(SEEDS), **common))
