@@ -2,11 +2,12 @@
 
 A configuration is put together in layers, each over the ones before it: the schema's defaults, the
 caller's defaults, a YAML file or a shipped preset, then the overrides in their order. Each layer is
-checked by itself, so that a wrong key or type names where it stands. Two rules beyond plain
+checked by itself, so that a wrong key or type names where it stands. Three rules beyond plain
 merging:
 
 - Where the schema wants a mapping, the name of a preset stands for the preset: ``sampler=edm-heun``
   reads ``configs/sampler/edm-heun.yaml`` in place of the whole mapping.
+- So does the path of a YAML file, in an override: ``sampler.schedule=levels.yaml``.
 - In a free mapping (one that no dataclass describes), ``name`` says what the other keys belong to,
   so another ``name`` drops them: ``sampler.solver.name=euler`` does not keep Heun's options. Text
   in its place is the name (``sampler.solver=euler``), and one named mapping in the place of a list
@@ -184,9 +185,26 @@ def _override(schema: type, text: str) -> dict[str, Any]:
     layer = parsed["value"]
     if layer is not None and schemas.without_none(schemas.hint_of(schema, keys)) is str:
         layer = value.strip("'\"")  # as typed: YAML makes a number of 007
+    elif isinstance(layer, str) and _is_file_of_settings(schema, keys, layer):
+        layer = _Whole(read_yaml(Path(layer)))
     for key in reversed(keys):
         layer = {key: layer}
     return typing.cast(dict[str, Any], layer)
+
+
+def _is_file_of_settings(schema: type, keys: Sequence[str], text: str) -> bool:
+    """Whether text names a YAML file in the place of a mapping, such as a schedule or a sampler.
+
+    Only who runs a program may name files: within a file, text that ends so is a name.
+    """
+    hint: Any = schema
+    rest = list(keys)
+    while rest and (inner := schemas.dataclass_in(hint)) is not None:
+        hint = schemas.fields_of(inner).get(rest.pop(0))
+    # In a free mapping: a named mapping inside it, or one of a list of them; not an option of one.
+    place = not rest or (len(rest) == 1 and rest != ["name"]) or rest[-1].isdigit()
+    is_yaml = text.endswith((".yaml", ".yml")) and Path(text).is_file()
+    return schemas.wants_mapping(hint) and place and is_yaml
 
 
 def _apply(

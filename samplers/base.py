@@ -1,6 +1,7 @@
 """The contracts of this room: schedule, solver, guidance, sampler, and what sampling reports."""
 
 import itertools
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -189,6 +190,11 @@ class Grid:
     sigma_range: tuple[float, float]
     noise_levels: NoiseLevels
 
+    @property
+    def restarts(self) -> bool:
+        """Whether some level lies above the one before it."""
+        return bool((self.sigmas.diff() > 0).any())
+
     @classmethod
     def of(cls, schedule: Schedule, noise_levels: NoiseLevels) -> "Grid":
         """The levels that a schedule picks for a model.
@@ -258,6 +264,14 @@ class Solver(ABC):
             memory: what the step before returned, for the first one what `begin` did.
         """
 
+    def route(self, grid: Grid) -> Grid:
+        """The noise levels that a run visits: those of the schedule, unless a solver adds some.
+
+        Raises:
+            ConfigError: the levels leave no room for those that the solver adds.
+        """
+        return grid
+
     def begin(self, grid: Grid) -> Any:
         """The memory that a run starts with.
 
@@ -266,25 +280,38 @@ class Solver(ABC):
         """
         return None
 
-    def nfe(self, num_steps: int) -> int:
-        """Evaluations of the model in a run of ``num_steps`` steps."""
+    def nfe(self, num_steps: int) -> int | None:
+        """Evaluations of the model in a run over a schedule of ``num_steps`` steps.
+
+        None where they depend on the images: such a run tells them when it has ended.
+        """
         return num_steps
 
     def start_std(self, sigma: float) -> float:
         """Standard deviation of the start in the unscaled frame, for a first level ``sigma``."""
         return sigma
 
+    def renoise(self, x: State, step: StepInfo) -> State:
+        """Bring ``x`` up to a level above its own by noise: a restart."""
+        fresh = step.noise.randn(x.shape[1:], torch.float64).to(x.dtype)
+        return x + math.sqrt(step.sigma_next**2 - step.level**2) * fresh
+
     def raise_level(self, level: float, num_steps: int) -> float:
         """The noise level that a step from ``level`` starts from, >= ``level``."""
         return level
 
-    def starts(self, grid: Grid) -> list[float]:
-        """Where each step starts from: its level, raised, and rounded to what the model knows."""
-        *levels, _ = ends = grid.sigmas.tolist()
-        starts = [
-            self.raise_level(level, len(levels)) if following < level else level
+    def raise_levels(self, grid: Grid) -> list[float]:
+        """The same for each step of a run, not yet rounded."""
+        ends = grid.sigmas.tolist()
+        return [
+            self.raise_level(level, len(ends) - 1) if following < level else level
             for level, following in itertools.pairwise(ends)
         ]
+
+    def starts(self, grid: Grid) -> list[float]:
+        """Where each step starts from: its level, raised, and rounded to what the model knows."""
+        levels = grid.sigmas[:-1].tolist()
+        starts = self.raise_levels(grid)
         if starts == levels:
             return starts
         raised = torch.tensor(starts, dtype=torch.float64)
@@ -309,6 +336,8 @@ SOLVERS: Registry[type[Solver]] = Registry(
         "dpmpp-2s": "genlab.samplers.solvers.single_step:DPMSolverPP2S",
         "dpmpp-sde": "genlab.samplers.solvers.single_step:DPMSolverPPSDE",
         "unipc": "genlab.samplers.solvers.multistep:UniPC",
+        "restart": "genlab.samplers.solvers.restart:Restart",
+        "adaptive": "genlab.samplers.solvers.adaptive:Adaptive",
         "euler-ancestral": "genlab.samplers.solvers.euler_ancestral:EulerAncestral",
         "flow": "genlab.samplers.solvers.flow:FlowODE",
         "flow-sde": "genlab.samplers.solvers.flow_sde:FlowSDE",
@@ -325,9 +354,13 @@ SCHEDULES: Registry[type[Schedule]] = Registry(
         "iddpm": "genlab.samplers.schedules.iddpm:IDDPM",
         "cosine": "genlab.samplers.schedules.cosine:Cosine",
         "linear": "genlab.samplers.schedules.karras:Linear",
+        "exponential": "genlab.samplers.schedules.exponential:Exponential",
+        "polyexponential": "genlab.samplers.schedules.exponential:Polyexponential",
         "respaced": "genlab.samplers.schedules.respaced:Respaced",
         "timesteps": "genlab.samplers.schedules.timesteps:Timesteps",
         "flow": "genlab.samplers.schedules.flow_times:FlowTimes",
+        "levels": "genlab.samplers.schedules.listed:Levels",
     },
+    aliases={"lu": "exponential"},
     builds=Schedule,
 )

@@ -1,6 +1,5 @@
 """The run: the one loop in which diffusion models are sampled, whatever the solver."""
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -89,10 +88,10 @@ def solve(
     """
     conditioned = ConditionedDenoiser(denoiser, condition)
     result = StepResult(x=x, x0=x, memory=solver.begin(grid))
-    for info in _plan(solver, grid, noise):
+    for info in _plan(solver, grid, noise, restarts and grid.restarts):
         denoiser.begin_step(info)
-        if restarts and info.sigma_next > info.level:
-            result = replace(result, x=_renoise(x, info), memory=solver.begin(grid))
+        if info.restarts and info.sigma_next > info.level:
+            result = replace(result, x=solver.renoise(x, info), memory=solver.begin(grid))
         else:
             result = _checked(solver, solver.step(conditioned, x, info, result.memory), x)
         step = call_hooks(SolverStep(**vars(info), x=result.x, x0=result.x0), hooks)
@@ -122,7 +121,7 @@ def _checked(solver: Solver, result: StepResult, x: State) -> StepResult:
     return result
 
 
-def _plan(solver: Solver, grid: Grid, noise: Noise) -> Iterator[StepInfo]:
+def _plan(solver: Solver, grid: Grid, noise: Noise, restarts: bool) -> Iterator[StepInfo]:
     """The steps of a run, in Python numbers: the loop never waits for a device."""
     levels, starts = grid.sigmas.tolist(), solver.starts(grid)
     for index, sigma in enumerate(starts):
@@ -133,9 +132,5 @@ def _plan(solver: Solver, grid: Grid, noise: Noise) -> Iterator[StepInfo]:
             sigma=sigma,
             sigma_next=levels[index + 1],
             noise=noise,
+            restarts=restarts,
         )
-
-
-def _renoise(x: State, step: StepInfo) -> State:
-    fresh = step.noise.randn(x.shape[1:], torch.float64).to(x.dtype)
-    return x + math.sqrt(step.sigma_next**2 - step.level**2) * fresh

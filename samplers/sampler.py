@@ -7,7 +7,7 @@ from typing import Any
 from genlab import config as configs
 from genlab.diffusion.denoiser import Denoiser
 from genlab.diffusion.noise_levels import NoiseLevels
-from genlab.errors import ConfigError, SamplingError
+from genlab.errors import ConfigError, SamplingError, UnknownNameError
 from genlab.registry import class_path
 from genlab.samplers import parts, stitching
 from genlab.samplers.base import SCHEDULES, SOLVERS, AnySampler, Grid, Layers, Schedule, Solver
@@ -212,15 +212,30 @@ class Sampler(AnySampler):
         """The noise levels of a run.
 
         Raises:
-            ConfigError: the schedule does not fit the model, or a guidance or a small model makes no
-                sense for such a run.
+            ConfigError: schedule or solver do not fit the model, or a guidance or a stitched model
+                makes no sense for such a run.
             SamplingError: what the schedule returns is no row of noise levels.
         """
-        grid = Grid.of(self.schedule, noise_levels)
+        grid = self.solver.route(Grid.of(self.schedule, noise_levels))
+        if not (self.solver.on_grid or noise_levels.continuous):
+            fit = ", ".join(name for name, each in SOLVERS.build_all().items() if each.on_grid)
+            raise ConfigError(
+                f"{_title(self.solver)} asks for noise levels between those of the schedule, and "
+                f"this model knows those of its timesteps only; take one of {fit}, or a model "
+                "whose preconditioning has interpolate: true"
+            )
         stitching.check_run(self.stitch, grid, self.solver)
         for options in self.guidance:
             options.check_run(grid)
         return grid
+
+
+def _title(solver: Solver) -> str:
+    """What messages call a solver, registered or not."""
+    try:
+        return f"the {SOLVERS.entry_of(solver)['name']} solver"
+    except UnknownNameError:
+        return f"the solver {class_path(type(solver))}"
 
 
 def _loaded(options: GuidanceOptions) -> GuidanceOptions:

@@ -210,6 +210,29 @@ def test_a_file_wins_over_a_preset(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert config.read_spec("sampler", f"{name}.yaml")[1] == {"grid": True}
 
 
+def test_an_override_may_name_a_file_in_place_of_a_mapping(tmp_path: Path) -> None:
+    levels = write(tmp_path / "levels.yaml", "name: levels\nsigmas: [3, 1]\n")
+    sampler = {"schedule": {"name": "karras", "rho": 3}, "guidance": [{"name": "cfg"}]}
+    read = load(f"sampler.schedule={levels}", sampler=sampler).sampler
+    assert read == {**sampler, "schedule": {"name": "levels", "sigmas": [3, 1]}}
+    read = load(f"sampler.guidance.0={levels}", sampler=sampler).sampler
+    assert read["guidance"] == [{"name": "levels", "sigmas": [3, 1]}]
+    whole = write(tmp_path / "whole.yaml", "solver: {name: euler}\n")
+    assert load(f"sampler={whole}", sampler=sampler).sampler == {"solver": {"name": "euler"}}
+    # An option of text stays text, and so does a file that is not there.
+    read = load(f"sampler.schedule.name={levels}", sampler=sampler).sampler
+    assert read["schedule"] == {"name": str(levels)}
+    read = load("sampler.schedule=none.yaml", sampler=sampler).sampler
+    assert read["schedule"] == {"name": "none.yaml"}
+
+
+def test_a_file_names_no_other_file(tmp_path: Path) -> None:
+    """What a downloaded configuration says reads nothing from the disk."""
+    levels = write(tmp_path / "levels.yaml", "name: levels\n")
+    spec = write(tmp_path / "a.yaml", f"model: m\nsampler: {{schedule: {levels}}}\n")
+    assert load(spec=str(spec)).sampler["schedule"] == str(levels)
+
+
 def test_unknown_presets_list_the_known(tmp_path: Path) -> None:
     name = config.preset_names("sampler")[0]
     with pytest.raises(UnknownNameError, match=f"did you mean '{name}'"):

@@ -19,6 +19,7 @@ from genlab.errors import nearest
 
 COMMANDS = {
     "sample": "Draw images from a generator.",
+    "schedule": "Make a noise schedule for one model, for sampling in few steps.",
     "compare": "Lay the images of several runs out side by side.",
     "stitch-similarity": "Draw how alike a small and a large model are at each step.",
     "train": "Train a generator, or go on with a run.",

@@ -33,6 +33,8 @@ class StepInfo:
         sigma_next: noise level that the step ends at; 0 on the last one.
         noise: the run's noise stream. What is drawn from it moves what the solver draws later;
             guidance draws from a fork of it.
+        restarts: whether the noise rises again in this run. Then levels repeat, and the number of
+            a step does not say how much noise is left.
     """
 
     index: int
@@ -41,6 +43,7 @@ class StepInfo:
     sigma: float
     sigma_next: float
     noise: Noise
+    restarts: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -295,6 +295,8 @@ class Discrete(Preconditioning):
             level is rounded to a timestep.
         nearest_in_log: whether a network whose noise levels are interpolated is nevertheless told a
             whole timestep, the nearest in ln sigma, as diffusers' multistep samplers do.
+        interpolate_in_log: whether ln sigma, rather than sigma, is a straight line between two
+            timesteps, as k-diffusion has it.
         zero_terminal_snr: whether the betas were rescaled so that the last timestep is noise alone
             (Lin et al., arXiv:2305.08891, Algorithm 1). Its infinite noise level is stood for by
             2^24, which float32 cannot tell from it in the scaled frame.
@@ -311,6 +313,7 @@ class Discrete(Preconditioning):
     beta_end: float | None = None
     interpolate: bool = False
     nearest_in_log: bool = False
+    interpolate_in_log: bool = False
     zero_terminal_snr: bool = False
 
     def __post_init__(self) -> None:
@@ -324,8 +327,14 @@ class Discrete(Preconditioning):
                 f"there is no variance {self.variance!r}; {nearest(self.variance, VARIANCES)}"
             )
         betas(self.schedule, self.T, self.beta_start, self.beta_end)
-        if self.nearest_in_log and not self.interpolate:
-            raise ConfigError("nearest_in_log has no effect without interpolate; leave it out")
+        for option in ("nearest_in_log", "interpolate_in_log"):
+            if getattr(self, option) and not self.interpolate:
+                raise ConfigError(f"{option} has no effect without interpolate; leave it out")
+        if self.nearest_in_log and self.interpolate_in_log:
+            raise ConfigError(
+                "interpolate_in_log has no effect with nearest_in_log, which is of whole timesteps;"
+                " leave it out"
+            )
         if self.zero_terminal_snr and self.prediction == "epsilon":
             raise ConfigError(
                 "a model cannot find the image in pure noise by predicting the noise: "
@@ -342,6 +351,11 @@ class Discrete(Preconditioning):
             alpha_bar[-1] = 1 / (1 + _PURE_NOISE**2)
         return ((1 - alpha_bar) / alpha_bar).sqrt()
 
+    @property
+    def continuous(self) -> bool:
+        """Whether levels between two timesteps are interpolated."""
+        return self.interpolate
+
     @cached_property
     def sigma_min(self) -> float:
         """The noise level of timestep 0."""
@@ -357,10 +371,17 @@ class Discrete(Preconditioning):
         levels = placed(self.levels, sigma.device, sigma.dtype)
         if self.nearest_in_log:
             return _interpolate(sigma.log(), levels.log()).round()
+        if self.interpolate_in_log:
+            return _interpolate(sigma.log(), levels.log())
         if self.interpolate:
             return _interpolate(sigma, levels)
         apart = (sigma.reshape(-1, 1) - levels).abs()
         return apart.argmin(1).reshape(sigma.shape).to(sigma.dtype)
+
+    def sigma(self, t: Float[Tensor, "*s"]) -> Float[Tensor, "*s"]:
+        """The noise level of a timestep in 0 ... T - 1, whole or not."""
+        levels = placed(self.levels, t.device, t.dtype)
+        return between(levels, t, in_log=self.interpolate_in_log)
 
     def round_sigma(self, sigma: Float[Tensor, "*s"]) -> Float[Tensor, "*s"]:
         """The nearest of `levels`; where it interpolates, ``sigma`` is only kept in their range."""
@@ -387,6 +408,24 @@ class Discrete(Preconditioning):
         """``(t + 1) / T`` at the noise level of timestep t, straight lines between; 0 at 0."""
         levels = placed(self.levels, sigma.device, sigma.dtype)
         return _interpolate(sigma, torch.cat([levels.new_zeros(1), levels])) / self.T
+
+
+def between(
+    levels: Float[Tensor, " T"], t: Float[Tensor, "*s"], *, in_log: bool = False
+) -> Float[Tensor, "*s"]:
+    """Noise levels of timesteps that need not be whole.
+
+    Args:
+        levels: of all timesteps, increasing.
+        t: timesteps, 0 <= t <= T - 1.
+        in_log: whether ln sigma, rather than sigma, is a straight line between two of them.
+    """
+    below, above = levels[t.floor().long()], levels[t.ceil().long()]
+    share = t - t.floor()
+    if in_log:
+        # A power of the ratio: the levels of whole timesteps stay what they are, to the last bit.
+        return below * (above / below) ** share
+    return below + share * (above - below)
 
 
 def _interpolate(x: Float[Tensor, "*s"], knots: Float[Tensor, " N"]) -> Float[Tensor, "*s"]:

@@ -39,6 +39,11 @@ class NoiseLevels(ABC):
         """All noise levels of a discrete model, increasing; None for a continuous one."""
         return None
 
+    @property
+    def continuous(self) -> bool:
+        """Whether every noise level of the range may be asked for, not only those of `levels`."""
+        return self.levels is None
+
     @abstractmethod
     def time(self, sigma: Float[Tensor, "*s"]) -> Float[Tensor, "*s"]:
         """The model's normalised time in [0, 1] at ``sigma`` >= 0: 1 = pure noise, 0 = data."""

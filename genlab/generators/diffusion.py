@@ -86,7 +86,7 @@ class DiffusionGenerator(Generator):
         )
 
     def check_sampler(self, sampler: Sampler) -> None:
-        """Refuse guidance, small models and noise levels that do not fit the model or each other."""
+        """Refuse guidance, stitched models and noise levels that do not fit."""
         sampler.check_parts(self)
         for stitch in sampler.stitch:
             check_combinable(self, stitch.model, f"the stitched model {stitch.label}")

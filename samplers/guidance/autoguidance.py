@@ -94,6 +94,7 @@ class Autoguidance(ExtrapolationOptions):
 
     def check_run(self, grid: Grid) -> None:
         """See `GuidanceOptions.check_run`: the guide must know the levels that it is asked at."""
+        super().check_run(grid)
         levels = grid.sigmas.tolist()[:-1]
         asked = (
             level

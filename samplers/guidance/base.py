@@ -209,12 +209,17 @@ class GuidanceOptions(ABC):
             ConfigError: the guidance makes no sense for this model.
         """
 
-    def check_run(self, grid: Grid) -> None:  # noqa: B027  # most guidance takes any levels
+    def check_run(self, grid: Grid) -> None:
         """Look at the noise levels of a run, before it begins.
 
         Raises:
             ConfigError: the guidance makes no sense for this run.
         """
+        if grid.restarts and self.when.steps is not None:
+            raise ConfigError(
+                "when.steps goes by the number of a step, which says nothing about the noise in a "
+                "run with restarts; give when.sigma or when.time in its place"
+            )
 
 
 GUIDANCE: Registry[type[GuidanceOptions]] = Registry(

@@ -1,6 +1,5 @@
 """CADS, the condition-annealed diffusion sampler: variety by noise on the class embedding."""
 
-import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -111,6 +110,7 @@ class CADS(GuidanceOptions):
             ConfigError: the run has one step, or none that is told the class, or noise levels that
                 rise while time goes by steps.
         """
+        super().check_run(grid)
         levels = grid.sigmas.tolist()
         num_steps = len(levels) - 1
         if num_steps == 1:
@@ -118,7 +118,7 @@ class CADS(GuidanceOptions):
                 "CADS hides the class in the first step, and this run has no other; take more steps"
                 " or remove cads from sampler.guidance"
             )
-        if self.time == "step" and any(b > a for a, b in itertools.pairwise(levels)):
+        if self.time == "step" and grid.restarts:
             raise ConfigError(
                 "CADS by steps means nothing in a run with restarts, which comes back to noise "
                 "levels that it has left; set time: model"

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
+from genlab.diffusion.discrete import between
 from genlab.diffusion.noise_levels import NoiseLevels
 from genlab.errors import ConfigError, nearest
 from genlab.samplers.schedules.base import PickedLevels
@@ -30,6 +31,7 @@ class Timesteps(PickedLevels):
             multistep schedulers have it; not with ``trailing``.
         fractional: whether ``linspace`` keeps timesteps that are not whole; their noise levels lie
             on the line between their neighbours', and the model has to know them.
+        in_log: whether that line is one of ln sigma, as in k-diffusion.
 
     Source: the tables of Lin et al. (arXiv:2305.08891), Sec. 3.2, and diffusers' schedulers.
     """
@@ -39,6 +41,7 @@ class Timesteps(PickedLevels):
     offset: int = 0
     open_end: bool = False
     fractional: bool = False
+    in_log: bool = False
 
     def __post_init__(self) -> None:
         if self.num_steps < 1:
@@ -62,6 +65,8 @@ class Timesteps(PickedLevels):
                 raise ConfigError(
                     f"{option} has no effect with {self.spacing} timesteps; leave it out"
                 )
+        if self.in_log and not self.fractional:
+            raise ConfigError("in_log has no effect without fractional; leave it out")
 
     def timesteps(self, T: int) -> Float64[Tensor, " N"]:
         """The timesteps of a model that has T of them, decreasing.
@@ -100,7 +105,5 @@ class Timesteps(PickedLevels):
                 " knows every noise level; take karras"
             )
         t = self.timesteps(len(levels))
-        below = t.floor().long()
-        above = t.ceil().long()
-        sigmas = levels[below] + (t - below) * (levels[above] - levels[below])
+        sigmas = between(levels, t, in_log=self.in_log)
         return torch.cat([sigmas, levels.new_zeros(1)])

@@ -11,6 +11,9 @@ from genlab.diffusion.preconditioning import vp_sigma
 from genlab.errors import ConfigError
 from genlab.samplers.schedules.base import NoiseSchedule, ramp
 
+BETA_D, BETA_MIN = 19.9, 0.1
+"""The standard betas: they grow from 0.1 at time 0 to 20 at time 1."""
+
 
 def vp_sigmas(
     num_steps: int, sigma_min: float, sigma_max: float, epsilon_s: float = 1e-3
@@ -51,25 +54,43 @@ class VP(NoiseSchedule):
     Choose it to reproduce that; Karras needs fewer steps.
 
     Attributes:
-        sigma_min: None is the noise level of ``epsilon_s`` with the standard betas (19.9 and 0.1).
-        sigma_max: None is the noise level of time 1 with the standard betas, 152.
+        sigma_min: None is the noise level of ``epsilon_s`` with the betas.
+        sigma_max: None is the noise level of time 1 with the betas; with the standard ones 152.
         epsilon_s: last time before 0, between 0 and 1.
+        beta_d: growth of beta over the time from 0 to 1, > 0. The betas make the ends that are not
+            given; where the model's range cuts the ends, the betas follow from it.
+        beta_min: beta at time 0, > 0.
 
-    Source: EDM's Table 1, first column (Song et al., arXiv:2011.13456).
+    Source: EDM's Table 1, first column (Song et al., arXiv:2011.13456); with the betas given,
+    k-diffusion's get_sigmas_vp.
     """
 
     sigma_min: float | None = None  # type: ignore[assignment]  # its default depends on epsilon_s
     sigma_max: float | None = None  # type: ignore[assignment]  # likewise
     epsilon_s: float = 1e-3
+    beta_d: float = BETA_D
+    beta_min: float = BETA_MIN
 
     def __post_init__(self) -> None:
         if not 0 < self.epsilon_s < 1:
             raise ConfigError(f"the vp schedule needs 0 < epsilon_s < 1, got {self.epsilon_s}")
+        if not (0 < self.beta_d < math.inf and 0 < self.beta_min < math.inf):
+            raise ConfigError(
+                f"the vp schedule needs beta_d > 0 and beta_min > 0, got {self.beta_d:g} and "
+                f"{self.beta_min:g}"
+            )
+        given = self.sigma_min is not None and self.sigma_max is not None
+        if given and (self.beta_d, self.beta_min) != (BETA_D, BETA_MIN):
+            raise ConfigError(
+                "beta_d and beta_min have no effect on the vp schedule with sigma_min and sigma_max"
+                "; leave out the one or the other"
+            )
         super().__post_init__()
 
     def own_range(self) -> tuple[float, float]:
-        """The given ends, or those of the standard betas."""
-        ends = vp_sigma(torch.tensor([self.epsilon_s, 1.0], dtype=torch.float64), 19.9, 0.1)
+        """The given ends, or those of the betas."""
+        times = torch.tensor([self.epsilon_s, 1.0], dtype=torch.float64)
+        ends = vp_sigma(times, self.beta_d, self.beta_min)
         low, high = ends.tolist()
         return (
             low if self.sigma_min is None else self.sigma_min,

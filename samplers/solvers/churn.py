@@ -21,8 +21,8 @@ class Churn(Solver):
             S_churn / num_steps``, at most sqrt(2) - 1.
         S_min: churn only at noise levels from here ...
         S_max: ... to here.
-        S_noise: standard deviation of the added noise; a little above 1 makes up for a network that
-            removes too much.
+        S_noise: standard deviation of the added noise, that of restarts included; a little above 1
+            makes up for a network that removes too much.
 
     Source: EDM (arXiv:2206.00364), Algorithm 2; its Table 5 has settings for each model.
     """
@@ -41,6 +41,11 @@ class Churn(Solver):
             )
         if not 0 <= self.S_noise < math.inf:
             raise ConfigError(f"S_noise must be >= 0, got {self.S_noise}")
+
+    def renoise(self, x: State, step: StepInfo) -> State:
+        """See `Solver.renoise`; the noise of a restart is multiplied by ``S_noise``, too."""
+        std = self.S_noise * added_std(step.level, step.sigma_next)
+        return x + std * fresh_noise(x, step)
 
     def raise_level(self, level: float, num_steps: int) -> float:
         """See `Solver.raise_level`."""

@@ -125,6 +125,7 @@ def test_scripts_and_constructors_are_understood_alike(tmp_path: Path) -> None:
         "rescale_timesteps": True,
         "interpolate": False,
         "nearest_in_log": False,
+        "interpolate_in_log": False,
         "zero_terminal_snr": False,
     }
     assert by_script.sampler.config["solver"] == {"name": "ddim", "clip": True}

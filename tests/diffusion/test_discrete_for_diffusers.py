@@ -36,3 +36,17 @@ def test_nearest_timestep_in_log() -> None:
     assert torch.equal(ours.round_sigma(sigmas), sigmas.clamp(ours.sigma_min, ours.sigma_max))
     with pytest.raises(ConfigError, match="has no effect without interpolate"):
         Discrete(nearest_in_log=True)
+
+
+def test_timesteps_between_two_in_log() -> None:
+    ours = Discrete(interpolate=True, interpolate_in_log=True)
+    t = torch.tensor([0.0, 0.4, 10.5, 998.9, 999.0], dtype=torch.float64)
+    sigmas = ours.sigma(t)
+    assert float(sigmas[2]) == pytest.approx(float((ours.levels[10] * ours.levels[11]).sqrt()))
+    torch.testing.assert_close(ours.timestep(sigmas), t, rtol=1e-9, atol=1e-9)
+    even = Discrete(interpolate=True)
+    torch.testing.assert_close(even.timestep(even.sigma(t)), t, rtol=1e-9, atol=1e-9)
+    with pytest.raises(ConfigError, match="has no effect without interpolate"):
+        Discrete(interpolate_in_log=True)
+    with pytest.raises(ConfigError, match="no effect with nearest_in_log"):
+        Discrete(interpolate=True, interpolate_in_log=True, nearest_in_log=True)

@@ -17,6 +17,7 @@ from golden_guidance import checks as guidance_checks
 from golden_metrics import metrics
 from golden_noise import RecordedNoise
 from golden_pixelcnnpp import pixelcnnpp
+from golden_schedules import gits, kd_discrete, kd_schedule, restart_sampler
 from golden_solvers import ds_sampler, kd_sampler, mixture
 from golden_stitch import CHECKS as STITCH
 from golden_told import Notes, shared
@@ -36,14 +37,10 @@ from genlab.samplers.solvers.general import General
 
 PLANNED = {
     "samplers and guidance": [
-        "gits",
         "hf_flow",
         "hf_inverse",
         "hf_repaint",
         "hf_scheduler",
-        "kd_discrete",
-        "kd_schedule",
-        "restart_sampler",
     ],
     "fine-tuning": ["difffit_forward", "difffit_grad", "difffit_trainable", "peft_lora"],
     "EDM2": [
@@ -234,6 +231,10 @@ def solver_of_k_diffusion(run: Run) -> None:
     kd_sampler(run, denoiser_of(run), condition_of(run))
 
 
+def restarts(run: Run) -> None:
+    restart_sampler(run, denoiser_of(run), condition_of(run))
+
+
 def edm_sampler(run: Run) -> None:
     denoiser = denoiser_of(run)
     run.params("trace")  # says only that net_inputs and net_outputs are recorded
@@ -336,8 +337,12 @@ CHECKS: dict[str, Callable[[Run], None]] = {
     "edm_sampler": edm_sampler,
     "edm_sigma_sweep": edm_sigma_sweep,
     "ds_sampler": ds_sampler,
+    "gits": gits,
+    "kd_discrete": kd_discrete,
     "kd_sampler": solver_of_k_diffusion,
     **guidance_checks(generator_of),
+    "kd_schedule": kd_schedule,
+    "restart_sampler": restarts,
     "source BigGAN-PyTorch": gan_training,
     "source Vendi-Score": metrics,
     "source pixel-cnn-pp": pixelcnnpp,

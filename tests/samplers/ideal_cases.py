@@ -66,7 +66,7 @@ class Listener(Watching):
 
     def __call__(self, x: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
         self.batches.append(len(x))
-        self.sigmas.append(float(sigma))
+        self.sigmas.append(float(sigma.max()))  # each sample may have its own
         return self.inner(x, sigma, condition)
 
     def predict(self, x: Tensor, sigma: Tensor, condition: Condition) -> Prediction:
@@ -78,11 +78,14 @@ class Listener(Watching):
 
 
 class Timesteps(Listener):
-    """The same model as one with timesteps: those of a DDPM of 40 steps."""
+    """The same model as one with timesteps: those of a DDPM of 40 steps.
 
-    def __init__(self, inner: Denoiser) -> None:
+    Where it interpolates, it may be asked for any noise level in their range.
+    """
+
+    def __init__(self, inner: Denoiser, *, interpolate: bool = False) -> None:
         super().__init__(inner)
-        self.noise_levels = _Timesteps()
+        self.noise_levels = _Interpolated() if interpolate else _Timesteps()
 
 
 class _Timesteps(NoiseLevels):
@@ -95,6 +98,13 @@ class _Timesteps(NoiseLevels):
 
     def time(self, sigma: Tensor) -> Tensor:
         return DDPM_40.time(sigma)
+
+
+class _Interpolated(_Timesteps):
+    continuous = True
+
+    def round_sigma(self, sigma: Tensor) -> Tensor:
+        return sigma.clamp(self.sigma_min, self.sigma_max)
 
 
 class Discrete(Listener):

@@ -26,6 +26,7 @@ from genlab.errors import ConfigError
 from genlab.samplers.base import SCHEDULES, SOLVERS, Grid, Schedule, Solver
 from genlab.samplers.loop import sample_steps, solve
 from genlab.samplers.sampler import Sampler
+from genlab.samplers.schedules.karras import karras_sigmas
 
 # What makes a solver draw noise.
 CHURN: dict[str, Any] = {"S_churn": 6, "S_noise": 1.01}
@@ -37,6 +38,7 @@ RANDOM: dict[str, dict[str, Any]] = {
     "dpmpp": {"sde": True},
     "dpmpp-2s": {},
     "dpmpp-sde": {},
+    "adaptive": {},
     "euler-ancestral": {},
     "flow": {},
     "flow-sde": {},
@@ -44,7 +46,7 @@ RANDOM: dict[str, dict[str, Any]] = {
     "lms": {},
     "unipc": {},
 }
-ALWAYS_RANDOM = ("ddpm", "dpm2-ancestral", "dpmpp-2s", "euler-ancestral", "flow-sde")
+ALWAYS_RANDOM = ("ddpm", "dpm2-ancestral", "dpmpp-2s", "euler-ancestral", "flow-sde", "restart")
 ONCE_A_STEP = ("ddim", "ddpm", "deis", "dpmpp", "euler", "euler-ancestral", "flow-sde", "ipndm",
                "lms", "unipc")  # fmt: skip
 PAIRS = list(itertools.product(SOLVERS, SCHEDULES))
@@ -59,17 +61,29 @@ def two_steps(solver: Solver, x: Tensor) -> Tensor:
     return last.x
 
 
-def model_for(schedule: str) -> Denoiser:
-    """A model that the schedule suits: one with timesteps for the schedules that pick them."""
-    return mixture() if schedule in RANGED else Timesteps(mixture())
+def model_for(schedule: str, solver: str) -> Denoiser:
+    """A model that both suit: one with timesteps for the schedules that pick them."""
+    if schedule in RANGED:
+        return mixture()
+    return Timesteps(mixture(), interpolate=not SOLVERS[solver]().on_grid)
+
+
+def named(schedule: str, num_steps: int) -> dict[str, Any]:
+    """The schedule with so many steps; one that lists its levels lists them."""
+    options: dict[str, Any] = {"name": schedule, "num_steps": num_steps}
+    if schedule == "levels":
+        options["sigmas"] = karras_sigmas(num_steps, 0.06, 50.0).tolist()
+    return options
 
 
 @pytest.mark.parametrize(("solver", "schedule"), PAIRS)
 def test_run_reports_every_step(solver: str, schedule: str) -> None:
-    listener = Listener(model_for(schedule))
-    steps = run({"solver": solver, "schedule": {"name": schedule, "num_steps": 6}}, listener)
-    assert [step.index for step in steps] == list(range(6))
-    assert {step.num_steps for step in steps} == {6}
+    listener = Listener(model_for(schedule, solver))
+    steps = run({"solver": solver, "schedule": named(schedule, 6)}, listener)
+    count = 6 + 2 * 3 if solver == "restart" else 6  # two times: the noise, and two steps down
+    assert [step.index for step in steps] == list(range(count))
+    assert {step.num_steps for step in steps} == {count}
+    assert {step.restarts for step in steps} == {solver == "restart"}
     assert steps[-1].sigma_next == 0
     assert all(a.sigma_next == pytest.approx(b.sigma) for a, b in itertools.pairwise(steps))
     for step in steps:
@@ -80,17 +94,18 @@ def test_run_reports_every_step(solver: str, schedule: str) -> None:
     assert [(s.index, s.sigma, s.sigma_next) for s in listener.steps] == [
         (s.index, s.sigma, s.sigma_next) for s in steps
     ]
-    cost = 6 if solver in ONCE_A_STEP else 11  # N, and 2 N - 1, as the docstrings say
+    cost: int | None = 6 if solver in ONCE_A_STEP else 11  # N, and 2 N - 1, as docstrings say
+    cost = {"restart": 11 + 2 * 4, "adaptive": None}.get(solver, cost)
     assert SOLVERS[solver]().nfe(6) == cost
-    assert len(listener.sigmas) == cost
-    assert listener.evaluations == cost * len(SEEDS)
+    assert len(listener.sigmas) == (cost or len(listener.sigmas))
+    assert listener.evaluations == len(listener.sigmas) * len(SEEDS)
 
 
-@pytest.mark.parametrize(("solver", "schedule"), PAIRS)
+@pytest.mark.parametrize(("solver", "schedule"), [pair for pair in PAIRS if pair[0] != "restart"])
 def test_single_step_is_one_denoising(solver: str, schedule: str) -> None:
     """From the first noise level straight to 0: the answer is the denoised estimate itself."""
-    config = {"solver": solver, "schedule": {"name": schedule, "num_steps": 1}}
-    [step] = run(config, model_for(schedule))
+    config = {"solver": solver, "schedule": named(schedule, 1)}
+    [step] = run(config, model_for(schedule, solver))
     torch.testing.assert_close(step.x, step.x0, rtol=1e-9, atol=1e-9)
 
 

@@ -72,7 +72,8 @@ def waits(model: Preconditioning, sampler: dict[str, Any]) -> list[str]:
     return waits_of(lambda: list(steps))
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
+# The adaptive one decides after each attempt whether the samples have arrived: it has to wait.
+@pytest.mark.parametrize("solver", [name for name in SOLVERS if name != "adaptive"])
 def test_solvers_do_not_wait(solver: str) -> None:
     random = {"S_churn": 4.0} if solver in ("dpm2", "euler", "heun", "general") else {}
     assert waits(EDM(), {"solver": {"name": solver, **random}}) == []

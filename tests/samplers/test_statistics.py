@@ -68,6 +68,8 @@ def draw(solver: dict[str, Any], num_steps: int = 50) -> Tensor:
         {"name": "dpmpp-2s"},
         {"name": "dpm2-ancestral"},
         {"name": "dpmpp-sde"},
+        {"name": "restart"},
+        {"name": "restart", "intervals": [[1.0, 5.0, 9, 2], [0.06, 0.3, 5, 2]]},
     ],
     ids=str,
 )
