@@ -1,0 +1,296 @@
+"""Charts of measured curves: data in, picture files out; one style for all of them.
+
+matplotlib draws them and is an extra (``pip install 'genlab[plots]'``), so it is imported only when
+a chart is drawn.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from genlab.errors import ConfigError
+from genlab.files import atomic_path
+
+FORMATS = ("png", "svg")
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+"""Told apart by colour-blind eyes (Okabe and Ito 2008, without its yellow); markers differ, too."""
+
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
+DASHES = ("-", "--", ":", "-.")
+"""Of the first, second, ... turn through the colours."""
+
+WIDTH = 7.0
+"""Inches of a chart with one panel; at `DPI`, 1050 pixels, which read well at 700."""
+
+HEIGHT = 3.9
+DPI = 150
+LEGEND_COLUMN = 26
+"""Letters of a legend entry beyond which the legend stands below the chart."""
+
+_STYLE = {
+    "font.family": "DejaVu Sans",
+    "font.size": 10,
+    "axes.titlesize": 10.5,
+    "axes.titleweight": "bold",
+    "axes.labelsize": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#555555",
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#e3e3e3",
+    "grid.linewidth": 0.8,
+    "legend.frameon": False,
+    "legend.fontsize": 9.5,
+    "lines.linewidth": 1.8,
+    "lines.markersize": 5.5,
+    "xtick.color": "#333333",
+    "ytick.color": "#333333",
+    "svg.fonttype": "none",  # text stays text
+    "svg.hashsalt": "genlab",  # the same data gives the same bytes
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """One curve.
+
+    Attributes:
+        label: in the legend; empty for none.
+        x: where its points lie, in the order in which they are joined.
+        y: their values, as many.
+        low: lower ends of their intervals, None where a point has none; None for no intervals.
+        high: upper ends.
+        band: whether intervals are a band around the curve rather than bars on its points.
+        marked: numbers of the points that get a ring.
+    """
+
+    label: str
+    x: Sequence[float]
+    y: Sequence[float]
+    low: Sequence[float | None] | None = None
+    high: Sequence[float | None] | None = None
+    band: bool = False
+    marked: Sequence[int] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Panel:
+    """One pair of axes with its curves.
+
+    Attributes:
+        lines: the curves; those of one label have one look in every panel of a chart.
+        title: above the axes.
+        x_label: with its unit.
+        y_label: with its unit.
+        front: (x, y) of the points that a stepped line joins, by rising x: a Pareto front.
+        x_names: names of the places 0, 1, 2, ... on the x axis, where x is no number.
+        log_x: whether the x axis is logarithmic.
+    """
+
+    lines: Sequence[Line]
+    title: str = ""
+    x_label: str = ""
+    y_label: str = ""
+    front: Sequence[tuple[float, float]] = ()
+    x_names: Sequence[str] = ()
+    log_x: bool = False
+
+
+def require_matplotlib() -> None:
+    """Find out before long work whether charts can be drawn.
+
+    Raises:
+        ConfigError: matplotlib is not installed.
+    """
+    try:
+        import_module("matplotlib")
+    except ImportError as error:
+        raise ConfigError(
+            "charts need matplotlib, which is not installed; pip install 'genlab[plots]'"
+        ) from error
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """The look of every chart, for those that draw on a figure of their own.
+
+    Raises:
+        ConfigError: matplotlib is not installed.
+    """
+    require_matplotlib()
+    from matplotlib import rc_context
+
+    with rc_context(_STYLE):  # type: ignore[arg-type]  # names of settings are literals there
+        yield
+
+
+def save(figure: Any, stem: Path, formats: Sequence[str] = FORMATS) -> list[Path]:
+    """Write a figure in every format, each file whole or not at all.
+
+    Args:
+        figure: of matplotlib, made inside `style`.
+        stem: the files' path without its ending.
+        formats: endings that matplotlib knows.
+
+    Returns:
+        The files.
+
+    Raises:
+        OutputError: the folder cannot be written.
+    """
+    paths = [stem.with_name(f"{stem.name}.{ending}") for ending in formats]
+    for path, ending in zip(paths, formats, strict=True):
+        metadata = {"Date": None} if ending == "svg" else None
+        with atomic_path(path) as temporary:
+            figure.savefig(
+                temporary, format=ending, dpi=DPI, bbox_inches="tight", metadata=metadata
+            )
+    return paths
+
+
+def draw(
+    panels: Sequence[Panel],
+    stem: Path,
+    *,
+    title: str = "",
+    note: str = "",
+    columns: int = 1,
+    formats: Sequence[str] = FORMATS,
+) -> list[Path]:
+    """Draw panels side by side, with one legend outside of all of them.
+
+    Args:
+        panels: at least one.
+        stem: the files' path without its ending.
+        title: above all panels.
+        note: small, below them.
+        columns: panels in a row.
+        formats: see `save`.
+
+    Returns:
+        The files.
+
+    Raises:
+        ConfigError: matplotlib is not installed.
+        OutputError: the folder cannot be written.
+    """
+    with style():
+        from matplotlib.figure import Figure
+
+        columns = min(columns, len(panels))
+        rows = math.ceil(len(panels) / columns)
+        scale = 1.0 if columns == 1 else 0.62
+        figure = Figure(
+            figsize=(WIDTH * scale * columns, HEIGHT * (1 if columns == 1 else 0.82) * rows),
+            layout="constrained",
+        )
+        looks = _looks(panels)
+        axes = figure.subplots(rows, columns, squeeze=False).flatten()
+        for panel, place in zip(panels, axes, strict=False):
+            _draw_panel(place, panel, looks)
+        for place in axes[len(panels) :]:
+            place.set_axis_off()
+        if title:
+            figure.suptitle(title, fontsize=11.5, fontweight="bold")
+        _legend(figure, axes[: len(panels)], note)
+        return save(figure, stem, formats)
+
+
+def _looks(panels: Sequence[Panel]) -> dict[str, dict[str, Any]]:
+    """Label -> colour, marker and dashes."""
+    labels = dict.fromkeys(line.label for panel in panels for line in panel.lines)
+    return {
+        label: {
+            "color": COLOURS[number % len(COLOURS)],
+            "marker": MARKERS[number % len(MARKERS)],
+            "linestyle": DASHES[number // len(COLOURS) % len(DASHES)],
+        }
+        for number, label in enumerate(labels)
+    }
+
+
+def _draw_panel(axes: Any, panel: Panel, looks: dict[str, dict[str, Any]]) -> None:
+    for line in panel.lines:
+        _draw_line(axes, line, looks[line.label])
+    if len(panel.front) > 1:
+        x, y = zip(*panel.front, strict=True)
+        axes.plot(
+            x, y, drawstyle="steps-post", color="#888888", linestyle=(0, (1, 1.5)), linewidth=1.4,
+            zorder=1, label="Pareto front",
+        )  # fmt: skip
+    if panel.log_x:
+        _log_ticks(axes, panel)
+    if panel.x_names:
+        axes.set_xticks(range(len(panel.x_names)), panel.x_names)
+    axes.set(title=panel.title, xlabel=panel.x_label, ylabel=panel.y_label)
+    axes.margins(x=0.06, y=0.1)
+
+
+def _draw_line(axes: Any, line: Line, look: dict[str, Any]) -> None:
+    axes.plot(
+        line.x, line.y, **look, markeredgecolor="white", markeredgewidth=0.8,
+        label=line.label or "_nolegend_", zorder=3,
+    )  # fmt: skip
+    known = [
+        (x, y, low, high)
+        for x, y, low, high in zip(line.x, line.y, line.low or (), line.high or (), strict=False)
+        if low is not None and high is not None
+    ]
+    if known:
+        x, y, lows, highs = zip(*known, strict=True)
+        if line.band:
+            axes.fill_between(x, lows, highs, color=look["color"], alpha=0.18, linewidth=0)
+        else:
+            below = [value - low for value, low in zip(y, lows, strict=True)]
+            above = [high - value for value, high in zip(y, highs, strict=True)]
+            axes.errorbar(
+                x, y, yerr=(below, above), fmt="none", ecolor=look["color"], elinewidth=1.3,
+                capsize=3, zorder=2,
+            )  # fmt: skip
+    if line.marked:
+        axes.scatter(
+            [line.x[i] for i in line.marked], [line.y[i] for i in line.marked],
+            s=110, facecolors="none", edgecolors="#222222", linewidths=1.3, zorder=4,
+        )  # fmt: skip
+
+
+def _log_ticks(axes: Any, panel: Panel) -> None:
+    """A logarithmic axis whose ticks are the very places where points lie, if they are few."""
+    axes.set_xscale("log")
+    places = sorted({x for line in panel.lines for x in line.x})
+    kept: list[float] = []
+    span = math.log(places[-1] / places[0]) or 1.0
+    for place in places:
+        if not kept or math.log(place / kept[-1]) > 0.07 * span:
+            kept.append(place)
+    axes.set_xticks(kept, [f"{place:.4g}" for place in kept])
+    axes.minorticks_off()
+
+
+def _legend(figure: Any, axes: Sequence[Any], note: str) -> None:
+    """One entry for each label, right of the panels where there is room, else below them."""
+    entries: dict[str, Any] = {}
+    for each in axes:
+        handles, labels = each.get_legend_handles_labels()
+        entries |= dict(zip(labels, handles, strict=True))
+    if "Pareto front" in entries:
+        entries["Pareto front"] = entries.pop("Pareto front")  # last
+    longest = max(map(len, entries), default=0)
+    beside = len(axes) == 1 and longest <= LEGEND_COLUMN
+    if beside and entries:
+        figure.legend(entries.values(), entries.keys(), loc="outside right center")
+    if beside or not entries:
+        figure.supxlabel(note, fontsize=8.5, color="#666666")
+        return
+    width = 76 if len(axes) == 1 else 100
+    columns = max(1, min(len(entries), width // (longest + 6)))
+    legend = figure.legend(
+        entries.values(), entries.keys(), loc="outside lower center", ncols=columns, title=note
+    )
+    legend.get_title().set(fontsize=8.5, color="#666666")
