@@ -39,6 +39,10 @@ FIRST_IMAGES = 40
 """Images kept for the picture of the record."""
 
 
+class SharedError(SamplingError):
+    """What went wrong in one of many processes; all of them raise it, and none waits for others."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Collected:
     """What `collect` has gathered of one set of images.
@@ -87,7 +91,8 @@ def collect(
 
     Raises:
         EvaluationError: features are not finite, or fewer than two images.
-        SamplingError: images are not finite; or another process failed, with its reason.
+        SamplingError: images are not finite.
+        SharedError: any of these, in all of several processes.
         OutputError: the folder cannot be written, or another run is writing to it.
     """
     processes = processes or Processes()
@@ -301,7 +306,7 @@ class _Work:
         reasons = [path.read_text("utf-8") for path in sorted(self.folder.glob("failure-*.txt"))]
         self.processes.wait()  # nobody begins anew, and removes them, before all have read
         if reasons:
-            raise SamplingError(reasons[0])
+            raise SharedError(reasons[0])
 
     def parts(self) -> Iterator[dict[str, Tensor]]:
         """All parts on the disk; what cannot be read is computed again."""

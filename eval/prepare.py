@@ -68,7 +68,8 @@ def model_subject(
 
     Args:
         generator: on its device.
-        config: its ``sampler`` is built.
+        config: its ``sampler`` is built, and must be whole, as `merge_settings` makes it over the
+            model's own.
         name: how the leaderboard calls the model.
         steps: solver steps; None keeps them.
         guidance: scale of classifier-free guidance; None keeps it.
@@ -76,7 +77,14 @@ def model_subject(
     Raises:
         ConfigError: the sampler does not fit the model.
     """
-    sampler = generator.build_sampler(config.sampler, num_steps=steps, guidance_scale=guidance)
+    # The model's own sampler is in the configuration already, or a preset stands in its place: a
+    # mapping given to build_sampler would be merged over it once more.
+    whole = generator.sampler_class.from_layers(
+        [*generator.defaults(), ("the sampler", config.sampler)],
+        num_steps=steps,
+        guidance_scale=guidance,
+    )
+    sampler = generator.build_sampler(whole)
     config = replace(config, sampler=dict(sampler.config))
     return Subject(name=name, generator=generator, sampler=sampler), config
 

@@ -88,7 +88,7 @@ class Panel:
         title: above the axes.
         x_label: with its unit.
         y_label: with its unit.
-        front: (x, y) of the points that a stepped line joins, by rising x: a Pareto front.
+        front: (x, y) of the corners of a Pareto front.
         x_names: names of the places 0, 1, 2, ... on the x axis, where x is no number.
         log_x: whether the x axis is logarithmic.
     """
@@ -221,7 +221,7 @@ def _draw_panel(axes: Any, panel: Panel, looks: dict[str, dict[str, Any]]) -> No
     if len(panel.front) > 1:
         x, y = zip(*panel.front, strict=True)
         axes.plot(
-            x, y, drawstyle="steps-post", color="#888888", linestyle=(0, (1, 1.5)), linewidth=1.4,
+            x, y, color="#888888", linestyle=(0, (1, 1.5)), linewidth=1.4,
             zorder=1, label="Pareto front",
         )  # fmt: skip
     if panel.log_x:

@@ -22,6 +22,7 @@ COMMANDS = {
     "compare": "Lay the images of several runs out side by side.",
     "train": "Train a generator, or go on with a run.",
     "eval": "Score a model or a set of images; the record says how.",
+    "sweep": "Score many ways of sampling a model; draw curves with their Pareto front.",
     "leaderboard": "Rank scores that were made alike, as a table or a page.",
     "convert": "Turn an official checkpoint into a GenLab folder; nothing in it is executed.",
     "data": "Check a data set, or pack it into a zip.",
