@@ -32,6 +32,8 @@ DPI = 150
 LEGEND_COLUMN = 26
 """Letters of a legend entry beyond which the legend stands below the chart."""
 
+_FRONT = "Pareto front"
+
 _STYLE = {
     "font.family": "DejaVu Sans",
     "font.size": 10,
@@ -89,6 +91,7 @@ class Panel:
         x_label: with its unit.
         y_label: with its unit.
         front: (x, y) of the corners of a Pareto front.
+        mark_label: what the rings mean, for the legend; empty for nothing.
         x_names: names of the places 0, 1, 2, ... on the x axis, where x is no number.
         log_x: whether the x axis is logarithmic.
     """
@@ -98,6 +101,7 @@ class Panel:
     x_label: str = ""
     y_label: str = ""
     front: Sequence[tuple[float, float]] = ()
+    mark_label: str = ""
     x_names: Sequence[str] = ()
     log_x: bool = False
 
@@ -191,14 +195,14 @@ def draw(
             layout="constrained",
         )
         looks = _looks(panels)
-        axes = figure.subplots(rows, columns, squeeze=False).flatten()
+        axes = list(figure.subplots(rows, columns, squeeze=False).flatten())
         for panel, place in zip(panels, axes, strict=False):
             _draw_panel(place, panel, looks)
         for place in axes[len(panels) :]:
             place.set_axis_off()
         if title:
             figure.suptitle(title, fontsize=11.5, fontweight="bold")
-        _legend(figure, axes[: len(panels)], note)
+        _legend(figure, axes[: len(panels)], panels, note)
         return save(figure, stem, formats)
 
 
@@ -218,11 +222,12 @@ def _looks(panels: Sequence[Panel]) -> dict[str, dict[str, Any]]:
 def _draw_panel(axes: Any, panel: Panel, looks: dict[str, dict[str, Any]]) -> None:
     for line in panel.lines:
         _draw_line(axes, line, looks[line.label])
+    _draw_rings(axes, panel)
     if len(panel.front) > 1:
         x, y = zip(*panel.front, strict=True)
         axes.plot(
             x, y, color="#888888", linestyle=(0, (1, 1.5)), linewidth=1.4,
-            zorder=1, label="Pareto front",
+            zorder=1, label=_FRONT,
         )  # fmt: skip
     if panel.log_x:
         _log_ticks(axes, panel)
@@ -253,10 +258,15 @@ def _draw_line(axes: Any, line: Line, look: dict[str, Any]) -> None:
                 x, y, yerr=(below, above), fmt="none", ecolor=look["color"], elinewidth=1.3,
                 capsize=3, zorder=2,
             )  # fmt: skip
-    if line.marked:
+
+
+def _draw_rings(axes: Any, panel: Panel) -> None:
+    rings = [(line.x[i], line.y[i]) for line in panel.lines for i in line.marked]
+    if rings:
+        x, y = zip(*rings, strict=True)
         axes.scatter(
-            [line.x[i] for i in line.marked], [line.y[i] for i in line.marked],
-            s=110, facecolors="none", edgecolors="#222222", linewidths=1.3, zorder=4,
+            x, y, s=110, facecolors="none", edgecolors="#222222", linewidths=1.3, zorder=4,
+            label=panel.mark_label or "_nolegend_",
         )  # fmt: skip
 
 
@@ -273,14 +283,15 @@ def _log_ticks(axes: Any, panel: Panel) -> None:
     axes.minorticks_off()
 
 
-def _legend(figure: Any, axes: Sequence[Any], note: str) -> None:
+def _legend(figure: Any, axes: Sequence[Any], panels: Sequence[Panel], note: str) -> None:
     """One entry for each label, right of the panels where there is room, else below them."""
     entries: dict[str, Any] = {}
     for each in axes:
         handles, labels = each.get_legend_handles_labels()
         entries |= dict(zip(labels, handles, strict=True))
-    if "Pareto front" in entries:
-        entries["Pareto front"] = entries.pop("Pareto front")  # last
+    for last in [*(panel.mark_label for panel in panels), _FRONT]:
+        if last in entries:
+            entries[last] = entries.pop(last)
     longest = max(map(len, entries), default=0)
     beside = len(axes) == 1 and longest <= LEGEND_COLUMN
     if beside and entries:

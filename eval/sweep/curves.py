@@ -1,7 +1,7 @@
 """A sweep's scores as curves: which points a line joins, over what, and which are Pareto-best."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from genlab import charts
@@ -172,11 +172,13 @@ class Curves:
             lines=lines,
             x_label=self._x_label(x),
             y_label=self._score_label(score),
+            mark_label="best" if values else "Pareto-best",
             x_names=names,
             log_x=cost and max(places) / min(places) >= LOG_FROM,
             front=() if values else self._corners(score, x, [points[i] for i in best]),
         )
-        return Chart(score=score, x=x, panel=panel, best=tuple(shown[i].point.label for i in best))
+        labels = tuple(shown[number].point.label for number in best)
+        return Chart(score=score, x=x, panel=panel, best=labels, is_front=x not in self.plan.axes)
 
     def _x(self, each: Measured, x: str) -> float | None:
         """Where a point lies; None where it has no such value."""
@@ -267,7 +269,7 @@ def draw_charts(all_charts: Sequence[Chart], folder: Path, title: str, note: str
     for x, group in by_x.items():
         if len(group) > 1:
             stem = f"overview-vs-{plain_name(x)[0].replace('.', '-')}"
-            panels = [chart.panel for chart in group]
+            panels = [replace(c.panel, title=c.panel.y_label, y_label="") for c in group]
             columns = 2 if len(panels) <= 4 else 3
             paths += charts.draw(panels, folder / stem, title=title, note=note, columns=columns)
     return paths

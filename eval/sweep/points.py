@@ -102,6 +102,11 @@ def make_plan(
         ConfigError: a text is no setting, a name, key or value stands twice, there is nothing to
             sweep, or the file is not as it should be.
     """
+    for name, _ in variants:
+        if not name.strip() or _SETTING.match(name):
+            raise ConfigError(
+                f"a variant needs a name first, got {name!r}: --variant NAME KEY=VALUE"
+            )
     named = [(name, split_settings(text)) for name, text in variants]
     _check_once("the variant", [name for name, _ in named])
     axes: dict[str, tuple[str, ...]] = {}

@@ -51,8 +51,7 @@ def sample_command(checked: Checked, common: Common) -> str:
     """
     words = ["genlab", "sample", checked.model]
     short = checked.point.keys
-    words += [f"--steps={short['steps']}"] * ("steps" in short)
-    words += [f"--guidance={short['guidance']}"] * ("guidance" in short)
+    words += [f"--{key}={short[key]}" for key in ("steps", "guidance") if key in short]
     if _says_sampler(common.protocol):
         sampler = configs.to_plain(checked.config.sampler)
         words = [*words[:3], *(f"sampler.{key}={json.dumps(sampler[key])}" for key in sampler)]
@@ -130,7 +129,7 @@ def _point_json(
         "sampler": configs.to_plain(checked.config.sampler),
         "dtype": checked.config.dtype,
         "images": checked.images,
-        "nfe": cost.get("nfe", checked.nfe),
+        "nfe": checked.nfe if "nfe" not in cost else round(cost["nfe"]),
         "seconds_per_image": cost.get("seconds_per_image"),
         "cost": dict(cost),
         "scores": {
@@ -220,33 +219,26 @@ def _print_table(heads: Sequence[str], rows: Sequence[Sequence[str]], width: int
 def summary(results: Sequence[Result], charts: Sequence[Chart], common: Common) -> list[str]:
     """The best points with the commands that draw with them, then what failed."""
     lines = []
-    best: dict[str, list[str]] = {}
+    best: dict[str, dict[str, list[str]]] = {}
     for chart in charts:
         over = COST_NAMES.get(chart.x, plain_name(chart.x)[0])
-        score = plain_name(chart.score)[0]
-        told = f"{score} against {over}" if chart.is_front else f"best {score}"
+        where = f" against {over}" if chart.is_front else " of all"
         for label in chart.best:
-            best.setdefault(label, []).append(told)
+            scores = best.setdefault(label, {}).setdefault(where, [])
+            if plain_name(chart.score)[0] not in scores:  # several keys have one best point
+                scores.append(plain_name(chart.score)[0])
     fronts = any(chart.is_front for chart in charts)
     if best:
         lines.append(
-            "* Pareto-best: no other point is as good for less" if fronts else "* the best points"
+            "* Pareto-best: no other point is as good for less" if fronts else "* the best point"
         )
     for result in results:
         label = result.checked.point.label
         if label in best:
-            lines.append(f"{label}: {_joined(best[label])}")
+            told = [f"{', '.join(scores)}{where}" for where, scores in best[label].items()]
+            lines.append(f"{label}: {'; '.join(told)}")
             lines.append(f"    {sample_command(result.checked, common)}")
     return lines + [f"failed: {r.checked.point.label}: {r.error}" for r in results if r.error]
-
-
-def _joined(told: Sequence[str]) -> str:
-    """``fd, kd against NFE; best recall``."""
-    groups: dict[str, list[str]] = {}
-    for each in dict.fromkeys(told):
-        score, against, over = each.partition(" against ")
-        groups.setdefault(against + over, []).append(score)
-    return "; ".join(f"{', '.join(scores)}{over}" for over, scores in groups.items())
 
 
 def note_of(record: Record, repeats: int) -> str:
