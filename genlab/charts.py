@@ -28,6 +28,12 @@ WIDTH = 7.0
 """Inches of a chart with one panel; at `DPI`, 1050 pixels, which read well at 700."""
 
 HEIGHT = 3.9
+LEGEND_ROW = 0.24
+"""Inches of a row of the legend below the panels."""
+
+LETTERS = 76
+"""Letters of legend entries that have room side by side below one panel."""
+
 DPI = 150
 LEGEND_COLUMN = 26
 """Letters of a legend entry beyond which the legend stands below the chart."""
@@ -189,9 +195,10 @@ def draw(
 
         columns = min(columns, len(panels))
         rows = math.ceil(len(panels) / columns)
-        scale = 1.0 if columns == 1 else 0.62
+        wide, high = (1.0, 1.0) if columns == 1 else (0.62, 0.82)
+        below = _legend_rows(panels)
         figure = Figure(
-            figsize=(WIDTH * scale * columns, HEIGHT * (1 if columns == 1 else 0.82) * rows),
+            figsize=(WIDTH * wide * columns, HEIGHT * high * rows + LEGEND_ROW * below),
             layout="constrained",
         )
         looks = _looks(panels)
@@ -284,7 +291,7 @@ def _log_ticks(axes: Any, panel: Panel) -> None:
 
 
 def _legend(figure: Any, axes: Sequence[Any], panels: Sequence[Panel], note: str) -> None:
-    """One entry for each label, right of the panels where there is room, else below them."""
+    """One entry for each label, right of the panel where there is room, else below."""
     entries: dict[str, Any] = {}
     for each in axes:
         handles, labels = each.get_legend_handles_labels()
@@ -292,16 +299,34 @@ def _legend(figure: Any, axes: Sequence[Any], panels: Sequence[Panel], note: str
     for last in [*(panel.mark_label for panel in panels), _FRONT]:
         if last in entries:
             entries[last] = entries.pop(last)
-    longest = max(map(len, entries), default=0)
-    beside = len(axes) == 1 and longest <= LEGEND_COLUMN
-    if beside and entries:
-        figure.legend(entries.values(), entries.keys(), loc="outside right center")
-    if beside or not entries:
+    if not _legend_rows(panels):
+        if entries:
+            figure.legend(entries.values(), entries.keys(), loc="outside right center")
         figure.supxlabel(note, fontsize=8.5, color="#666666")
         return
-    width = 76 if len(axes) == 1 else 100
-    columns = max(1, min(len(entries), width // (longest + 6)))
     legend = figure.legend(
-        entries.values(), entries.keys(), loc="outside lower center", ncols=columns, title=note
-    )
+        entries.values(), entries.keys(), loc="outside lower center", title=note,
+        ncols=_legend_columns(panels),
+    )  # fmt: skip
     legend.get_title().set(fontsize=8.5, color="#666666")
+
+
+def _labels(panels: Sequence[Panel]) -> list[str]:
+    """Everything that the legend names."""
+    lines = dict.fromkeys(line.label for panel in panels for line in panel.lines if line.label)
+    marks = dict.fromkeys(p.mark_label for p in panels if p.mark_label)
+    return [*lines, *marks, *([_FRONT] if any(len(p.front) > 1 for p in panels) else [])]
+
+
+def _legend_columns(panels: Sequence[Panel]) -> int:
+    labels = _labels(panels)
+    room = LETTERS if len(panels) == 1 else round(1.24 * LETTERS)
+    return max(1, min(len(labels), room // (max(map(len, labels)) + 6)))
+
+
+def _legend_rows(panels: Sequence[Panel]) -> int:
+    """Rows of the legend below the panels; 0 where it stands beside them, or there is none."""
+    labels = _labels(panels)
+    if not labels or (len(panels) == 1 and max(map(len, labels)) <= LEGEND_COLUMN):
+        return 0
+    return math.ceil(len(labels) / _legend_columns(panels))
