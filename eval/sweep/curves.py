@@ -109,7 +109,7 @@ class Curves:
         axes = self.plan.axes
         steps = [key for key in axes if key.rpartition(".")[2] in ("num_steps", "steps")]
         numeric = [k for k, values in axes.items() if all(number_of(v) is not None for v in values)]
-        return next(iter([*steps, *reversed(numeric), *reversed(axes)]), None)
+        return next(iter([*steps, *reversed(numeric), *reversed(list(axes))]), None)
 
     def default_x(self, measured: Sequence[Measured]) -> str:
         """The evaluations where they change from point to point of every line, else the key."""

@@ -259,7 +259,7 @@ def _labelled(points: Sequence[Point]) -> Plan:
     }
     axes = {key: values[key] for key in keys if _differs(points, key)}
     short = _short_names(list(axes) or keys)
-    labelled = []
+    labelled: list[Point] = []
     for point in points:
         told = [
             f"{short[key]} {_shown(value)}" for key, value in point.settings.items() if key in short

@@ -6,10 +6,12 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
+from launching import start_all
 
 from genlab.cli import main
 from genlab.cli.sweep import _gathered
@@ -190,15 +192,48 @@ def test_settings_behind_grid_and_variant_belong_to_them() -> None:
     ]  # fmt: skip
 
 
+def in_a_process(settings: Sequence[object], grid: str, first: str = "") -> list[str]:
+    """The command in a process of its own, with the tiny extractor registered."""
+    code = (
+        f"import sys; sys.path.insert(0, {str(HELPERS)!r}); import tiny_extractor; "
+        f"import genlab.eval.collect as c; c.PART_SECONDS = 0.0; {first}"
+        "from genlab.cli import main; sys.exit(main(sys.argv[1:]))"
+    )
+    return [sys.executable, "-c", code, *map(str, settings), "--no-charts", "--grid", grid]
+
+
+@pytest.mark.slow
+def test_two_processes_share_every_point(settings: list[object], tmp_path: Path) -> None:
+    """The second point fails in one process alone; both go on with the third."""
+    spoil = (
+        "from genlab.eval.samples import GeneratedImages as G; from genlab.errors import "
+        "SamplingError as E; old = G.read\n"
+        "def read(self, a, b):\n"
+        "    if a == 16 and self.sampler.config['schedule']['num_steps'] == 3:\n"
+        "        raise E('spoilt')\n"
+        "    return old(self, a, b)\n"
+        "G.read = read\n"
+    )
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    words = in_a_process(settings, "steps=2,3,4", spoil)
+    processes = start_all(words, environment=environment)
+    for process in processes:
+        process.communicate(timeout=600)
+    assert [process.returncode for process in processes] == [2, 2]
+    points = json.loads((tmp_path / "out" / "sweep.json").read_text())["points"]
+    assert [point["error"] for point in points] == ["", "spoilt", ""]
+    words = in_a_process(settings, "steps=2,3,4")
+    again = subprocess.run(words, env=environment, capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr
+    assert "2 of them finished already" in again.stderr
+    assert len(list((tmp_path / "board").iterdir())) == 3
+
+
 @pytest.mark.slow
 def test_a_killed_sweep_goes_on(settings: list[object], tmp_path: Path) -> None:
     """Killed without a chance to clean up, then run again: nothing finished is computed twice."""
-    code = (
-        "import sys, tiny_extractor; import genlab.eval.collect as c; c.PART_SECONDS = 0.0; "
-        "from genlab.cli import main; sys.exit(main(sys.argv[1:]))"
-    )
-    words = [sys.executable, "-c", code, *map(str, settings), "--grid", "steps=2,200"]
-    environment = {**os.environ, "PYTHONPATH": str(HELPERS)}
+    words = in_a_process(settings, "steps=2,200")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(words, env=environment, stderr=subprocess.DEVNULL)
     try:
         deadline = time.monotonic() + 240
