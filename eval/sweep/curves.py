@@ -9,7 +9,7 @@ from genlab.charts import Line, Panel
 from genlab.errors import UnknownNameError, nearest
 from genlab.eval.leaderboard.ranking import pareto_front, plain_name
 from genlab.eval.leaderboard.records import Score
-from genlab.eval.sweep.points import Plan, Point, number_of
+from genlab.eval.sweep.points import Plan, Point, number_of, shown
 
 COSTS = {"nfe": "nfe", "seconds": "seconds_per_image"}
 """What a curve may be drawn over, beside the keys of a sweep and its scores -> key of a cost."""
@@ -100,7 +100,8 @@ class Curves:
             return keys[0]
         if keys:
             raise UnknownNameError(f"{name!r} may be {' or '.join(keys)}; write the whole key")
-        known = [*COSTS, *self.plan.short.values(), *(plain_name(s)[0] for s in self.directions)]
+        keys = [self.plan.short[key] for key in self.plan.axes]
+        known = [*COSTS, *keys, *(plain_name(s)[0] for s in self.directions)]
         raise UnknownNameError(
             f"there is nothing called {name!r} to draw over; {nearest(name, known)}"
         )
@@ -127,7 +128,7 @@ class Curves:
         for each in measured:
             settings = each.point.settings
             others = [
-                f"{self.plan.short[key]} {settings[key]}".replace("'", "").replace('"', "")
+                f"{self.plan.short[key]} {shown(settings[key])}"
                 for key in self.plan.axes
                 if key != along and key in settings
             ]

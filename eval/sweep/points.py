@@ -75,7 +75,7 @@ class Plan:
     Attributes:
         points: variant by variant, the last key of the grid changing fastest; those of a file last.
         axes: key -> its values in their order, for each key in which points of a variant differ.
-        short: key -> its shortest name that no other axis has.
+        short: key of any point's settings -> its shortest name that no other has.
     """
 
     points: tuple[Point, ...]
@@ -258,13 +258,13 @@ def _labelled(points: Sequence[Point]) -> Plan:
         for key in keys
     }
     axes = {key: values[key] for key in keys if _differs(points, key)}
-    short = _short_names(list(axes) or keys)
+    short = _short_names(keys)
     labelled: list[Point] = []
     for point in points:
-        told = [
-            f"{short[key]} {_shown(value)}" for key, value in point.settings.items() if key in short
-        ]
-        label = ", ".join([point.variant] * bool(point.variant) + told) or "as it is"
+        told = {k: f"{short[k]} {shown(v)}" for k, v in point.settings.items()}
+        apart = [text for key, text in told.items() if key in axes]
+        words = [point.variant] * bool(point.variant) + apart
+        label = ", ".join(words or told.values()) or "as it is"
         if any((p.variant, p.settings) == (point.variant, point.settings) for p in labelled):
             raise ConfigError(f"the point {label!r} stands twice; name it once")
         labelled.append(replace(point, label=label))
@@ -298,8 +298,15 @@ def _short_names(keys: Sequence[str]) -> dict[str, str]:
     return short
 
 
-def _shown(value: str) -> str:
-    value = value.strip("'\"")
+def shown(value: str) -> str:
+    """A value in a name: without quotes, a named mapping without its brackets, and not too long.
+
+    >>> shown('[{"name": "cfg", "scale": 4}]'), shown("[0.3, 3]")
+    ('cfg, scale: 4', '[0.3, 3]')
+    """
+    value = re.sub("['\"]", "", value)
+    if "name: " in value:
+        value = re.sub(r"name: |[\[\]{}]", "", value)
     return value if len(value) <= _TEXT_WIDTH else f"{value[: _TEXT_WIDTH - 1]}…"
 
 

@@ -166,9 +166,11 @@ def plan_line(points: Sequence[Checked]) -> str:
     if not todo:
         return f"{line}: nothing to compute"
     counted = [point.images * point.nfe for point in todo if point.nfe is not None]
-    unknown = len(counted) < len(todo)
-    evaluations = f"{'at least ' * unknown}{sum(counted):,} network evaluations"
-    return f"{line}; {images:,} images to draw, {evaluations}"
+    line = f"{line}; {images:,} images to draw"
+    if not counted:
+        return line
+    least = "at least " * (len(counted) < len(todo))
+    return f"{line}, {least}{sum(counted):,} network evaluations"
 
 
 def print_results(results: Sequence[Result], charts: Sequence[Chart], width: int | None) -> None:
