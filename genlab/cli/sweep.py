@@ -340,7 +340,8 @@ def _also(folder: Path, pictures: Sequence[Path]) -> str:
     if not charts:
         return ""
     shown = next((path for path in charts if path.stem.startswith("overview")), charts[0])
-    return f", {len(charts)} charts (png and svg) in {folder}, first look: {shown}"
+    number = f"{len(charts)} charts" if len(charts) > 1 else "one chart"
+    return f", {number} (png and svg) in {folder}, first look: {shown}"
 
 
 class _Bar:
