@@ -10,7 +10,7 @@ import json
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from genlab.errors import EvaluationError
+from genlab.errors import EvaluationError, GenLabError, SamplingError
 from genlab.eval.extractors.base import FeatureExtractor, check_features
 from genlab.eval.metrics.base import FeatureSet, Need
 from genlab.eval.moments import Moments
@@ -38,6 +38,10 @@ PART_BYTES = 256 << 20
 
 FIRST_IMAGES = 40
 """Images kept for the picture of the record."""
+
+
+class SharedError(SamplingError):
+    """What went wrong in one of many processes; all of them raise it, and none waits for others."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +73,7 @@ def collect(
     processes: Processes | None = None,
     on_progress: Callable[[int], None] = lambda images: None,
     part_seconds: float | None = None,
+    keep: bool = False,
 ) -> Collected | None:
     """Read every image once and keep what the metrics need.
 
@@ -81,12 +86,16 @@ def collect(
         processes: this one and its peers; they need a folder.
         on_progress: called with the number of images just done.
         part_seconds: how often work is saved; None is `PART_SECONDS`.
+        keep: leave the finished work in the folder, until `discard` removes it: for callers who
+            have more to do that may be interrupted.
 
     Returns:
         Everything, in the process of rank 0; None in the others.
 
     Raises:
         EvaluationError: features are not finite, or fewer than two images.
+        SamplingError: images are not finite.
+        SharedError: any of these, in all of several processes.
         OutputError: the folder cannot be written, or another run is writing to it.
     """
     processes = processes or Processes()
@@ -101,17 +110,28 @@ def collect(
             _take(part, number, samples, extractor, wanted, batch_size)
             on_progress(_size(samples, batch_size, number))
         return _merge([part.tensors()], samples, wanted)
-    with _Work(folder, processes, _key(samples, extractor, wanted, batch_size)) as work:
+    key = _key(samples, extractor, wanted, batch_size)
+    with _Work(folder, processes, key, keep) as work:
         done = {n for tensors in work.parts() for n in tensors["batches"].tolist()}
         todo = [n for n in range(_num_batches(samples, batch_size)) if n not in done]
         on_progress(sum(_size(samples, batch_size, n) for n in done))
         processes.wait()  # nobody writes before all have looked
-        _run(work, todo[processes.rank :: processes.count], samples, extractor, wanted, batch_size,
-             every, on_progress)  # fmt: skip
-        processes.wait()
+        with work.failing_together():
+            _run(work, todo[processes.rank :: processes.count], samples, extractor, wanted,
+                 batch_size, every, on_progress)  # fmt: skip
         merged = _merge(list(work.parts()), samples, wanted) if processes.rank == 0 else None
         processes.wait()
         return merged
+
+
+def discard(folder: Path) -> None:
+    """Remove the finished work that `collect` kept in a folder; one process does it."""
+    for path in folder.glob("part-*.safetensors"):
+        path.unlink(missing_ok=True)
+    with suppress(OSError):
+        for name in ("key.json", "lock"):
+            (folder / name).unlink(missing_ok=True)
+        folder.rmdir()
 
 
 def _run(
@@ -260,8 +280,10 @@ def _accumulator(device: torch.device) -> torch.device:
 class _Work:
     """The folder of an unfinished collection; it goes when the collection is done."""
 
-    def __init__(self, folder: Path, processes: Processes, key: Mapping[str, Any]) -> None:
-        self.folder, self.processes = folder, processes
+    def __init__(
+        self, folder: Path, processes: Processes, key: Mapping[str, Any], keep: bool
+    ) -> None:
+        self.folder, self.processes, self._keep = folder, processes, keep
         self.key = json.dumps(key, indent=1, sort_keys=True)
 
     def __enter__(self) -> "_Work":
@@ -272,8 +294,28 @@ class _Work:
             if not path.is_file() or path.read_text(encoding="utf-8") != self.key:
                 self._remove_parts()
                 write_text(path, self.key)
+            for failure in self.folder.glob("failure-*.txt"):
+                failure.unlink()
         self.processes.wait()
         return self
+
+    @contextmanager
+    def failing_together(self) -> Iterator[None]:
+        """Wait for all processes; where one of them failed, all of them raise.
+
+        A process that left alone would let the others wait for it forever.
+        """
+        try:
+            yield
+        except GenLabError as error:
+            if self.processes.count == 1:
+                raise
+            write_text(self.folder / f"failure-{self.processes.rank}.txt", str(error))
+        self.processes.wait()
+        reasons = [path.read_text("utf-8") for path in sorted(self.folder.glob("failure-*.txt"))]
+        self.processes.wait()  # nobody begins anew, and removes them, before all have read
+        if reasons:
+            raise SharedError(reasons[0])
 
     def parts(self) -> Iterator[dict[str, Tensor]]:
         """All parts on the disk; what cannot be read is computed again."""
@@ -292,12 +334,8 @@ class _Work:
         if self._lock is None:
             return
         self._lock.close()
-        if kind is None:
-            self._remove_parts()
-            with suppress(OSError):
-                for name in ("key.json", "lock"):
-                    (self.folder / name).unlink(missing_ok=True)
-                self.folder.rmdir()
+        if kind is None and not self._keep:
+            discard(self.folder)
 
 
 def _merge(

@@ -5,6 +5,7 @@ import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+import genlab
 from genlab.checkpoints.zoo import home
 from genlab.data.labels import format_seeds, parse_labels
 from genlab.data.pictures import grid, write_grid
+from genlab.data.pixels import PIXEL_RULE
 from genlab.errors import EvaluationError
-from genlab.eval.collect import Collected, collect
+from genlab.eval.collect import Collected, collect, discard
 from genlab.eval.config import EvalConfig
 from genlab.eval.datasets import DATASETS, dataset_name, known_dataset
 from genlab.eval.extractors.base import FeatureExtractor, build_extractor
@@ -71,12 +74,19 @@ def evaluate(
         EvaluationError: the sets do not fit each other or the metrics.
         GenLabError: anything else that a setting or a file can cause.
     """
-    evaluation = _Evaluation(subject, config, processes or Processes(), on_progress)
+    evaluation = Evaluation(subject, config, processes or Processes(), on_progress)
     return evaluation.run(pictures)
 
 
-class _Evaluation:
-    """One evaluation; whatever a wrong setting can break breaks here, before the long work."""
+class Evaluation:
+    """One evaluation; whatever a wrong setting can break breaks here, before the long work.
+
+    Args:
+        subject: see `evaluate`, as for the others.
+        config: how.
+        processes: this process and its peers.
+        on_progress: hears how far the work has come.
+    """
 
     def __init__(
         self,
@@ -183,9 +193,29 @@ class _Evaluation:
         size = self._framed_size(images.image_shape)
         return images if size is None else images.at(size, "pad")
 
+    def identity(self) -> dict[str, Any]:
+        """All that the record depends on but its name, as JSON.
+
+        Equal identities mean equal scores, and costs measured on the same kind of machine. Making
+        it reads the reference, and computes its statistics where nobody has yet; all processes must
+        call it.
+        """
+        reference = self._reference
+        return {
+            "samples": [samples.identity() for samples in self.runs],
+            "dataset": self.dataset,
+            "extractor": self.extractor.identity(),
+            "reference": None if reference is None else dict(reference.identity),
+            "labels": self._label_sampling(),
+            "metrics": {name: metric.settings() for name, metric in self.metrics.items()},
+            "pixel_rule": PIXEL_RULE,
+            "device": environment_facts(self.device, 1)["device"],
+            "genlab": genlab.__version__,
+        }
+
     def run(self, pictures: Path | None = None) -> Record | None:
         """See `evaluate`."""
-        reference = self._reference()
+        reference = self._reference
         self._check_sizes(reference)
         bits = self._bits_per_dimension(reference)
         needs = [need for metric in self.feature_metrics.values() for need in metric.needs]
@@ -200,8 +230,13 @@ class _Evaluation:
                 self._draw_pairs(collected, reference, pictures)
             for score, value in self._scores(collected.features, reference, bits).items():
                 values.setdefault(score, []).append(value)
-        return self._record(values, gathered, reference) if gathered else None
+        record = self._record(values, gathered, reference) if gathered else None
+        if self.processes.rank == 0:
+            for samples in self.runs:
+                discard(self._folder(samples))
+        return record
 
+    @cached_property
     def _reference(self) -> Reference | None:
         """The reference; one process makes it, the others find it in the cache."""
         metrics = self.feature_metrics.values()
@@ -273,18 +308,22 @@ class _Evaluation:
             nothing = torch.zeros(0, 3, 1, 1, dtype=torch.uint8)
             features = FeatureSet(count=0)
             return Collected(features=features, first=nothing, nfe=0, seconds=0.0)
-        size = self._batch_size
         what = "scoring" if len(self.runs) == 1 else f"scoring, draw {number + 1}"
-        key = text_sha256([samples.identity(), self.extractor.identity(), size])
         return collect(
             samples,
             self.extractor,
             needs,
-            batch_size=size,
-            folder=home() / "evaluations" / key[:24],
+            batch_size=self._batch_size,
+            folder=self._folder(samples),
             processes=self.processes,
             on_progress=lambda images: self.on_progress(what, images, samples.count),
+            keep=True,  # until every draw is scored: a run that is killed there loses no image
         )
+
+    def _folder(self, samples: Samples) -> Path:
+        """Where the unfinished work on a set of samples lies."""
+        key = text_sha256([samples.identity(), self.extractor.identity(), self._batch_size])
+        return home() / "evaluations" / key[:24]
 
     def _scores(
         self,

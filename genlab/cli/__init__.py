@@ -24,6 +24,7 @@ COMMANDS = {
     "stitch-similarity": "Draw how alike a small and a large model are at each step.",
     "train": "Train a generator, or go on with a run.",
     "eval": "Score a model or a set of images; the record says how.",
+    "sweep": "Score many ways of sampling a model; draw curves with their Pareto front.",
     "leaderboard": "Rank scores that were made alike, as a table or a page.",
     "convert": "Turn an official checkpoint into a GenLab folder; nothing in it is executed.",
     "data": "Check a data set, or pack it into a zip.",

@@ -1,8 +1,7 @@
 """``genlab eval``: score a model or a set of images; ``genlab eval reference``: the real ones."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +10,7 @@ import click
 from genlab.cli.common import (
     ANY_PATH,
     FOLDER,
+    Decorator,
     Progress,
     best_device,
     device_option,
@@ -72,26 +72,58 @@ def command() -> None:
     """Score a model or a set of images."""
 
 
+def _after(function: Any, *options: Decorator) -> Any:
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
+def protocol_options(function: Any) -> Any:
+    """Options of every command that scores: what is measured, how, and on what machine."""
+    return _after(
+        function,
+        click.option(
+            "--protocol",
+            metavar="SPEC",
+            help="A frozen protocol, or a YAML file ('genlab presets').",
+        ),
+        click.option(
+            "--reference", metavar="WHAT", help="train, test, a file of statistics, or images."
+        ),
+        click.option("--metrics", metavar="LIST", help="For instance fd,cs,kd,prdc."),
+        click.option("--extractor", metavar="NAME", help="What looks at the images."),
+        click.option("--weights", metavar="FILE", help="A local file of the extractor's weights."),
+        click.option(
+            "--dataset", metavar="NAME", help="What the model generates: fmnist, cifar10, ..."
+        ),
+        click.option("--count", type=click.IntRange(2), metavar="N", help="Images to draw."),
+        click.option("--repeats", type=click.IntRange(1), metavar="N", help="Independent draws."),
+        click.option("--labels", type=click.Choice(["random", "balanced"])),
+        click.option("--steps", type=click.IntRange(1), metavar="N", help="Solver steps."),
+        click.option(
+            "--guidance", type=float, metavar="S", help="Classifier-free guidance; 1 is off."
+        ),
+        stitch_option,
+        click.option("--batch-size", type=click.IntRange(1), metavar="N", help="Images at a time."),
+        device_option,
+        dtype_option,
+        click.option(
+            "--compile/--no-compile", "compile_", default=None, help="Compile the network first."
+        ),
+    )
+
+
+def settings_of(flags: Mapping[str, Any]) -> dict[str, Any]:
+    """What was given of `protocol_options`, as fields of the configuration."""
+    chosen = {key.rstrip("_"): value for key, value in flags.items() if value is not None}
+    if "metrics" in chosen:
+        chosen["metrics"] = chosen["metrics"].split(",")
+    return chosen
+
+
 @click.command("eval", epilog=EPILOG)
 @click.argument("arguments", nargs=-1, metavar="SOURCE [KEY=VALUE]...")
-@click.option(
-    "--protocol", metavar="SPEC", help="A frozen protocol, or a YAML file ('genlab presets')."
-)
-@click.option("--reference", metavar="WHAT", help="train, test, a file of statistics, or images.")
-@click.option("--metrics", metavar="LIST", help="For instance fd,cs,kd,prdc.")
-@click.option("--extractor", metavar="NAME", help="What looks at the images.")
-@click.option("--weights", metavar="FILE", help="A local file of the extractor's weights.")
-@click.option("--dataset", metavar="NAME", help="What the model generates: fmnist, cifar10, ...")
-@click.option("--count", type=click.IntRange(2), metavar="N", help="Images to draw.")
-@click.option("--repeats", type=click.IntRange(1), metavar="N", help="Independent draws.")
-@click.option("--labels", type=click.Choice(["random", "balanced"]))
-@click.option("--steps", type=click.IntRange(1), metavar="N", help="Solver steps.")
-@click.option("--guidance", type=float, metavar="S", help="Classifier-free guidance; 1 is off.")
-@stitch_option
-@click.option("--batch-size", type=click.IntRange(1), metavar="N", help="Images at a time.")
-@device_option
-@dtype_option
-@click.option("--compile/--no-compile", "compile_", default=None, help="Compile the network first.")
+@protocol_options
 @click.option("--name", metavar="NAME", help="How the leaderboard calls the model.")
 @click.option(
     "-o",
@@ -133,17 +165,19 @@ def run(
     if source is None:
         raise click.UsageError("what is to be scored? name a model or a folder of images")
     from genlab import config as configs
-    from genlab.eval.config import EvalConfig
     from genlab.eval.leaderboard.records import to_json, write_record
+    from genlab.eval.prepare import merge_settings
     from genlab.files import check_writable
     from genlab.generators.processes import join
 
-    chosen = {key.rstrip("_"): value for key, value in flags.items() if value is not None}
-    if "metrics" in chosen:
-        chosen["metrics"] = chosen["metrics"].split(",")
-    config = replace(configs.load(EvalConfig, protocol, "eval", overrides), **chosen)
+    chosen = settings_of(flags)
+    config = merge_settings(protocol, overrides, chosen)
     processes = join(config.device)
-    subject, config = _subject(source, config, processes, name, steps, guidance, stitch)
+
+    def with_own(sampler: Mapping[str, Any]) -> "EvalConfig":
+        return merge_settings(protocol, overrides, chosen, sampler)
+
+    subject, config = _subject(source, config, with_own, processes, name, steps, guidance, stitch)
     if dry_run:
         click.echo(configs.to_yaml(config), nl=False)
         return
@@ -165,6 +199,7 @@ def run(
 def _subject(
     source: str,
     config: "EvalConfig",
+    with_own: "Callable[[Mapping[str, Any]], EvalConfig]",
     processes: "Processes",
     name: str | None,
     steps: int | None,
@@ -172,9 +207,8 @@ def _subject(
     stitch: Sequence[str],
 ) -> "tuple[Subject, EvalConfig]":
     """The model or the images, and the configuration with the model's own sampler below it."""
-    from genlab import load
+    from genlab.eval.prepare import load_model, model_name, model_subject
     from genlab.eval.subject import Subject, holds_images
-    from genlab.generators.placing import place
 
     if holds_images(Path(source)):
         if steps is not None or guidance is not None or stitch:
@@ -182,22 +216,12 @@ def _subject(
                 f"{source} holds images: --steps, --guidance and --stitch need a model"
             )
         return Subject.of_folder(Path(source), name), config
-    generator = load(source)
-    sampler = generator.build_sampler(
-        config.sampler, num_steps=steps, guidance_scale=guidance, stitch=stitch or None
-    )
-    config = replace(config, sampler=dict(sampler.config))
     device = processes.device or config.device or best_device()
-    place(generator, sampler, device, _dtype(config.dtype), compiled=config.compile)
-    path = Path(source)
-    plain = path.stem if path.is_file() else path.resolve().name
-    return Subject(name=name or plain, generator=generator, sampler=sampler), config
-
-
-def _dtype(name: str) -> Any:
-    import torch
-
-    return None if name == "float32" else getattr(torch, name)
+    generator = load_model(source, config, device)
+    # Once more, now that the model's own sampler can stand below the changes to it.
+    config = with_own(generator.sampler.config)
+    name = name or model_name(source)
+    return model_subject(generator, config, name, steps=steps, guidance=guidance, stitch=stitch)
 
 
 def _evaluate(

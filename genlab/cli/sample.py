@@ -254,13 +254,10 @@ class _Run:
             click.echo(_summary(self.plan, folder, fresh))
 
     def _placed(self) -> "tuple[Generator, int]":
-        import torch
-
-        from genlab.generators.placing import place
+        from genlab.generators.placing import dtype_of, place
 
         device = self.processes.device or self.config.device or best_device()
-        dtype = {"float32": None}.get(self.config.dtype, getattr(torch, self.config.dtype))
-        generator = self.generator
+        generator, dtype = self.generator, dtype_of(self.config.dtype)
         place(generator, self.sampler, device, dtype, compiled=self.config.compile)
         size = self.config.batch_size or (16 if generator.device.type == "cpu" else 128)
         return generator, size

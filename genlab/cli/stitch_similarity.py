@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -79,7 +79,7 @@ def command(
     from genlab.data.labels import parse_seeds
     from genlab.errors import ConfigError
     from genlab.files import write_text
-    from genlab.generators.placing import place
+    from genlab.generators.placing import dtype_of, place
     from genlab.generators.similarity import stitch_similarity
 
     ending = output.suffix.lower().removeprefix(".")
@@ -91,7 +91,7 @@ def command(
         _sampler(overrides, models[1]), num_steps=steps, guidance_scale=guidance
     )
     for model in models:
-        place(model, sampler, device or best_device(), _dtype(dtype))
+        place(model, sampler, device or best_device(), dtype_of(dtype or "float32"))
     chosen = parse_seeds(seeds)
     with progress("comparing", len(chosen)) as bar:
         similarity = stitch_similarity(
@@ -140,12 +140,6 @@ def _sampler(overrides: tuple[str, ...], large: "DiffusionGenerator") -> dict[st
         raise click.UsageError(f"{wrong[0]!r} is no setting here; sampler.KEY=VALUE changes it")
     own = {"sampler": large.sampler.config}
     return config.load(SampleConfig, None, "sample", overrides, own).sampler
-
-
-def _dtype(name: str | None) -> Any:
-    import torch
-
-    return None if name in (None, "float32") else getattr(torch, str(name))
 
 
 def _sentence(similarity: "Similarity", above: float, small: str) -> str:

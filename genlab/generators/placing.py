@@ -8,6 +8,12 @@ from genlab.generators.base import Generator
 from genlab.samplers.base import AnySampler
 
 
+def dtype_of(name: str) -> torch.dtype | None:
+    """What a network computes in, by its name in a config; None leaves float32 as it is."""
+    dtype: torch.dtype = getattr(torch, name)
+    return None if dtype == torch.float32 else dtype
+
+
 def place(
     generator: Generator,
     sampler: AnySampler,
@@ -28,7 +34,21 @@ def place(
     Raises:
         ConfigError: there is no such device.
     """
-    models: tuple[Any, ...] = (generator, *sampler.parts.get("generator", ()))
+    generator.to(device, dtype)
+    if compiled:
+        generator.compile()
+    place_parts(sampler, device, dtype, compiled=compiled)
+
+
+def place_parts(
+    sampler: AnySampler,
+    device: torch.device | str,
+    dtype: torch.dtype | None = None,
+    *,
+    compiled: bool = False,
+) -> None:
+    """Move the generators that a sampler uses; see `place`."""
+    models: tuple[Any, ...] = tuple(sampler.parts.get("generator", ()))
     for part in models:
         part.to(device, dtype)
         if compiled and isinstance(part, Generator):

@@ -1,0 +1,97 @@
+"""From what a user says to what is evaluated: a configuration, and a model ready to be drawn."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from genlab import config as configs
+from genlab.checkpoints import load
+from genlab.eval.config import EvalConfig
+from genlab.eval.subject import Subject
+from genlab.generators.base import Generator
+from genlab.generators.placing import dtype_of, place_parts
+
+
+def merge_settings(
+    protocol: str | None,
+    overrides: Sequence[str],
+    flags: Mapping[str, Any],
+    own_sampler: Mapping[str, Any] | None = None,
+) -> EvalConfig:
+    """Put the configuration of an evaluation together.
+
+    Args:
+        protocol: a frozen protocol's name or a YAML file; None for neither.
+        overrides: dotted settings, later ones win.
+        flags: fields that win over all of them.
+        own_sampler: the model's, below all of them: what is changed is changed in it, and the name
+            of a sampler preset takes its place.
+
+    Raises:
+        ConfigError: a key, type or value is wrong.
+        UnknownNameError: there is no such protocol or preset.
+    """
+    defaults = None if own_sampler is None else {"sampler": own_sampler}
+    return replace(configs.load(EvalConfig, protocol, "eval", overrides, defaults), **flags)
+
+
+def load_model(source: str, config: EvalConfig, device: torch.device | str) -> Generator:
+    """Read a model and make it ready to be drawn from, as a configuration says.
+
+    Args:
+        source: a bundled model, a zoo model, a folder or an official file.
+        config: its ``dtype`` and ``compile`` count.
+        device: where it goes.
+
+    Raises:
+        GenLabError: there is no such model, or it is damaged.
+    """
+    generator = load(source)
+    generator.to(device, dtype_of(config.dtype))
+    if config.compile:
+        generator.compile()
+    return generator
+
+
+def model_subject(
+    generator: Generator,
+    config: EvalConfig,
+    name: str,
+    *,
+    steps: int | None = None,
+    guidance: float | None = None,
+    stitch: Sequence[str] = (),
+) -> tuple[Subject, EvalConfig]:
+    """A model with its sampler made, the models of that beside it, and the configuration with the whole sampler in it.
+
+    Args:
+        generator: on its device.
+        config: its ``sampler`` is built, and must be whole, as `merge_settings` makes it over the
+            model's own.
+        name: how the leaderboard calls the model.
+        steps: solver steps; None keeps them.
+        guidance: scale of classifier-free guidance; None keeps it.
+        stitch: small models that take the first steps; empty keeps them.
+
+    Raises:
+        ConfigError: the sampler does not fit the model.
+    """
+    # The model's own sampler is in the configuration already, or a preset stands in its place: a
+    # mapping given to build_sampler would be merged over it once more.
+    layers = [*generator.defaults(), ("the sampler", config.sampler)]
+    if stitch:
+        layers.append(("the argument stitch", generator.stitched(stitch)))
+    whole = generator.sampler_class.from_layers(layers, num_steps=steps, guidance_scale=guidance)
+    sampler = generator.build_sampler(whole)
+    place_parts(sampler, generator.device, dtype_of(config.dtype), compiled=config.compile)
+    config = replace(config, sampler=dict(sampler.config))
+    return Subject(name=name, generator=generator, sampler=sampler), config
+
+
+def model_name(source: str) -> str:
+    """How the leaderboard calls a model that nobody named: by its file or folder."""
+    path = Path(source)
+    return path.stem if path.is_file() else path.resolve().name
