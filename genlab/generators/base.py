@@ -224,7 +224,7 @@ class Generator(SavedModel):
         started = time.perf_counter()
         evaluations = self.evaluations
         hooks = () if on_step is None else (on_step,)
-        noise, beside = NoiseStream(seeds, self.device), self.inputs(seeds)
+        noise, beside = self.noise(seeds), self.inputs(seeds)
         for step in self.steps(noise, labels, sampler, hooks=hooks, **beside):
             state = step.x
         images = self.decode(state)
@@ -236,6 +236,10 @@ class Generator(SavedModel):
             nfe=(self.evaluations - evaluations) // len(seeds),
             seconds=time.perf_counter() - started,
         )
+
+    def noise(self, seeds: Sequence[int]) -> Noise:
+        """What the samples of these seeds draw from."""
+        return NoiseStream(seeds, self.device)
 
     def inputs(self, seeds: Sequence[int]) -> dict[str, Any]:
         """What else the `steps` of this model take for these seeds: images to start from."""
