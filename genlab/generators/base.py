@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from genlab import compute
 from genlab.data.labels import check_labels, random_label
+from genlab.data.writers import Pixels
 from genlab.diffusion.noise import Noise, NoiseStream
 from genlab.errors import ConfigError
 from genlab.generators.models import own_config, weights_sha256
@@ -244,6 +245,10 @@ class Generator(SavedModel):
     def inputs(self, seeds: Sequence[int]) -> dict[str, Any]:
         """What else the `steps` of this model take for these seeds: images to start from."""
         return {}
+
+    def pictures(self, seeds: Sequence[int]) -> Mapping[int, Pixels] | None:
+        """What each seed's image is made from, as pixels (H, W, C); None where it is noise."""
+        return None
 
     def sampled_classes(self, sampler: Any) -> int:
         """How many classes there are to sample: the model's own, or those of its guidance."""

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from genlab.data.labels import check_labels
 from genlab.data.pixels import to_uint8
+from genlab.data.writers import Pixels
 from genlab.diffusion.condition import NULL_CLASS, Condition
 from genlab.diffusion.noise import Noise, NoiseStream
 from genlab.errors import ConfigError, LabelError
@@ -82,9 +83,18 @@ class Editing(_Sharing):
             rows = check_masks(masks, len(images), self.image_shape)
             self._masks = dict(zip(seeds, rows, strict=True))
         self._source: dict[int, int] | None = None
-        if source_labels is not None:
-            check_labels(source_labels, seeds, self.num_classes)
-            self._source = dict(zip(seeds, source_labels, strict=True))
+        self.set_source(source_labels)
+
+    def set_source(self, labels: Sequence[int] | None) -> None:
+        """Say which classes the images have, for inversion; None is no class.
+
+        Raises:
+            LabelError: the model does not know one, or there are not as many as images.
+        """
+        self._source = None
+        if labels is not None:
+            check_labels(labels, list(self._images), self.num_classes)
+            self._source = dict(zip(self._images, labels, strict=True))
 
     def check_sampler(self, sampler: Sampler) -> None:
         """See `Generator.check_sampler`; the edit has to fit, too."""
@@ -163,9 +173,9 @@ class Editing(_Sharing):
             return drawn
         return torch.where(masks.to(drawn.device), drawn, images.to(drawn))
 
-    def pictures(self, seeds: Sequence[int]) -> dict[int, Any]:
-        """What each seed's image is made from, as pixels (H, W, C); grey where it is drawn."""
-        shown = {}
+    def pictures(self, seeds: Sequence[int]) -> dict[int, Pixels]:
+        """See `Generator.pictures`; grey where pixels are drawn."""
+        shown: dict[int, Pixels] = {}
         for seed in seeds:
             image = self._images[seed]
             if self._masks is not None:
