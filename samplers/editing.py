@@ -144,8 +144,7 @@ def begin_at(grid: Grid, sigma: float) -> Grid:
 
 
 def go_back(grid: Grid, jump_length: int | None, resample: int) -> Grid:
-    """A run that goes back up after every ``jump_length`` levels, until it has gone each stretch
-    ``resample`` times.
+    """A run that goes back up after every ``jump_length`` levels, and again.
 
     Args:
         grid: of a run that only falls.
@@ -174,7 +173,7 @@ def go_back(grid: Grid, jump_length: int | None, resample: int) -> Grid:
             f"a run of {count} levels cannot go back {length} of them; set jump_length to "
             f"{max(1, count - 1)} at most, or take more steps"
         )
-    left = {place: resample - 1 for place in range(0, count - length, length)}
+    left = dict.fromkeys(range(0, count - length, length), resample - 1)
     place, visited = count - 1, [count - 1]
     while place > 0 or left.get(place, 0):
         if left.get(place, 0):
@@ -199,9 +198,7 @@ class KeepKnown:
     deviation of Eq. 8a, by whose square line 5 multiplies.
     """
 
-    def __init__(
-        self, images: State, mask: Bool[Tensor, "B #C H W"], noise: Noise
-    ) -> None:
+    def __init__(self, images: State, mask: Bool[Tensor, "B _ H W"], noise: Noise) -> None:
         self._images, self._mask = images, mask
         self._noise = noise.fork("inpaint")
 
@@ -225,7 +222,7 @@ def edit_steps(
     noise: Noise,
     condition: Condition,
     device: torch.device | str,
-    mask: Bool[Tensor, "B #C H W"] | None = None,
+    mask: Bool[Tensor, "B _ H W"] | None = None,
     source: Condition | None = None,
     latents: Float[Tensor, "B C H W"] | None = None,
     hooks: Sequence[Hook] = (),
@@ -265,9 +262,7 @@ def edit_steps(
             x = sampler.solver.start_std(largest) * fresh
     if mask is not None:
         hooks = (KeepKnown(state, mask.to(device), noise), *hooks)
-    yield from solve(
-        sampler.solver, guided, x, grid, condition=condition, noise=noise, hooks=hooks
-    )
+    yield from solve(sampler.solver, guided, x, grid, condition=condition, noise=noise, hooks=hooks)
 
 
 def latents_of(

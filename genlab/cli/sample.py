@@ -72,7 +72,9 @@ killed, goes on where it was when the same command is given again."""
     metavar="T",
     help="Draw the images anew from this share of the way to noise, 0 to 1.",
 )
-@click.option("--mask", metavar="PATH", help="Inpaint: draw where this is white; one for all, or a set.")
+@click.option(
+    "--mask", metavar="PATH", help="Inpaint: draw where this is white; one for all, or a set."
+)
 @click.option(
     "--keep",
     type=click.IntRange(1),

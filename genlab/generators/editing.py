@@ -550,8 +550,9 @@ def check_masks(
         )
     rows = masks.expand(count, *masks.shape) if masks.ndim == 2 else masks
     if rows.ndim != 3 or len(rows) != count:
-        raise ConfigError(f"masks are for all images at once or one for each of {count}, "
-                          f"got {tuple(masks.shape)}")
+        raise ConfigError(
+            f"masks are for all images at once or one for each of {count}, got {tuple(masks.shape)}"
+        )
     if not rows.flatten(1).any(1).all():
         raise ConfigError("a mask draws no pixel; make those white that are to be drawn")
     return rows[:, None]

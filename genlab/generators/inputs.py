@@ -12,7 +12,6 @@ from genlab.generators.given import read_given, read_masks
 from genlab.samplers.autoregressive.inpainting import mask as rows_kept
 from genlab.samplers.editing import Edit
 
-
 Labels = tuple[int, ...] | None
 """The class of each seed's image, where the images have the model's classes."""
 
@@ -137,9 +136,7 @@ def interpolating(
     return Interpolation(generator, seeds, labels, frames)
 
 
-def enlarging(
-    generator: Generator, path: str, seeds: Sequence[int]
-) -> tuple[Enlargement, Labels]:
+def enlarging(generator: Generator, path: str, seeds: Sequence[int]) -> tuple[Enlargement, Labels]:
     """Make a generator that enlarges the images of a set.
 
     Args:

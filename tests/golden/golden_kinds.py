@@ -10,6 +10,7 @@ from golden_biggan import CHECKS as BIGGAN
 from golden_cases import Case, MismatchError, NotBuiltError, Run
 from golden_diffusers import CHECKS as DIFFUSERS
 from golden_dit import CHECKS as DIT
+from golden_editing import CHECKS as EDITING
 from golden_gan_training import gan_training
 from golden_gated_pixelcnn import gated_pixelcnn
 from golden_metrics import metrics
@@ -43,8 +44,6 @@ PLANNED = {
         "guidance_interval",
         "hf_flow",
         "hf_guider",
-        "hf_inverse",
-        "hf_repaint",
         "hf_scheduler",
         "hf_threshold",
         "kd_discrete",
@@ -313,6 +312,7 @@ CHECKS: dict[str, Callable[[Run], None]] = {
     **BIGGAN,
     **DIFFUSERS,
     **DIT,
+    **EDITING,
     "edm_forward": edm_forward,
     "edm_grad": edm_grad,
     "edm_loss": edm_loss,
