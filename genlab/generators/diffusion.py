@@ -209,7 +209,7 @@ class DiffusionGenerator(Generator):
         return enlargement.sample(seeds, labels, sampler, batch_size)
 
     def encode(self, images: Float[Tensor, "B C2 H2 W2"]) -> Float[Tensor, "B C H W"]:
-        """Images in [-1, 1] as the network knows them: as they are, or the means of their latents."""
+        """Images in [-1, 1] as the network knows them, or the means of their latents."""
         return images if self.autoencoder is None else self.autoencoder.encode(images).mean
 
     def decode(self, state: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C2 H2 W2"]:
