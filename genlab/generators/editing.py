@@ -71,7 +71,7 @@ class Editing(_Sharing):
         seeds: Sequence[int],
         edit: Edit,
         *,
-        masks: Bool[Tensor, "*N H W"] | None = None,
+        masks: Bool[Tensor, "*rows H W"] | None = None,
         source_labels: Sequence[int] | None = None,
     ) -> None:
         super().__init__(generator)
@@ -395,7 +395,7 @@ def edit(
 def inpaint(
     generator: DiffusionGenerator,
     images: Images,
-    masks: Bool[Tensor, "*N H W"],
+    masks: Bool[Tensor, "*rows H W"],
     seeds: Sequence[int],
     labels: Sequence[int] | None = None,
     sampler: SamplerLike = None,
@@ -536,7 +536,7 @@ def check_images(images: Images, image_shape: tuple[int, int, int]) -> None:
 
 
 def check_masks(
-    masks: Bool[Tensor, "*N H W"], count: int, image_shape: tuple[int, int, int]
+    masks: Bool[Tensor, "*rows H W"], count: int, image_shape: tuple[int, int, int]
 ) -> Bool[Tensor, "N 1 H W"]:
     """Masks, one for each image.
 

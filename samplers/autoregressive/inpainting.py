@@ -10,7 +10,7 @@ Keep = int | Bool[Tensor, "h w"] | Bool[Tensor, "N h w"]
 """What stands of images: so many rows from the top, or a mask of pixels for all or for each."""
 
 
-def mask(keep: Keep, image_shape: tuple[int, int, int]) -> Bool[Tensor, "*N H W"]:
+def mask(keep: Keep, image_shape: tuple[int, int, int]) -> Bool[Tensor, "*rows H W"]:
     """Which pixels are kept.
 
     Raises:
