@@ -65,7 +65,9 @@ def model_subject(
     guidance: float | None = None,
     stitch: Sequence[str] = (),
 ) -> tuple[Subject, EvalConfig]:
-    """A model with its sampler made, the models of that beside it, and the configuration with the whole sampler in it.
+    """A model with its sampler made, and the configuration with the whole sampler in it.
+
+    The models that the sampler uses are moved to where the model is.
 
     Args:
         generator: on its device.

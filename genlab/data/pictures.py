@@ -54,6 +54,29 @@ def grid(
     return _sheet([tiles[i] for i in order], columns, title, left=rows)
 
 
+def pairs(
+    inputs: Sequence[Pixels],
+    images: Sequence[Pixels],
+    labels: Sequence[int] | None = None,
+    class_names: Sequence[str] | None = None,
+    title: str = "",
+) -> Image.Image:
+    """Lay images out, each to the right of what it was made from.
+
+    Args:
+        inputs: what each was made from, (H, W, C).
+        images: as many, of the same shape.
+        labels: one class for each image, whose name stands below it.
+        class_names: see `grid`.
+        title: a line above.
+    """
+    tiles = [_enlarge(to_pil(p)) for pair in zip(inputs, images, strict=True) for p in pair]
+    below: list[str] = []
+    for label in labels or ():
+        below += ["", class_names[label] if class_names else f"class {label}"]
+    return _sheet(tiles, min(len(tiles), 8), title, below=below)
+
+
 def rows(images: Mapping[str, Sequence[Pixels]], captions: Sequence[str] = ()) -> Image.Image:
     """Lay several sets of images out below each other, a row for each.
 

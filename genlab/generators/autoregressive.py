@@ -9,6 +9,8 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from genlab.data.labels import check_labels
+from genlab.data.pixels import to_uint8
+from genlab.data.writers import Pixels
 from genlab.diffusion.condition import NULL_CLASS
 from genlab.diffusion.noise import Noise
 from genlab.errors import ConfigError, LabelError
@@ -77,7 +79,7 @@ class AutoregressiveGenerator(Generator):
         *,
         hooks: Sequence[Hook] = (),
         given: Float[Tensor, "B C H W"] | None = None,
-        keep: Bool[Tensor, "H W"] | None = None,
+        keep: Bool[Tensor, "H W"] | Bool[Tensor, "B H W"] | None = None,
     ) -> Iterator[Step]:
         """Sample one batch; see `Generator.steps`.
 
@@ -88,7 +90,7 @@ class AutoregressiveGenerator(Generator):
             latents: uniform numbers in [0, 1) that decide every pixel; None draws them.
             hooks: look at each step, or replace the images of the last one.
             given: images some of whose pixels are kept; None draws everything.
-            keep: which ones.
+            keep: which ones, of all images or of each.
 
         Raises:
             ConfigError: latents of another shape, or a hook replaces images that are not complete.
@@ -110,7 +112,7 @@ class AutoregressiveGenerator(Generator):
             uniforms=uniforms,
             temperature=sampler.temperature,
             given=None if given is None else given.to(self.device),
-            keep=None if keep is None else keep.to(self.device)[None, None],
+            keep=None if keep is None else keep.to(self.device).reshape(-1, 1, *keep.shape[-2:]),
         )
         for step in sampler.decoder(model, canvas):
             shown = call_hooks(step, hooks)
@@ -169,7 +171,7 @@ class AutoregressiveGenerator(Generator):
 
         Args:
             images: one for each seed, in [-1, 1]; what they show where nothing is kept is ignored.
-            keep: so many rows from the top, or which pixels.
+            keep: so many rows from the top; or which pixels, (H, W) of all images or (N, H, W).
             seeds: one for each image, all different.
             labels: one class for each image; None draws each sample's class from its own stream.
             sampler: how to sample; None is the generator's own default.
@@ -215,7 +217,7 @@ class Completion(AutoregressiveGenerator):
     Args:
         generator: whose network and settings it shares.
         images: one for each seed.
-        keep: so many rows from the top, or a mask.
+        keep: so many rows from the top, or a mask for all images or for each.
         seeds: those that it can be asked for, all different.
 
     Raises:
@@ -237,13 +239,28 @@ class Completion(AutoregressiveGenerator):
             has_null_class=generator.has_null_class,
             card=generator.card,
         )
-        self._keep = mask(keep, self.image_shape)
         self._images = by_seed(images, seeds)
+        self._keep = mask(keep, self.image_shape)
+        if self._keep.ndim == 3 and len(self._keep) != len(seeds):
+            raise ConfigError(f"{len(self._keep)} masks for {len(seeds)} seeds; give one for each")
+        self._rows = {seed: row for row, seed in enumerate(seeds)}
 
     def inputs(self, seeds: Sequence[int]) -> dict[str, Any]:
         """See `Generator.inputs`."""
         given = torch.stack([self._images[seed] for seed in seeds])
-        return {"given": given, "keep": self._keep}
+        keep = self._keep
+        if keep.ndim == 3:
+            keep = keep[[self._rows[seed] for seed in seeds]]
+        return {"given": given, "keep": keep}
+
+    def pictures(self, seeds: Sequence[int]) -> dict[int, Pixels]:
+        """See `Generator.pictures`; grey where pixels are drawn."""
+        shown: dict[int, Pixels] = {}
+        for seed in seeds:
+            keep = self._keep if self._keep.ndim == 2 else self._keep[self._rows[seed]]
+            image = torch.where(keep, self._images[seed], 0.0)
+            shown[seed] = to_uint8(image).permute(1, 2, 0).numpy()
+        return shown
 
     def describe_sampler(self, sampler: AnySampler) -> str:
         """See `Generator.describe_sampler`; how much is kept, too."""

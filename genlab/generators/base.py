@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from genlab import compute
 from genlab.data.labels import check_labels, random_label
+from genlab.data.writers import Pixels
 from genlab.diffusion.noise import Noise, NoiseStream
 from genlab.errors import ConfigError
 from genlab.generators.costs import Costs, Meter
@@ -255,7 +256,7 @@ class Generator(SavedModel):
         started = time.perf_counter()
         evaluations = self.evaluations
         hooks = () if on_step is None else (on_step,)
-        noise, beside = NoiseStream(seeds, self.device), self.inputs(seeds)
+        noise, beside = self.noise(seeds), self.inputs(seeds)
         steps = self.steps(noise, labels, sampler, hooks=hooks, **beside)
         meter = self.meter(sampler)
         for step in steps if meter is None else meter.steps(steps):
@@ -275,9 +276,17 @@ class Generator(SavedModel):
         """What measures each model of a run; None for a run of one model."""
         return None
 
+    def noise(self, seeds: Sequence[int]) -> Noise:
+        """What the samples of these seeds draw from."""
+        return NoiseStream(seeds, self.device)
+
     def inputs(self, seeds: Sequence[int]) -> dict[str, Any]:
         """What else the `steps` of this model take for these seeds: images to start from."""
         return {}
+
+    def pictures(self, seeds: Sequence[int]) -> Mapping[int, Pixels] | None:
+        """What each seed's image is made from, as pixels (H, W, C); None where it is noise."""
+        return None
 
     def sampled_classes(self, sampler: Any) -> int:
         """How many classes there are to sample: the model's own, or those of its guidance."""

@@ -1,6 +1,7 @@
 """The diffusion family: a network behind its preconditioning, and a sampler."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -116,7 +117,7 @@ class DiffusionGenerator(Generator):
     def steps(
         self,
         noise: Noise,
-        labels: Sequence[int] | None,
+        labels: Sequence[int] | Float[Tensor, "B K"] | None,
         sampler: Sampler,
         latents: Float[Tensor, "B C H W"] | None = None,
         *,
@@ -127,7 +128,8 @@ class DiffusionGenerator(Generator):
 
         Args:
             noise: one stream for each sample.
-            labels: one class for each sample; None for an unconditional model.
+            labels: one class for each sample, or rows of class weights; None for an unconditional
+                model.
             sampler: what `build_sampler` made.
             latents: unit normal start; None draws it from the streams.
             low_res: the images, in [-1, 1], that a super-resolution model is to enlarge.
@@ -137,25 +139,36 @@ class DiffusionGenerator(Generator):
             ConfigError: the model enlarges images and there are none, or the other way round.
         """
         self._check_low_res(low_res)
-        classes = None if labels is None else torch.tensor(labels, device=self.device)
+        condition = self.condition(labels)
         if low_res is not None:
-            low_res = low_res.to(self.device)
-        parts = [part for parts in sampler.parts.values() for part in parts]
-        self.prepare()
-        for part in parts:
-            part.to(self.device)
-            part.prepare()
+            condition = replace(condition, low_res=low_res.to(self.device))
+        parts = self.prepare_parts(sampler)
         steps = sample_steps(
             sampler,
             self.denoiser,
             noise=noise,
-            condition=Condition(labels=classes, low_res=low_res),
+            condition=condition,
             image_shape=self.state_shape,
             device=self.device,
             latents=latents,
             hooks=hooks,
         )
         return self._counted(steps, parts)
+
+    def condition(self, labels: Sequence[int] | Float[Tensor, "B K"] | None) -> Condition:
+        """The condition of a batch, on the generator's device; see `steps`."""
+        if labels is None:
+            return Condition()
+        return Condition(labels=torch.as_tensor(labels, device=self.device))
+
+    def prepare_parts(self, sampler: Sampler) -> list[Part]:
+        """Make the network and the models that a sampler uses ready for a batch."""
+        parts = [part for parts in sampler.parts.values() for part in parts]
+        self.prepare()
+        for part in parts:
+            part.to(self.device)
+            part.prepare()
+        return parts
 
     def _counted(self, steps: Iterator[SolverStep], parts: Sequence[Part]) -> Iterator[SolverStep]:
         """The same steps; what they cost in other models is added to `evaluations`."""
@@ -218,6 +231,10 @@ class DiffusionGenerator(Generator):
         """
         enlargement = Enlargement(self, images, seeds)
         return enlargement.sample(seeds, labels, sampler, batch_size)
+
+    def encode(self, images: Float[Tensor, "B C2 H2 W2"]) -> Float[Tensor, "B C H W"]:
+        """Images in [-1, 1] as the network knows them, or the means of their latents."""
+        return images if self.autoencoder is None else self.autoencoder.encode(images).mean
 
     def decode(self, state: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C2 H2 W2"]:
         """The images of a step's state, in float32."""

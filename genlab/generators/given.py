@@ -1,12 +1,15 @@
-"""Images that samples are made from, one for each seed: what completing and enlarging share."""
+"""Images that samples are made from, one for each seed: what editing and enlarging share."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
+from genlab.data.conform import Conform
 from genlab.data.dataset import ImageDataset
+from genlab.data.decode import EXTENSIONS, decode
 from genlab.data.pixels import from_uint8
 from genlab.errors import ConfigError, DataError
 from genlab.generators.base import Generator
@@ -29,16 +32,21 @@ def by_seed(images: Float[Tensor, "N C H W"], seeds: Sequence[int]) -> dict[int,
 
 
 def read_given(
-    generator: Generator, path: str, seeds: Sequence[int], image_size: int | None
+    generator: Generator,
+    path: str,
+    seeds: Sequence[int],
+    image_size: int | None,
+    fit: str = "none",
 ) -> tuple[Float[Tensor, "N C h w"], tuple[int, ...] | None]:
     """Read an image for each seed.
 
     Args:
         generator: what is to draw from them.
-        path: a folder of images, a zip, a folder with idx files, or an npz file; of a set with
-            parts the test images are read.
+        path: a picture for all seeds, or a folder of images, a zip, a folder with idx files, or an
+            npz file; of a set with parts the test images are read.
         seeds: each gets the next image; where there are more seeds, the images take turns.
         image_size: of the images; None takes the first one's, and all must have it.
+        fit: what to do with images of another size: ``none``, ``pad``, ``resize`` or ``crop``.
 
     Returns:
         The images in [-1, 1], and the class of each seed's image, where the images have the model's
@@ -48,13 +56,48 @@ def read_given(
         DataError: the images cannot be read or are of another size.
     """
     channels = generator.image_shape[0]
-    try:
-        images = ImageDataset(path, image_size, channels, labels=False, split="test")
-    except DataError:  # what has no parts counts as its training part
-        images = ImageDataset(path, image_size, channels, labels=False, split="train")
-    rows = [number % len(images) for number in range(len(seeds))]
-    pixels = torch.stack([images[row][0] for row in rows])
-    known = images.source.labels
-    if known is None or images.source.num_classes != generator.num_classes:
+    pixels, images = _read(path, len(seeds), image_size, channels, fit)
+    known = None if images is None else images.source.labels
+    if images is None or known is None or images.source.num_classes != generator.num_classes:
         return from_uint8(pixels), None
-    return from_uint8(pixels), tuple(int(known[row]) for row in rows)
+    return from_uint8(pixels), tuple(int(known[n % len(images)]) for n in range(len(seeds)))
+
+
+def read_masks(
+    path: str, seeds: Sequence[int], image_size: int, fit: str = "none"
+) -> Bool[Tensor, "N H W"]:
+    """Read a mask for each seed.
+
+    Args:
+        path: one picture for all, or a set of them, see `read_given`.
+        seeds: each gets the next mask; where there are more seeds, the masks take turns.
+        image_size: of the images.
+        fit: see `read_given`; the edge that ``pad`` adds is black.
+
+    Returns:
+        True where pixels are drawn: where a mask is nearer to white than to black.
+
+    Raises:
+        DataError: the masks cannot be read or are of another size.
+    """
+    return _read(path, len(seeds), image_size, 1, fit)[0][:, 0] >= 128
+
+
+def _read(
+    path: str, count: int, image_size: int | None, channels: int, fit: str
+) -> tuple[UInt8[Tensor, "N C H W"], ImageDataset | None]:
+    """So many images, and the set that they are of where it is one."""
+    file = Path(path).expanduser()
+    if file.is_file() and file.suffix.lower() in EXTENSIONS:
+        try:
+            pixels = decode(file.read_bytes(), path).pixels
+        except OSError as error:
+            raise DataError(f"cannot read {path}: {error.strerror or error}") from error
+        conform = Conform(image_size=image_size, channels=channels, fit=fit)
+        one = torch.from_numpy(conform(pixels, path).copy())
+        return one.expand(count, *one.shape), None
+    try:
+        images = ImageDataset(path, image_size, channels, fit, labels=False, split="test")
+    except DataError:  # what has no parts counts as its training part
+        images = ImageDataset(path, image_size, channels, fit, labels=False, split="train")
+    return torch.stack([images[number % len(images)][0] for number in range(count)]), images

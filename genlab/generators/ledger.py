@@ -309,11 +309,16 @@ class SampleLedger:
     def _write_grid(self) -> None:
         if not self.plan.grid:
             return
-        count = min(GRID_IMAGES, len(self.plan.seeds))
+        inputs = self.plan.inputs
+        count = min(GRID_IMAGES if inputs is None else GRID_IMAGES // 2, len(self.plan.seeds))
         labels = None if self.plan.labels is None else self.plan.labels[:count]
-        picture = pictures.grid(
-            list(self._first_images(count)), labels, self.plan.class_names, self.plan.title
-        )
+        images = list(self._first_images(count))
+        told = (labels, self.plan.class_names, self.plan.title)
+        if inputs is None:
+            picture = pictures.grid(images, *told)
+        else:
+            shown = [inputs[seed] for seed in self.plan.seeds[:count]]
+            picture = pictures.pairs(shown, images, *told)
         pictures.write_grid(self.folder / GRID, picture)
 
     def _first_images(self, count: int) -> Iterator[Pixels]:
@@ -349,10 +354,31 @@ class SampleLedger:
             },
             "nfe": spent.get("nfe", 0),
             "spent": spent,
+            **self._round_trip(),
         }
         if costs := from_plain(spent.get("costs", {})):
             manifest["stitch"] = report(costs, spent["images"])
         write_text(self.folder / MANIFEST, _readable(manifest))
+
+    def _round_trip(self) -> dict[str, Any]:
+        """How far the images are from what they were made from, where they should be the same."""
+        inputs = self.plan.inputs
+        if inputs is None or not self.plan.round_trip:
+            return {}
+        errors = [
+            float(np.square((image.astype(np.float64) - inputs[seed]) / 255).mean())
+            for seed, image in zip(
+                self.plan.seeds, self._first_images(len(self.plan.seeds)), strict=True
+            )
+        ]
+        worst = int(np.argmax(errors))
+        return {
+            "round_trip": {
+                "rmse": round(float(np.mean(errors)) ** 0.5, 6),  # of values in [0, 1]
+                "worst_rmse": round(errors[worst] ** 0.5, 6),
+                "worst_seed": self.plan.seeds[worst],
+            }
+        }
 
     def _spent(self) -> dict[str, Any]:
         """Evaluations and seconds of all processes and sittings; lost batches count too."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from genlab.data.labels import format_seeds, parse_seeds
+from genlab.data.writers import Pixels
 from genlab.errors import ConfigError, OutputError
 
 FORMATS = ("png", "zip", "npz")
@@ -27,6 +28,9 @@ class SamplePlan:
         grid: whether to lay the first images out in a picture.
         film: ``gif`` or ``webp`` for a film of the first images' trajectories; None for no film.
         title: what stands above grid and film.
+        inputs: what each seed's image is made from, (H, W, C): shown beside it in the grid.
+        round_trip: whether the images should be their inputs again: the manifest tells how far they
+            are from them.
     """
 
     seeds: tuple[int, ...]
@@ -38,6 +42,8 @@ class SamplePlan:
     grid: bool = True
     film: str | None = None
     title: str = ""
+    inputs: Mapping[int, Pixels] | None = None
+    round_trip: bool = False
 
     def __post_init__(self) -> None:
         if self.format not in FORMATS:

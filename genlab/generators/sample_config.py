@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from genlab.errors import ConfigError
+from genlab.samplers.editing import Edit
 
 
 @dataclass(kw_only=True)
@@ -16,9 +17,22 @@ class SampleConfig:
         labels: ``random`` (each sample draws its own), ``balanced`` (the classes take turns), or
             one class for each seed, by number or name.
         classes: classes that take turns over the seeds, by number or name; in place of ``labels``.
-        complete: images whose upper part is kept and whose lower part is drawn (autoregressive
-            models only); with ``labels: random`` each keeps its own class, where it has one.
-        keep: rows of ``complete`` that are kept; null is half of them.
+        images: what is edited: images that a run starts from (diffusion models) or keeps a part of;
+            with ``labels: random`` each keeps its own class, where it has one.
+        fit: what to do with images and masks of another size than the model's: ``none`` (refuse
+            them), ``pad``, ``resize`` or ``crop``.
+        mask: which pixels of ``images`` are drawn (inpainting): a picture for all, or a set of
+            them; white is drawn.
+        keep: rows of ``images`` from the top that are kept, in place of a mask.
+        edit: how much of ``images`` is drawn anew.
+        source_classes: the classes of ``images``, which ``edit.invert`` inverts them under, by
+            number or name, taking turns; ``none`` is no class; null is the class that each image
+            has, or where it has none the one that it is drawn as.
+        complete: as ``images``, of autoregressive models; half the rows are kept unless ``keep``
+            says how many.
+        between: seeds that images are drawn between (interpolation), such as ``3,7``, in place of
+            ``seeds``; ``classes`` are then theirs.
+        frames: how many images are drawn between them.
         low_res: small images that are enlarged (super-resolution models only); with ``labels:
             random`` each keeps its own class, where it has one.
         sampler: changes to the model's own sampler, or the name of a sampler preset.
@@ -37,8 +51,15 @@ class SampleConfig:
     seeds: str = "0-15"
     labels: str = "random"
     classes: str | None = None
-    complete: str | None = None
+    images: str | None = None
+    fit: str = "none"
+    mask: str | None = None
     keep: int | None = None
+    edit: Edit = field(default_factory=Edit)
+    source_classes: str | None = None
+    complete: str | None = None
+    between: str | None = None
+    frames: int | None = None
     low_res: str | None = None
     sampler: dict[str, Any] = field(default_factory=dict)
     output: str | None = None
@@ -53,7 +74,34 @@ class SampleConfig:
     def __post_init__(self) -> None:
         if self.batch_size is not None and self.batch_size < 1:
             raise ConfigError(f"batch_size must be at least 1, got {self.batch_size}")
-        if self.keep is not None and self.complete is None:
-            raise ConfigError("keep has no effect without complete, which names the images")
         if self.dtype not in ("float32", "bfloat16", "float16"):
             raise ConfigError(f"dtype must be float32, bfloat16 or float16, got {self.dtype!r}")
+
+    def check_inputs(self) -> None:
+        """Refuse settings of inputs that are not there, once everything has been said.
+
+        Raises:
+            ConfigError: names them.
+        """
+        named = [n for n in ("images", "complete", "low_res", "between") if getattr(self, n)]
+        if len(named) > 1:
+            raise ConfigError(f"{named[0]} and {named[1]} exclude each other; leave one out")
+        edited = self.images is not None
+        if self.keep is not None and not (edited or self.complete is not None):
+            raise ConfigError("keep has no effect without images, which names what is kept of")
+        idle = {
+            "mask": self.mask is not None and not edited,
+            "fit": self.fit != "none" and not edited,
+            "edit": self.edit != Edit() and not edited,
+        }
+        for name, without_effect in idle.items():
+            if without_effect:
+                raise ConfigError(
+                    f"{name} has no effect without images, which names what is edited"
+                )
+        if self.source_classes is not None and not self.edit.invert:
+            raise ConfigError("source_classes has no effect without edit.invert; leave it out")
+        if self.mask is not None and self.keep is not None:
+            raise ConfigError("mask and keep say the same in two ways; leave one out")
+        if self.frames is not None and self.between is None:
+            raise ConfigError("frames has no effect without between, which names the seeds")

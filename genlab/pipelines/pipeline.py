@@ -1,15 +1,16 @@
 """`GenLabPipeline`: a generator as a diffusers pipeline object."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import torch
+from diffusers.image_processor import VaeImageProcessor
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline, ImagePipelineOutput
 from huggingface_hub import snapshot_download
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 import genlab.checkpoints  # reads the models that a sampler names
@@ -21,9 +22,11 @@ from genlab.diffusion.noise import MAX_SEED, NoiseStream
 from genlab.errors import ConfigError
 from genlab.generators.base import Generator
 from genlab.generators.diffusion import DiffusionGenerator
+from genlab.generators.editing import Editing, invert
 from genlab.generators.families import FAMILIES, family_of
 from genlab.generators.folder import INDEX, NETWORK, PARTS, read_index, read_network, read_parts
 from genlab.samplers.base import SamplerLike, SolverStep, Step
+from genlab.samplers.editing import Edit
 from genlab.samplers.stitching import StitchLike
 
 OUTPUT_TYPES = ("pil", "np", "pt")
@@ -165,12 +168,17 @@ class GenLabPipeline(DiffusionPipeline):
         guidance_interval: Sequence[float] | None = None,
         stitch: StitchLike | None = None,
         low_res: Float[Tensor, "B C h w"] | None = None,
+        image: Any = None,
+        mask_image: Any = None,
+        strength: float | None = None,
+        edit: Mapping[str, Any] | None = None,
     ) -> ImagePipelineOutput | tuple[Any]:
         """Draw images.
 
         Args:
             class_labels: classes by number or name, one for each image; a single one goes for all.
-                None draws each image's class from a sub-stream of its generator's seed.
+                Rows of class weights, a float tensor (B, K), mix classes (diffusion models). None
+                draws each image's class from a sub-stream of its generator's seed.
             num_inference_steps: solver steps; None is the sampler's own number.
             guidance_scale: guidance by the null class; 1.0 is off, None is the sampler's own.
             generator: one for each image, so that a seed always gives the same image, the one that
@@ -192,6 +200,12 @@ class GenLabPipeline(DiffusionPipeline):
                 ``{"dit-fmnist-s": 0.4}``, or a list of pairs (model, fraction). A name is read at
                 each call; a generator, which may stand in its place, is there already.
             low_res: small images, in [-1, 1], for a super-resolution model to enlarge.
+            image: what a diffusion model edits, one for each image or one for all: as diffusers'
+                image processor takes it (PIL, NumPy or torch, in [0, 1]).
+            mask_image: of inpainting, in the same forms: white is drawn, black is kept.
+            strength: how much of ``image`` is drawn anew, 0 to 1 (all noise), in the model's own
+                time.
+            edit: other options of `genlab.samplers.editing.Edit`, such as ``resample``.
 
         Raises:
             ConfigError: arguments contradict each other or do not fit the model.
@@ -202,7 +216,9 @@ class GenLabPipeline(DiffusionPipeline):
                 f"there is no output_type {output_type!r}; known: {', '.join(OUTPUT_TYPES)}"
             )
         model = self.as_generator()
-        count = _count(class_labels, generator, latents, low_res, batch_size)
+        images_in, masks = _images(image, model.image_shape[0]), _masks(mask_image)
+        count = _count(class_labels, generator, latents, low_res, batch_size, images_in)
+        model = _editing(model, images_in, masks, count, strength, edit)
         generators = _generators(generator, count)
         built = model.build_sampler(
             sampler,
@@ -217,7 +233,7 @@ class GenLabPipeline(DiffusionPipeline):
         callback = _Callback(self, callback_on_step_end, callback_on_step_end_tensor_inputs)
         noise = NoiseStream.from_generators(generators, model.device)
         with self.progress_bar(total=0) as bar:
-            beside = _beside(model, low_res)
+            beside = {**_beside(model, low_res), **model.inputs(range(count))}
             for step in model.steps(noise, labels, built, latents, **beside, hooks=[callback]):
                 self._num_timesteps = bar.total = step.num_steps
                 images = step.x
@@ -225,9 +241,50 @@ class GenLabPipeline(DiffusionPipeline):
                 if self._interrupt:
                     images = _estimate(step)
                     break
-        result = _output(model.decode(images), output_type)
+        drawn = model.decode(images)
+        if isinstance(model, Editing):
+            drawn = model.keep(drawn, **model.inputs(range(count)))
+        result = _output(drawn, output_type)
         self.maybe_free_model_hooks()  # type: ignore[no-untyped-call]  # diffusers tells no types
         return ImagePipelineOutput(images=result) if return_dict else (result,)
+
+    def invert(
+        self,
+        image: Any,
+        class_labels: int | str | Sequence[int | str] | Tensor | None = None,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        *,
+        sampler: SamplerLike = None,
+        edit: Mapping[str, Any] | None = None,
+    ) -> Float[Tensor, "B C H W"]:
+        """Find the ``latents`` from which a deterministic sampler comes back to images, nearly.
+
+        Args:
+            image: see `__call__`.
+            class_labels: the classes that they have; None is no class.
+            num_inference_steps: as it will be called with.
+            guidance_scale: as it will be called with. Inversion follows no guidance, unless
+                ``edit={"guided": True}``: see `genlab.samplers.editing.Edit`.
+            sampler: as it will be called with.
+            edit: ``guided`` and ``ask``.
+
+        Raises:
+            ConfigError: the images do not fit the model, or the sampler draws noise.
+            LabelError: the model does not know a class.
+        """
+        model = self.as_generator()
+        images = _images(image, model.image_shape[0])
+        if not isinstance(model, DiffusionGenerator) or images is None:
+            raise ConfigError("inversion needs images and a diffusion model")
+        built = model.build_sampler(
+            sampler, num_steps=num_inference_steps, guidance_scale=guidance_scale
+        )
+        labels = None
+        if class_labels is not None:
+            seeds = [torch.Generator().manual_seed(row) for row in range(len(images))]
+            labels = _labels(model, model.num_classes, class_labels, seeds)
+        return invert(model, images, labels, built, **(edit or {}))
 
 
 class _Callback:
@@ -275,6 +332,7 @@ def _count(
     latents: Tensor | None,
     low_res: Tensor | None,
     batch_size: int | None,
+    images: Tensor | None = None,
 ) -> int:
     """The number of images, on which all arguments that tell must agree."""
     all_told = {
@@ -283,6 +341,7 @@ def _count(
         "latents": None if latents is None else len(latents),
         "low_res": None if low_res is None else len(low_res),
         "batch_size": batch_size,
+        "image": None if images is None or len(images) == 1 else len(images),
     }
     told = {name: number for name, number in all_told.items() if number is not None}
     if len(set(told.values())) > 1:
@@ -313,7 +372,7 @@ def _generators(generator: Any, count: int) -> list[torch.Generator]:
 
 def _labels(
     model: Generator, classes: int, class_labels: Any, generators: Sequence[torch.Generator]
-) -> tuple[int, ...] | None:
+) -> Any:
     seeds = [g.initial_seed() % (MAX_SEED + 1) for g in generators]
     if class_labels is None:
         if classes == 0:
@@ -322,6 +381,8 @@ def _labels(
         # Images that share a generator should not share its one class, too.
         own = [(s + i) % MAX_SEED if shared else s for i, s in enumerate(seeds)]
         return tuple(random_label(seed, classes) for seed in own)
+    if isinstance(class_labels, Tensor) and class_labels.ndim == 2:
+        return _weights(model, classes, class_labels)
     if isinstance(class_labels, Tensor):
         class_labels = class_labels.tolist()
     if isinstance(class_labels, int | str):
@@ -329,6 +390,74 @@ def _labels(
     known = classes, model.class_names
     indices = [class_index(c, *known) if isinstance(c, str) else int(c) for c in class_labels]
     return model.choose_labels(seeds, indices, classes)
+
+
+def _weights(model: Generator, classes: int, rows: Tensor) -> Tensor:
+    """Rows of class weights, where a model takes them."""
+    if not isinstance(model, DiffusionGenerator) or classes != model.num_classes:
+        raise ConfigError(
+            "rows of class weights are for conditional diffusion models; give one class for each "
+            "image"
+        )
+    if not rows.is_floating_point() or rows.shape[1] != classes:
+        raise ConfigError(
+            f"rows of class weights are floats, one for each of {classes} classes, got "
+            f"{tuple(rows.shape)} of {rows.dtype}"
+        )
+    return rows
+
+
+def _images(image: Any, channels: int) -> Float[Tensor, "N C H W"] | None:
+    """Images in any form that diffusers takes, in [-1, 1]; pictures get so many channels."""
+    return None if image is None else _processed(image, channels)
+
+
+def _masks(mask_image: Any) -> Bool[Tensor, "N H W"] | None:
+    """Masks in any form that diffusers takes: true where they are nearer to white than to black."""
+    if mask_image is None:
+        return None
+    return _processed(mask_image, 1, do_normalize=False)[:, 0].float() >= 0.5
+
+
+def _processed(image: Any, channels: int, **options: Any) -> Tensor:
+    processor = VaeImageProcessor(
+        do_resize=False,
+        do_convert_rgb=channels == 3,
+        do_convert_grayscale=channels == 1,
+        **options,
+    )
+    try:
+        tensor: Tensor = processor.preprocess(image)
+    except ValueError as error:
+        raise ConfigError(f"image and mask_image: {error}") from error
+    return tensor
+
+
+def _editing(
+    model: Generator,
+    images: Tensor | None,
+    masks: Tensor | None,
+    count: int,
+    strength: float | None,
+    edit: Mapping[str, Any] | None,
+) -> Generator:
+    """The model that edits images, where there are any; its seeds count them."""
+    if images is None:
+        told = {"mask_image": masks, "strength": strength, "edit": edit}
+        idle = [name for name, value in told.items() if value is not None]
+        if idle:
+            raise ConfigError(f"{idle[0]} has no effect without image; leave it out or give one")
+        return model
+    if not isinstance(model, DiffusionGenerator):
+        raise ConfigError(
+            f"only diffusion models edit images here; this one is of the family {model.family!r}, "
+            "so leave image out"
+        )
+    if masks is not None and len(masks) == 1:
+        masks = masks[0]
+    given = {} if strength is None else {"strength": strength}
+    rows = images.expand(count, *images.shape[1:])
+    return Editing(model, rows, range(count), Edit(**given, **(edit or {})), masks=masks)
 
 
 def _beside(model: Generator, low_res: Tensor | None) -> dict[str, Tensor]:

@@ -6,11 +6,11 @@ from torch import Tensor
 
 from genlab.errors import ConfigError
 
-Keep = int | Bool[Tensor, "h w"]
-"""What stands of an image: so many rows from the top, or a mask of pixels."""
+Keep = int | Bool[Tensor, "h w"] | Bool[Tensor, "N h w"]
+"""What stands of images: so many rows from the top, or a mask of pixels for all or for each."""
 
 
-def mask(keep: Keep, image_shape: tuple[int, int, int]) -> Bool[Tensor, "H W"]:
+def mask(keep: Keep, image_shape: tuple[int, int, int]) -> Bool[Tensor, "*rows H W"]:
     """Which pixels are kept.
 
     Raises:
@@ -23,11 +23,11 @@ def mask(keep: Keep, image_shape: tuple[int, int, int]) -> Bool[Tensor, "H W"]:
                 f"of images with {height} rows, 1 to {height - 1} can be kept, got keep={keep}"
             )
         return (torch.arange(height) < keep)[:, None].expand(height, width).clone()
-    if keep.dtype != torch.bool or tuple(keep.shape) != (height, width):
+    if keep.dtype != torch.bool or keep.ndim > 3 or tuple(keep.shape[-2:]) != (height, width):
         raise ConfigError(
             f"the mask of pixels to keep must hold true or false for each of {height}x{width} "
             f"pixels, got {tuple(keep.shape)} of {keep.dtype}"
         )
-    if keep.all() or not keep.any():
+    if any(each.all() or not each.any() for each in keep.reshape(-1, height, width)):
         raise ConfigError("the mask keeps every pixel or none; mark those that are to stay")
     return keep

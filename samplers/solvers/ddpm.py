@@ -47,24 +47,36 @@ class DDPM(Solver):
         """That of unit noise in the scaled frame, where such chains begin."""
         return math.hypot(1.0, sigma)
 
-    def begin(self, grid: Grid) -> Chain:
+    def begin(self, grid: Grid) -> "_Run":
         """The Markov chain over the levels.
 
+        Levels may rise again where the run then comes down the same ones (as when inpainting goes
+        back and forth): the chain is over all of them.
+
         Raises:
-            ConfigError: levels rise again, which no Markov chain does; or the model predicts a
-                variance between two bounds, and two levels are equal.
+            ConfigError: levels rise again and come down others, which no Markov chain does; or the
+                model predicts a variance between two bounds, and two levels are equal.
         """
-        if (grid.sigmas.diff() > 0).any():
-            raise ConfigError(
-                "ddpm goes down a Markov chain and cannot take levels that rise again; take heun, "
-                "or a schedule without restarts"
-            )
         if (self.variance or grid.noise_levels.variance) == "learned_range":
             refuse_repeats("ddpm with a learned variance", grid.sigmas)
-        return Chain(grid.sigmas[:-1].flip(0))
+        ends = grid.sigmas.tolist()
+        if not (grid.sigmas.diff() > 0).any():
+            chain = Chain(grid.sigmas[:-1].flip(0))
+            return _Run(chain=chain, places=tuple(range(len(chain)))[::-1])
+        chain = Chain(grid.sigmas[:-1].unique())
+        sigmas = chain.sigmas.tolist()
+        places = [sigmas.index(level) for level in ends[:-1]]
+        below = [0.0, *sigmas]
+        for place, level, following in zip(places, ends, ends[1:], strict=False):
+            if following <= level and following != below[place]:
+                raise ConfigError(
+                    "ddpm goes down a Markov chain and cannot take levels that rise again; take "
+                    "heun, or a schedule without restarts"
+                )
+        return _Run(chain=chain, places=tuple(places))
 
     def step(
-        self, denoiser: ConditionedDenoiser, x: State, step: StepInfo, memory: Chain
+        self, denoiser: ConditionedDenoiser, x: State, step: StepInfo, memory: "_Run"
     ) -> StepResult:
         """See `Solver.step`.
 
@@ -73,15 +85,23 @@ class DDPM(Solver):
         """
         prediction = denoiser.predict(x, step.level)
         x0 = prediction.x0.clamp(-1, 1) if self.clip else prediction.x0
-        index = step.num_steps - 1 - step.index
+        chain, index = memory.chain, memory.places[step.index]
         kind = self.variance or denoiser.noise_levels.variance
-        log_variance = memory.log_variance(index, kind, prediction.variance)
+        log_variance = chain.log_variance(index, kind, prediction.variance)
         # Both frames agree up to the scale of the level: sqrt(alpha_bar) x is the scaled one.
         scale, scale_next = math.hypot(1, step.level), math.hypot(1, step.sigma_next)
-        mean = x0 + float(memory.shrinkage[index]) * (x - x0)
+        mean = x0 + float(chain.shrinkage[index]) * (x - x0)
         if prediction.score is not None:
             mean = mean + log_variance.exp() * (scale * scale_next) * prediction.score
         fresh = fresh_noise(x, step)
         std = (0.5 * log_variance).exp() * scale_next
         x = mean + std * fresh if step.sigma_next > 0 else mean
         return StepResult(x=x, x0=x0, memory=memory)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Run:
+    """The Markov chain of a run, and the place in it that each step starts from."""
+
+    chain: Chain
+    places: tuple[int, ...]

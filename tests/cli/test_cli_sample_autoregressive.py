@@ -72,7 +72,7 @@ def test_settings_of_the_family(run: Run, model: Path, generator: Autoregressive
         (["--steps", 9], "no number of steps"),
         (["sampler=edm-heun"], "there is no setting"),
         (["sampler.temperature=-1"], "temperature must be at least 0"),
-        (["--keep", 3], "keep has no effect without complete"),
+        (["--keep", 3], "keep has no effect without images"),
         (["--complete", "nowhere"], "nowhere"),
     ],
 )

@@ -11,6 +11,7 @@ from golden_cads import CHECKS as CADS
 from golden_cases import Case, MismatchError, NotBuiltError, Run
 from golden_diffusers import CHECKS as DIFFUSERS
 from golden_dit import CHECKS as DIT
+from golden_editing import CHECKS as EDITING
 from golden_gan_training import gan_training
 from golden_gated_pixelcnn import gated_pixelcnn
 from golden_guidance import checks as guidance_checks
@@ -38,8 +39,6 @@ from genlab.samplers.solvers.general import General
 PLANNED = {
     "samplers and guidance": [
         "hf_flow",
-        "hf_inverse",
-        "hf_repaint",
         "hf_scheduler",
     ],
     "fine-tuning": ["difffit_forward", "difffit_grad", "difffit_trainable", "peft_lora"],
@@ -329,6 +328,7 @@ CHECKS: dict[str, Callable[[Run], None]] = {
     **DIFFUSERS,
     **DIT,
     **STITCH,
+    **EDITING,
     "edm_forward": edm_forward,
     "edm_grad": edm_grad,
     "edm_loss": edm_loss,
