@@ -309,6 +309,7 @@ SOLVERS: Registry[type[Solver]] = Registry(
         "euler-ancestral": "genlab.samplers.solvers.euler_ancestral:EulerAncestral",
         "flow": "genlab.samplers.solvers.flow:FlowODE",
         "flow-sde": "genlab.samplers.solvers.flow_sde:FlowSDE",
+        "diffusers": "genlab.samplers.solvers.diffusers_scheduler:DiffusersScheduler",
     },
     aliases={"two-stage": "general", "dpmpp-2m": "dpmpp"},
     builds=Solver,
@@ -325,6 +326,7 @@ SCHEDULES: Registry[type[Schedule]] = Registry(
         "respaced": "genlab.samplers.schedules.respaced:Respaced",
         "timesteps": "genlab.samplers.schedules.timesteps:Timesteps",
         "flow": "genlab.samplers.schedules.flow_times:FlowTimes",
+        "diffusers": "genlab.samplers.schedules.diffusers_scheduler:DiffusersLevels",
     },
     builds=Schedule,
 )
