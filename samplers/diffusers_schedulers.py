@@ -8,7 +8,10 @@ frame.
 
 import inspect
 import math
-from collections.abc import Callable, Mapping
+import reprlib
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -121,6 +124,10 @@ NATIVE_INSTEAD = {
 }
 """Schedulers that are left out because a solver of ours does the same for every model."""
 
+_LARGEST_NUMBER = 100_000
+_LONGEST = 40
+"""Settings may come from a file: what they could make diffusers allocate is bounded."""
+
 _NOT_STEP_OPTIONS = {
     "self",
     "model_output",
@@ -196,6 +203,35 @@ def check_settings(scheduler: str, config: Settings, step: Settings) -> None:
                     f"{scheduler} of diffusers {diffusers.__version__} has no {what} {name!r}; "
                     f"{nearest(name, known)}"
                 )
+            wanted = _wanted(known[name], given[name])
+            if wanted or (name == "tau_func" and given[name] is not None):  # it is a function
+                raise ConfigError(
+                    f"{name} of {scheduler} must be {wanted or 'left out'}, got "
+                    f"{reprlib.repr(given[name])}"
+                )
+
+
+def _wanted(default: Any, value: Any) -> str:
+    """What a value must be instead, going by the default; empty where it is that."""
+    if value == default:
+        return ""
+    if isinstance(default, bool):
+        return "" if isinstance(value, bool) else "true or false"
+    if isinstance(default, str):
+        return "" if isinstance(value, str) and len(value) <= _LONGEST else "a name"
+    if isinstance(default, int | float):
+        return "" if _is_number(value) else f"a number within {_LARGEST_NUMBER:g}"
+    plain = isinstance(value, bool | str) or _is_number(value)
+    short = isinstance(value, list | tuple) and len(value) <= _LARGEST_NUMBER
+    return "" if plain or (short and all(map(_is_number, value))) else "a plain value"
+
+
+def _is_number(value: Any) -> bool:
+    return (
+        isinstance(value, int | float)
+        and not isinstance(value, bool)
+        and -_LARGEST_NUMBER <= value <= _LARGEST_NUMBER
+    )
 
 
 class Run:
@@ -220,15 +256,17 @@ class Run:
         self, name: str, config: Settings, num_steps: int, noise_levels: NoiseLevels | None
     ) -> None:
         self.name = name
+        self._noise_levels = noise_levels
         self.config = {**defaults_of(name), **config}
         self.frame = KINDS[name].frame
         if self.config.get("use_flow_sigmas"):
             self.frame = "flow"
         own = _model_settings(name, config, self.frame, noise_levels)
         try:
-            self.scheduler: Any = class_of(name)(**{**config, **own})
-            # On the CPU, whatever the device: no step waits for it.
-            self.scheduler.set_timesteps(num_steps, device="cpu")
+            with quiet():
+                self.scheduler: Any = class_of(name)(**{**config, **own})
+                # On the CPU, whatever the device: no step waits for it.
+                self.scheduler.set_timesteps(num_steps, device="cpu")
         except Exception as error:  # whatever it raises is about its settings
             raise refusal(name, error) from error
         self.calls = _group(self.scheduler)
@@ -247,10 +285,13 @@ class Run:
 
     @cached_property
     def table(self) -> Float64[Tensor, " T"]:
-        """The noise level of each timestep of a discrete model."""
+        """The noise level of each timestep: a discrete model's own, or else the scheduler's."""
+        levels = None if self._noise_levels is None else self._noise_levels.levels
+        if levels is not None:
+            return levels
         alpha_bar = self.scheduler.alphas_cumprod.double()
-        levels: Tensor = ((1 - alpha_bar) / alpha_bar).sqrt()
-        return levels
+        table: Tensor = ((1 - alpha_bar) / alpha_bar).sqrt()
+        return table
 
     @cached_property
     def asked(self) -> list[float]:
@@ -329,6 +370,15 @@ class Run:
                 f"{noise_levels.sigma_min:.3g} to {noise_levels.sigma_max:.3g} only; take a "
                 "scheduler of its own kind"
             )
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep back what diffusers warns of: its use of NumPy and its own future."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.simplefilter("ignore", FutureWarning)
+        yield
 
 
 def refusal(name: str, error: Exception) -> ConfigError:

@@ -293,6 +293,8 @@ class Discrete(Preconditioning):
         interpolate: whether noise levels between two timesteps are known, too: the network is told
             a fractional timestep, as diffusers' Euler and Heun samplers do; otherwise every noise
             level is rounded to a timestep.
+        interpolate_in_log: whether such a timestep lies on a straight line in ln sigma, as in
+            k-diffusion, rather than in sigma.
         nearest_in_log: whether a network whose noise levels are interpolated is nevertheless told a
             whole timestep, the nearest in ln sigma, as diffusers' multistep samplers do.
         zero_terminal_snr: whether the betas were rescaled so that the last timestep is noise alone
@@ -310,6 +312,7 @@ class Discrete(Preconditioning):
     beta_start: float | None = None
     beta_end: float | None = None
     interpolate: bool = False
+    interpolate_in_log: bool = False
     nearest_in_log: bool = False
     zero_terminal_snr: bool = False
 
@@ -324,8 +327,9 @@ class Discrete(Preconditioning):
                 f"there is no variance {self.variance!r}; {nearest(self.variance, VARIANCES)}"
             )
         betas(self.schedule, self.T, self.beta_start, self.beta_end)
-        if self.nearest_in_log and not self.interpolate:
-            raise ConfigError("nearest_in_log has no effect without interpolate; leave it out")
+        for option in ("interpolate_in_log", "nearest_in_log"):
+            if getattr(self, option) and not self.interpolate:
+                raise ConfigError(f"{option} has no effect without interpolate; leave it out")
         if self.zero_terminal_snr and self.prediction == "epsilon":
             raise ConfigError(
                 "a model cannot find the image in pure noise by predicting the noise: "
@@ -357,6 +361,8 @@ class Discrete(Preconditioning):
         levels = placed(self.levels, sigma.device, sigma.dtype)
         if self.nearest_in_log:
             return _interpolate(sigma.log(), levels.log()).round()
+        if self.interpolate_in_log:
+            return _interpolate(sigma.log(), levels.log())
         if self.interpolate:
             return _interpolate(sigma, levels)
         apart = (sigma.reshape(-1, 1) - levels).abs()

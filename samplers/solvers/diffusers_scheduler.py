@@ -16,6 +16,7 @@ from genlab.samplers.diffusers_schedulers import (
     Run,
     check_settings,
     defaults_of,
+    quiet,
     refusal,
     step_options_of,
 )
@@ -125,9 +126,10 @@ class DiffusersScheduler(Solver):
         for call in run.calls[step.index]:
             output, x0 = self._ask(denoiser, run, call, state, x.dtype)
             try:
-                state = run.scheduler.step(
-                    output, run.timesteps[call], state, **options, return_dict=False
-                )[0]
+                with quiet():
+                    state = run.scheduler.step(
+                        output, run.timesteps[call], state, **options, return_dict=False
+                    )[0]
             except (NotImplementedError, ValueError) as error:
                 raise refusal(self.scheduler, error) from error
         x_next = state.to(x.dtype) / run.scale(step.sigma_next)

@@ -15,6 +15,7 @@ from golden_gated_pixelcnn import gated_pixelcnn
 from golden_metrics import metrics
 from golden_noise import RecordedNoise
 from golden_pixelcnnpp import pixelcnnpp
+from golden_schedulers import CHECKS as SCHEDULERS
 from golden_solvers import ds_sampler, kd_sampler, mixture
 from golden_told import Notes, shared
 from torch import Tensor
@@ -41,11 +42,9 @@ PLANNED = {
         "cads_noise",
         "gits",
         "guidance_interval",
-        "hf_flow",
         "hf_guider",
         "hf_inverse",
         "hf_repaint",
-        "hf_scheduler",
         "hf_threshold",
         "kd_discrete",
         "kd_schedule",
@@ -313,6 +312,7 @@ CHECKS: dict[str, Callable[[Run], None]] = {
     **BIGGAN,
     **DIFFUSERS,
     **DIT,
+    **SCHEDULERS,
     "edm_forward": edm_forward,
     "edm_grad": edm_grad,
     "edm_loss": edm_loss,
