@@ -50,15 +50,20 @@ class _Native:
     open_end: bool = False
     continuous: bool = False
 
-    def stands_for(self, settings: Mapping[str, Any], name: str, num_steps: int) -> bool:
-        """Whether it draws the picture of a scheduler with these settings."""
+    def differing(self, settings: Mapping[str, Any], name: str) -> list[str]:
+        """The settings of a scheduler with which it draws another picture."""
+        found = []
         for setting, default in _defaults(name).items():
             value = settings.get(setting)
             allowed = self.allowed.get(setting, (default, None if default is False else default))
             free = setting in (*_BY_THE_MODEL, *self.obeyed) or setting not in settings
             if not free and not any(value == each for each in allowed):
-                return False
-        return self.holds(settings, num_steps)
+                found.append(setting)
+        return found
+
+    def stands_for(self, settings: Mapping[str, Any], name: str, num_steps: int) -> bool:
+        """Whether it draws the picture of a scheduler with these settings."""
+        return not self.differing(settings, name) and self.holds(settings, num_steps)
 
 
 def _ends_where_the_next_begins(settings: Mapping[str, Any], num_steps: int) -> bool:
@@ -67,9 +72,15 @@ def _ends_where_the_next_begins(settings: Mapping[str, Any], num_steps: int) -> 
     return divides and settings["timestep_spacing"] != "linspace"
 
 
+def _knows_no_pure_noise(settings: Mapping[str, Any], num_steps: int) -> bool:
+    """These take sigma 4096 for pure noise, and a step from there is not one from more."""
+    return not settings.get("rescale_betas_zero_snr")
+
+
 def _starts_from_noise(settings: Mapping[str, Any], num_steps: int) -> bool:
     """With ``leading`` timesteps these start from a little more noise than the first level."""
-    return settings["timestep_spacing"] != "leading"
+    even = settings["timestep_spacing"] != "leading"
+    return even and _knows_no_pure_noise(settings, num_steps)
 
 
 _DDPM = _Native(
@@ -113,10 +124,14 @@ NATIVE: Mapping[str, _Native] = {
             "solver_order": (1, 2),
             "solver_type": ("midpoint", "heun"),
         },
+        holds=_knows_no_pure_noise,
         open_end=True,
     ),
     "UniPCMultistepScheduler": _Native(
-        solver={"name": "unipc", "unit_start": True}, obeyed=("use_karras_sigmas",), open_end=True
+        solver={"name": "unipc", "unit_start": True},
+        obeyed=("use_karras_sigmas",),
+        holds=_knows_no_pure_noise,
+        open_end=True,
     ),
 }
 """Schedulers of diffusers that are solvers of ours, as long as their settings allow it."""
@@ -225,6 +240,12 @@ def parse_scheduler(
     steps = min(num_steps or _NUM_STEPS.get(name, 50), numbers["num_train_timesteps"])
     native = NATIVE.get(name)
     if native is not None and not native.stands_for(settings, name, steps):
+        if name not in RUN:
+            raise ConfigError(
+                f"GenLab samples a {name} by its own {native.solver['name']}, which does not do "
+                f"{', '.join(native.differing(settings, name)) or 'leading timesteps'}; leave it "
+                "out, or name another scheduler"
+            )
         native = None
     by_ends = schedule != "cosine"
     even = native is not None and settings.get("use_karras_sigmas", False)

@@ -63,7 +63,6 @@ class DiffusersScheduler(Solver):
     """
 
     order: ClassVar[int] = 1
-    on_grid: ClassVar[bool] = False
 
     scheduler: str = "DPMSolverMultistepScheduler"
     config: dict[str, Any] = field(default_factory=dict)
@@ -71,6 +70,11 @@ class DiffusersScheduler(Solver):
 
     def __post_init__(self) -> None:
         check_settings(self.scheduler, self.config, self.step_options)
+
+    @property
+    def on_grid(self) -> bool:  # type: ignore[override]  # here it goes by the scheduler
+        """Whether it asks at whole timesteps alone, which every discrete model knows."""
+        return KINDS[self.scheduler].frame == "chain"
 
     @property
     def _draws(self) -> bool:
@@ -120,7 +124,9 @@ class DiffusersScheduler(Solver):
         if memory.x is not None and memory.x is not x:
             run.start_anew(step.index)
         if self._draws:
-            options["generator"] = memory.generators = memory.generators or _generators(step.noise)
+            options["generator"] = memory.generators = memory.generators or generators_for(
+                step.noise
+            )
         state = (x * run.scale(step.level)).to(torch.float32)
         x0 = x
         for call in run.calls[step.index]:
@@ -162,7 +168,7 @@ class DiffusersScheduler(Solver):
         return torch.cat([output, prediction.variance.to(dtype)], 1).to(torch.float32), x0
 
 
-def _generators(noise: Noise) -> list[torch.Generator]:
+def generators_for(noise: Noise) -> list[torch.Generator]:
     """A generator for each sample, from a fork of its stream."""
     seeds = (noise.fork("diffusers").rand((), torch.float64).cpu() * 2**52).long().tolist()
     return [torch.Generator("cpu").manual_seed(seed) for seed in seeds]

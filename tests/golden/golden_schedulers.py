@@ -9,7 +9,7 @@ from unittest.mock import patch
 
 import diffusers
 import torch
-from golden_cases import Run
+from golden_cases import Run, compare
 from golden_diffusers import ModelRecorder, convert, our_labels
 from golden_noise import RecordedNoise
 from golden_solvers import Noting, Recorded, mixture
@@ -21,13 +21,14 @@ from genlab.diffusion.denoiser import Denoiser
 from genlab.diffusion.noise import NoiseStream
 from genlab.diffusion.preconditioned import PreconditionedDenoiser
 from genlab.diffusion.preconditioning import Coefficients, Preconditioning
-from genlab.samplers.base import Grid, SolverStep
+from genlab.samplers.base import Grid, Solver, SolverStep
 from genlab.samplers.diffusers_schedulers import KINDS
 from genlab.samplers.diffusers_schedulers import Run as SchedulerRun
 from genlab.samplers.loop import sample_steps
 from genlab.samplers.sampler import Sampler
 from genlab.samplers.schedules.diffusers_scheduler import diffusers_sampler
 from genlab.samplers.solvers.diffusers_scheduler import DiffusersScheduler
+from genlab.samplers.solvers.single_step import DPMSolverPPSDE
 
 
 class Draws(RecordedNoise):
@@ -76,7 +77,9 @@ def hf_scheduler(run: Run) -> None:
     }
     if KINDS.get(params["scheduler"]) == KINDS["IPNDMScheduler"]:
         generator = convert(run.case, (("beta_schedule", "linear"),))
-        model: Denoiser = PreconditionedDenoiser(generator.network, Angle(), num_classes=generator.num_classes, has_null_class=True)
+        model: Denoiser = PreconditionedDenoiser(
+            generator.network, Angle(), num_classes=generator.num_classes, has_null_class=True
+        )
         own: Any = diffusers_sampler(params["scheduler"], num_steps=config["num_steps"])
         run.params("scheduler_config")
     else:
@@ -147,33 +150,35 @@ def _sample(
         in_chain = KINDS[scheduler].frame == "chain" if scheduler in KINDS else False
         scales = [(1 + s**2) ** -0.5 if in_chain else 1.0 for s in [*asked[1:], 0.0]]
         seen = [x * s for x, s in zip([*inputs[1:], last], scales, strict=True)]
-        pairs = [(a, b) for a, b in zip(asked, asked[1:], strict=False)]
         return {
             "trajectory": torch.stack(seen),
             "init_noise_sigma": torch.tensor(1.0 if in_chain else start),
-            "sigmas": torch.tensor(_twice(run, asked)),
-            "noise_between": torch.tensor(_between(pairs), dtype=torch.float64),
-        }
+            "sigmas": torch.tensor(_listed(solver, asked)),
+        } | _draws(solver, asked)
 
     return results
 
 
-def _twice(run: Run, asked: list[float]) -> list[float]:
-    """The noise levels as a scheduler of second order lists them: all but the first twice."""
-    whole = run.reference("sigmas").shape[0]
-    if whole == len(asked) + 1 and len(set(run.reference("sigmas").tolist())) == whole:
-        return [*asked, 0.0]
-    levels = asked[::2] if len(set(run.reference("sigmas").tolist())) < whole else asked
-    return [levels[0], *(level for level in levels[1:] for _ in range(2)), 0.0]
+def _listed(solver: Solver, asked: list[float]) -> list[float]:
+    """The noise levels as a scheduler lists them; that of an SDE leaves the middles out."""
+    if isinstance(solver, DPMSolverPPSDE):
+        first, *others = asked[::2]
+        asked = [first, *(level for level in others for _ in range(2))]
+    return [*asked, 0.0]
 
 
-def _between(pairs: list[tuple[float, float]]) -> list[tuple[float, float]]:
+def _draws(solver: Solver, asked: list[float]) -> dict[str, Tensor]:
+    if not isinstance(solver, DPMSolverPPSDE):
+        return {}
+    return {"noise_between": torch.tensor(_between(asked), dtype=torch.float64)}
+
+
+def _between(asked: list[float]) -> list[tuple[float, float]]:
     """From the start of each step to its middle and to its end."""
-    found = []
-    for i in range(0, len(pairs) - 1, 2):
-        start, middle = pairs[i]
-        found += [(start, middle), (start, pairs[i + 1][1])]
-    return found
+    pairs = []
+    for start, middle, end in zip(asked[:-2:2], asked[1::2], asked[2::2], strict=True):
+        pairs += [(start, middle), (start, end)]
+    return pairs
 
 
 def _expect_all_drawn(noise: Draws, latents: Tensor, *, multiplied_by_0: bool) -> None:
@@ -214,7 +219,35 @@ def hf_flow(run: Run) -> None:
         params["scheduler"], params["scheduler_config"], num_steps=params["num_inference_steps"]
     )
     results = _sample(run, Sampler.from_config(sampler), model, Condition(), params["scheduler"])
-    run.expect_all(results([], model.sigmas) | {"timesteps": _as(run, model.told().round(decimals=4))})
+    if native := FLOW_METHODS.get(params["scheduler"]):
+        _compare_with_ours(run, {**sampler, "solver": native})
+    run.expect_all(
+        results([], model.sigmas) | {"timesteps": _as(run, model.told().round(decimals=4))}
+    )
+
+
+FLOW_METHODS = {
+    "FlowMatchEulerDiscreteScheduler": {"name": "flow", "method": "euler"},
+    "FlowMatchHeunDiscreteScheduler": {"name": "flow", "method": "heun"},
+}
+"""Schedulers that are a solver of ours over their own levels."""
+
+
+def _compare_with_ours(run: Run, sampler: dict[str, Any]) -> None:
+    if run.draws():  # of stochastic_sampling, which ours do not have
+        return
+    latents = run.input("latents")
+    with torch.no_grad():
+        *_, last = sample_steps(
+            Sampler.from_config(sampler),
+            mixture(run),
+            noise=Draws(run),
+            condition=Condition(),
+            image_shape=latents.shape[1:],
+            device="cpu",
+            latents=latents,
+        )
+    compare(f"{run.id}: the flow solver", last.x, run.reference("trajectory")[-1])
 
 
 CHECKS: dict[str, Callable[[Run], None]] = {"hf_flow": hf_flow, "hf_scheduler": hf_scheduler}
