@@ -19,6 +19,7 @@ from typing import Any
 import diffusers
 import numpy as np
 import torch
+from diffusers.utils.import_utils import DummyObject
 from jaxtyping import Float64
 from torch import Tensor
 
@@ -154,7 +155,7 @@ def class_of(scheduler: str) -> type[Any]:
     """The class of diffusers with this name.
 
     Raises:
-        ConfigError: it is none of those that can be run.
+        ConfigError: it is none of those that can be run, or diffusers lacks a package for it.
     """
     if scheduler in NATIVE_INSTEAD:
         raise ConfigError(
@@ -166,6 +167,9 @@ def class_of(scheduler: str) -> type[Any]:
             f"{nearest(scheduler, KINDS)}"
         )
     found: type[Any] = getattr(diffusers, scheduler)
+    if isinstance(found, DummyObject):
+        packages = ", ".join(name for name in found._backends if name != "torch")
+        raise ConfigError(f"{scheduler} of diffusers needs the package {packages}; install it")
     return found
 
 

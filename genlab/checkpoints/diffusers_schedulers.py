@@ -141,13 +141,19 @@ READ = (*(name for name, kind in RUN.items() if kind.frame in ("chain", "unscale
 """Schedulers of discrete models. Others mean other models: flows, consistency models, other noise
 levels."""
 
-_SDE_DEFAULTS = {
-    "num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012,
-    "beta_schedule": "linear", "trained_betas": None, "prediction_type": "epsilon",
-    "use_karras_sigmas": False, "use_exponential_sigmas": False, "use_beta_sigmas": False,
-    "noise_sampler_seed": None, "timestep_spacing": "linspace", "steps_offset": 0,
+_LMS_DEFAULTS = {
+    "num_train_timesteps": 1000, "beta_start": 0.0001, "beta_end": 0.02, "beta_schedule": "linear",
+    "trained_betas": None, "prediction_type": "epsilon", "use_karras_sigmas": False,
+    "use_exponential_sigmas": False, "use_beta_sigmas": False, "timestep_spacing": "linspace",
+    "steps_offset": 0,
 }  # fmt: skip
-"""Of DPMSolverSDEScheduler, whose class needs a package that GenLab does without."""
+_OUR_DEFAULTS: Mapping[str, dict[str, Any]] = {
+    "LMSDiscreteScheduler": _LMS_DEFAULTS,
+    "DPMSolverSDEScheduler": {
+        **_LMS_DEFAULTS, "beta_start": 0.00085, "beta_end": 0.012, "noise_sampler_seed": None
+    },
+}  # fmt: skip
+"""Of schedulers whose classes need packages that GenLab does without."""
 
 _NUM_STEPS = {
     "DDPMScheduler": 1000, "DDPMParallelScheduler": 1000, "LCMScheduler": 4, "TCDScheduler": 4,
@@ -289,7 +295,7 @@ def _name(config: Mapping[str, Any]) -> str:
 
 
 def _defaults(name: str) -> dict[str, Any]:
-    return _SDE_DEFAULTS if name == "DPMSolverSDEScheduler" else defaults_of(name)
+    return _OUR_DEFAULTS[name] if name in _OUR_DEFAULTS else defaults_of(name)
 
 
 def _refuse_unknown(name: str, config: Mapping[str, Any]) -> None:

@@ -8,14 +8,17 @@ import diffusers
 import pytest
 import torch
 from diffusers import DiTTransformer2DModel
+from diffusers.utils.dummy_torch_and_scipy_objects import (
+    LMSDiscreteScheduler as LMSWithoutScipy,
+)
 from torch import Tensor
 
 import genlab
 from genlab import DiffusionGenerator
-from genlab.checkpoints.diffusers_schedulers import NATIVE, READ, parse_scheduler
+from genlab.checkpoints.diffusers_schedulers import NATIVE, READ, _defaults, parse_scheduler
 from genlab.diffusion.noise import NoiseStream
 from genlab.errors import ConfigError
-from genlab.samplers.diffusers_schedulers import quiet
+from genlab.samplers.diffusers_schedulers import defaults_of, quiet
 from genlab.samplers.solvers.diffusers_scheduler import generators_for
 
 SEEDS, LABELS, SHAPE = [3, 1], [2, 0], (2, 4, 4)
@@ -56,6 +59,10 @@ CASES: list[tuple[str, dict[str, Any], int, bool]] = [
      THEIRS),
     ("UniPCMultistepScheduler", {"rescale_betas_zero_snr": True,
                                  "prediction_type": "v_prediction"}, 7, THEIRS),
+    ("DPMSolverMultistepScheduler", {"rescale_betas_zero_snr": True, "solver_type": "heun",
+                                     "prediction_type": "v_prediction"}, 7, THEIRS),
+    ("DDIMScheduler", {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing",
+                       "prediction_type": "v_prediction"}, 10, OURS),
     ("UniPCMultistepScheduler", {"solver_order": 3, "use_karras_sigmas": True}, 7, THEIRS),
 ]  # fmt: skip
 
@@ -138,6 +145,17 @@ def test_the_network_predicts_a_variance() -> None:
     config = {"_class_name": "DDPMScheduler", "thresholding": True}
     read = parse_scheduler(config, predicts_variance=True, num_steps=5)
     assert read.sampler["solver"]["config"]["variance_type"] == "learned_range"
+
+
+def test_what_needs_another_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    """LMS is read without scipy, which diffusers wants for it."""
+    assert defaults_of("LMSDiscreteScheduler") == _defaults("LMSDiscreteScheduler")
+    monkeypatch.setattr(diffusers, "LMSDiscreteScheduler", LMSWithoutScipy)
+    config = {"_class_name": "LMSDiscreteScheduler"}
+    read = parse_scheduler(config, predicts_variance=False)
+    assert read.sampler["solver"]["name"] == "lms"
+    with pytest.raises(ConfigError, match="needs the package scipy"):
+        parse_scheduler({**config, "use_karras_sigmas": True}, predicts_variance=False)
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
