@@ -77,6 +77,15 @@ def _knows_no_pure_noise(settings: Mapping[str, Any], num_steps: int) -> bool:
     return not settings.get("rescale_betas_zero_snr")
 
 
+def _keeps_its_order(settings: Mapping[str, Any], num_steps: int) -> bool:
+    """Of order 3, fewer than 15 steps end with one of order 2, and the SDE is another one."""
+    lowers = settings["lower_order_final"] and num_steps < 15
+    is_ode = settings["algorithm_type"] == "dpmsolver++"
+    return _knows_no_pure_noise(settings, num_steps) and (
+        settings["solver_order"] < 3 or (is_ode and not lowers)
+    )
+
+
 def _starts_from_noise(settings: Mapping[str, Any], num_steps: int) -> bool:
     """With ``leading`` timesteps these start from a little more noise than the first level."""
     even = settings["timestep_spacing"] != "leading"
@@ -117,14 +126,14 @@ NATIVE: Mapping[str, _Native] = {
     ),
     "DPMSolverMultistepScheduler": _Native(
         solver={"name": "dpmpp", "unit_start": True},
-        # Its last step leads to 0, which is of first order whatever the last two say.
+        # Its last step leads to 0, which is of first order whatever these say.
         obeyed=("use_karras_sigmas", "variance_type", "euler_at_final", "lower_order_final"),
         allowed={
             "algorithm_type": ("dpmsolver++", "sde-dpmsolver++"),
-            "solver_order": (1, 2),
+            "solver_order": (1, 2, 3),
             "solver_type": ("midpoint", "heun"),
         },
-        holds=_knows_no_pure_noise,
+        holds=_keeps_its_order,
         open_end=True,
     ),
     "UniPCMultistepScheduler": _Native(
