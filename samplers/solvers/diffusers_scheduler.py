@@ -1,9 +1,11 @@
 """diffusers' own schedulers as solvers: their ``step`` under our loop."""
 
+import inspect
 import math
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+import diffusers
 import torch
 
 from genlab.diffusion.denoiser import ConditionedDenoiser, State, StepInfo
@@ -104,7 +106,7 @@ class DiffusersScheduler(Solver):
         """A scheduler of its own for each run.
 
         Raises:
-            ConfigError: the levels are not those of the scheduler.
+            ConfigError: the levels are not those of the scheduler, or its noise cannot be given.
         """
         levels = grid.sigmas[:-1]
         run = Run(self.scheduler, self.config, len(levels), grid.noise_levels)
@@ -113,6 +115,11 @@ class DiffusersScheduler(Solver):
             raise ConfigError(
                 "the diffusers solver needs the noise levels of its own scheduler: give it the "
                 f"schedule diffusers with scheduler: {self.scheduler} and the same config"
+            )
+        if self._draws and "randn_like" in inspect.getsource(type(run.scheduler).step):
+            raise ConfigError(
+                f"{self.scheduler} of diffusers {diffusers.__version__} draws noise that no seed "
+                "of a sample decides; update diffusers"
             )
         return _Memory(run)
 

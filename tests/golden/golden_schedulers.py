@@ -85,7 +85,7 @@ def hf_scheduler(run: Run) -> None:
     else:
         generator = convert(run.case, tuple((k, _hashable(v)) for k, v in config.items()))
         model, own = generator.denoiser, generator.sampler.config
-    own = with_step_options(own, step_options)
+    own = with_step_options(own, params["scheduler"], step_options)
     recorder = ModelRecorder(model, generator)
     condition = Condition(labels=our_labels(labels, generator.num_classes))
     results = _sample(run, Sampler.from_config(own), recorder, condition, params["scheduler"])
@@ -102,16 +102,20 @@ def _as(run: Run, told: Tensor) -> Tensor:
     return told.to(run.reference("timesteps").dtype)
 
 
-def with_step_options(own: Any, options: dict[str, Any]) -> Any:
+def with_step_options(own: Any, scheduler: str, options: dict[str, Any]) -> Any:
     """The sampler with options of the step, under our solver's names."""
     if not options:
         return own
-    solver = dict(own["solver"])
-    if solver["name"] == "diffusers":
-        return {**own, "solver": {**solver, "step_options": options}}
-    names = {"order": "max_order", "s_churn": "S_churn", "s_tmin": "S_min", "s_tmax": "S_max",
-             "s_noise": "S_noise", "eta": "eta"}  # fmt: skip
-    return {**own, "solver": {**solver, **{names[k]: v for k, v in options.items()}}}
+    ours = {STEP_OPTIONS.get(name, ""): value for name, value in options.items()}
+    if own["solver"]["name"] != "diffusers" and "" not in ours:
+        return {**own, "solver": {**own["solver"], **ours}}
+    schedule = own["schedule"]
+    config = schedule.get("config", {})
+    return diffusers_sampler(scheduler, config, num_steps=schedule["num_steps"], step=options)
+
+
+STEP_OPTIONS = {"eta": "eta", "order": "max_order"}
+"""Theirs -> ours. Churn is another: theirs tells the network the level before it."""
 
 
 def _sample(
@@ -204,11 +208,11 @@ class Angle(Preconditioning):
 
 
 class FlowRecorder(Noting):
-    """Notes what a closed-form flow is told: 1000 times the time of the noise level."""
+    """Notes what a closed-form flow is told: T times the time of the noise level."""
 
-    def told(self) -> Tensor:
+    def told(self, T: int) -> Tensor:
         sigmas = torch.tensor(self.sigmas, dtype=torch.float64)
-        return 1000 * sigmas / (1 + sigmas)
+        return (T * sigmas / (1 + sigmas)).round(decimals=4)  # whole ones are whole in theirs
 
 
 def hf_flow(run: Run) -> None:
@@ -221,9 +225,8 @@ def hf_flow(run: Run) -> None:
     results = _sample(run, Sampler.from_config(sampler), model, Condition(), params["scheduler"])
     if native := FLOW_METHODS.get(params["scheduler"]):
         _compare_with_ours(run, {**sampler, "solver": native})
-    run.expect_all(
-        results([], model.sigmas) | {"timesteps": _as(run, model.told().round(decimals=4))}
-    )
+    told = model.told(params["scheduler_config"].get("num_train_timesteps", 1000))
+    run.expect_all(results([], model.sigmas) | {"timesteps": _as(run, told)})
 
 
 FLOW_METHODS = {
