@@ -2,7 +2,7 @@
 
 import inspect
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import diffusers
@@ -30,11 +30,13 @@ class _Memory:
 
     Attributes:
         run: the scheduler.
+        draws: whether it draws noise.
         generators: one for each sample; None until one is needed.
         x: the state that the last step returned; another one means that a hook has replaced it.
     """
 
     run: Run
+    draws: bool
     generators: list[torch.Generator] | None = None
     x: State | None = None
 
@@ -78,7 +80,6 @@ class DiffusersScheduler(Solver):
         """Whether it asks at whole timesteps alone, which every discrete model knows."""
         return KINDS[self.scheduler].frame == "chain"
 
-    @property
     def _draws(self) -> bool:
         settings = {
             **defaults_of(self.scheduler),
@@ -116,12 +117,13 @@ class DiffusersScheduler(Solver):
                 "the diffusers solver needs the noise levels of its own scheduler: give it the "
                 f"schedule diffusers with scheduler: {self.scheduler} and the same config"
             )
-        if self._draws and "randn_like" in inspect.getsource(type(run.scheduler).step):
+        draws = self._draws()
+        if draws and "randn_like" in inspect.getsource(type(run.scheduler).step):
             raise ConfigError(
                 f"{self.scheduler} of diffusers {diffusers.__version__} draws noise that no seed "
                 "of a sample decides; update diffusers"
             )
-        return _Memory(run)
+        return _Memory(run, draws)
 
     def step(
         self, denoiser: ConditionedDenoiser, x: State, step: StepInfo, memory: _Memory
@@ -130,7 +132,7 @@ class DiffusersScheduler(Solver):
         run, options = memory.run, dict(self.step_options)
         if memory.x is not None and memory.x is not x:
             run.start_anew(step.index)
-        if self._draws:
+        if memory.draws:
             options["generator"] = memory.generators = memory.generators or generators_for(
                 step.noise
             )
@@ -146,7 +148,7 @@ class DiffusersScheduler(Solver):
             except (NotImplementedError, ValueError) as error:
                 raise refusal(self.scheduler, error) from error
         x_next = state.to(x.dtype) / run.scale(step.sigma_next)
-        return StepResult(x=x_next, x0=x0, memory=_Memory(run, memory.generators, x_next))
+        return StepResult(x=x_next, x0=x0, memory=replace(memory, x=x_next))
 
     def _ask(
         self,
