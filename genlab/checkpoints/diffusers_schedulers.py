@@ -1,13 +1,22 @@
-"""What a scheduler's config of diffusers says: the parameterisation, and how it would sample."""
+"""What a scheduler's config of diffusers says: the parameterisation, and how it would sample.
+
+Every setting is obeyed or refused by name: where a solver of ours draws the same picture it is
+taken, and only while all settings are those that it stands for; otherwise diffusers' own scheduler
+runs (`genlab.samplers.solvers.diffusers_scheduler`).
+"""
 
 import reprlib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from genlab.checkpoints.options import Option, integer, number, values_of
 from genlab.diffusion.discrete import Discrete, betas
 from genlab.errors import ConfigError, nearest
+from genlab.samplers.diffusers_schedulers import KINDS as RUN
+from genlab.samplers.diffusers_schedulers import MODEL_OWNED, Run, check_settings, defaults_of
+from genlab.samplers.schedules.diffusers_scheduler import diffusers_sampler
+from genlab.samplers.schedules.timesteps import SPACINGS
 
 SCHEDULES = {"linear": "linear", "scaled_linear": "scaled_linear", "squaredcos_cap_v2": "cosine"}
 PREDICTIONS = {"epsilon": "epsilon", "v_prediction": "v", "sample": "x0"}
@@ -22,91 +31,177 @@ VARIANCES = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Kind:
-    """One scheduler of diffusers: its own defaults and the solver that it is.
+class _Native:
+    """A scheduler of diffusers that is a solver of ours.
 
     Attributes:
         solver: our solver's config.
-        spacing: its default.
-        num_steps: steps that its pipelines take by default.
-        clips: whether it clips x0 unless told otherwise; None where it never does.
+        obeyed: settings that any value of is obeyed; all others must have diffusers' default.
+        allowed: settings -> values for which the two are the same.
+        holds: what else they have to fulfil: (settings, number of steps) -> whether they do.
         open_end: see `genlab.samplers.schedules.timesteps.Timesteps`.
         continuous: whether it visits noise levels between timesteps.
     """
 
     solver: Mapping[str, Any]
-    spacing: str
-    num_steps: int = 50
-    clips: bool | None = None
+    obeyed: tuple[str, ...] = ()
+    allowed: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    holds: Callable[[Mapping[str, Any], int], bool] = lambda settings, num_steps: True
     open_end: bool = False
     continuous: bool = False
 
+    def differing(self, settings: Mapping[str, Any], name: str) -> list[str]:
+        """The settings of a scheduler with which it draws another picture."""
+        found = []
+        for setting, default in _defaults(name).items():
+            value = settings.get(setting)
+            allowed = self.allowed.get(setting, (default, None if default is False else default))
+            free = setting in (*_BY_THE_MODEL, *self.obeyed) or setting not in settings
+            if not free and not any(value == each for each in allowed):
+                found.append(setting)
+        return found
 
-KINDS = {
-    "DDPMScheduler": _Kind(solver={"name": "ddpm"}, spacing="leading", num_steps=1000, clips=True),
-    "DDIMScheduler": _Kind(solver={"name": "ddim"}, spacing="leading", clips=True),
-    "EulerDiscreteScheduler": _Kind(solver={"name": "euler"}, spacing="linspace", continuous=True),
-    "HeunDiscreteScheduler": _Kind(solver={"name": "heun"}, spacing="linspace", continuous=True),
-    "EulerAncestralDiscreteScheduler": _Kind(
-        solver={"name": "euler-ancestral"}, spacing="linspace", continuous=True
+    def stands_for(self, settings: Mapping[str, Any], name: str, num_steps: int) -> bool:
+        """Whether it draws the picture of a scheduler with these settings."""
+        return not self.differing(settings, name) and self.holds(settings, num_steps)
+
+
+def _ends_where_the_next_begins(settings: Mapping[str, Any], num_steps: int) -> bool:
+    """DDIM and DDPM step ``T // num_steps`` timesteps down, wherever the next one begins."""
+    divides = settings["num_train_timesteps"] % num_steps == 0
+    return divides and settings["timestep_spacing"] != "linspace"
+
+
+def _knows_no_pure_noise(settings: Mapping[str, Any], num_steps: int) -> bool:
+    """These take sigma 4096 for pure noise, and a step from there is not one from more."""
+    return not settings.get("rescale_betas_zero_snr")
+
+
+def _keeps_its_order(settings: Mapping[str, Any], num_steps: int) -> bool:
+    """Of order 3, fewer than 15 steps end with one of order 2, and the SDE is another one."""
+    lowers = settings["lower_order_final"] and num_steps < 15
+    is_ode = settings["algorithm_type"] == "dpmsolver++"
+    return _knows_no_pure_noise(settings, num_steps) and (
+        settings["solver_order"] < 3 or (is_ode and not lowers)
+    )
+
+
+def _starts_from_noise(settings: Mapping[str, Any], num_steps: int) -> bool:
+    """With ``leading`` timesteps these start from a little more noise than the first level."""
+    even = settings["timestep_spacing"] != "leading"
+    return even and _knows_no_pure_noise(settings, num_steps)
+
+
+_DDPM = _Native(
+    solver={"name": "ddpm"},
+    obeyed=("variance_type", "clip_sample"),
+    holds=_ends_where_the_next_begins,
+)
+_DDIM = _Native(solver={"name": "ddim"}, obeyed=("clip_sample",), holds=_ends_where_the_next_begins)
+
+NATIVE: Mapping[str, _Native] = {
+    "DDPMScheduler": _DDPM,
+    "DDPMParallelScheduler": _DDPM,
+    "DDIMScheduler": _DDIM,
+    "DDIMParallelScheduler": _DDIM,
+    "EulerDiscreteScheduler": _Native(
+        solver={"name": "euler"}, continuous=True, holds=_starts_from_noise
     ),
-    "DPMSolverMultistepScheduler": _Kind(
-        solver={"name": "dpmpp-2m", "unit_start": True},
-        spacing="linspace",
-        num_steps=25,
+    "HeunDiscreteScheduler": _Native(
+        solver={"name": "heun"}, continuous=True, holds=_starts_from_noise
+    ),
+    "EulerAncestralDiscreteScheduler": _Native(
+        solver={"name": "euler-ancestral"}, continuous=True, holds=_starts_from_noise
+    ),
+    "LMSDiscreteScheduler": _Native(
+        solver={"name": "lms", "max_order": 4, "full_last_step": True},
+        continuous=True,
+        holds=_starts_from_noise,
+    ),
+    "DPMSolverSDEScheduler": _Native(
+        solver={"name": "dpmpp-sde"},
+        obeyed=("noise_sampler_seed",),  # every sample has a seed of its own here
+        continuous=True,
+        holds=_starts_from_noise,
+    ),
+    "DPMSolverMultistepScheduler": _Native(
+        solver={"name": "dpmpp", "unit_start": True},
+        # Its last step leads to 0, which is of first order whatever these say.
+        obeyed=("use_karras_sigmas", "variance_type", "euler_at_final", "lower_order_final"),
+        allowed={
+            "algorithm_type": ("dpmsolver++", "sde-dpmsolver++"),
+            "solver_order": (1, 2, 3),
+            "solver_type": ("midpoint", "heun"),
+        },
+        holds=_keeps_its_order,
         open_end=True,
     ),
-    "UniPCMultistepScheduler": _Kind(
+    "UniPCMultistepScheduler": _Native(
         solver={"name": "unipc", "unit_start": True},
-        spacing="linspace",
-        num_steps=25,
+        obeyed=("use_karras_sigmas",),
+        holds=_knows_no_pure_noise,
         open_end=True,
     ),
 }
-"""Schedulers of diffusers that are solvers of ours."""
+"""Schedulers of diffusers that are solvers of ours, as long as their settings allow it."""
 
-_BY_DDIM = _Kind(solver={"name": "ddim"}, spacing="leading", clips=False)
-SAMPLED_BY_DDIM = (
-    "DDIMParallelScheduler",
-    "DDPMParallelScheduler",
-    "DEISMultistepScheduler",
-    "DPMSolverSDEScheduler",
-    "DPMSolverSinglestepScheduler",
-    "KDPM2AncestralDiscreteScheduler",
-    "KDPM2DiscreteScheduler",
-    "LCMScheduler",
-    "LMSDiscreteScheduler",
-    "PNDMScheduler",
-    "SASolverScheduler",
-    "TCDScheduler",
-)
-"""Schedulers of the same discrete models whose solvers are not ours.
+READ = (*(name for name, kind in RUN.items() if kind.frame in ("chain", "unscaled")),
+        "DPMSolverSDEScheduler")  # fmt: skip
+"""Schedulers of discrete models. Others mean other models: flows, consistency models, other noise
+levels."""
 
-Others mean other models: flows, consistency models, other noise levels.
-"""
+_LMS_DEFAULTS = {
+    "num_train_timesteps": 1000, "beta_start": 0.0001, "beta_end": 0.02, "beta_schedule": "linear",
+    "trained_betas": None, "prediction_type": "epsilon", "use_karras_sigmas": False,
+    "use_exponential_sigmas": False, "use_beta_sigmas": False, "timestep_spacing": "linspace",
+    "steps_offset": 0,
+}  # fmt: skip
+_OUR_DEFAULTS: Mapping[str, dict[str, Any]] = {
+    "LMSDiscreteScheduler": _LMS_DEFAULTS,
+    "DPMSolverSDEScheduler": {
+        **_LMS_DEFAULTS, "beta_start": 0.00085, "beta_end": 0.012, "noise_sampler_seed": None
+    },
+}  # fmt: skip
+"""Of schedulers whose classes need packages that GenLab does without."""
+
+_NUM_STEPS = {
+    "DDPMScheduler": 1000, "DDPMParallelScheduler": 1000, "LCMScheduler": 4, "TCDScheduler": 4,
+    "DPMSolverMultistepScheduler": 25, "DPMSolverSinglestepScheduler": 25,
+    "DEISMultistepScheduler": 25, "SASolverScheduler": 25, "UniPCMultistepScheduler": 25,
+}  # fmt: skip
+"""Steps that pipelines take by default; 50 of any other scheduler."""
 
 _NUMBERS = {
-    "num_train_timesteps": Option(1000, integer(1, 100_000)),
-    "beta_start": Option(1e-4, number(0, 1)),
-    "beta_end": Option(0.02, number(0, 1)),
-    "steps_offset": Option(0, integer(0, 100_000)),
+    "num_train_timesteps": integer(1, 100_000),
+    "beta_start": number(0, 1),
+    "beta_end": number(0, 1),
+    "steps_offset": integer(0, 100_000),
 }
 # Clipped to what the model knows.
 _WHOLE_RANGE = {"sigma_min": 1e-6, "sigma_max": 1e6}
-# Values that mean nothing to us only as long as they are these.
-_NEUTRAL = {
-    "trained_betas": None,
-    "thresholding": False,
-    "clip_sample_range": 1.0,
-    "use_exponential_sigmas": False,
-    "use_beta_sigmas": False,
-    "use_lu_lambdas": False,
-    "use_flow_sigmas": False,
-    "lower_order_final": True,
-    "euler_at_final": False,
-    "solver_order": 2,
-    "final_sigmas_type": "zero",
+
+_BY_THE_MODEL = (*MODEL_OWNED, "prediction_type", "timestep_spacing", "steps_offset")
+"""Settings that the preconditioning and the schedule of timesteps obey, whatever the solver."""
+
+_SWITCHES = {
+    "dynamic_thresholding_ratio": "thresholding",
+    "sample_max_value": "thresholding",
+    "clip_sample_range": "clip_sample",
+    "flow_shift": "use_flow_sigmas",
+    "time_shift_type": "use_dynamic_shifting",
 }
+"""Settings without effect -> while this one is off."""
+
+_OTHER_MODELS = {
+    "trained_betas": (None,),
+    "use_flow_sigmas": (False, None),
+    "use_dynamic_shifting": (False, None),
+    "timestep_type": ("discrete",),
+}
+"""Settings -> the only values for which the model is one of GenLab's discrete models."""
+
+_OF_OURS = ("variance_type", "clip_sample", "use_clipped_model_output")
+"""Settings that are read of every scheduler: diffusers passes over them where it has none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,72 +228,139 @@ def parse_scheduler(
         num_steps: of the sampler; None is what diffusers' pipelines take.
 
     Raises:
-        ConfigError: it means something that GenLab has no model or solver for.
+        ConfigError: it means something that GenLab has no model for, or that diffusers itself
+            refuses; names the setting.
     """
-    name, kind = _kind(config)
-    for option, neutral in _NEUTRAL.items():
-        if config.get(option, neutral) not in (neutral, None):
+    name = _name(config)
+    _refuse_unknown(name, config)
+    for option, values in _OTHER_MODELS.items():
+        if config.get(option, values[0]) not in values:
             raise ConfigError(
-                f"the scheduler's {option} = {config[option]!r} is not supported; GenLab reads "
-                f"models with {option} = {neutral}"
+                f"the scheduler's {option} = {reprlib.repr(config[option])} is not supported; "
+                f"GenLab reads models with {option} = {values[0]}"
             )
-    numbers = values_of(name, _NUMBERS, config)
-    schedule = _translate(config, "beta_schedule", "linear", SCHEDULES)
-    said = _translate(config, "variance_type", "fixed_small", VARIANCES)
-    karras = bool(config.get("use_karras_sigmas", False))
-    if karras and not kind.open_end:
-        raise ConfigError(
-            f"use_karras_sigmas is not supported with the {name}; set the sampler's schedule to "
-            "karras once the model is converted"
-        )
-    variance = "learned_range" if predicts_variance and not said.startswith("learned") else said
+    own = _defaults(name)
+    config = {k: v for k, v in config.items() if v is not None or own.get(k) is None}
+    options = {k: Option(own.get(k, 0), check) for k, check in _NUMBERS.items()}
+    numbers = values_of(name, options, config)
+    spacings = {spacing: spacing for spacing in SPACINGS}
+    spacing = _translate(
+        config, "timestep_spacing", own.get("timestep_spacing", "linspace"), spacings
+    )
+    schedule = _translate(config, "beta_schedule", own["beta_schedule"], SCHEDULES)
+    variance = _translate(config, "variance_type", "fixed_small", VARIANCES)
+    prediction = _translate(config, "prediction_type", own["prediction_type"], PREDICTIONS)
+    settings = _in_effect({**own, **{k: v for k, v in config.items() if k in own}, **numbers})
+    settings["timestep_spacing"] = spacing
+    steps = min(num_steps or _NUM_STEPS.get(name, 50), numbers["num_train_timesteps"])
+    native = NATIVE.get(name)
+    if native is not None and not native.stands_for(settings, name, steps):
+        if name not in RUN:
+            raise ConfigError(
+                f"GenLab samples a {name} by its own {native.solver['name']}, which does not do "
+                f"{', '.join(native.differing(settings, name)) or 'leading timesteps'}; leave it "
+                "out, or name another scheduler"
+            )
+        native = None
     by_ends = schedule != "cosine"
+    even = native is not None and settings.get("use_karras_sigmas", False)
+    said = variance
+    if predicts_variance and not variance.startswith("learned"):
+        variance = "learned_range"
     preconditioning = Discrete(
         schedule=schedule,
         T=numbers["num_train_timesteps"],
-        prediction=_translate(config, "prediction_type", "epsilon", PREDICTIONS),
+        prediction=prediction,
         variance=variance,
-        interpolate=kind.continuous or karras,
-        nearest_in_log=karras,
+        interpolate=_is_continuous(name, settings),
+        interpolate_in_log=name == "DPMSolverSDEScheduler",
+        nearest_in_log=bool(even),
         zero_terminal_snr=bool(config.get("rescale_betas_zero_snr", False)),
         beta_start=numbers["beta_start"] if by_ends else None,
         beta_end=numbers["beta_end"] if by_ends else None,
     )
-    solver = dict(kind.solver)
-    if kind.clips is not None:
-        solver["clip"] = bool(config.get("clip_sample", kind.clips))
-    if solver["name"] == "ddim" and solver["clip"]:
-        solver["keep_noise"] = not config.get("use_clipped_model_output", False)
+    if native is None:
+        return Scheduling(
+            preconditioning=preconditioning,
+            sampler=_theirs(name, config, steps, preconditioning),
+        )
+    solver = {**native.solver, **_solver_options(name, config, settings)}
     if solver["name"] == "ddpm" and variance != said:
         solver["variance"] = said
-    if solver["name"] == "dpmpp-2m":
-        solver["sde"] = _is_stochastic(config)
     return Scheduling(
         preconditioning=preconditioning,
-        sampler={"solver": solver, "schedule": _schedule(config, kind, num_steps)},
+        sampler={"solver": solver, "schedule": _schedule(settings, native, steps)},
     )
 
 
-def _kind(config: Mapping[str, Any]) -> tuple[str, _Kind]:
+def _name(config: Mapping[str, Any]) -> str:
     name = config.get("_class_name", "DDPMScheduler")
-    kinds = {**dict.fromkeys(SAMPLED_BY_DDIM, _BY_DDIM), **KINDS}
-    if not isinstance(name, str) or name not in kinds:
+    if not isinstance(name, str) or name not in READ:
         raise ConfigError(
             f"the scheduler {reprlib.repr(name)} is none of a discrete model that GenLab knows; "
-            f"{nearest(str(name)[:40], kinds)}"
+            f"{nearest(str(name)[:40], READ)}"
         )
-    return name, kinds[name]
+    return name
 
 
-def _schedule(config: Mapping[str, Any], kind: _Kind, num_steps: int | None) -> dict[str, Any]:
-    steps = min(num_steps or kind.num_steps, config.get("num_train_timesteps", 1000))
-    if config.get("use_karras_sigmas"):
+def _defaults(name: str) -> dict[str, Any]:
+    return _OUR_DEFAULTS[name] if name in _OUR_DEFAULTS else defaults_of(name)
+
+
+def _refuse_unknown(name: str, config: Mapping[str, Any]) -> None:
+    """Refuse settings of no scheduler; those of another one are without effect there, too."""
+    known = {setting for each in READ for setting in _defaults(each)} | {*_OF_OURS}
+    for setting in config:
+        if not setting.startswith("_") and setting not in known:
+            raise ConfigError(
+                f"the scheduler's {reprlib.repr(setting)} is no setting of a {name}; "
+                f"{nearest(setting[:40], known)}"
+            )
+
+
+def _in_effect(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings, those that are switched off at some value of no consequence."""
+    off = {
+        setting: None
+        for setting, switch in _SWITCHES.items()
+        if setting in settings and not settings.get(switch)
+    }
+    return {key: value for key, value in settings.items() if key not in off}
+
+
+def _is_continuous(name: str, settings: Mapping[str, Any]) -> bool:
+    """Whether the model has to know noise levels between its timesteps."""
+    in_own_frame = name == "DPMSolverSDEScheduler" or RUN[name].frame == "unscaled"
+    uneven = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas")
+    return in_own_frame or any(settings.get(option) for option in uneven)
+
+
+def _solver_options(
+    name: str, config: Mapping[str, Any], settings: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What the settings make of a solver of ours."""
+    if name.startswith("DD"):
+        clip = bool(settings["clip_sample"])
+        if name.startswith("DDPM") or not clip:
+            return {"clip": clip}
+        return {"clip": clip, "keep_noise": not config.get("use_clipped_model_output", False)}
+    if name != "DPMSolverMultistepScheduler":
+        return {}
+    return {
+        "max_order": settings["solver_order"],
+        "correction": settings["solver_type"],
+        "sde": settings["algorithm_type"] == "sde-dpmsolver++",
+    }
+
+
+def _schedule(settings: Mapping[str, Any], native: _Native, steps: int) -> dict[str, Any]:
+    if settings.get("use_karras_sigmas"):
         return {"name": "karras", "num_steps": steps, **_WHOLE_RANGE}
-    spacing = config.get("timestep_spacing", kind.spacing)
+    spacing = settings["timestep_spacing"]
     options = {
-        "offset": config.get("steps_offset", 0) if spacing == "leading" else 0,
-        "open_end": kind.open_end and spacing != "trailing",
-        "fractional": kind.continuous and spacing == "linspace",
+        "offset": settings["steps_offset"] if spacing == "leading" else 0,
+        "open_end": native.open_end and spacing != "trailing",
+        "fractional": native.continuous and spacing == "linspace",
     }
     return {
         "name": "timesteps",
@@ -208,19 +370,27 @@ def _schedule(config: Mapping[str, Any], kind: _Kind, num_steps: int | None) -> 
     }
 
 
-def _is_stochastic(config: Mapping[str, Any]) -> bool:
-    if config.get("solver_type", "midpoint") != "midpoint":
-        raise ConfigError(
-            f"the scheduler's solver_type {config['solver_type']!r} is not supported; GenLab has "
-            "the midpoint rule"
-        )
-    kinds = {"dpmsolver++": False, "sde-dpmsolver++": True}
-    kind = config.get("algorithm_type", "dpmsolver++")
-    if not isinstance(kind, str) or kind not in kinds:
-        raise ConfigError(
-            f"the scheduler's algorithm_type {kind!r} is not supported; {nearest(str(kind), kinds)}"
-        )
-    return kinds[kind]
+def _theirs(
+    name: str, config: Mapping[str, Any], steps: int, preconditioning: Discrete
+) -> dict[str, Any]:
+    """The sampler that runs the scheduler itself.
+
+    Raises:
+        ConfigError: it refuses its settings.
+    """
+    own = defaults_of(name)
+    kept = {
+        setting: value
+        for setting, value in config.items()
+        if setting in own and setting not in MODEL_OWNED and value != own[setting]
+    }
+    kept.pop("prediction_type", None)  # is that of the model
+    if name.startswith("DDPM") and preconditioning.variance.startswith("learned"):
+        kept.setdefault("variance_type", preconditioning.variance)
+    sampler = diffusers_sampler(name, kept, num_steps=steps)
+    check_settings(name, kept, {})
+    Run(name, kept, steps, preconditioning)
+    return sampler
 
 
 def _translate(config: Mapping[str, Any], option: str, default: str, known: dict[str, str]) -> str:

@@ -293,10 +293,10 @@ class Discrete(Preconditioning):
         interpolate: whether noise levels between two timesteps are known, too: the network is told
             a fractional timestep, as diffusers' Euler and Heun samplers do; otherwise every noise
             level is rounded to a timestep.
+        interpolate_in_log: whether such a timestep lies on a straight line in ln sigma, as in
+            k-diffusion, rather than in sigma.
         nearest_in_log: whether a network whose noise levels are interpolated is nevertheless told a
             whole timestep, the nearest in ln sigma, as diffusers' multistep samplers do.
-        interpolate_in_log: whether ln sigma, rather than sigma, is a straight line between two
-            timesteps, as k-diffusion has it.
         zero_terminal_snr: whether the betas were rescaled so that the last timestep is noise alone
             (Lin et al., arXiv:2305.08891, Algorithm 1). Its infinite noise level is stood for by
             2^24, which float32 cannot tell from it in the scaled frame.
@@ -312,8 +312,8 @@ class Discrete(Preconditioning):
     beta_start: float | None = None
     beta_end: float | None = None
     interpolate: bool = False
-    nearest_in_log: bool = False
     interpolate_in_log: bool = False
+    nearest_in_log: bool = False
     zero_terminal_snr: bool = False
 
     def __post_init__(self) -> None:

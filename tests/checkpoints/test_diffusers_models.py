@@ -238,19 +238,11 @@ def test_rescaled_timesteps_are_not_written() -> None:
         scheduler_config(Discrete(T=500, rescale_timesteps=True), clip=False)
 
 
-def test_schedulers_of_other_solvers_clip_only_where_they_say_so() -> None:
-    solver = {"name": "ddim", "clip": False}
-    for clip in ({}, {"clip_sample": True}):
-        config = {"_class_name": "PNDMScheduler", **clip}
-        read = parse_scheduler(config, predicts_variance=False).sampler["solver"]
-        assert read == (solver | {"clip": True, "keep_noise": True} if clip else solver)
-
-
 def test_a_multistep_scheduler_as_diffusers_writes_it(tmp_path: Path) -> None:
     scheduler: Any = DPMSolverMultistepScheduler()  # its variance_type is null
     unet().save_pretrained(tmp_path)
     scheduler.save_pretrained(tmp_path)
-    assert read(tmp_path).sampler.config["solver"]["name"] == "dpmpp-2m"
+    assert read(tmp_path).sampler.config["solver"]["name"] == "dpmpp"
 
 
 def test_a_claimed_width_meets_the_shapes_before_memory_is_taken(tmp_path: Path) -> None:
@@ -346,7 +338,8 @@ DAMAGE: dict[str, tuple[Any, str]] = {
     ),
     "unknown betas": (config_with(SCHEDULER, beta_schedule="sigmoid"), "beta_schedule 'sigmoid'"),
     "beta of text": (config_with(SCHEDULER, beta_end="much"), "must be a number"),
-    "thresholding": (config_with(SCHEDULER, thresholding=True), "thresholding"),
+    "thresholding": (config_with(SCHEDULER, thresholding="x" * 10**6), "thresholding of"),
+    "unknown setting": (config_with(SCHEDULER, zero_beta=1), "'zero_beta' is no setting"),
     "unknown prediction": (config_with(SCHEDULER, prediction_type="flow"), "prediction_type"),
 }
 

@@ -4,13 +4,13 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
+from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, KDPM2DiscreteScheduler
 
 from genlab.diffusion.discrete import Discrete
 from genlab.errors import ConfigError
 
 # diffusers' own use of NumPy.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+pytestmark = pytest.mark.filterwarnings("ignore:__array.*__ :DeprecationWarning")
 
 
 def test_zero_terminal_snr() -> None:
@@ -50,3 +50,17 @@ def test_timesteps_between_two_in_log() -> None:
         Discrete(interpolate_in_log=True)
     with pytest.raises(ConfigError, match="no effect with nearest_in_log"):
         Discrete(interpolate=True, interpolate_in_log=True, nearest_in_log=True)
+
+
+def test_timesteps_between_in_log() -> None:
+    """Where a second evaluation in the middle of a step asks."""
+    scheduler: Any = KDPM2DiscreteScheduler(beta_start=1e-4, beta_end=0.02)
+    scheduler.set_timesteps(30)
+    middles = scheduler.sigmas_interpol[1:-3:2].double()
+    told = scheduler.timesteps[1::2].double()
+    ours = Discrete(interpolate=True, interpolate_in_log=True)
+    torch.testing.assert_close(ours.timestep(middles), told, rtol=1e-4, atol=1e-3)
+    straight = Discrete(interpolate=True)
+    assert (straight.timestep(middles) - told).abs().max() > 1e-2
+    with pytest.raises(ConfigError, match="interpolate_in_log has no effect without interpolate"):
+        Discrete(interpolate_in_log=True)

@@ -37,7 +37,7 @@ def model_folder(case: Case, to: str) -> Path:
 
 
 @lru_cache(maxsize=32)
-def _convert(case: Case, config: tuple[tuple[str, Any], ...]) -> DiffusionGenerator:
+def convert(case: Case, config: tuple[tuple[str, Any], ...]) -> DiffusionGenerator:
     with tempfile.TemporaryDirectory() as folder:
         generator = genlab.convert(model_folder(case, folder), "diffusers", dict(config))
     assert isinstance(generator, DiffusionGenerator)
@@ -45,15 +45,15 @@ def _convert(case: Case, config: tuple[tuple[str, Any], ...]) -> DiffusionGenera
 
 
 def _forward(run: Run, x: str) -> None:
-    network: Any = _convert(run.case, tuple(ANY_SCHEDULE.items())).network
+    network: Any = convert(run.case, tuple(ANY_SCHEDULE.items())).network
     labels = run.optional("class_labels")
     with torch.no_grad():
-        classes = network.embed_labels(_ours(labels, network.label_dim))
+        classes = network.embed_labels(our_labels(labels, network.label_dim))
         out = network(run.input(x), run.input("timestep").float(), classes)
     run.expect_all({"out": out})
 
 
-def _ours(labels: Tensor | None, num_classes: int) -> Tensor | None:
+def our_labels(labels: Tensor | None, num_classes: int) -> Tensor | None:
     """Their null class is the row after the last class."""
     return None if labels is None else labels.masked_fill(labels == num_classes, NULL_CLASS)
 
@@ -104,7 +104,7 @@ class _Given:
         raise AssertionError(f"a fork {key!r} is drawn from, officially there is none")
 
 
-class _Recorder(Told):
+class ModelRecorder(Told):
     """Notes the state and the noise level of every call, too."""
 
     def __init__(self, inner: Denoiser, generator: DiffusionGenerator) -> None:
@@ -132,17 +132,17 @@ def hf_trajectory(run: Run) -> None:
         **params["scheduler_config"],
         "num_steps": params["num_inference_steps"],
     }
-    generator = _convert(run.case, tuple(config.items()))
+    generator = convert(run.case, tuple(config.items()))
     own = generator.sampler.config
     solver = {**own["solver"], **run.params("step_kwargs")["step_kwargs"]}
     sampler = Sampler.from_config({**own, "solver": solver})
-    recorder = _Recorder(generator.denoiser, generator)
+    recorder = ModelRecorder(generator.denoiser, generator)
     labels, latents = run.input("class_labels"), run.input("noise_init")
     # A draw of the step to 0 is multiplied by 0: either side may leave it out.
     official = run.draws()
     needless = 2 if len(official) == params["num_inference_steps"] else 1
     noise = _Given(*official, torch.zeros_like(latents))
-    condition = Condition(labels=_ours(labels, generator.num_classes))
+    condition = Condition(labels=our_labels(labels, generator.num_classes))
     with torch.no_grad():
         *_, last = sample_steps(
             sampler,

@@ -18,6 +18,7 @@ from golden_guidance import checks as guidance_checks
 from golden_metrics import metrics
 from golden_noise import RecordedNoise
 from golden_pixelcnnpp import pixelcnnpp
+from golden_schedulers import CHECKS as SCHEDULERS
 from golden_schedules import gits, kd_discrete, kd_schedule, restart_sampler
 from golden_solvers import ds_sampler, kd_sampler, mixture
 from golden_stitch import CHECKS as STITCH
@@ -37,10 +38,6 @@ from genlab.samplers.sampler import Sampler
 from genlab.samplers.solvers.general import General
 
 PLANNED = {
-    "samplers and guidance": [
-        "hf_flow",
-        "hf_scheduler",
-    ],
     "fine-tuning": ["difffit_forward", "difffit_grad", "difffit_trainable", "peft_lora"],
     "EDM2": [
         "edm2_encoder",
@@ -329,6 +326,7 @@ CHECKS: dict[str, Callable[[Run], None]] = {
     **DIT,
     **STITCH,
     **EDITING,
+    **SCHEDULERS,
     "edm_forward": edm_forward,
     "edm_grad": edm_grad,
     "edm_loss": edm_loss,

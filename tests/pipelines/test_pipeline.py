@@ -157,7 +157,7 @@ def test_callbacks_see_every_step_and_may_change_it(pipe: Pipe) -> None:
     assert not torch.allclose(plain, changed)
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("solver", [name for name in SOLVERS if name != "diffusers"])
 def test_a_callback_replaces_the_latents_under_every_solver(pipe: Pipe, solver: str) -> None:
     def draw(at: int | None) -> Tensor:
         def replace(

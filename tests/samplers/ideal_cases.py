@@ -19,6 +19,9 @@ from genlab.samplers.sampler import Sampler
 from genlab.samplers.schedules.base import NoiseSchedule
 from genlab.samplers.solvers.churn import Churn
 
+FREE_SOLVERS = [name for name in SOLVERS if name != "diffusers"]
+"""Solvers that take any schedule; that one has levels of its own."""
+
 CHURNING = [name for name in SOLVERS if issubclass(SOLVERS[name], Churn)]
 RANGED = [name for name in SCHEDULES if issubclass(SCHEDULES[name], NoiseSchedule)]
 

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 from crossings import META, waits_of
+from ideal_cases import FREE_SOLVERS
 
 from genlab.diffusion.condition import Condition
 from genlab.diffusion.discrete import Discrete
@@ -15,9 +16,9 @@ from genlab.diffusion.preconditioned import PreconditionedDenoiser
 from genlab.diffusion.preconditioning import EDM, IDDPM, VE, VP, Preconditioning
 from genlab.generators.noisy_classifier import NoisyClassifier
 from genlab.networks import ADMClassifier, SongUNet
-from genlab.samplers.base import SOLVERS
 from genlab.samplers.loop import sample_steps
 from genlab.samplers.sampler import Sampler
+from genlab.samplers.schedules.diffusers_scheduler import diffusers_sampler
 
 SHAPE = (1, 8, 8)
 TIMESTEPS = {"name": "respaced", "steps": 3}
@@ -73,7 +74,7 @@ def waits(model: Preconditioning, sampler: dict[str, Any]) -> list[str]:
 
 
 # The adaptive one decides after each attempt whether the samples have arrived: it has to wait.
-@pytest.mark.parametrize("solver", [name for name in SOLVERS if name != "adaptive"])
+@pytest.mark.parametrize("solver", [name for name in FREE_SOLVERS if name != "adaptive"])
 def test_solvers_do_not_wait(solver: str) -> None:
     random = {"S_churn": 4.0} if solver in ("dpm2", "euler", "heun", "general") else {}
     assert waits(EDM(), {"solver": {"name": solver, **random}}) == []
@@ -128,3 +129,13 @@ def test_a_wait_would_be_found() -> None:
     assert waits_of(lambda: torch.zeros(3).to(META, non_blocking=True)) == []
     with pytest.raises(RuntimeError, match="meta"):
         float(torch.zeros(1, device=META))
+
+
+@pytest.mark.parametrize(
+    "scheduler",
+    ["DEISMultistepScheduler", "DPMSolverMultistepScheduler", "KDPM2DiscreteScheduler",
+     "PNDMScheduler"],
+)  # fmt: skip
+def test_schedulers_of_diffusers_do_not_wait(scheduler: str) -> None:
+    sampler = diffusers_sampler(scheduler, num_steps=5)
+    assert waits(Discrete(interpolate=True), sampler) == []

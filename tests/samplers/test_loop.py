@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from ideal_cases import SEEDS, SHAPE, Listener, Timesteps, mixture, run
+from ideal_cases import FREE_SOLVERS, SEEDS, SHAPE, Listener, Timesteps, mixture, run
 from torch import Tensor
 
 from genlab.diffusion.condition import Condition
@@ -43,7 +43,7 @@ def model_for(solver: str) -> Watcher:
     return Watcher(Timesteps(mixture()) if solver == "ddpm" else mixture())
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("solver", FREE_SOLVERS)
 def test_a_replaced_state_is_where_the_run_goes_on(solver: str) -> None:
     """Under every solver, whatever it remembers: the next step asks about the new state."""
     new = torch.linspace(-1, 1, 4 * 8, dtype=torch.float64).reshape(4, *SHAPE)
@@ -63,7 +63,7 @@ def test_a_replaced_state_is_where_the_run_goes_on(solver: str) -> None:
     assert (plain[3].x - steps[3].x).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("solver", FREE_SOLVERS)
 def test_the_last_step_s_state_is_the_result(solver: str) -> None:
     def erase(step: SolverStep) -> Tensor | None:
         return torch.full_like(step.x, 0.25) if step.sigma_next == 0 else None
@@ -72,7 +72,7 @@ def test_the_last_step_s_state_is_the_result(solver: str) -> None:
     assert (steps[-1].x == 0.25).all()
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("solver", FREE_SOLVERS)
 def test_a_hook_that_returns_the_same_state_changes_nothing(solver: str) -> None:
     config = {"solver": solver, "schedule": {"num_steps": 5}}
     watched = run(config, model_for(solver), hooks=[lambda step: step.x])
@@ -123,7 +123,9 @@ class Rising:
         return torch.tensor([20.0, 4.0, 0.5, 3.0, 1.0, 0.2, 0.0], dtype=torch.float64)
 
 
-@pytest.mark.parametrize("solver", [name for name in SOLVERS if name not in ("ddpm", "restart")])
+@pytest.mark.parametrize(
+    "solver", [name for name in FREE_SOLVERS if name not in ("ddpm", "restart")]
+)
 def test_levels_that_rise_again_are_reached_by_noise(solver: str) -> None:
     model = model_for(solver)
     sampler = Sampler(solver=SOLVERS[solver](), schedule=Rising())
@@ -236,7 +238,7 @@ def test_a_window_switches_an_inner_guidance_off_at_no_cost() -> None:
     assert (steps[-1].x - never[-1].x).abs().max() > 1e-4
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("solver", FREE_SOLVERS)
 def test_a_window_is_decided_once_a_step_and_before_churn(solver: str) -> None:
     """Both evaluations of a step are guided alike, also where churn lifts it over the edge."""
     churn = {"S_churn": 3.0} if solver in ("dpm2", "euler", "heun", "general") else {}

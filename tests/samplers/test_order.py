@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from ideal_cases import run
+from ideal_cases import FREE_SOLVERS, run
 from torch import Tensor
 
 from genlab.samplers.base import SOLVERS
@@ -17,7 +17,7 @@ NUM_STEPS = (32, 48, 72)
 RANDOM = ("ddpm", "dpm2-ancestral", "dpmpp-2s", "dpmpp-sde", "euler-ancestral", "flow-sde")
 NO_ORDER = (*RANDOM, "restart", "adaptive")  # random, too; and steps that are not of the schedule
 VARIANTS: list[tuple[dict[str, Any], int]] = [
-    *[({"name": name}, SOLVERS[name].order) for name in SOLVERS if name not in NO_ORDER],
+    *[({"name": name}, SOLVERS[name].order) for name in FREE_SOLVERS if name not in NO_ORDER],
     *[({"name": "two-stage", "alpha": alpha}, 2) for alpha in (0.5, 2 / 3, 1.1)],
     *[
         ({"name": "general", "solver": solver, "schedule": schedule, "scaling": scaling}, order)
