@@ -152,7 +152,10 @@ def sampler_layers(sampler: SamplerLike, own: Mapping[str, Any] | None) -> Layer
 
 @runtime_checkable
 class Schedule(Protocol):
-    """Chooses the noise levels of a run: a frozen dataclass with ``num_steps`` among its fields."""
+    """Chooses the noise levels of a run: a frozen dataclass with ``num_steps`` among its fields.
+
+    It may say with a class variable ``suits`` which models it is for, as a `Solver` does.
+    """
 
     @property
     def num_steps(self) -> int:
@@ -236,10 +239,12 @@ class Solver(ABC):
     Attributes:
         order: order of convergence of a whole run, its own start included; tests measure it.
         on_grid: whether the model is asked at the levels of the run alone.
+        suits: which diffusion models it is for, in a few words.
     """
 
     order: ClassVar[int]
     on_grid: ClassVar[bool] = True
+    suits: ClassVar[str] = "any"
 
     @abstractmethod
     def step(
@@ -266,6 +271,10 @@ class Solver(ABC):
     def nfe(self, num_steps: int) -> int:
         """Evaluations of the model in a run of ``num_steps`` steps."""
         return num_steps
+
+    def draws(self) -> int:
+        """Draws of noise in each step that ends above 0; a solver without any is deterministic."""
+        return 0
 
     def start_std(self, sigma: float) -> float:
         """Standard deviation of the start in the unscaled frame, for a first level ``sigma``."""

@@ -157,9 +157,13 @@ class GuidanceOptions(ABC):
         parts: option -> kind of the model that it holds (`genlab.samplers.parts`). In a config it
             is a name or a folder; it is loaded before a run, moved with the model, and its hash is
             part of the run's identity.
+        suits: which models it is for, in a few words.
+        example: options of a typical use, for a command to copy.
     """
 
     parts: ClassVar[Mapping[str, str]] = {}
+    suits: ClassVar[str] = "any"
+    example: ClassVar[Mapping[str, Any]] = {}
 
     when: When = field(default_factory=When)
 

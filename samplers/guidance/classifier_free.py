@@ -1,8 +1,9 @@
 """Classifier-free guidance: away from the estimate without a class, towards the one with it."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import torch
 
@@ -32,6 +33,9 @@ class ClassifierFree(GuidanceOptions):
     the formula is the same as for epsilon, since both are affine in each other at a given noise
     level.
     """
+
+    suits: ClassVar[str] = "with a null class"
+    example: ClassVar[Mapping[str, Any]] = {"scale": 2}
 
     scale: float = 1.0
     channels: int | None = None

@@ -1,6 +1,7 @@
 """The schedule of flow matching: even steps in the time of a path."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float64
@@ -24,7 +25,11 @@ class FlowTimes(PickedLevels):
         last_step: size of the last step in time, between 0 and 1; None makes it as long as the
             others.
         sigma_max: where to start; None is where the model does.
+
+    Source: Ma et al. (arXiv:2401.08740), as in the official code.
     """
+
+    suits: ClassVar[str] = "any; flow matching (SiT)"
 
     num_steps: int = 50
     path: str = "linear"

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float64
@@ -48,15 +49,17 @@ def vp_betas(sigma_min: float, sigma_max: float, epsilon_s: float = 1e-3) -> tup
 class VP(NoiseSchedule):
     """Even steps in variance-preserving time, as DDPM-like models were first sampled.
 
-    Choose it to reproduce that; Karras needs fewer steps.
+    Choose it to reproduce that; `Karras` needs fewer steps.
 
     Attributes:
         sigma_min: None is the noise level of ``epsilon_s`` with the standard betas (19.9 and 0.1).
         sigma_max: None is the noise level of time 1 with the standard betas, 152.
         epsilon_s: last time before 0, between 0 and 1.
 
-    Source: EDM's Table 1, first column (Song et al., arXiv:2011.13456).
+    Source: EDM (arXiv:2206.00364), Table 1, first column; Song et al. (arXiv:2011.13456).
     """
+
+    suits: ClassVar[str] = "any; VP (DDPM)"
 
     sigma_min: float | None = None  # type: ignore[assignment]  # its default depends on epsilon_s
     sigma_max: float | None = None  # type: ignore[assignment]  # likewise
