@@ -19,8 +19,10 @@ from genlab.diffusion.denoiser import (
 )
 from genlab.diffusion.noise_levels import NoiseLevels
 from genlab.errors import SamplingError
-from genlab.registry import Registry, class_path
+from genlab.registry import class_path
 from genlab.samplers.parts import Part
+from genlab.samplers.registries import SCHEDULES as SCHEDULES
+from genlab.samplers.registries import SOLVERS as SOLVERS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -296,44 +298,3 @@ class Solver(ABC):
         raised = torch.tensor(starts, dtype=torch.float64)
         rounded: list[float] = grid.noise_levels.round_sigma(raised).tolist()
         return rounded
-
-
-SOLVERS: Registry[type[Solver]] = Registry(
-    "genlab.solvers",
-    {
-        "euler": "genlab.samplers.solvers.euler:Euler",
-        "heun": "genlab.samplers.solvers.heun:Heun",
-        "general": "genlab.samplers.solvers.general:General",
-        "ddpm": "genlab.samplers.solvers.ddpm:DDPM",
-        "ddim": "genlab.samplers.solvers.ddim:DDIM",
-        "dpm2": "genlab.samplers.solvers.dpm2:DPM2",
-        "dpm2-ancestral": "genlab.samplers.solvers.dpm2:DPM2Ancestral",
-        "lms": "genlab.samplers.solvers.adams_bashforth:AdamsBashforth",
-        "ipndm": "genlab.samplers.solvers.adams_bashforth:IPNDM",
-        "deis": "genlab.samplers.solvers.adams_bashforth:DEIS",
-        "dpmpp": "genlab.samplers.solvers.multistep:DPMSolverPP",
-        "dpmpp-2s": "genlab.samplers.solvers.single_step:DPMSolverPP2S",
-        "dpmpp-sde": "genlab.samplers.solvers.single_step:DPMSolverPPSDE",
-        "unipc": "genlab.samplers.solvers.multistep:UniPC",
-        "euler-ancestral": "genlab.samplers.solvers.euler_ancestral:EulerAncestral",
-        "flow": "genlab.samplers.solvers.flow:FlowODE",
-        "flow-sde": "genlab.samplers.solvers.flow_sde:FlowSDE",
-    },
-    aliases={"two-stage": "general", "dpmpp-2m": "dpmpp"},
-    builds=Solver,
-)
-SCHEDULES: Registry[type[Schedule]] = Registry(
-    "genlab.schedules",
-    {
-        "karras": "genlab.samplers.schedules.karras:Karras",
-        "vp": "genlab.samplers.schedules.vp:VP",
-        "ve": "genlab.samplers.schedules.ve:VE",
-        "iddpm": "genlab.samplers.schedules.iddpm:IDDPM",
-        "cosine": "genlab.samplers.schedules.cosine:Cosine",
-        "linear": "genlab.samplers.schedules.karras:Linear",
-        "respaced": "genlab.samplers.schedules.respaced:Respaced",
-        "timesteps": "genlab.samplers.schedules.timesteps:Timesteps",
-        "flow": "genlab.samplers.schedules.flow_times:FlowTimes",
-    },
-    builds=Schedule,
-)

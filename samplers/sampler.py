@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 from genlab import config as configs
 from genlab.diffusion.denoiser import Denoiser
@@ -24,6 +24,8 @@ class SamplerConfig:
         guidance: one mapping for each guidance, innermost first: ``name`` in `GUIDANCE` and its
             options.
     """
+
+    example: ClassVar[Mapping[str, Any]] = {"schedule.num_steps": 10}
 
     solver: dict[str, Any] = field(default_factory=lambda: {"name": "heun"})
     schedule: dict[str, Any] = field(default_factory=lambda: {"name": "karras", "num_steps": 18})

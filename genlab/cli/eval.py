@@ -22,6 +22,7 @@ from genlab.cli.common import (
     progress,
     split_arguments,
 )
+from genlab.cli.completion import complete_sampling
 
 if TYPE_CHECKING:  # torch is imported only when something is scored: --help answers at once
     from genlab.eval.config import EvalConfig
@@ -71,7 +72,9 @@ def command() -> None:
 
 
 @click.command("eval", epilog=EPILOG)
-@click.argument("arguments", nargs=-1, metavar="SOURCE [KEY=VALUE]...")
+@click.argument(
+    "arguments", nargs=-1, metavar="SOURCE [KEY=VALUE]...", shell_complete=complete_sampling
+)
 @click.option(
     "--protocol", metavar="SPEC", help="A frozen protocol, or a YAML file ('genlab presets')."
 )

@@ -20,6 +20,7 @@ from genlab.cli.common import (
     progress,
     split_arguments,
 )
+from genlab.cli.completion import complete_sampling
 
 if TYPE_CHECKING:  # torch is imported only when images are drawn: --help answers at once
     from genlab.generators.base import Generator
@@ -45,7 +46,9 @@ killed, goes on where it was when the same command is given again."""
 
 
 @click.command("sample", epilog=EPILOG)
-@click.argument("arguments", nargs=-1, metavar="[MODEL] [KEY=VALUE]...")
+@click.argument(
+    "arguments", nargs=-1, metavar="[MODEL] [KEY=VALUE]...", shell_complete=complete_sampling
+)
 @config_option
 @click.option("--seeds", metavar="LIST", help="One for each image: 0-63,100. Default: 0-15.")
 @click.option(

@@ -7,7 +7,7 @@ uniform numbers that drawing one pixel takes.
 import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -22,8 +22,8 @@ from genlab.networks.autoregressive import (
     PixelDistribution,
 )
 from genlab.networks.precision import wide
-from genlab.registry import Registry
 from genlab.samplers.base import AnySampler, Layers, Step
+from genlab.samplers.registries import DECODERS as DECODERS
 
 
 class PixelModel:
@@ -150,16 +150,6 @@ class Decoder(Protocol):
         ...
 
 
-DECODERS: Registry[type[Decoder]] = Registry(
-    "genlab.decoders",
-    {
-        "cached": "genlab.samplers.autoregressive.cached:Cached",
-        "jacobi": "genlab.samplers.autoregressive.jacobi:Jacobi",
-        "naive": "genlab.samplers.autoregressive.naive:Naive",
-    },
-)
-
-
 @dataclass(kw_only=True)
 class DecodingConfig:
     """How to sample from an autoregressive model: the schema of ``sampler`` for this family.
@@ -169,6 +159,8 @@ class DecodingConfig:
         temperature: 1 is the model itself, 0 its most likely choices.
         guidance_scale: of guidance by the null class, on the parameters of each pixel; 1 is off.
     """
+
+    example: ClassVar[Mapping[str, Any]] = {"temperature": 0.9}
 
     decoder: dict[str, Any] = field(default_factory=lambda: {"name": "cached"})
     temperature: float = 1.0

@@ -12,8 +12,9 @@ from genlab.diffusion.denoiser import Denoiser, Prediction, Sigma, State, StepIn
 from genlab.diffusion.noise_levels import NoiseLevels
 from genlab.diffusion.spaces import space_of
 from genlab.errors import ConfigError, SamplingError
-from genlab.registry import Registry, class_path
+from genlab.registry import class_path
 from genlab.samplers.parts import Counted
+from genlab.samplers.registries import GUIDANCE as GUIDANCE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,13 +175,3 @@ class GuidanceOptions(ABC):
         Raises:
             ConfigError: the guidance makes no sense for this model.
         """
-
-
-GUIDANCE: Registry[type[GuidanceOptions]] = Registry(
-    "genlab.guidance",
-    {
-        "cfg": "genlab.samplers.guidance.classifier_free:ClassifierFree",
-        "classifier": "genlab.samplers.guidance.classifier:ClassifierGuidance",
-    },
-    builds=GuidanceOptions,
-)
