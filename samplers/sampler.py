@@ -1,7 +1,7 @@
 """The sampler of a diffusion model: solver, noise schedule and a stack of guidance."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar
 
 from genlab import config as configs
@@ -10,7 +10,7 @@ from genlab.errors import ConfigError, SamplingError
 from genlab.registry import class_path
 from genlab.samplers import parts
 from genlab.samplers.base import SCHEDULES, SOLVERS, AnySampler, Layers, Schedule, Solver
-from genlab.samplers.guidance.base import GUIDANCE, GuidanceOptions
+from genlab.samplers.guidance.base import GUIDANCE, GuidanceOptions, When
 from genlab.samplers.parts import Part
 
 
@@ -93,14 +93,12 @@ class Sampler(AnySampler):
         return cls.from_layers([("the sampler", config)])
 
     def describe(self) -> str:
-        """Solver, steps and guidance: ``heun, 18 steps, cfg 2.0``."""
+        """Solver, steps and guidance: ``heun (S_churn 40), 18 steps, cfg 2 (sigma 0.3 to 2)``."""
         config = self.config
         schedule = config["schedule"]
         steps = f"{schedule['num_steps']} steps" if "num_steps" in schedule else schedule["name"]
-        guidance = [
-            f"{each['name']} {each.get('scale', '')}".rstrip() for each in config["guidance"]
-        ]
-        return ", ".join([config["solver"]["name"], steps, *guidance])
+        guidance = map(_words, config["guidance"], self.guidance)
+        return ", ".join([_words(config["solver"], self.solver), steps, *guidance])
 
     @property
     def parts(self) -> Mapping[str, Sequence[Part]]:
@@ -136,6 +134,30 @@ class Sampler(AnySampler):
                     f"called, got a {class_path(type(denoiser))}"
                 )
         return denoiser
+
+
+def _words(entry: Mapping[str, Any], built: Any) -> str:
+    """A solver or a guidance by its name, its scale, and what else is not its default."""
+    words, details = [str(entry["name"])], []
+    for each in fields(built):
+        value = getattr(built, each.name)
+        if isinstance(value, When):
+            details += [
+                f"{key} {_number(window[0])} to {_number(window[1])}"
+                for key, window in vars(value).items()
+                if window is not None
+            ]
+        elif each.name == "scale":
+            words.append(_number(value))
+        elif value != each.default and isinstance(value, bool):
+            details.append(each.name if value else f"no {each.name}")
+        elif value != each.default and isinstance(value, int | float | str):
+            details.append(f"{each.name} {_number(value)}")
+    return " ".join([*words, *([f"({', '.join(details)})"] if details else [])])
+
+
+def _number(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, int | float) else str(value)
 
 
 def _loaded(options: GuidanceOptions) -> GuidanceOptions:

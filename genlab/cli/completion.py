@@ -8,7 +8,7 @@ from click.shell_completion import CompletionItem, get_completion_class
 SHELLS = {
     "bash": 'eval "$(genlab completion bash)"     # and the same line in ~/.bashrc',
     "zsh": 'eval "$(genlab completion zsh)"      # and the same line in ~/.zshrc',
-    "fish": "genlab completion fish | source     # > ~/.config/fish/completions/genlab.fish keeps it",
+    "fish": "genlab completion fish > ~/.config/fish/completions/genlab.fish",
 }
 """Shell -> how it is told."""
 

@@ -16,8 +16,11 @@ FILM_FORMATS = ("gif", "webp")
 _GAP = 4
 _TEXT = 12
 _LINE = 18
+_MOST_LINES = 6
 _BACKGROUND = (255, 255, 255)
 _INK = (32, 32, 32)
+
+_Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
 def grid(
@@ -96,7 +99,7 @@ def _enlarge(image: Image.Image, factor: int | None = None) -> Image.Image:
     return image.convert("RGB").resize(size, Image.Resampling.NEAREST)
 
 
-def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+def _font() -> _Font:
     return ImageFont.load_default(_TEXT)
 
 
@@ -108,39 +111,61 @@ def _sheet(
     below: Sequence[str] = (),
     above: Sequence[str] = (),
 ) -> Image.Image:
-    """Draw tiles in rows: a title on top, names left of rows, above columns or below tiles."""
+    """Draw tiles in rows: a title on top, names left of rows, above columns or below tiles.
+
+    What is wider than its place goes on in the next line, over a few lines.
+    """
     font = _font()
     width, height = tiles[0].size
     margin = 2 * _GAP + max((int(font.getlength(name)) for name in left), default=-_GAP)
-    top = (_LINE + 2 * _GAP if title else _GAP) + (_LINE if above else 0)
-    pitch = (width + _GAP, height + _GAP + (_LINE if below else 0))
-    rows = -(-len(tiles) // columns)
-    page_width = margin + columns * pitch[0]
-    title = _fit(title, page_width - 2 * _GAP, font)
-    page = Image.new("RGB", (page_width, top + rows * pitch[1]), _BACKGROUND)
+    page_width = margin + columns * (width + _GAP)
+    titles = _wrap(title, page_width - 2 * _GAP, font)
+    heads = [_wrap(name, width, font) for name in above]
+    feet = [_wrap(name, width, font) for name in below]
+    head = _LINE * max(map(len, heads), default=0)
+    foot = _LINE * max(map(len, feet), default=0)
+    top = (_LINE * len(titles) + 2 * _GAP if titles else _GAP) + head
+    pitch = (width + _GAP, height + _GAP + foot)
+    page = Image.new("RGB", (page_width, top + -(-len(tiles) // columns) * pitch[1]), _BACKGROUND)
     pen = ImageDraw.Draw(page)
-    pen.text((_GAP, _GAP), title, _INK, font)
+    for line, text in enumerate(titles):
+        pen.text((_GAP, _GAP + line * _LINE), text, _INK, font)
     for row, name in enumerate(left):
         pen.text((_GAP, top + row * pitch[1] + height // 2), name, _INK, font, anchor="lm")
-    for column, name in enumerate(above):
+    for column, lines in enumerate(heads):
         x = margin + column * pitch[0] + width // 2
-        pen.text((x, top - _LINE // 2), _fit(name, width, font), _INK, font, anchor="mm")
+        _centre(pen, lines, x, top - _LINE * len(lines), font)
     for i, tile in enumerate(tiles):
         x, y = margin + i % columns * pitch[0], top + i // columns * pitch[1]
         page.paste(tile, (x, y))
-        if below:
-            name = _fit(below[i], width, font)
-            pen.text((x + width // 2, y + height + _LINE // 2), name, _INK, font, anchor="mm")
+        if feet:
+            _centre(pen, feet[i], x + width // 2, y + height, font)
     return page
 
 
-def _fit(text: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
-    """Shorten a text until it fits."""
-    if font.getlength(text) <= width:
-        return text
-    while text and font.getlength(text + "...") > width:
-        text = text[:-1]
-    return text.rstrip() + "..." if text else ""
+def _centre(pen: ImageDraw.ImageDraw, lines: Sequence[str], x: int, y: int, font: _Font) -> None:
+    """Write lines below each other, the first from ``y`` on."""
+    for line, text in enumerate(lines):
+        pen.text((x, y + line * _LINE + _LINE // 2), text, _INK, font, anchor="mm")
+
+
+def _wrap(text: str, width: int, font: _Font) -> list[str]:
+    """Break a text into lines that fit: between words, and within one that is too long itself."""
+    lines: list[str] = []
+    for word in text.split():
+        if lines and font.getlength(f"{lines[-1]} {word}") <= width:
+            lines[-1] += f" {word}"
+            continue
+        rest = word
+        while font.getlength(rest) > width and len(rest) > 1:
+            fitting = (n for n in range(len(rest) - 1, 1, -1) if font.getlength(rest[:n]) <= width)
+            size = next(fitting, 1)
+            lines.append(rest[:size])
+            rest = rest[size:]
+        lines.append(rest)
+    if len(lines) > _MOST_LINES:
+        lines = [*lines[: _MOST_LINES - 1], f"{lines[_MOST_LINES - 1][:-3]}..."]
+    return lines
 
 
 def write_grid(path: Path, picture: Image.Image) -> None:
