@@ -112,15 +112,24 @@ def command(
         flags["output"] = str(flags["output"])
     if {"labels", "classes"} <= flags.keys():
         raise click.UsageError("--labels and --classes exclude each other")
-    run = _Run(config, overrides, flags, steps, guidance)
+    run = SamplingRun(config, overrides, flags, steps, guidance)
     if dry_run:
         run.show()
         return
     run.draw(overwrite, quiet)
 
 
-class _Run:
-    """The merged configuration with its model; what is wrong with them is found out here."""
+class SamplingRun:
+    """The merged configuration with its model; what is wrong with them is found out here.
+
+    Args:
+        spec: what ``--config`` names.
+        overrides: ``KEY=VALUE`` settings.
+        flags: fields of `SampleConfig` that options give.
+        steps: solver steps.
+        guidance: the guidance scale.
+        generator: the model, where it is loaded already.
+    """
 
     def __init__(
         self,
@@ -129,6 +138,7 @@ class _Run:
         flags: Mapping[str, Any],
         steps: int | None,
         guidance: float | None,
+        generator: "Generator | None" = None,
     ) -> None:
         from genlab import config, load
         from genlab.errors import ConfigError
@@ -143,7 +153,7 @@ class _Run:
             raise ConfigError("which model? name one, for instance genlab sample edm-fmnist")
         _check_output(first.output)
         self.processes = join(first.device)
-        self.generator: Generator = load(first.model)
+        self.generator: Generator = generator or load(first.model)
         # Once more, now that the model's own sampler can stand below the changes to it.
         self.config = merged({"sampler": self.generator.sampler.config})
         self.sampler: AnySampler = self.generator.build_sampler(
@@ -151,7 +161,7 @@ class _Run:
         )
         self.config.sampler = dict(self.sampler.config)
         if self.config.output is None:
-            self.config.output = str(Path("samples") / self._name)
+            self.config.output = str(Path("samples") / self.name)
         self.own_labels: tuple[int, ...] | None = None
         if self.config.complete is not None:
             self._complete(self.config.complete)
@@ -208,12 +218,13 @@ class _Run:
             class_names=generator.class_names,
             grid=config.grid,
             film=config.film,
-            title=f"{self._name}: {generator.describe_sampler(self.sampler)}, "
+            title=f"{self.name}: {generator.describe_sampler(self.sampler)}, "
             f"seeds {format_seeds(seeds)}",
         )
 
     @property
-    def _name(self) -> str:
+    def name(self) -> str:
+        """What the model is called in titles and folders."""
         path = Path(str(self.config.model))
         return path.stem if path.is_file() else path.resolve().name
 

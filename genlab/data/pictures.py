@@ -57,15 +57,18 @@ def grid(
     return _sheet([tiles[i] for i in order], columns, title, left=rows)
 
 
-def rows(images: Mapping[str, Sequence[Pixels]], captions: Sequence[str] = ()) -> Image.Image:
+def rows(
+    images: Mapping[str, Sequence[Pixels]], captions: Sequence[str] = (), least: int = MIN_TILE
+) -> Image.Image:
     """Lay several sets of images out below each other, a row for each.
 
     Args:
         images: name of a row -> its images, (H, W, C); sizes may differ between rows.
-        captions: stand above the columns.
+        captions: stand above the columns; a new line begins where one says so.
+        least: images are enlarged until their shorter side has this many pixels.
     """
     sides = [min(pixels[0].shape[:2]) for pixels in images.values()]
-    factor = _factor(max(sides))  # the same for all: sizes can be compared
+    factor = _factor(max(sides), least)  # the same for all: sizes can be compared
     tiles = {n: [_enlarge(to_pil(p), factor) for p in pixels] for n, pixels in images.items()}
     columns = max(map(len, tiles.values()))
     box = tuple(max(max(t.size[axis] for t in row) for row in tiles.values()) for axis in (0, 1))
@@ -89,8 +92,8 @@ def _columns(count: int) -> int:
     return next((columns for columns in near if count % columns == 0), root)
 
 
-def _factor(side: int) -> int:
-    return max(1, -(-MIN_TILE // side))
+def _factor(side: int, least: int = MIN_TILE) -> int:
+    return max(1, -(-least // side))
 
 
 def _enlarge(image: Image.Image, factor: int | None = None) -> Image.Image:
@@ -151,6 +154,14 @@ def _centre(pen: ImageDraw.ImageDraw, lines: Sequence[str], x: int, y: int, font
 
 def _wrap(text: str, width: int, font: _Font) -> list[str]:
     """Break a text into lines that fit: between words, and within one that is too long itself."""
+    paragraphs = [_broken(paragraph, width, font) for paragraph in text.split("\n")]
+    lines = [line for paragraph in paragraphs for line in paragraph]
+    if len(lines) > _MOST_LINES:
+        lines = [*lines[: _MOST_LINES - 1], f"{lines[_MOST_LINES - 1][:-3]}..."]
+    return lines
+
+
+def _broken(text: str, width: int, font: _Font) -> list[str]:
     lines: list[str] = []
     for word in text.split():
         if lines and font.getlength(f"{lines[-1]} {word}") <= width:
@@ -163,8 +174,6 @@ def _wrap(text: str, width: int, font: _Font) -> list[str]:
             lines.append(rest[:size])
             rest = rest[size:]
         lines.append(rest)
-    if len(lines) > _MOST_LINES:
-        lines = [*lines[: _MOST_LINES - 1], f"{lines[_MOST_LINES - 1][:-3]}..."]
     return lines
 
 
