@@ -24,10 +24,14 @@ from genlab.samplers.parts import Part
 from genlab.samplers.registries import SCHEDULES as SCHEDULES
 from genlab.samplers.registries import SOLVERS as SOLVERS
 
+PICTURES = ("estimate", "state")
+"""What an animation may show of a step: what the images will be, as the model sees it there, or
+the noisy state itself."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """What sampling yields after each step; progress bars, callbacks and films hang on it.
+    """What sampling yields after each step; progress bars, callbacks and animations hang on it.
 
     Attributes:
         index: number of the step that just ended, 0 <= index < num_steps.
@@ -39,8 +43,12 @@ class Step:
     num_steps: int
     x: State
 
-    def picture(self) -> State:
-        """The state as people would look at it, in [-1, 1] up to overshoot."""
+    def picture(self, of: str = "estimate") -> State:
+        """The step as people would look at it, in [-1, 1] up to overshoot.
+
+        Args:
+            of: one of `PICTURES`, where the two differ.
+        """
         return self.x
 
     @property
@@ -59,9 +67,14 @@ class SolverStep(StepInfo, Step):
 
     x0: State
 
-    def picture(self) -> State:
-        """The state in unit variance: pure noise fades into the picture."""
-        return self.x.to(torch.float32) * (1 + self.sigma_next**2) ** -0.5
+    def picture(self, of: str = "estimate") -> State:
+        """The denoised estimate, or the state in unit variance: pure noise fades into the picture.
+
+        The last step's is the image itself.
+        """
+        if of == "state" or self.sigma_next == 0:
+            return self.x.to(torch.float32) * (1 + self.sigma_next**2) ** -0.5
+        return self.x0.to(torch.float32)
 
     @property
     def caption(self) -> str:

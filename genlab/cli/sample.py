@@ -32,7 +32,7 @@ EPILOG = """\b
 Examples:
   genlab sample edm-fmnist                               # 16 images, random classes
   genlab sample edm-fmnist --seeds 0-63 --classes sneaker,bag -o out/
-  genlab sample edm-fmnist --labels balanced --seeds 0-79 --guidance 2 --film gif
+  genlab sample edm-fmnist --labels balanced --seeds 0-79 --guidance 2 --animation gif
   genlab sample edm-fmnist --seeds 0-49999 --format npz  # for FID tools; goes on after a stop
   genlab sample my-pixelcnn/ --complete fashion-mnist/ --keep 14
   genlab sample my-upsampler/ --low-res small/ --seeds 0-63
@@ -80,7 +80,15 @@ killed, goes on where it was when the same command is given again."""
 )
 @click.option("--batch-size", type=click.IntRange(1), metavar="N", help="Images at a time.")
 @click.option("--grid/--no-grid", default=None, help="Lay the first images out in grid.png.")
-@click.option("--film", type=click.Choice(["gif", "webp"]), help="Film how the first images form.")
+@click.option(
+    "--animation", type=click.Choice(["gif", "webp"]), help="Animate how the first images form."
+)
+@click.option("--film", type=click.Choice(["gif", "webp"]), hidden=True)  # as it once was called
+@click.option(
+    "--animation-of",
+    type=click.Choice(["estimate", "state"]),
+    help="The denoised estimate of each step (default), or the noisy state.",
+)
 @device_option
 @dtype_option
 @click.option("--compile/--no-compile", "compile_", default=None, help="Compile the network first.")
@@ -108,6 +116,8 @@ def command(
     flags = {key.rstrip("_"): value for key, value in flags.items() if value is not None}
     if model is not None:
         flags["model"] = model
+    if "film" in flags:
+        flags.setdefault("animation", flags.pop("film"))
     if "output" in flags:
         flags["output"] = str(flags["output"])
     if {"labels", "classes"} <= flags.keys():
@@ -217,7 +227,8 @@ class SamplingRun:
             format=config.format,
             class_names=generator.class_names,
             grid=config.grid,
-            film=config.film,
+            animation=config.animation,
+            animation_of=config.animation_of,
             title=f"{self.name}: {generator.describe_sampler(self.sampler)}, "
             f"seeds {format_seeds(seeds)}",
         )
@@ -321,7 +332,8 @@ def _summary(plan: "SamplePlan", folder: Path, fresh: bool) -> str:
     if not fresh:
         return f"{count} in {where}: all there already, nothing to do"
     spent = json.loads((folder / "manifest.json").read_text())["spent"]
-    pictures = [folder / "grid.png"] * plan.grid + [folder / f"film.{plan.film}"] * bool(plan.film)
+    animation = [folder / plan.animation_file] if plan.animation else []
+    pictures = [folder / "grid.png"] * plan.grid + animation
     also = "".join(f", {picture}" for picture in pictures)
     return (
         f"{count} in {where}{also} ({spent['nfe']} network evaluations an image, "

@@ -1,4 +1,4 @@
-"""Pictures to look at: a grid of images with class names, and a film of how they came to be."""
+"""Pictures to look at: a grid of images with class names, and an animation of how they form."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,7 +11,7 @@ from genlab.files import atomic_path
 MIN_TILE = 64
 """Images are enlarged by a whole number until their shorter side has this many pixels."""
 
-FILM_FORMATS = ("gif", "webp")
+ANIMATION_FORMATS = ("gif", "webp")
 
 _GAP = 4
 _TEXT = 12
@@ -183,20 +183,22 @@ def write_grid(path: Path, picture: Image.Image) -> None:
         picture.save(temporary, format="png")
 
 
-def film_frame(images: Sequence[Pixels], title: str = "") -> Image.Image:
-    """One frame of a film: the images side by side in a near-square grid."""
+def animation_frame(images: Sequence[Pixels], title: str = "") -> Image.Image:
+    """One frame of an animation: the images side by side in a near-square grid."""
     tiles = [_enlarge(to_pil(pixels)) for pixels in images]
     return _sheet(tiles, _columns(len(tiles)), title)
 
 
-def write_film(path: Path, frames: Sequence[Image.Image], seconds: float = 3.0) -> None:
-    """Write an endless film as GIF or WebP (by the ending of ``path``), whole or not at all.
+def write_animation(path: Path, frames: Sequence[Image.Image], seconds: float = 3.0) -> None:
+    """Write an endless animation as GIF or WebP (by the ending of ``path``), whole or not at all.
 
     Args:
-        path: ends in one of `FILM_FORMATS`.
-        frames: the pictures, all of one size.
+        path: ends in one of `ANIMATION_FORMATS`.
+        frames: the pictures, all of one width; the higher ones have more lines of text above.
         seconds: how long they take together; the last frame then stands for another 2 seconds.
     """
+    height = max(frame.height for frame in frames)
+    frames = [_lowered(frame, height) for frame in frames]
     step = max(20, round(1000 * seconds / len(frames)))  # browsers slow frames below 20 ms down
     durations = [step] * (len(frames) - 1) + [2000]
     with atomic_path(path) as temporary:
@@ -209,3 +211,10 @@ def write_film(path: Path, frames: Sequence[Image.Image], seconds: float = 3.0) 
             loop=0,
             **({"lossless": True} if path.suffix == ".webp" else {}),
         )
+
+
+def _lowered(picture: Image.Image, height: int) -> Image.Image:
+    """The picture at the foot of a page of this height."""
+    page = Image.new("RGB", (picture.width, height), _BACKGROUND)
+    page.paste(picture, (0, height - picture.height))
+    return page

@@ -1,4 +1,4 @@
-"""Grids and films."""
+"""Grids and animations."""
 
 from pathlib import Path
 
@@ -72,17 +72,18 @@ def test_captions_above_columns_are_whole() -> None:
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("end", pictures.FILM_FORMATS)
-def test_a_film_has_a_frame_for_each_step(tmp_path: Path, channels: int, end: str) -> None:
+@pytest.mark.parametrize("end", pictures.ANIMATION_FORMATS)
+def test_an_animation_has_a_frame_for_each_step(tmp_path: Path, channels: int, end: str) -> None:
     frames = [
-        pictures.film_frame(shades([20 * t, 255 - 20 * t], channels), f"step {t}") for t in range(6)
+        pictures.animation_frame(shades([20 * t, 255 - 20 * t], channels), f"step {t}")
+        for t in range(6)
     ]
-    path = tmp_path / f"film.{end}"
-    pictures.write_film(path, frames)
-    with Image.open(path) as film:
-        assert film.n_frames == 6  # type: ignore[attr-defined]
-        film.seek(5)
-        shown = np.asarray(film.convert("RGB")).astype(int)
+    path = tmp_path / f"animation.{end}"
+    pictures.write_animation(path, frames)
+    with Image.open(path) as animation:
+        assert animation.n_frames == 6  # type: ignore[attr-defined]
+        animation.seek(5)
+        shown = np.asarray(animation.convert("RGB")).astype(int)
     # GIF has 256 colours a frame, which these frames keep nearly exactly.
     assert np.abs(shown - np.asarray(frames[5]).astype(int)).max() <= 4
 
