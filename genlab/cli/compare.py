@@ -172,7 +172,7 @@ class _Column:
             if not equals:
                 overrides.append(_named(word))
             elif key in ("steps", "guidance"):
-                kind = click.IntRange(1) if key == "steps" else click.FLOAT
+                kind: Any = click.IntRange(1) if key == "steps" else click.FLOAT
                 try:
                     short[key] = kind.convert(value, None, None)
                 except click.BadParameter as error:

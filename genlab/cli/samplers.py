@@ -60,7 +60,7 @@ def list_samplers(kind: str | None = None, as_json: bool = False, markdown: bool
             click.echo(TITLES[each])
             print_table(_COLUMNS[each], rows)
         if each in LEGENDS:
-            click.echo(f"{wrapped(LEGENDS[each])}\n")
+            click.echo(f"{LEGENDS[each] if markdown else wrapped(LEGENDS[each])}\n")
 
 
 @command.command("show")

@@ -6,6 +6,7 @@ import shlex
 import sys
 import types
 from importlib.metadata import EntryPoint
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -64,6 +65,15 @@ def test_tables_of_one_kind_in_markdown(capfd: pytest.CaptureFixture[str]) -> No
     assert lines[0].startswith("### Guidance")
     assert len({line.replace("\\|", "").count("|") for line in lines[2:] if line}) == 1
     assert r"log p(class \| x)" in out
+
+
+def test_the_tables_of_the_documentation_are_these(capfd: pytest.CaptureFixture[str]) -> None:
+    """Where this fails, put what the command prints between the two comments."""
+    _, out, _ = samplers("list", "--markdown", capfd=capfd)
+    page = Path(__file__).parents[2] / "docs" / "samplers" / "README.md"
+    start, end = "<!-- tables: genlab samplers list --markdown -->", "<!-- end of tables -->"
+    _, _, rest = page.read_text(encoding="utf-8").partition(start)
+    assert rest.partition(end)[0].strip() == out.strip()
 
 
 @pytest.mark.parametrize(("kind", "name"), ALL)
