@@ -10,7 +10,7 @@ import inspect
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 from genlab.errors import ConfigError, GenLabError, UnknownNameError, nearest
 
@@ -26,7 +26,7 @@ class Registry(Generic[T]):
         kind: what messages call one entry; by default the last word of the group without its plural
             s.
         aliases: other names by which people know a built-in -> its name here; they are not listed.
-        builds: what `build` must give; None lets anything pass.
+        builds: what `build` must give, a class or ``"module:class"``; None lets anything pass.
     """
 
     def __init__(
@@ -35,10 +35,10 @@ class Registry(Generic[T]):
         builtins: Mapping[str, str],
         kind: str | None = None,
         aliases: Mapping[str, str] | None = None,
-        builds: type | None = None,
+        builds: type | str | None = None,
     ) -> None:
         self.group = group
-        self.builds = builds
+        self._builds = builds
         self.aliases = dict(aliases or {})
         self.kind = kind or group.rpartition(".")[2].removesuffix("s")
         self._entries: dict[str, EntryPoint] = {
@@ -70,6 +70,13 @@ class Registry(Generic[T]):
                 f"two packages register the {self.kind} {name!r}: {places}; uninstall one of them"
             )
         return entry
+
+    @property
+    def builds(self) -> type | None:
+        """What `build` must give; it is imported when somebody asks."""
+        if isinstance(self._builds, str):
+            self._builds = EntryPoint("builds", self._builds, self.group).load()
+        return cast("type | None", self._builds)
 
     def title(self, name: str) -> str:
         """What messages call an entry: ``the solver 'mine' of the package theirs``."""
@@ -113,6 +120,16 @@ class Registry(Generic[T]):
             ConfigError: two packages register it.
         """
         return None if name in self._loaded else self._entry(name)
+
+    def place(self, name: str) -> str | None:
+        """``module:attribute`` of ``name``, without importing it; None where no table has it."""
+        entry = self._scan().get(name)
+        return None if entry is None else entry.value
+
+    def package(self, name: str) -> str | None:
+        """The package that a plug-in comes from; None for a built-in."""
+        entry = self._scan().get(name)
+        return None if entry is None or entry.dist is None else _package(entry)
 
     def __getitem__(self, name: str) -> T:
         """Load what is registered under ``name``.

@@ -69,8 +69,8 @@ def check(schema: type, values: Mapping[str, Any], source: str) -> None:
         ) from error
     except OmegaConfBaseException as error:
         key, value = _culprit(schema, values)
-        takes = _takes(hint_of(schema, key.split(".")))
-        raise ConfigError(f"{source}: {key} takes {takes}, not {value!r}") from error
+        wanted = takes(hint_of(schema, key.split(".")))
+        raise ConfigError(f"{source}: {key} takes {wanted}, not {value!r}") from error
 
 
 def _check_fields(schema: type, source: str) -> None:
@@ -138,9 +138,13 @@ def _is_schema(hint: Any) -> bool:
     return isinstance(hint, type) and dataclasses.is_dataclass(hint)
 
 
-def _takes(hint: Any) -> str:
-    """What a setting of this type may be, in words."""
+def takes(hint: Any) -> str:
+    """What a setting of this type may be, in words; null apart."""
     inner = without_none(hint)
+    if get_origin(inner) in {Union, types.UnionType}:
+        return " or ".join(takes(each) for each in get_args(inner) if each is not type(None))
+    if inner is Any:
+        return "any value"
     words = {
         int: "a whole number",
         float: "a number",
@@ -166,7 +170,7 @@ def _reject_booleans(hint: Any, layer: Mapping[str, Any], source: str, path: str
         value = layer.get(key)
         if isinstance(value, bool) and without_none(inner) in {str, int, float}:
             raise ConfigError(
-                f"{source}: {path}{key} takes {_takes(inner)}, not a boolean; YAML reads yes, no, "
+                f"{source}: {path}{key} takes {takes(inner)}, not a boolean; YAML reads yes, no, "
                 "on and off as booleans, so put such a word in quotes"
             )
         if isinstance(value, Mapping) and (schema := dataclass_in(inner)):

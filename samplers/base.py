@@ -20,13 +20,19 @@ from genlab.diffusion.denoiser import (
 )
 from genlab.diffusion.noise_levels import NoiseLevels
 from genlab.errors import SamplingError
-from genlab.registry import Registry, class_path
+from genlab.registry import class_path
 from genlab.samplers.parts import Part
+from genlab.samplers.registries import SCHEDULES as SCHEDULES
+from genlab.samplers.registries import SOLVERS as SOLVERS
+
+PICTURES = ("estimate", "state")
+"""What an animation may show of a step: what the images will be, as the model sees it there, or
+the noisy state itself."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """What sampling yields after each step; progress bars, callbacks and films hang on it.
+    """What sampling yields after each step; progress bars, callbacks and animations hang on it.
 
     Attributes:
         index: number of the step that just ended, 0 <= index < num_steps.
@@ -38,8 +44,12 @@ class Step:
     num_steps: int
     x: State
 
-    def picture(self) -> State:
-        """The state as people would look at it, in [-1, 1] up to overshoot."""
+    def picture(self, of: str = "estimate") -> State:
+        """The step as people would look at it, in [-1, 1] up to overshoot.
+
+        Args:
+            of: one of `PICTURES`, where the two differ.
+        """
         return self.x
 
     @property
@@ -58,9 +68,14 @@ class SolverStep(StepInfo, Step):
 
     x0: State
 
-    def picture(self) -> State:
-        """The state in unit variance: pure noise fades into the picture."""
-        return self.x.to(torch.float32) * (1 + self.sigma_next**2) ** -0.5
+    def picture(self, of: str = "estimate") -> State:
+        """The denoised estimate, or the state in unit variance: pure noise fades into the picture.
+
+        The last step's is the image itself.
+        """
+        if of == "state" or self.sigma_next == 0:
+            return self.x.to(torch.float32) * (1 + self.sigma_next**2) ** -0.5
+        return self.x0.to(torch.float32)
 
     @property
     def caption(self) -> str:
@@ -156,7 +171,10 @@ def sampler_layers(sampler: SamplerLike, own: Mapping[str, Any] | None) -> Layer
 
 @runtime_checkable
 class Schedule(Protocol):
-    """Chooses the noise levels of a run: a frozen dataclass with ``num_steps`` among its fields."""
+    """Chooses the noise levels of a run: a frozen dataclass with ``num_steps`` among its fields.
+
+    It may say with a class variable ``suits`` which models it is for, as a `Solver` does.
+    """
 
     @property
     def num_steps(self) -> int:
@@ -245,10 +263,12 @@ class Solver(ABC):
     Attributes:
         order: order of convergence of a whole run, its own start included; tests measure it.
         on_grid: whether the model is asked at the levels of the run alone.
+        suits: which diffusion models it is for, in a few words.
     """
 
     order: ClassVar[int]
     on_grid: ClassVar[bool] = True
+    suits: ClassVar[str] = "any"
 
     @abstractmethod
     def step(
@@ -287,6 +307,10 @@ class Solver(ABC):
         """
         return num_steps
 
+    def draws(self) -> int:
+        """Draws of noise in each step that ends above 0; a solver without any is deterministic."""
+        return 0
+
     def start_std(self, sigma: float) -> float:
         """Standard deviation of the start in the unscaled frame, for a first level ``sigma``."""
         return sigma
@@ -317,52 +341,3 @@ class Solver(ABC):
         raised = torch.tensor(starts, dtype=torch.float64)
         rounded: list[float] = grid.noise_levels.round_sigma(raised).tolist()
         return rounded
-
-
-SOLVERS: Registry[type[Solver]] = Registry(
-    "genlab.solvers",
-    {
-        "euler": "genlab.samplers.solvers.euler:Euler",
-        "heun": "genlab.samplers.solvers.heun:Heun",
-        "general": "genlab.samplers.solvers.general:General",
-        "ddpm": "genlab.samplers.solvers.ddpm:DDPM",
-        "ddim": "genlab.samplers.solvers.ddim:DDIM",
-        "dpm2": "genlab.samplers.solvers.dpm2:DPM2",
-        "dpm2-ancestral": "genlab.samplers.solvers.dpm2:DPM2Ancestral",
-        "lms": "genlab.samplers.solvers.adams_bashforth:AdamsBashforth",
-        "ipndm": "genlab.samplers.solvers.adams_bashforth:IPNDM",
-        "deis": "genlab.samplers.solvers.adams_bashforth:DEIS",
-        "dpmpp": "genlab.samplers.solvers.multistep:DPMSolverPP",
-        "dpmpp-2s": "genlab.samplers.solvers.single_step:DPMSolverPP2S",
-        "dpmpp-sde": "genlab.samplers.solvers.single_step:DPMSolverPPSDE",
-        "unipc": "genlab.samplers.solvers.multistep:UniPC",
-        "restart": "genlab.samplers.solvers.restart:Restart",
-        "adaptive": "genlab.samplers.solvers.adaptive:Adaptive",
-        "euler-ancestral": "genlab.samplers.solvers.euler_ancestral:EulerAncestral",
-        "flow": "genlab.samplers.solvers.flow:FlowODE",
-        "flow-sde": "genlab.samplers.solvers.flow_sde:FlowSDE",
-        "diffusers": "genlab.samplers.solvers.diffusers_scheduler:DiffusersScheduler",
-    },
-    aliases={"two-stage": "general", "dpmpp-2m": "dpmpp"},
-    builds=Solver,
-)
-SCHEDULES: Registry[type[Schedule]] = Registry(
-    "genlab.schedules",
-    {
-        "karras": "genlab.samplers.schedules.karras:Karras",
-        "vp": "genlab.samplers.schedules.vp:VP",
-        "ve": "genlab.samplers.schedules.ve:VE",
-        "iddpm": "genlab.samplers.schedules.iddpm:IDDPM",
-        "cosine": "genlab.samplers.schedules.cosine:Cosine",
-        "linear": "genlab.samplers.schedules.karras:Linear",
-        "exponential": "genlab.samplers.schedules.exponential:Exponential",
-        "polyexponential": "genlab.samplers.schedules.exponential:Polyexponential",
-        "respaced": "genlab.samplers.schedules.respaced:Respaced",
-        "timesteps": "genlab.samplers.schedules.timesteps:Timesteps",
-        "flow": "genlab.samplers.schedules.flow_times:FlowTimes",
-        "levels": "genlab.samplers.schedules.listed:Levels",
-        "diffusers": "genlab.samplers.schedules.diffusers_scheduler:DiffusersLevels",
-    },
-    aliases={"lu": "exponential"},
-    builds=Schedule,
-)

@@ -6,7 +6,7 @@ Legend: B batch, K sets of statistics.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float, Float32, Float64
@@ -59,6 +59,8 @@ class GanSampler(AnySampler):
     Source: Brock et al. 2018, arXiv:1809.11096, section 3.1 (truncation) and Appendix D (standing
     statistics).
     """
+
+    example: ClassVar[Mapping[str, Any]] = {"truncation": 0.5}
 
     truncation: float | None = None
     resample: bool = False

@@ -1,8 +1,8 @@
 """The sampler of a diffusion model: solver, noise schedule and a stack of guidance."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, ClassVar
 
 from genlab import config as configs
 from genlab.diffusion.denoiser import Denoiser
@@ -12,7 +12,7 @@ from genlab.registry import class_path
 from genlab.samplers import parts, stitching
 from genlab.samplers.base import SCHEDULES, SOLVERS, AnySampler, Grid, Layers, Schedule, Solver
 from genlab.samplers.combining import Combinable, check_data_space
-from genlab.samplers.guidance.base import GUIDANCE, GuidanceOptions
+from genlab.samplers.guidance.base import GUIDANCE, GuidanceOptions, When
 from genlab.samplers.parts import Part
 from genlab.samplers.stitching import Stitch, Stitched
 
@@ -30,6 +30,8 @@ class SamplerConfig:
             the noisiest steps first: the options of `genlab.samplers.stitching.Stitch`, or text as
             ``dit-fmnist-s:0.4``.
     """
+
+    example: ClassVar[Mapping[str, Any]] = {"schedule.num_steps": 10}
 
     solver: dict[str, Any] = field(default_factory=lambda: {"name": "heun"})
     schedule: dict[str, Any] = field(default_factory=lambda: {"name": "karras", "num_steps": 18})
@@ -127,15 +129,13 @@ class Sampler(AnySampler):
         return cls.from_layers([("the sampler", config)])
 
     def describe(self) -> str:
-        """Solver, steps, small models and guidance: ``heun, 18 steps, cfg 2.0``."""
+        """Solver, steps, small models, guidance: ``heun (S_churn 40), 18 steps, cfg 2``."""
         config = self.config
         schedule = config["schedule"]
         steps = f"{schedule['num_steps']} steps" if "num_steps" in schedule else schedule["name"]
-        guidance = [
-            f"{each['name']} {each.get('scale', '')}".rstrip() for each in config["guidance"]
-        ]
+        guidance = map(_words, config["guidance"], self.guidance)
         stitched = [each.describe() for each in self.stitch]
-        return ", ".join([config["solver"]["name"], steps, *stitched, *guidance])
+        return ", ".join([_words(config["solver"], self.solver), steps, *stitched, *guidance])
 
     @property
     def parts(self) -> Mapping[str, Sequence[Part]]:
@@ -236,6 +236,30 @@ def _title(solver: Solver) -> str:
         return f"the {SOLVERS.entry_of(solver)['name']} solver"
     except UnknownNameError:
         return f"the solver {class_path(type(solver))}"
+
+
+def _words(entry: Mapping[str, Any], built: Any) -> str:
+    """A solver or a guidance by its name, its scale, and what else is not its default."""
+    words, details = [str(entry["name"])], []
+    for each in fields(built):
+        value = getattr(built, each.name)
+        if isinstance(value, When):
+            details += [
+                f"{key} {_number(window[0])} to {_number(window[1])}"
+                for key, window in vars(value).items()
+                if window is not None
+            ]
+        elif each.name == "scale":
+            words.append(_number(value))
+        elif value != each.default and isinstance(value, bool):
+            details.append(each.name if value else f"no {each.name}")
+        elif value != each.default and isinstance(value, int | float | str):
+            details.append(f"{each.name} {_number(value)}")
+    return " ".join([*words, *([f"({', '.join(details)})"] if details else [])])
+
+
+def _number(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, int | float) else str(value)
 
 
 def _loaded(options: GuidanceOptions) -> GuidanceOptions:

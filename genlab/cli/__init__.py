@@ -10,6 +10,7 @@ from contextlib import nullcontext
 from importlib import import_module
 
 import click
+from click.shell_completion import CompletionItem
 
 from genlab import __version__
 from genlab.cli.common import plain_warnings
@@ -29,7 +30,9 @@ COMMANDS = {
     "convert": "Turn an official checkpoint into a GenLab folder; nothing in it is executed.",
     "data": "Check a data set, or pack it into a zip.",
     "zoo": "List the official checkpoints, show their facts, fetch them.",
+    "samplers": "List solvers, schedules and guidance, or say what one does.",
     "presets": "List the shipped configurations, or print one.",
+    "completion": "Let Tab complete commands and names: bash, zsh, fish.",
     "doctor": "Say what this machine can do, or what a checkpoint holds.",
 }
 """Command -> the line that ``genlab --help`` shows for it, in the order shown."""
@@ -50,6 +53,13 @@ class LazyGroup(click.Group):
         assert isinstance(command, click.Command)
         return command
 
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Offer the commands from the table, without importing any."""
+        commands = COMMANDS.items() if not incomplete.startswith("-") else ()
+        items = [CompletionItem(name, help=text) for name, text in commands]
+        options = click.Command.shell_complete(self, ctx, incomplete)
+        return [item for item in items if item.value.startswith(incomplete)] + options
+
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
@@ -67,7 +77,8 @@ class LazyGroup(click.Group):
 @click.group(
     cls=LazyGroup,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog="'genlab COMMAND --help' tells more about a command.",
+    epilog="'genlab COMMAND --help' tells more about a command; 'genlab completion --help' how Tab "
+    "completes commands, models, presets and samplers.",
 )
 @click.version_option(__version__, prog_name="genlab", message="%(prog)s %(version)s")
 def genlab() -> None:

@@ -10,7 +10,12 @@ from typing import Any
 
 import click
 
+from genlab.cli.completion import complete_config
+
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+PIPE_WIDTH = 400
+"""Columns of a table that no terminal shows."""
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
 """A folder that need not exist yet."""
@@ -40,6 +45,7 @@ config_option: Decorator = click.option(
     "--config",
     "config",
     metavar="SPEC",
+    shell_complete=complete_config,
     help="A YAML file, or the name of a shipped configuration ('genlab presets').",
 )
 """``--config SPEC``; the function gets ``config: str | None`` for `genlab.config.load`."""
@@ -147,3 +153,42 @@ def plain_warnings() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.showwarning = lambda message, *_: click.echo(f"warning: {message}", err=True)
         yield
+
+
+def wrapped(text: str, indent: str = "", head: str = "") -> str:
+    """A paragraph in lines of at most 100 characters, all indented; ``head`` opens the first."""
+    import shutil
+    import textwrap
+
+    width = min(100, shutil.get_terminal_size(fallback=(100, 24)).columns)
+    lines = textwrap.wrap(text, max(40, width - len(indent))) or [""]
+    first = f"{head:<{len(indent)}}{lines[0]}"
+    return "\n".join([first, *(indent + line for line in lines[1:])])
+
+
+def print_table(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], no_wrap: Sequence[str] = ("name",)
+) -> None:
+    """Draw a table as wide as the terminal; into a pipe each row keeps its one line, for grep."""
+    import shutil
+
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        table.add_column(column, no_wrap=column in no_wrap)
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else PIPE_WIDTH
+    Console(width=width).print(table)
+
+
+def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table as Markdown has it."""
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join(
+        f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines
+    )

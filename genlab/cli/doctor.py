@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from genlab.cli.common import echo_json, json_option
+from genlab.cli.completion import complete_models
 
 PACKAGES = ("torchvision", "diffusers", "accelerate", "safetensors", "numpy", "Pillow")
 DTYPES = ("float64", "float32", "bfloat16", "float16")
@@ -18,7 +19,7 @@ Facts = dict[str, Any]
 
 
 @click.command("doctor")
-@click.argument("checkpoint", required=False)
+@click.argument("checkpoint", required=False, shell_complete=complete_models)
 @json_option
 def command(checkpoint: str | None, as_json: bool) -> None:
     """Say what this machine can do, or what a checkpoint holds.

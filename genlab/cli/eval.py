@@ -23,6 +23,7 @@ from genlab.cli.common import (
     split_arguments,
     stitch_option,
 )
+from genlab.cli.completion import complete_sampling
 
 if TYPE_CHECKING:  # torch is imported only when something is scored: --help answers at once
     from genlab.eval.config import EvalConfig
@@ -122,7 +123,9 @@ def settings_of(flags: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @click.command("eval", epilog=EPILOG)
-@click.argument("arguments", nargs=-1, metavar="SOURCE [KEY=VALUE]...")
+@click.argument(
+    "arguments", nargs=-1, metavar="SOURCE [KEY=VALUE]...", shell_complete=complete_sampling
+)
 @protocol_options
 @click.option("--name", metavar="NAME", help="How the leaderboard calls the model.")
 @click.option(

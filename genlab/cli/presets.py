@@ -3,6 +3,7 @@
 import click
 
 from genlab.cli.common import echo_json, json_option
+from genlab.cli.completion import complete_presets
 from genlab.errors import UnknownNameError, nearest
 
 HOW = {
@@ -44,7 +45,7 @@ def list_presets(as_json: bool = False) -> None:
 
 
 @command.command("show")
-@click.argument("name")
+@click.argument("name", shell_complete=complete_presets)
 def show(name: str) -> None:
     """Print a preset; NAME is 'edm-heun', or 'sampler/edm-heun' where two kinds share a name."""
     from genlab.config import preset_path

@@ -21,6 +21,7 @@ from genlab.cli.common import (
     split_arguments,
     stitch_option,
 )
+from genlab.cli.completion import complete_sampling
 
 if TYPE_CHECKING:  # torch is imported only when images are drawn: --help answers at once
     from genlab.generators.base import Generator
@@ -32,7 +33,7 @@ EPILOG = """\b
 Examples:
   genlab sample edm-fmnist                               # 16 images, random classes
   genlab sample edm-fmnist --seeds 0-63 --classes sneaker,bag -o out/
-  genlab sample edm-fmnist --labels balanced --seeds 0-79 --guidance 2 --film gif
+  genlab sample edm-fmnist --labels balanced --seeds 0-79 --guidance 2 --animation gif
   genlab sample dit-fmnist --stitch dit-fmnist-s:0.4     # a small model takes the first steps
   genlab sample edm-fmnist --seeds 0-49999 --format npz  # for FID tools; goes on after a stop
   genlab sample edm-fmnist --images shoes/ --strength 0.6 --classes bag
@@ -51,7 +52,9 @@ killed, goes on where it was when the same command is given again."""
 
 
 @click.command("sample", epilog=EPILOG)
-@click.argument("arguments", nargs=-1, metavar="[MODEL] [KEY=VALUE]...")
+@click.argument(
+    "arguments", nargs=-1, metavar="[MODEL] [KEY=VALUE]...", shell_complete=complete_sampling
+)
 @config_option
 @click.option("--seeds", metavar="LIST", help="One for each image: 0-63,100. Default: 0-15.")
 @click.option(
@@ -113,7 +116,15 @@ killed, goes on where it was when the same command is given again."""
 @stitch_option
 @click.option("--batch-size", type=click.IntRange(1), metavar="N", help="Images at a time.")
 @click.option("--grid/--no-grid", default=None, help="Lay the first images out in grid.png.")
-@click.option("--film", type=click.Choice(["gif", "webp"]), help="Film how the first images form.")
+@click.option(
+    "--animation", type=click.Choice(["gif", "webp"]), help="Animate how the first images form."
+)
+@click.option("--film", type=click.Choice(["gif", "webp"]), hidden=True)  # as it once was called
+@click.option(
+    "--animation-of",
+    type=click.Choice(["estimate", "state"]),
+    help="The denoised estimate of each step (default), or the noisy state.",
+)
 @device_option
 @dtype_option
 @click.option("--compile/--no-compile", "compile_", default=None, help="Compile the network first.")
@@ -144,6 +155,8 @@ def command(
     flags = {key.rstrip("_"): value for key, value in flags.items() if value is not None}
     if model is not None:
         flags["model"] = model
+    if "film" in flags:
+        flags.setdefault("animation", flags.pop("film"))
     if "output" in flags:
         flags["output"] = str(flags["output"])
     if {"labels", "classes"} <= flags.keys():
@@ -152,15 +165,24 @@ def command(
         _check_between(flags)
     overrides += [f"edit.strength={strength}"] * (strength is not None)
     overrides += ["edit.invert=true"] * invert
-    run = _Run(config, overrides, flags, steps, guidance, stitch)
+    run = SamplingRun(config, overrides, flags, steps, guidance, stitch)
     if dry_run:
         run.show()
         return
     run.draw(overwrite, quiet)
 
 
-class _Run:
-    """The merged configuration with its model; what is wrong with them is found out here."""
+class SamplingRun:
+    """The merged configuration with its model; what is wrong with them is found out here.
+
+    Args:
+        spec: what ``--config`` names.
+        overrides: ``KEY=VALUE`` settings.
+        flags: fields of `SampleConfig` that options give.
+        steps: solver steps.
+        guidance: the guidance scale.
+        generator: the model, where it is loaded already.
+    """
 
     def __init__(
         self,
@@ -170,6 +192,7 @@ class _Run:
         steps: int | None,
         guidance: float | None,
         stitch: Sequence[str] = (),
+        generator: "Generator | None" = None,
     ) -> None:
         from genlab import config, load
         from genlab.errors import ConfigError
@@ -185,7 +208,7 @@ class _Run:
         first.check_inputs()
         _check_output(first.output)
         self.processes = join(first.device)
-        self.generator: Generator = load(first.model)
+        self.generator: Generator = generator or load(first.model)
         # Once more, now that the model's own sampler can stand below the changes to it.
         self.config = merged({"sampler": self.generator.sampler.config})
         self.sampler: AnySampler = self.generator.build_sampler(
@@ -193,7 +216,7 @@ class _Run:
         )
         self.config.sampler = dict(self.sampler.config)
         if self.config.output is None:
-            self.config.output = str(Path("samples") / self._name)
+            self.config.output = str(Path("samples") / self.name)
         self.own_labels: tuple[int, ...] | None = None
         self.round_trip = False  # whether images are inverted and drawn again as they were
         if self.config.complete is not None or self.config.images is not None:
@@ -284,15 +307,17 @@ class _Run:
             format=config.format,
             class_names=generator.class_names,
             grid=config.grid,
-            film=config.film,
-            title=f"{self._name}: {generator.describe_sampler(self.sampler)}, "
+            animation=config.animation,
+            animation_of=config.animation_of,
+            title=f"{self.name}: {generator.describe_sampler(self.sampler)}, "
             f"seeds {format_seeds(seeds)}",
             inputs=generator.pictures(seeds),
             round_trip=self.round_trip,
         )
 
     @property
-    def _name(self) -> str:
+    def name(self) -> str:
+        """What the model is called in titles and folders."""
         path = Path(str(self.config.model))
         return path.stem if path.is_file() else path.resolve().name
 
@@ -397,7 +422,8 @@ def _summary(plan: "SamplePlan", folder: Path, fresh: bool) -> str:
         return f"{count} in {where}: all there already, nothing to do"
     manifest = json.loads((folder / "manifest.json").read_text())
     spent, saved = manifest["spent"], manifest.get("stitch", {}).get("time_saved")
-    pictures = [folder / "grid.png"] * plan.grid + [folder / f"film.{plan.film}"] * bool(plan.film)
+    animation = [folder / plan.animation_file] if plan.animation else []
+    pictures = [folder / "grid.png"] * plan.grid + animation
     also = "".join(f", {picture}" for picture in pictures)
     return (
         f"{count} in {where}{also} ({spent['nfe']} network evaluations an image, "

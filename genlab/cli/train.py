@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from genlab.cli.common import (
     ANY_PATH,
@@ -17,6 +18,7 @@ from genlab.cli.common import (
     plain_warnings,
     progress,
 )
+from genlab.cli.completion import complete_training
 
 if TYPE_CHECKING:  # torch is imported only when training starts: --help answers at once
     from genlab.training.config import TrainConfig
@@ -44,6 +46,11 @@ class TrainGroup(click.Group):
             args = ["run", *args]
         return super().parse_args(ctx, args)
 
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Offer the training configurations beside the commands."""
+        presets = complete_training(ctx, self.commands["run"].params[0], incomplete)
+        return [*super().shell_complete(ctx, incomplete), *presets]
+
 
 @click.group(
     "train", cls=TrainGroup, subcommand_metavar="CONFIG [KEY=VALUE]... | COMMAND", epilog=EPILOG
@@ -58,7 +65,9 @@ def command() -> None:
 
 
 @command.command("run", epilog=EPILOG, short_help="Train by CONFIG ('run' may be left out).")
-@click.argument("arguments", nargs=-1, metavar="CONFIG [KEY=VALUE]...")
+@click.argument(
+    "arguments", nargs=-1, metavar="CONFIG [KEY=VALUE]...", shell_complete=complete_training
+)
 @config_option
 @click.option("-o", "--output", type=FOLDER, help="The run's folder. Default: runs/CONFIG.")
 @device_option

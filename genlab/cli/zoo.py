@@ -1,12 +1,12 @@
 """``genlab zoo``: official checkpoints by name."""
 
-import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
-from genlab.cli.common import FOLDER, echo_json, json_option, progress
+from genlab.cli.common import FOLDER, echo_json, json_option, print_table, progress
+from genlab.cli.completion import complete_zoo
 from genlab.errors import UnknownNameError, nearest
 
 MEGABYTE = 1_000_000
@@ -33,20 +33,8 @@ def list_models(as_json: bool = False) -> None:
     if as_json:
         echo_json(rows)
         return
-    import shutil
-
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in COLUMNS:
-        table.add_column(column, no_wrap=column in ("name", "state"))
-    for row in rows:
-        table.add_row(*(str(row[column]) for column in COLUMNS))
-    # Into a pipe each model keeps its one line, for grep.
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 200
-    Console(width=width).print(table)
+    cells = [[str(row[column]) for column in COLUMNS] for row in rows]
+    print_table(COLUMNS, cells, no_wrap=("name", "state"))
 
 
 def _rows() -> list[dict[str, Any]]:
@@ -71,7 +59,7 @@ def _rows() -> list[dict[str, Any]]:
 
 
 @command.command("show")
-@click.argument("name")
+@click.argument("name", shell_complete=complete_zoo)
 @json_option
 def show(name: str, as_json: bool) -> None:
     """Show what is known of a model: address, licence, checksum, architecture, published scores."""
@@ -127,7 +115,7 @@ def _facts(name: str) -> dict[str, Any]:
 
 
 @command.command("pull")
-@click.argument("name")
+@click.argument("name", shell_complete=complete_zoo)
 @click.option("--to", type=FOLDER, help="The model's folder; default: the cache ($GENLAB_HOME).")
 @click.option(
     "--base-url",

@@ -1,4 +1,4 @@
-"""Pictures to look at: a grid of images with class names, and a film of how they came to be."""
+"""Pictures to look at: a grid of images with class names, and an animation of how they form."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,13 +11,16 @@ from genlab.files import atomic_path
 MIN_TILE = 64
 """Images are enlarged by a whole number until their shorter side has this many pixels."""
 
-FILM_FORMATS = ("gif", "webp")
+ANIMATION_FORMATS = ("gif", "webp")
 
 _GAP = 4
 _TEXT = 12
 _LINE = 18
+_MOST_LINES = 6
 _BACKGROUND = (255, 255, 255)
 _INK = (32, 32, 32)
+
+_Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
 def grid(
@@ -77,15 +80,18 @@ def pairs(
     return _sheet(tiles, min(len(tiles), 8), title, below=below)
 
 
-def rows(images: Mapping[str, Sequence[Pixels]], captions: Sequence[str] = ()) -> Image.Image:
+def rows(
+    images: Mapping[str, Sequence[Pixels]], captions: Sequence[str] = (), least: int = MIN_TILE
+) -> Image.Image:
     """Lay several sets of images out below each other, a row for each.
 
     Args:
         images: name of a row -> its images, (H, W, C); sizes may differ between rows.
-        captions: stand above the columns.
+        captions: stand above the columns; a new line begins where one says so.
+        least: images are enlarged until their shorter side has this many pixels.
     """
     sides = [min(pixels[0].shape[:2]) for pixels in images.values()]
-    factor = _factor(max(sides))  # the same for all: sizes can be compared
+    factor = _factor(max(sides), least)  # the same for all: sizes can be compared
     tiles = {n: [_enlarge(to_pil(p), factor) for p in pixels] for n, pixels in images.items()}
     columns = max(map(len, tiles.values()))
     box = tuple(max(max(t.size[axis] for t in row) for row in tiles.values()) for axis in (0, 1))
@@ -109,8 +115,8 @@ def _columns(count: int) -> int:
     return next((columns for columns in near if count % columns == 0), root)
 
 
-def _factor(side: int) -> int:
-    return max(1, -(-MIN_TILE // side))
+def _factor(side: int, least: int = MIN_TILE) -> int:
+    return max(1, -(-least // side))
 
 
 def _enlarge(image: Image.Image, factor: int | None = None) -> Image.Image:
@@ -119,7 +125,7 @@ def _enlarge(image: Image.Image, factor: int | None = None) -> Image.Image:
     return image.convert("RGB").resize(size, Image.Resampling.NEAREST)
 
 
-def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+def _font() -> _Font:
     return ImageFont.load_default(_TEXT)
 
 
@@ -131,39 +137,67 @@ def _sheet(
     below: Sequence[str] = (),
     above: Sequence[str] = (),
 ) -> Image.Image:
-    """Draw tiles in rows: a title on top, names left of rows, above columns or below tiles."""
+    """Draw tiles in rows: a title on top, names left of rows, above columns or below tiles.
+
+    What is wider than its place goes on in the next line, over a few lines.
+    """
     font = _font()
     width, height = tiles[0].size
     margin = 2 * _GAP + max((int(font.getlength(name)) for name in left), default=-_GAP)
-    top = (_LINE + 2 * _GAP if title else _GAP) + (_LINE if above else 0)
-    pitch = (width + _GAP, height + _GAP + (_LINE if below else 0))
-    rows = -(-len(tiles) // columns)
-    page_width = margin + columns * pitch[0]
-    title = _fit(title, page_width - 2 * _GAP, font)
-    page = Image.new("RGB", (page_width, top + rows * pitch[1]), _BACKGROUND)
+    page_width = margin + columns * (width + _GAP)
+    titles = _wrap(title, page_width - 2 * _GAP, font)
+    heads = [_wrap(name, width, font) for name in above]
+    feet = [_wrap(name, width, font) for name in below]
+    head = _LINE * max(map(len, heads), default=0)
+    foot = _LINE * max(map(len, feet), default=0)
+    top = (_LINE * len(titles) + 2 * _GAP if titles else _GAP) + head
+    pitch = (width + _GAP, height + _GAP + foot)
+    page = Image.new("RGB", (page_width, top + -(-len(tiles) // columns) * pitch[1]), _BACKGROUND)
     pen = ImageDraw.Draw(page)
-    pen.text((_GAP, _GAP), title, _INK, font)
+    for line, text in enumerate(titles):
+        pen.text((_GAP, _GAP + line * _LINE), text, _INK, font)
     for row, name in enumerate(left):
         pen.text((_GAP, top + row * pitch[1] + height // 2), name, _INK, font, anchor="lm")
-    for column, name in enumerate(above):
+    for column, lines in enumerate(heads):
         x = margin + column * pitch[0] + width // 2
-        pen.text((x, top - _LINE // 2), _fit(name, width, font), _INK, font, anchor="mm")
+        _centre(pen, lines, x, top - _LINE * len(lines), font)
     for i, tile in enumerate(tiles):
         x, y = margin + i % columns * pitch[0], top + i // columns * pitch[1]
         page.paste(tile, (x, y))
-        if below:
-            name = _fit(below[i], width, font)
-            pen.text((x + width // 2, y + height + _LINE // 2), name, _INK, font, anchor="mm")
+        if feet:
+            _centre(pen, feet[i], x + width // 2, y + height, font)
     return page
 
 
-def _fit(text: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
-    """Shorten a text until it fits."""
-    if font.getlength(text) <= width:
-        return text
-    while text and font.getlength(text + "...") > width:
-        text = text[:-1]
-    return text.rstrip() + "..." if text else ""
+def _centre(pen: ImageDraw.ImageDraw, lines: Sequence[str], x: int, y: int, font: _Font) -> None:
+    """Write lines below each other, the first from ``y`` on."""
+    for line, text in enumerate(lines):
+        pen.text((x, y + line * _LINE + _LINE // 2), text, _INK, font, anchor="mm")
+
+
+def _wrap(text: str, width: int, font: _Font) -> list[str]:
+    """Break a text into lines that fit: between words, and within one that is too long itself."""
+    paragraphs = [_broken(paragraph, width, font) for paragraph in text.split("\n")]
+    lines = [line for paragraph in paragraphs for line in paragraph]
+    if len(lines) > _MOST_LINES:
+        lines = [*lines[: _MOST_LINES - 1], f"{lines[_MOST_LINES - 1][:-3]}..."]
+    return lines
+
+
+def _broken(text: str, width: int, font: _Font) -> list[str]:
+    lines: list[str] = []
+    for word in text.split():
+        if lines and font.getlength(f"{lines[-1]} {word}") <= width:
+            lines[-1] += f" {word}"
+            continue
+        rest = word
+        while font.getlength(rest) > width and len(rest) > 1:
+            fitting = (n for n in range(len(rest) - 1, 1, -1) if font.getlength(rest[:n]) <= width)
+            size = next(fitting, 1)
+            lines.append(rest[:size])
+            rest = rest[size:]
+        lines.append(rest)
+    return lines
 
 
 def write_grid(path: Path, picture: Image.Image) -> None:
@@ -172,20 +206,22 @@ def write_grid(path: Path, picture: Image.Image) -> None:
         picture.save(temporary, format="png")
 
 
-def film_frame(images: Sequence[Pixels], title: str = "") -> Image.Image:
-    """One frame of a film: the images side by side in a near-square grid."""
+def animation_frame(images: Sequence[Pixels], title: str = "") -> Image.Image:
+    """One frame of an animation: the images side by side in a near-square grid."""
     tiles = [_enlarge(to_pil(pixels)) for pixels in images]
     return _sheet(tiles, _columns(len(tiles)), title)
 
 
-def write_film(path: Path, frames: Sequence[Image.Image], seconds: float = 3.0) -> None:
-    """Write an endless film as GIF or WebP (by the ending of ``path``), whole or not at all.
+def write_animation(path: Path, frames: Sequence[Image.Image], seconds: float = 3.0) -> None:
+    """Write an endless animation as GIF or WebP (by the ending of ``path``), whole or not at all.
 
     Args:
-        path: ends in one of `FILM_FORMATS`.
-        frames: the pictures, all of one size.
+        path: ends in one of `ANIMATION_FORMATS`.
+        frames: the pictures, all of one width; the higher ones have more lines of text above.
         seconds: how long they take together; the last frame then stands for another 2 seconds.
     """
+    height = max(frame.height for frame in frames)
+    frames = [_lowered(frame, height) for frame in frames]
     step = max(20, round(1000 * seconds / len(frames)))  # browsers slow frames below 20 ms down
     durations = [step] * (len(frames) - 1) + [2000]
     with atomic_path(path) as temporary:
@@ -198,3 +234,10 @@ def write_film(path: Path, frames: Sequence[Image.Image], seconds: float = 3.0) 
             loop=0,
             **({"lossless": True} if path.suffix == ".webp" else {}),
         )
+
+
+def _lowered(picture: Image.Image, height: int) -> Image.Image:
+    """The picture at the foot of a page of this height."""
+    page = Image.new("RGB", (picture.width, height), _BACKGROUND)
+    page.paste(picture, (0, height - picture.height))
+    return page

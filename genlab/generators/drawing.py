@@ -89,12 +89,13 @@ def _draw_batch(
     on_progress: OnProgress | None,
 ) -> None:
     rows = [i for i, seed in enumerate(work.seeds) if work.frames and ledger.wants_frames(seed)]
-    film: list[Tensor] = []
+    shown: list[Tensor] = []
     captions: list[str] = []
 
     def on_step(step: Step) -> None:
         if rows:
-            film.append(to_uint8(generator.decode(step.picture()[rows])).cpu())
+            picture = step.picture(ledger.plan.animation_of)[rows]
+            shown.append(to_uint8(generator.decode(picture)).cpu())
             captions.append(step.caption)
         if on_progress is not None:
             on_progress(len(work.seeds) / step.num_steps)
@@ -103,7 +104,7 @@ def _draw_batch(
     _check_finite(batch)
     frames = {}
     if rows:
-        stacked = torch.stack(film, dim=1).permute(0, 1, 3, 4, 2).numpy()
+        stacked = torch.stack(shown, dim=1).permute(0, 1, 3, 4, 2).numpy()
         frames = {work.seeds[row]: stacked[i] for i, row in enumerate(rows)}
     ledger.record(
         work, _pixels(batch.images), frames, captions, batch.nfe, batch.seconds, batch.costs

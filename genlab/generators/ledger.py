@@ -10,7 +10,7 @@ Layout of the folder::
     images/00000/img00000012.png    the images by seed, and images/dataset.json with their classes
                                     (format png)
     images.zip, images.npz          the images in one file (formats zip and npz)
-    grid.png, film.gif              pictures to look at
+    grid.png, animation.gif         pictures to look at (animation-state.gif shows noisy states)
     manifest.json                   how all this was made; there only when everything else is
     .genlab/                        an unfinished run: its plan, its progress, what it needs to end
 """
@@ -34,19 +34,19 @@ from genlab.errors import OutputError
 from genlab.files import write_bytes, write_text
 from genlab.generators.costs import Costs, from_plain, report, to_plain, together
 from genlab.generators.lock import lock_folder
-from genlab.generators.plan import FILMS, SamplePlan
+from genlab.generators.plan import ANIMATION_STEMS, ANIMATIONS, SamplePlan
 
 MANIFEST = "manifest.json"
 GRID = "grid.png"
 GRID_IMAGES = 100
-FILM_IMAGES = 16
+ANIMATION_IMAGES = 16
 
 _STATE = ".genlab"
 
 
 @dataclass(frozen=True)
 class Work:
-    """A batch to compute: seeds, classes, and whether images and frames of the film are missing."""
+    """A batch to compute: seeds, classes, and whether images or frames (of the animation) lack."""
 
     seeds: tuple[int, ...]
     labels: tuple[int, ...] | None
@@ -130,7 +130,7 @@ class SampleLedger:
 
     def _check_free(self) -> None:
         mine = [self._images, *(self.folder / f"images.{end}" for end in ("zip", "npz"))]
-        for path in [*mine, self.folder / GRID, *self._films()]:
+        for path in [*mine, self.folder / GRID, *self._animations()]:
             if path.exists():
                 raise OutputError(
                     f"{path} is there already and no run of genlab sample made it; "
@@ -147,7 +147,7 @@ class SampleLedger:
             and before["seeds"] == format_seeds(self.plan.seeds)
             and all(map(self._has_image, self.plan.seeds))
             and (not self.plan.grid or (self.folder / GRID).is_file())
-            and (self.plan.film is None or self._film.is_file())
+            and (self.plan.animation is None or self._animation.is_file())
         )
 
     # Where things are
@@ -167,14 +167,15 @@ class SampleLedger:
         return self._images if self.archive is None else self._state / "images"
 
     @property
-    def _film(self) -> Path:
-        return self.folder / f"film.{self.plan.film}"
+    def _animation(self) -> Path:
+        return self.folder / self.plan.animation_file
 
-    def _films(self) -> list[Path]:
-        return [self.folder / f"film.{end}" for end in FILMS]
+    def _animations(self) -> list[Path]:
+        stems = ANIMATION_STEMS.values()
+        return [self.folder / f"{stem}.{end}" for stem in stems for end in ANIMATIONS]
 
     def _frames(self, seed: int) -> Path:
-        return self._state / "frames" / f"{seed}.npz"
+        return self._state / f"frames-{self.plan.animation_of}" / f"{seed}.npz"
 
     def _has_image(self, seed: int) -> bool:
         # A finished archive holds every image; only then is it there.
@@ -208,11 +209,11 @@ class SampleLedger:
         return todo
 
     def wants_frames(self, seed: int) -> bool:
-        """Whether the film shows this sample and is still to be made."""
+        """Whether the animation shows this sample and is still to be made."""
         return (
-            self.plan.film is not None
-            and seed in self.plan.seeds[:FILM_IMAGES]
-            and not self._film.is_file()
+            self.plan.animation is not None
+            and seed in self.plan.seeds[:ANIMATION_IMAGES]
+            and not self._animation.is_file()
         )
 
     def record(
@@ -230,7 +231,7 @@ class SampleLedger:
         Args:
             work: the batch.
             images: (H, W, C) each, in the order of ``work.seeds``.
-            frames: for samples that the film shows: (steps, H, W, C).
+            frames: for samples that the animation shows: (steps, H, W, C).
             captions: what stands below each frame.
             nfe: network evaluations for each image.
             seconds: time that the batch took.
@@ -238,9 +239,9 @@ class SampleLedger:
         """
         each = {"costs": to_plain(costs)} if costs else {}
         self._note({"images": len(images), "nfe": nfe, "seconds": seconds, **each})
-        for seed, film in frames.items():
+        for seed, animation in frames.items():
             buffer = BytesIO()
-            np.savez(buffer, frames=film, captions=np.asarray(captions))
+            np.savez(buffer, frames=animation, captions=np.asarray(captions))
             write_bytes(self._frames(seed), buffer.getvalue())
         if work.images:
             for seed, pixels in zip(work.seeds, images, strict=True):
@@ -272,7 +273,7 @@ class SampleLedger:
             )
         self._write_archive()
         self._write_grid()
-        self._write_film()
+        self._write_animation()
         self._write_manifest(about)
         with suppress(OSError):  # what is left of it does no harm
             shutil.rmtree(self._state)
@@ -328,19 +329,19 @@ class SampleLedger:
         else:
             yield from writers.read_first(self.archive, count)
 
-    def _write_film(self) -> None:
-        if self.plan.film is None or self._film.is_file():
+    def _write_animation(self) -> None:
+        if self.plan.animation is None or self._animation.is_file():
             return
-        films = []
-        for seed in self.plan.seeds[:FILM_IMAGES]:
+        animations = []
+        for seed in self.plan.seeds[:ANIMATION_IMAGES]:
             with np.load(self._frames(seed)) as stored:
-                films.append(stored["frames"])
+                animations.append(stored["frames"])
                 captions = stored["captions"]
         frames = [
-            pictures.film_frame([film[t] for film in films], str(caption))
+            pictures.animation_frame([animation[t] for animation in animations], str(caption))
             for t, caption in enumerate(captions)
         ]
-        pictures.write_film(self._film, frames)
+        pictures.write_animation(self._animation, frames)
 
     def _write_manifest(self, about: Mapping[str, Any]) -> None:
         spent = self._spent()
@@ -419,7 +420,7 @@ class SampleLedger:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def _remove_pictures(self) -> None:
-        for path in [self.folder / GRID, *self._films()]:
+        for path in [self.folder / GRID, *self._animations()]:
             path.unlink(missing_ok=True)
 
     def _remove_leftovers(self) -> None:
@@ -427,7 +428,7 @@ class SampleLedger:
         for pattern in (".*.tmp", "images/.*.tmp", "images/*/.*.tmp", f"{_STATE}/**/.*.tmp"):
             for path in self.folder.glob(pattern):
                 if path.name.startswith(
-                    (".img", ".manifest", ".images", ".grid", ".film", ".dataset", ".plan")
+                    (".img", ".manifest", ".images", ".grid", ".animation", ".dataset", ".plan")
                 ) or (self._state in path.parents):
                     with suppress(OSError):
                         path.unlink()

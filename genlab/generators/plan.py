@@ -8,9 +8,12 @@ from typing import Any
 from genlab.data.labels import format_seeds, parse_seeds
 from genlab.data.writers import Pixels
 from genlab.errors import ConfigError, OutputError
+from genlab.samplers.base import PICTURES
 
 FORMATS = ("png", "zip", "npz")
-FILMS = ("gif", "webp")
+ANIMATIONS = ("gif", "webp")
+ANIMATION_STEMS = {"estimate": "animation", "state": "animation-state"}
+"""What an animation shows -> the name of its file, without the ending."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,8 +29,9 @@ class SamplePlan:
         format: ``png`` (a folder), ``zip`` (EDM's layout) or ``npz`` (ADM's layout).
         class_names: for the grid.
         grid: whether to lay the first images out in a picture.
-        film: ``gif`` or ``webp`` for a film of the first images' trajectories; None for no film.
-        title: what stands above grid and film.
+        animation: ``gif`` or ``webp`` for an animation of how the first images form; None for none.
+        animation_of: what it shows, one of `genlab.samplers.base.PICTURES`.
+        title: what stands above grid and animation.
         inputs: what each seed's image is made from, (H, W, C): shown beside it in the grid.
         round_trip: whether the images should be their inputs again: the manifest tells how far they
             are from them.
@@ -40,7 +44,8 @@ class SamplePlan:
     format: str = "png"
     class_names: tuple[str, ...] | None = None
     grid: bool = True
-    film: str | None = None
+    animation: str | None = None
+    animation_of: str = "estimate"
     title: str = ""
     inputs: Mapping[int, Pixels] | None = None
     round_trip: bool = False
@@ -48,13 +53,24 @@ class SamplePlan:
     def __post_init__(self) -> None:
         if self.format not in FORMATS:
             raise ConfigError(f"there is no format {self.format!r}; known: {', '.join(FORMATS)}")
-        if self.film is not None and self.film not in FILMS:
-            raise ConfigError(f"there is no film format {self.film!r}; known: {', '.join(FILMS)}")
+        if self.animation is not None and self.animation not in ANIMATIONS:
+            raise ConfigError(
+                f"there is no animation format {self.animation!r}; known: {', '.join(ANIMATIONS)}"
+            )
+        if self.animation_of not in PICTURES:
+            raise ConfigError(
+                f"an animation shows the {' or the '.join(PICTURES)}, not {self.animation_of!r}"
+            )
         if self.format != "npz" and self.image_shape[0] not in (1, 3):
             raise ConfigError(
                 f"images with {self.image_shape[0]} channels are neither grey nor RGB; "
                 "use the format npz"
             )
+
+    @property
+    def animation_file(self) -> str:
+        """Name of the animation in the folder."""
+        return f"{ANIMATION_STEMS[self.animation_of]}.{self.animation}"
 
     def record(self) -> dict[str, Any]:
         """The part that is kept on disk and compared when the run is taken up again."""

@@ -39,7 +39,9 @@ class SampleConfig:
         output: the folder for images, pictures and manifest; null is ``samples/<model>``.
         format: ``png`` (a folder), ``zip`` (as EDM's tools write) or ``npz`` (as ADM's tools read).
         grid: whether to lay the first 100 images out in one labelled picture.
-        film: ``gif`` or ``webp`` for a film of how the first 16 images came to be; null for none.
+        animation: ``gif`` or ``webp`` for an animation of how the first 16 images form; null for
+            none.
+        animation_of: what it shows: the denoised ``estimate`` of each step, or the noisy ``state``.
         batch_size: images at a time; null is 16 on a CPU and 128 on a GPU. It changes speed and
             memory, not the images.
         device: ``cpu``, ``cuda``, ``cuda:1``, ``mps``; null is the best there is.
@@ -65,7 +67,8 @@ class SampleConfig:
     output: str | None = None
     format: str = "png"
     grid: bool = True
-    film: str | None = None
+    animation: str | None = None
+    animation_of: str = "estimate"
     batch_size: int | None = None
     device: str | None = None
     dtype: str = "float32"

@@ -7,7 +7,7 @@ uniform numbers that drawing one pixel takes.
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -22,9 +22,9 @@ from genlab.networks.autoregressive import (
     PixelDistribution,
 )
 from genlab.networks.precision import wide
-from genlab.registry import Registry
 from genlab.samplers.autoregressive.levels import ByLevels
 from genlab.samplers.base import AnySampler, Layers, Step
+from genlab.samplers.registries import DECODERS as DECODERS
 
 SPACES = ("parameters", "levels")
 """Where guidance acts: on what the network says of a pixel, or on the log-probabilities of the
@@ -163,16 +163,6 @@ class Decoder(Protocol):
         ...
 
 
-DECODERS: Registry[type[Decoder]] = Registry(
-    "genlab.decoders",
-    {
-        "cached": "genlab.samplers.autoregressive.cached:Cached",
-        "jacobi": "genlab.samplers.autoregressive.jacobi:Jacobi",
-        "naive": "genlab.samplers.autoregressive.naive:Naive",
-    },
-)
-
-
 @dataclass(kw_only=True)
 class DecodingConfig:
     """How to sample from an autoregressive model: the schema of ``sampler`` for this family.
@@ -189,6 +179,8 @@ class DecodingConfig:
             each by itself; or ``levels``, where log-probabilities are: the exact product of powers,
             at a higher cost. For a softmax over levels both are the same.
     """
+
+    example: ClassVar[Mapping[str, Any]] = {"temperature": 0.9}
 
     decoder: dict[str, Any] = field(default_factory=lambda: {"name": "cached"})
     temperature: float = 1.0

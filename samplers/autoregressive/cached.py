@@ -13,11 +13,9 @@ from genlab.samplers.base import Step
 class Cached(Precise):
     """Pixel after pixel, with what the layers have computed before kept.
 
-    Its cost is about that of one evaluation of the network on whole images: the decoder to choose
-    unless another is to be compared with it. Yields after every row.
+    Choose it unless another is to be compared with it. Yields after every row.
 
-    Attributes:
-        precision: see `Precise`.
+    Costs about one evaluation of the network on whole images.
 
     Source: Ramachandran et al. 2017, arXiv:1704.06001.
     """

@@ -18,14 +18,12 @@ class Jacobi(Precise):
 
     With the uniform numbers fixed, the image is the only one that its own parameters draw again.
     Each iteration settles at least the first pixel that is not settled yet, and usually many; it
-    ends when an image comes out as it went in, after at most H W iterations (the model counts them
-    as evaluations). All pixels of an iteration are computed side by side, so choose it where that
-    costs little more than one pixel does: small batches on a GPU.
+    ends when an image comes out as it went in. Yields after every row that is settled; what is
+    below it is a guess.
 
-    Yields after every row that is settled; what is below it is a guess.
+    Choose it where all pixels side by side cost little more than one does: small batches on a GPU.
 
-    Attributes:
-        precision: see `Precise`.
+    Costs at most H W evaluations of the network, one an iteration.
 
     Source: Song et al. 2021, arXiv:2002.03629, Algorithm 1; Wiggers and Hoogeboom 2020,
     arXiv:2002.09928.

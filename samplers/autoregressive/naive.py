@@ -12,10 +12,11 @@ from genlab.samplers.base import Step
 class Naive(Precise):
     """An evaluation of the network on whole images for every pixel, of which one pixel is kept.
 
-    H W evaluations: choose it only to check the others against it. Yields after every row.
+    Choose it only to check the others against it. Yields after every row.
 
-    Attributes:
-        precision: see `Precise`.
+    Costs H W evaluations of the network.
+
+    Source: van den Oord et al. 2016, arXiv:1606.05328, whose models are drawn so.
     """
 
     def __call__(self, model: PixelModel, canvas: Canvas) -> Iterator[Step]:

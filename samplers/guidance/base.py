@@ -12,9 +12,10 @@ from genlab.diffusion.denoiser import Denoiser, Prediction, Sigma, State, StepIn
 from genlab.diffusion.noise_levels import NoiseLevels
 from genlab.diffusion.spaces import space_of
 from genlab.errors import ConfigError, SamplingError
-from genlab.registry import Registry, class_path
+from genlab.registry import class_path
 from genlab.samplers.base import Grid
 from genlab.samplers.parts import Counted
+from genlab.samplers.registries import GUIDANCE as GUIDANCE
 
 TOLERANCE = 1e-6
 """How near a step may come to the end of a window to count as standing on it: relative for noise
@@ -193,11 +194,15 @@ class GuidanceOptions(ABC):
         by_class: whether it has a ``scale`` by which classes are made clearer at the cost of
             variety, as classifier-free guidance does: the one that a guidance scale given for the
             whole run (``genlab sample --guidance``) is meant for.
+        suits: which models it is for, in a few words.
+        example: options of a typical use, for a command to copy.
     """
 
     outermost: ClassVar[bool] = False
     parts: ClassVar[Mapping[str, str]] = {}
     by_class: ClassVar[bool] = False
+    suits: ClassVar[str] = "any"
+    example: ClassVar[Mapping[str, Any]] = {}
 
     when: When = field(default_factory=When)
 
@@ -220,19 +225,3 @@ class GuidanceOptions(ABC):
                 "when.steps goes by the number of a step, which says nothing about the noise in a "
                 "run with restarts; give when.sigma or when.time in its place"
             )
-
-
-GUIDANCE: Registry[type[GuidanceOptions]] = Registry(
-    "genlab.guidance",
-    {
-        "cads": "genlab.samplers.guidance.cads:CADS",
-        "cfg": "genlab.samplers.guidance.classifier_free:ClassifierFree",
-        "classifier": "genlab.samplers.guidance.classifier:ClassifierGuidance",
-        "auto": "genlab.samplers.guidance.autoguidance:Autoguidance",
-        "apg": "genlab.samplers.guidance.adaptive_projected:AdaptiveProjected",
-        "fdg": "genlab.samplers.guidance.frequency_decoupled:FrequencyDecoupled",
-        "cfg-zero": "genlab.samplers.guidance.cfg_zero:CFGZero",
-    },
-    aliases={"autoguidance": "auto", "cfg-zero-star": "cfg-zero"},
-    builds=GuidanceOptions,
-)

@@ -52,6 +52,8 @@ class ClassifierGuidance(GuidanceOptions):
     """
 
     parts: ClassVar[Mapping[str, str]] = {"classifier": "classifier"}
+    suits: ClassVar[str] = "any, also without classes"
+    example: ClassVar[Mapping[str, Any]] = {"classifier": "classifier-fmnist", "scale": 1}
 
     classifier: Any
     scale: float = 1.0

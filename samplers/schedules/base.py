@@ -8,6 +8,7 @@ that configs name.
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float64
@@ -26,6 +27,8 @@ class NoiseSchedule(ABC):
         sigma_min: last noise level before 0, > 0; raised to what the model knows.
         sigma_max: first noise level; lowered to what the model knows.
     """
+
+    suits: ClassVar[str] = "any"
 
     num_steps: int = 18
     sigma_min: float = 0.002

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 from jaxtyping import Float64
 from torch import Tensor
@@ -23,9 +24,12 @@ def cosine_sigmas(num_steps: int, sigma_min: float, sigma_max: float) -> Float64
 class Cosine(NoiseSchedule):
     """Even steps in the angle of the cosine schedule: most of them near sigma = 1.
 
-    Choose it for models trained with the cosine schedule. Source: Nichol and Dhariwal
-    (arXiv:2102.09672), Eq. 17.
+    Choose it for models trained with the cosine schedule.
+
+    Source: Nichol and Dhariwal (arXiv:2102.09672), Eq. 17.
     """
+
+    suits: ClassVar[str] = "any; trained with the cosine schedule"
 
     def levels(self, sigma_min: float, sigma_max: float) -> Float64[Tensor, " N"]:
         """See `cosine_sigmas`."""

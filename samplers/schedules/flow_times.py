@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float64
@@ -35,10 +36,13 @@ class FlowTimes(PickedLevels):
             multiplied by it. None is 1, or what ``dimension`` makes it.
         dimension: the numbers C H W of a state, of which the shift is ``sqrt(dimension / 4096)``.
 
-    Source: Esser et al. (arXiv:2403.03206), Eq. 23, for the shift; Zheng et al. (RAE,
-    arXiv:2510.11690), for its dependence on the dimension. It is applied once to every time, also
-    to the last, as published; diffusers' FlowMatchEulerDiscreteScheduler shifts the last twice.
+    Source: Ma et al. (arXiv:2401.08740), as in the official code; Esser et al. (arXiv:2403.03206),
+    Eq. 23, for the shift; Zheng et al. (RAE, arXiv:2510.11690), for its dependence on the
+    dimension. It is applied once to every time, also to the last, as published; diffusers'
+    FlowMatchEulerDiscreteScheduler shifts the last twice.
     """
+
+    suits: ClassVar[str] = "any; flow matching (SiT)"
 
     num_steps: int = 50
     path: str = "linear"

@@ -1,6 +1,7 @@
 """The schedule of improved DDPM: some of its discrete noise levels."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float64
@@ -40,15 +41,19 @@ def iddpm_sigmas(
 
 @dataclass(frozen=True, kw_only=True)
 class IDDPM(NoiseSchedule):
-    """Even steps among iDDPM's discrete noise levels, as those models were first sampled.
+    """Even steps among iDDPM's discrete noise levels.
+
+    Choose it to reproduce how those models were first sampled.
 
     Attributes:
         C_1: as the model's, > 0.
         C_2: as the model's, >= 0.
         M: number of noise levels of the model, >= 1.
 
-    Source: EDM's Table 1, third column.
+    Source: EDM (arXiv:2206.00364), Table 1, third column.
     """
+
+    suits: ClassVar[str] = "any; iDDPM"
 
     sigma_max: float = 81.0
     C_1: float = 0.001

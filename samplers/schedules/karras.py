@@ -28,7 +28,9 @@ def linear_sigmas(num_steps: int, sigma_min: float, sigma_max: float) -> Float64
 
 @dataclass(frozen=True, kw_only=True)
 class Karras(NoiseSchedule):
-    """EDM's own schedule: the one to choose unless a model asks for another.
+    """EDM's own schedule: even steps in ``sigma^(1/rho)``.
+
+    Choose it unless a model asks for another.
 
     Attributes:
         rho: 7 spreads steps for the best images, 3 nearly equalises the error of each step
@@ -51,7 +53,12 @@ class Karras(NoiseSchedule):
 
 @dataclass(frozen=True, kw_only=True)
 class Linear(NoiseSchedule):
-    """Even steps in sigma: nearly all at large noise, so a baseline rather than a choice."""
+    """Even steps in sigma, nearly all of them at large noise.
+
+    Choose it as a baseline only.
+
+    Source: EDM (arXiv:2206.00364), Eq. 5 with rho = 1.
+    """
 
     def levels(self, sigma_min: float, sigma_max: float) -> Float64[Tensor, " N"]:
         """See `linear_sigmas`."""

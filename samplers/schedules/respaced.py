@@ -1,6 +1,7 @@
 """The schedule of discrete models: some of the timesteps that they were trained on."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float64
@@ -16,14 +17,18 @@ from genlab.samplers.schedules.base import PickedLevels
 class Respaced(PickedLevels):
     """Some of a discrete model's own noise levels, spaced as guided-diffusion and DiT do.
 
-    Choose it with `ddpm` and `ddim` for ADM, DiT and other models of discrete timesteps.
+    Choose it with `DDPM` and `DDIM` for ADM, DiT and other models of discrete timesteps.
 
     Attributes:
         steps: how many, spread evenly with both ends (``250``); ``"10,15,20"`` so many in each of
             as many equal sections, from little noise to much; ``"ddim25"`` an integer stride from
             timestep 0; ``""`` every timestep.
         num_steps: how many, instead of the number in ``steps``; None keeps that.
+
+    Source: guided-diffusion's ``space_timesteps`` (Dhariwal and Nichol, arXiv:2105.05233).
     """
+
+    suits: ClassVar[str] = "discrete timesteps (ADM, iDDPM, DiT)"
 
     steps: int | str = 250
     num_steps: int | None = None

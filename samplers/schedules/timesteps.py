@@ -1,6 +1,7 @@
 """The schedule of diffusers' schedulers: timesteps of a discrete model, spaced in their ways."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float64
@@ -35,6 +36,8 @@ class Timesteps(PickedLevels):
 
     Source: the tables of Lin et al. (arXiv:2305.08891), Sec. 3.2, and diffusers' schedulers.
     """
+
+    suits: ClassVar[str] = "discrete timesteps (diffusers' pipelines)"
 
     num_steps: int = 50
     spacing: str = "leading"

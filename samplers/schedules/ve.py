@@ -1,6 +1,7 @@
 """The variance-exploding schedule."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from jaxtyping import Float64
 from torch import Tensor
@@ -18,8 +19,12 @@ def ve_sigmas(num_steps: int, sigma_min: float, sigma_max: float) -> Float64[Ten
 class VE(NoiseSchedule):
     """Geometric noise levels, as NCSN-like models were first sampled.
 
-    Choose it to reproduce that; Karras needs far fewer steps. Source: EDM's Table 1, second column.
+    Choose it to reproduce that; `Karras` needs far fewer steps.
+
+    Source: EDM (arXiv:2206.00364), Table 1, second column.
     """
+
+    suits: ClassVar[str] = "any; VE (NCSN)"
 
     sigma_min: float = 0.02
     sigma_max: float = 100.0

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float64
@@ -51,7 +52,7 @@ def vp_betas(sigma_min: float, sigma_max: float, epsilon_s: float = 1e-3) -> tup
 class VP(NoiseSchedule):
     """Even steps in variance-preserving time, as DDPM-like models were first sampled.
 
-    Choose it to reproduce that; Karras needs fewer steps.
+    Choose it to reproduce that; `Karras` needs fewer steps.
 
     Attributes:
         sigma_min: None is the noise level of ``epsilon_s`` with the betas.
@@ -61,9 +62,11 @@ class VP(NoiseSchedule):
             given; where the model's range cuts the ends, the betas follow from it.
         beta_min: beta at time 0, > 0.
 
-    Source: EDM's Table 1, first column (Song et al., arXiv:2011.13456); with the betas given,
-    k-diffusion's get_sigmas_vp.
+    Source: EDM (arXiv:2206.00364), Table 1, first column; Song et al. (arXiv:2011.13456); with the
+    betas given, k-diffusion's get_sigmas_vp.
     """
+
+    suits: ClassVar[str] = "any; VP (DDPM)"
 
     sigma_min: float | None = None  # type: ignore[assignment]  # its default depends on epsilon_s
     sigma_max: float | None = None  # type: ignore[assignment]  # likewise

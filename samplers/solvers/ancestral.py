@@ -27,6 +27,10 @@ class Ancestral(Solver):
         if not 0 <= self.s_noise < math.inf:
             raise ConfigError(f"an ancestral solver needs s_noise >= 0, got {self.s_noise}")
 
+    def draws(self) -> int:
+        """See `Solver.draws`."""
+        return int(self.eta > 0)
+
     def split(self, sigma: float, sigma_next: float) -> tuple[float, float]:
         """(level that the step goes down to, standard deviation of what is added there).
 

@@ -52,6 +52,10 @@ class Churn(Solver):
         gamma = min(self.S_churn / num_steps, math.sqrt(2) - 1)
         return level + gamma * level if self.S_min <= level <= self.S_max else level
 
+    def draws(self) -> int:
+        """See `Solver.draws`."""
+        return int(self.S_churn > 0)
+
     def draw(self, x: State, step: StepInfo) -> State | None:
         """Noise for one step, of standard deviation ``S_noise``; None if the run is deterministic.
 

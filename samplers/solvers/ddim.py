@@ -30,6 +30,7 @@ class DDIM(Solver):
     """
 
     order: ClassVar[int] = 1
+    suits: ClassVar[str] = "any; ADM and DiT"
 
     eta: float = 0.0
     clip: bool = False
@@ -40,6 +41,10 @@ class DDIM(Solver):
             raise ConfigError("keep_noise has no effect without clip; leave it out")
         if not 0 <= self.eta <= 1:
             raise ConfigError(f"DDIM needs 0 <= eta <= 1, got {self.eta}")
+
+    def draws(self) -> int:
+        """See `Solver.draws`."""
+        return int(self.eta > 0)
 
     def start_std(self, sigma: float) -> float:
         """That of unit noise in the scaled frame, where such chains begin."""

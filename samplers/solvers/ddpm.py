@@ -32,6 +32,7 @@ class DDPM(Solver):
     """
 
     order: ClassVar[int] = 1
+    suits: ClassVar[str] = "any; models with a learned variance (ADM, iDDPM, DiT)"
 
     clip: bool = False
     variance: str | None = None
@@ -42,6 +43,10 @@ class DDPM(Solver):
                 "the ddpm solver's variance is a fixed one, or none for the model's own, got "
                 f"{self.variance!r}; {nearest(self.variance, FIXED_VARIANCES)}"
             )
+
+    def draws(self) -> int:
+        """See `Solver.draws`."""
+        return 1
 
     def start_std(self, sigma: float) -> float:
         """That of unit noise in the scaled frame, where such chains begin."""

@@ -94,6 +94,7 @@ class FlowODE(Solver):
     """
 
     order: ClassVar[int] = 2
+    suits: ClassVar[str] = "any; flow matching (SiT)"
 
     path: str = "linear"
     method: str = "heun"

@@ -53,6 +53,7 @@ class FlowSDE(Solver):
     """
 
     order: ClassVar[int] = 1
+    suits: ClassVar[str] = "any; flow matching (SiT)"
 
     path: str = "linear"
     method: str = "euler"
@@ -82,6 +83,10 @@ class FlowSDE(Solver):
     def nfe(self, num_steps: int) -> int:
         """See `Solver.nfe`."""
         return num_steps if self.method == "euler" else 2 * num_steps - 1
+
+    def draws(self) -> int:
+        """See `Solver.draws`."""
+        return 1
 
     def begin(self, grid: Grid) -> None:
         """Nothing to remember.

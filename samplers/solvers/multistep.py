@@ -175,6 +175,10 @@ class DPMSolverPP(_Multistep):
         if self.sde and self.prediction != "x0":
             raise ConfigError("the dpmpp solver's sde needs prediction: x0")
 
+    def draws(self) -> int:
+        """See `Solver.draws`."""
+        return int(self.sde and self.eta > 0)
+
     def begin(self, grid: Grid) -> _History:
         """See `_Multistep.begin`."""
         return replace(super().begin(grid), draws=Draws(self.noise, grid))

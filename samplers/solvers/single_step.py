@@ -80,6 +80,10 @@ class DPMSolverPPSDE(Ancestral):
             raise ConfigError(f"dpmpp-sde needs 0 < r <= 1, got {self.r}")
         check_noise("dpmpp-sde", self.noise)
 
+    def draws(self) -> int:
+        """See `Solver.draws`: one to the middle of the step and one to its end."""
+        return 2 * super().draws()
+
     def begin(self, grid: Grid) -> Draws:
         """The noise of the run."""
         return Draws(self.noise, grid)

@@ -16,6 +16,8 @@ from genlab import DiffusionGenerator
 from genlab.cli import main
 from genlab.data.labels import random_label
 from genlab.data.pixels import to_uint8
+from genlab.errors import ConfigError
+from genlab.generators.plan import SamplePlan
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -60,12 +62,12 @@ def test_a_model_and_nothing_else(run: Run, tiny_model: Path, tiny_generator: An
 def test_options_reach_the_run(run: Run, tiny_model: Path) -> None:
     code, _, err = run(
         tiny_model, "--seeds", "3,10-12", "--classes", "sneaker,2", "-o", "out", "--format", "npz",
-        "--steps", 3, "--guidance", 2, "--batch-size", 3, "--no-grid", "--film", "gif",
+        "--steps", 3, "--guidance", 2, "--batch-size", 3, "--no-grid", "--animation", "gif",
         "--dtype", "bfloat16", "sampler.solver.S_churn=5",
     )  # fmt: skip
     assert (code, err) == (0, "")
     assert sorted(p.name for p in Path("out").iterdir()) == [
-        "film.gif", "images.npz", "manifest.json"
+        "animation.gif", "images.npz", "manifest.json"
     ]  # fmt: skip
     with np.load("out/images.npz") as stored:
         assert stored["arr_0"].shape == (4, 8, 8, 1)
@@ -112,13 +114,41 @@ def test_a_configuration_stands_below_the_options(run: Run, tiny_model: Path) ->
     assert json.loads(Path("out/manifest.json").read_text())["labels"] == [0]
 
 
-def test_the_film_and_grid_of_the_first_images(run: Run, tiny_model: Path) -> None:
-    run(tiny_model, "--seeds", "0-8", "--labels", "balanced", "--steps", 4, "--film", "webp",
+def test_the_animation_and_grid_of_the_first_images(run: Run, tiny_model: Path) -> None:
+    run(tiny_model, "--seeds", "0-8", "--labels", "balanced", "--steps", 4, "--animation", "webp",
         "-o", "out")  # fmt: skip
-    with Image.open("out/film.webp") as film:
-        assert film.n_frames == 4  # type: ignore[attr-defined]
+    with Image.open("out/animation.webp") as animation:
+        assert animation.n_frames == 4  # type: ignore[attr-defined]
     with Image.open("out/grid.png") as grid:
         assert grid.width >= 3 * 64
+
+
+def test_an_animation_shows_estimates_or_states(run: Run, tiny_model: Path) -> None:
+    """The estimate is there from the first step on, the state is noise; both end in the image."""
+    common = ("--seeds", 0, "--steps", 4, "--no-grid", "-o", "out")
+    assert run(tiny_model, *common, "--animation", "webp")[0] == 0
+    assert run(tiny_model, *common, "--film", "webp", "--animation-of", "state")[0] == 0
+    frames = {}
+    for name in ("animation", "animation-state"):
+        with Image.open(f"out/{name}.webp") as animation:
+            assert animation.n_frames == 4  # type: ignore[attr-defined]
+            shown = []
+            for index in (0, 3):
+                animation.seek(index)
+                shown.append(np.asarray(animation.convert("L")).astype(int)[-64:])
+            frames[name] = shown
+    estimate, state = frames["animation"], frames["animation-state"]
+    np.testing.assert_array_equal(estimate[1], state[1])
+    image = np.asarray(Image.open("out/images/00000/img00000000.png")).astype(int)
+    np.testing.assert_array_equal(estimate[1][:64:8, 4:68:8], image)
+    assert abs(estimate[0] - state[0]).max() > 30
+    assert run(tiny_model, *common, "--animation", "webp")[1].count("nothing to do") == 1
+
+
+def test_what_an_animation_may_show() -> None:
+    with pytest.raises(ConfigError, match="shows the estimate or the state, not 'noise'"):
+        SamplePlan(seeds=(0,), labels=None, image_shape=(1, 8, 8), identity={}, animation="gif",
+                   animation_of="noise")  # fmt: skip
 
 
 def test_overwriting(run: Run, tiny_model: Path) -> None:

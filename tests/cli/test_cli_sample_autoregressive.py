@@ -55,7 +55,7 @@ def pictures(folder: str, count: int) -> np.ndarray:
 
 def test_settings_of_the_family(run: Run, model: Path, generator: AutoregressiveGenerator) -> None:
     code, out, err = run(
-        model, "--seeds", "0-2", "--guidance", 2, "--film", "gif", "-o", "out",
+        model, "--seeds", "0-2", "--guidance", 2, "--animation", "gif", "-o", "out",
         "sampler.temperature=0.9",
     )  # fmt: skip
     assert (code, err) == (0, "")
@@ -63,7 +63,7 @@ def test_settings_of_the_family(run: Run, model: Path, generator: Autoregressive
     settings = {"guidance_scale": 2.0, "temperature": 0.9}
     expected = to_uint8(generator.sample(range(3), sampler=settings))
     np.testing.assert_array_equal(pictures("out", 3), expected[:, 0])
-    assert Path("out/film.gif").is_file()
+    assert Path("out/animation.gif").is_file()
 
 
 @pytest.mark.parametrize(

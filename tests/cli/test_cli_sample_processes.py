@@ -62,7 +62,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes(
     assert not (out / ".genlab").exists()
 
 
-OPTIONS = ("--seeds", "0-15", "--batch-size", "4", "--steps", "3", "--film", "gif")
+OPTIONS = ("--seeds", "0-15", "--batch-size", "4", "--steps", "3", "--animation", "gif")
 
 
 def test_two_processes_write_the_same_as_one(tiny_model: Path, tmp_path: Path) -> None:

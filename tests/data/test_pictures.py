@@ -1,4 +1,4 @@
-"""Grids and films."""
+"""Grids and animations."""
 
 from pathlib import Path
 
@@ -48,18 +48,42 @@ def test_a_long_name_does_not_widen_the_page() -> None:
     assert long.width == short.width
 
 
+def test_a_long_title_goes_on_in_the_next_line() -> None:
+    images, line = shades([100] * 4), 18
+    plain = pictures.grid(images, title="heun, seeds 0-3")
+    whole = pictures.grid(images, title="edm-fmnist: heun (S_churn 40), 18 steps, cfg 2, seeds 0-3")
+    assert whole.width == plain.width
+    assert whole.height > plain.height
+    assert (whole.height - plain.height) % line == 0
+    last = np.asarray(whole.convert("L"))[: whole.height - plain.height + line + 4]
+    assert (last[-line:] < 128).any()  # its last line has words
+    endless = pictures.grid(images, title="seeds " * 500)
+    assert endless.height - plain.height == 5 * line
+
+
+def test_captions_above_columns_are_whole() -> None:
+    row = {"seed 0": shades([50, 60, 70])}
+    short = pictures.rows(row, ["a", "b", "c"])
+    long = pictures.rows(row, ["a", "euler, 18 steps, guided by cfg 2", "c"])
+    assert long.width == short.width
+    assert long.height > short.height
+    for value in (50, 60, 70):
+        assert tiles(long, value).sum() >= pictures.MIN_TILE**2  # nothing is written over an image
+
+
 @pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("end", pictures.FILM_FORMATS)
-def test_a_film_has_a_frame_for_each_step(tmp_path: Path, channels: int, end: str) -> None:
+@pytest.mark.parametrize("end", pictures.ANIMATION_FORMATS)
+def test_an_animation_has_a_frame_for_each_step(tmp_path: Path, channels: int, end: str) -> None:
     frames = [
-        pictures.film_frame(shades([20 * t, 255 - 20 * t], channels), f"step {t}") for t in range(6)
+        pictures.animation_frame(shades([20 * t, 255 - 20 * t], channels), f"step {t}")
+        for t in range(6)
     ]
-    path = tmp_path / f"film.{end}"
-    pictures.write_film(path, frames)
-    with Image.open(path) as film:
-        assert film.n_frames == 6  # type: ignore[attr-defined]
-        film.seek(5)
-        shown = np.asarray(film.convert("RGB")).astype(int)
+    path = tmp_path / f"animation.{end}"
+    pictures.write_animation(path, frames)
+    with Image.open(path) as animation:
+        assert animation.n_frames == 6  # type: ignore[attr-defined]
+        animation.seek(5)
+        shown = np.asarray(animation.convert("RGB")).astype(int)
     # GIF has 256 colours a frame, which these frames keep nearly exactly.
     assert np.abs(shown - np.asarray(frames[5]).astype(int)).max() <= 4
 

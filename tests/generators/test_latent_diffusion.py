@@ -111,10 +111,10 @@ def test_dtype() -> None:
     assert generator.sample(SEEDS).dtype == torch.float32
 
 
-def test_film_shows_images(tmp_path: Path) -> None:
+def test_animation_shows_images(tmp_path: Path) -> None:
     generator = latent_generator()
     plan = SamplePlan(seeds=(0, 1), labels=(0, 1), image_shape=generator.image_shape,
-                      identity={}, film="gif", format="npz")  # fmt: skip
+                      identity={}, animation="gif", format="npz")  # fmt: skip
     draw_samples(generator, plan, tmp_path, sampler=generator.sampler, batch_size=2, config={})
     (archive,) = tmp_path.glob("*.npz")
     assert np.load(archive)["arr_0"].shape == (2, 8, 8, 1)

@@ -83,13 +83,13 @@ FORMATS = ("png", "zip", "npz")
 
 
 @pytest.mark.parametrize(
-    ("format_", "film", "after"),
+    ("format_", "animation", "after"),
     [("png", None, 0), ("png", "gif", 5), ("zip", None, 5), ("npz", "gif", 9.9)],
 )
 def test_a_stopped_run_goes_on_to_the_same_bytes(
-    draw: Callable[..., bool], tmp_path: Path, format_: str, film: str | None, after: float
+    draw: Callable[..., bool], tmp_path: Path, format_: str, animation: str | None, after: float
 ) -> None:
-    made = plan(format=format_, film=film)
+    made = plan(format=format_, animation=animation)
     assert draw(tmp_path / "whole", made)
     with pytest.raises(StopError):
         draw(tmp_path / "stopped", made, on_progress=stop_after(after))
@@ -178,7 +178,7 @@ def test_processes_share_the_batches_and_write_the_same(
         generator = DiffusionGenerator.from_pretrained(tiny_model)
         draw_samples(
             generator,
-            plan(film="gif"),
+            plan(animation="gif"),
             tmp_path / "many",
             sampler=SAMPLER,
             batch_size=4,
@@ -188,7 +188,7 @@ def test_processes_share_the_batches_and_write_the_same(
 
     with ThreadPoolExecutor(count) as pool:
         list(pool.map(run, range(count)))
-    draw(tmp_path / "one", plan(film="gif"))
+    draw(tmp_path / "one", plan(animation="gif"))
     assert content(tmp_path / "many") == content(tmp_path / "one")
 
 
@@ -227,7 +227,7 @@ def test_other_settings_are_refused_and_overwritten_on_demand(
     draw: Callable[..., bool], tmp_path: Path, kind: str
 ) -> None:
     other, message = OTHER[kind]
-    draw(tmp_path / "a", plan(film="gif"))
+    draw(tmp_path / "a", plan(animation="gif"))
     before = content(tmp_path / "a")
     with pytest.raises(OutputError, match=message):
         draw(tmp_path / "a", other)
@@ -253,10 +253,12 @@ def test_archives_do_not_grow(draw: Callable[..., bool], tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("format_", ["png", "npz"])
-def test_a_film_can_come_later(draw: Callable[..., bool], tmp_path: Path, format_: str) -> None:
+def test_an_animation_can_come_later(
+    draw: Callable[..., bool], tmp_path: Path, format_: str
+) -> None:
     draw(tmp_path / "a", plan(format=format_))
-    assert draw(tmp_path / "a", plan(format=format_, film="webp"))
-    draw(tmp_path / "b", plan(format=format_, film="webp"))
+    assert draw(tmp_path / "a", plan(format=format_, animation="webp"))
+    draw(tmp_path / "b", plan(format=format_, animation="webp"))
     assert content(tmp_path / "a") == content(tmp_path / "b")
 
 

@@ -96,7 +96,7 @@ def test_short_names_change_a_sampler_of_objects(tiny_generator: DiffusionGenera
     sampler = Sampler(solver=Heun(S_churn=2.0), schedule=Karras(num_steps=3))
     fewer = tiny_generator.build_sampler(sampler, num_steps=2, guidance_scale=3.0)
     assert fewer.solver == Heun(S_churn=2.0)
-    assert fewer.describe() == "heun, 2 steps, cfg 3.0"
+    assert fewer.describe() == "heun (S_churn 2), 2 steps, cfg 3"
 
 
 def test_text_from_outside_is_not_interpolated(

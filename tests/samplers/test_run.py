@@ -113,3 +113,29 @@ def test_latents_are_the_first_draw_in_float32() -> None:
 def test_state_is_float64_where_there_is_float64() -> None:
     assert compute.widest("cpu") == compute.widest("cuda:1") == torch.float64
     assert compute.widest("mps") == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({}, "heun, 18 steps"),
+        (
+            {"solver": {"S_churn": 40, "S_noise": 1.003}},
+            "heun (S_churn 40, S_noise 1.003), 18 steps",
+        ),
+        ({"solver": {"name": "dpmpp-2s", "eta": 0}}, "dpmpp-2s (eta 0), 18 steps"),
+        ({"solver": {"name": "dpmpp-2m", "sde": True}}, "dpmpp-2m (sde), 18 steps"),
+        (
+            {"guidance": [{"name": "cfg", "scale": 2, "when": {"sigma": [0.28, 2.9]}}]},
+            "heun, 18 steps, cfg 2 (sigma 0.28 to 2.9)",
+        ),
+        ({"guidance": {"name": "cfg", "channels": 3}}, "heun, 18 steps, cfg 1 (channels 3)"),
+        (
+            {"guidance": [{"name": "classifier", "classifier": "a", "when": {"time": [0, 0.5]}}]},
+            "heun, 18 steps, classifier 1 (time 0 to 0.5, classifier a)",
+        ),
+    ],
+    ids=str,
+)
+def test_description(config: dict[str, Any], words: str) -> None:
+    assert Sampler.from_config(config).describe() == words
