@@ -308,7 +308,10 @@ class Solver(ABC):
         return num_steps
 
     def draws(self) -> int:
-        """Draws of noise in each step that ends above 0; a solver without any is deterministic."""
+        """Draws of noise in each step that ends above 0, or at each restart where there are some.
+
+        A solver without any is deterministic.
+        """
         return 0
 
     def start_std(self, sigma: float) -> float:

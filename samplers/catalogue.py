@@ -81,7 +81,8 @@ class Entry:
         options: its settings.
         command: one to copy.
         order: of convergence of a whole run (solvers).
-        nfe: steps -> network evaluations of an image, without guidance (solvers).
+        nfe: steps -> network evaluations of an image, without guidance (solvers); None where they
+            depend on the image.
         draws: draws of noise in a step, with the default options (solvers).
         on_grid: whether the model is asked at the schedule's noise levels alone (solvers).
         describes: what it is made of, in a few words (presets).
@@ -99,7 +100,7 @@ class Entry:
     options: tuple[Option, ...] = ()
     command: str
     order: int | None = None
-    nfe: Mapping[int, int] | None = None
+    nfe: Mapping[int, int | None] | None = None
     draws: int | None = None
     on_grid: bool | None = None
     describes: str = ""
@@ -219,7 +220,8 @@ def _command(kind: str, name: str, suits: str, example: Mapping[str, Any]) -> st
     elif kind == "family":
         settings = [f"sampler.{key}={_written(value)}" for key, value in example.items()]
     elif kind == "guidance":
-        settings = [f"'sampler.guidance=[{_written({'name': name, **example})}]'"]
+        stack = [*getattr(GUIDANCE[name], "below", ()), {"name": name, **example}]
+        settings = [f"'sampler.guidance={_written(stack)}'"]
     else:
         changes = [f"sampler.{kind}.{key}={_written(value)}" for key, value in example.items()]
         settings = [f"sampler.{kind}.name={name}", *changes]

@@ -95,7 +95,7 @@ def _row(entry: "Entry") -> list[str]:
     name = entry.name + "".join(f", {alias}" for alias in entry.aliases)
     name += f" ({entry.package})" if entry.package else ""
     if entry.kind == "solver":
-        cost = [str(nfe) for nfe in (entry.nfe or {}).values()]
+        cost = ["varies" if nfe is None else str(nfe) for nfe in (entry.nfe or {}).values()]
         grid = "yes" if entry.on_grid else "no"
         middle = [str(entry.order), *cost, str(entry.draws), grid, entry.suits]
         return [name, *middle, entry.summary]
@@ -142,8 +142,9 @@ def _page(entry: "Entry") -> Iterator[str]:
 def _facts(entry: "Entry") -> Iterator[tuple[str, str]]:
     if entry.kind == "solver":
         yield "order", str(entry.order)
-        costs = [f"{nfe} in {steps} steps" for steps, nfe in (entry.nfe or {}).items()]
-        yield "network evaluations", ", ".join(costs)
+        known = {steps: nfe for steps, nfe in (entry.nfe or {}).items() if nfe is not None}
+        costs = [f"{nfe} in {steps} steps" for steps, nfe in known.items()]
+        yield "network evaluations", ", ".join(costs) or "as many as the image needs"
         random = f"{entry.draws} draws a step" if entry.draws else "deterministic"
         yield "noise", f"{random}, with the default options"
         levels = "those of the schedule alone" if entry.on_grid else "levels in between, too"

@@ -196,6 +196,7 @@ class GuidanceOptions(ABC):
             whole run (``genlab sample --guidance``) is meant for.
         suits: which models it is for, in a few words.
         example: options of a typical use, for a command to copy.
+        below: guidance that stands below it there.
     """
 
     outermost: ClassVar[bool] = False
@@ -203,6 +204,7 @@ class GuidanceOptions(ABC):
     by_class: ClassVar[bool] = False
     suits: ClassVar[str] = "any"
     example: ClassVar[Mapping[str, Any]] = {}
+    below: ClassVar[Sequence[Mapping[str, Any]]] = ()
 
     when: When = field(default_factory=When)
 

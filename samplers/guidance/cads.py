@@ -1,9 +1,9 @@
 """CADS, the condition-annealed diffusion sampler: variety by noise on the class embedding."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Bool, Float
@@ -63,6 +63,8 @@ class CADS(GuidanceOptions):
     """
 
     outermost: ClassVar[bool] = True
+    suits: ClassVar[str] = "with classes"
+    below: ClassVar[Sequence[Mapping[str, Any]]] = ({"name": "cfg", "scale": 4},)
 
     tau1: float = 0.5
     tau2: float = 0.9

@@ -80,14 +80,15 @@ class DiffusersScheduler(Solver):
         """Whether it asks at whole timesteps alone, which every discrete model knows."""
         return KINDS[self.scheduler].frame == "chain"
 
-    def _draws(self) -> bool:
+    def draws(self) -> int:
+        """See `Solver.draws`."""
         settings = {
             **defaults_of(self.scheduler),
             **self.config,
             **step_options_of(self.scheduler),
             **self.step_options,
         }
-        return KINDS[self.scheduler].draws(settings)
+        return int(KINDS[self.scheduler].draws(settings))
 
     def nfe(self, num_steps: int) -> int:
         """See `Solver.nfe`."""
@@ -117,7 +118,7 @@ class DiffusersScheduler(Solver):
                 "the diffusers solver needs the noise levels of its own scheduler: give it the "
                 f"schedule diffusers with scheduler: {self.scheduler} and the same config"
             )
-        draws = self._draws()
+        draws = self.draws() > 0
         if draws and "randn_like" in inspect.getsource(type(run.scheduler).step):
             raise ConfigError(
                 f"{self.scheduler} of diffusers {diffusers.__version__} draws noise that no seed "

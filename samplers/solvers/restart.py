@@ -68,6 +68,10 @@ class Restart(Heun):
         again = sum(2 * (int(points) - 1) * int(times) for _, _, points, times in self.intervals)
         return super().nfe(num_steps) + again
 
+    def draws(self) -> int:
+        """See `Solver.draws`: one at each restart, and one a step where there is churn."""
+        return 1
+
     def route(self, grid: Grid) -> Grid:
         """The levels of the schedule with those of the restarts between them.
 
