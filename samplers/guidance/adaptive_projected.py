@@ -45,8 +45,8 @@ class AdaptiveProjected(ByClassOptions):
         threshold: see `cfg`.
         threshold_max: see `cfg`.
 
-    Source: Sadat et al. (arXiv:2410.02416), Algorithm 1; the defaults of eta and momentum are its
-    appendix's.
+    Source: Sadat et al. (arXiv:2410.02416); the defaults of eta and momentum are those of its page
+    22.
     """
 
     title: ClassVar[str] = "adaptive projected guidance"

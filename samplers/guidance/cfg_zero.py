@@ -41,7 +41,7 @@ class CFGZero(ByClassOptions):
         threshold: see `cfg`.
         threshold_max: see `cfg`.
 
-    Source: Fan et al. (arXiv:2503.18886), Algorithm 1.
+    Source: Fan et al. (arXiv:2503.18886).
     """
 
     title: ClassVar[str] = "CFG-Zero*"

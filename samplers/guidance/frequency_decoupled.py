@@ -37,7 +37,7 @@ class FrequencyDecoupled(ByClassOptions):
         threshold: see `cfg`.
         threshold_max: see `cfg`.
 
-    Source: Sadat et al. (arXiv:2506.19713), Algorithm 1, with a Laplacian pyramid.
+    Source: Sadat et al. (arXiv:2506.19713), with the Laplacian pyramid that diffusers takes.
     """
 
     title: ClassVar[str] = "frequency-decoupled guidance"
