@@ -4,8 +4,7 @@ A teacher follows Euler's method over many levels. Going from level i straight t
 slope at i, misses where the teacher comes to; with these costs for all pairs, the best choice of so
 many levels is a shortest path.
 
-Source: Chen et al. (arXiv:2405.11326), Sec. 4, and the authors' code, whose ``dev`` cost and
-``coeff`` are in no equation there.
+Source: Chen et al. (arXiv:2405.11326); the costs and ``coeff`` as in the authors' code.
 """
 
 from collections.abc import Iterable

@@ -30,7 +30,7 @@ class Exponential(NoiseSchedule):
     diffusers' ``use_lu_lambdas``), also known here as ``lu``, and `VE` has the same levels between
     the same ends.
 
-    Source: Lu et al. (arXiv:2206.00927), Sec. 3.4; k-diffusion's get_sigmas_exponential.
+    Source: Lu et al. (arXiv:2206.00927); k-diffusion's get_sigmas_exponential.
     """
 
     def levels(self, sigma_min: float, sigma_max: float) -> Float64[Tensor, " N"]:

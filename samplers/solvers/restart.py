@@ -37,7 +37,7 @@ class Restart(Heun):
         gamma: churn inside intervals, >= 0: a level between ``S_min`` and ``S_max`` is raised by
             this share of itself. ``S_churn`` is for the other steps.
 
-    Source: Xu et al. (arXiv:2306.14878), Algorithm 1; its code has ``intervals`` as JSON in the
+    Source: Xu et al. (arXiv:2306.14878); its code has ``intervals`` as JSON in the
     order points, times, low, high, and adds no noise at all unless it is given an S_noise.
     """
 

@@ -26,7 +26,7 @@ def make(model: Path, *arguments: str) -> dict[str, Any]:
 def test_levels_are_made_and_taken(tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     made = make(tiny_model, "--steps", "4")
     assert (made["name"], made["num_steps"], len(made["sigmas"])) == ("levels", 4, 4)
-    assert made["sigmas"][0] == 80
+    assert made["sigmas"][0] == pytest.approx(80)
     assert "after 9 network evaluations an image" in capsys.readouterr().out
     take = ["sample", str(tiny_model), "--seeds", "0", "sampler.schedule=levels.yaml", "-o", "out"]
     assert main(take) == 0
@@ -46,7 +46,7 @@ def test_settings_change_the_levels(tiny_model: Path) -> None:
         make(tiny_model, "--steps", "4", "sampler.schedule=exponential"),
     ]
     assert [other["sigmas"] != plain for other in others] == [True] * 3
-    assert others[0]["sigmas"][0] == 20
+    assert others[0]["sigmas"][0] == pytest.approx(20)
 
 
 def test_without_a_file_they_are_printed(

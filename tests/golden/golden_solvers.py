@@ -21,7 +21,7 @@ from genlab.samplers.solvers.adams_bashforth import DEIS
 
 NOT_REPRODUCED = {
     "dpm_fast": "singlestep orders by a budget of evaluations: its levels are no schedule's",
-    "dpm_adaptive": "an adaptive step in ln sigma; ours will be torchdiffeq's",
+    "dpm_adaptive": "adaptive steps of DPM-Solver's formulas; ours are Dormand and Prince's",
     "ipndm_v": "right for order 2 only, where it is lms; its other weights are misprinted",
     "afs": "takes the data for standard normal in the first step",
     "TangentialClassifierFreeGuidance": "not offered: it projects to the end that apg serves",
