@@ -1,9 +1,12 @@
 """``genlab completion``, and what Tab offers: names, found without importing torch."""
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import click
 from click.shell_completion import CompletionItem, get_completion_class
+
+from genlab.registry import Registry
 
 SHELLS = {
     "bash": 'eval "$(genlab completion bash)"     # and the same line in ~/.bashrc',
@@ -111,7 +114,7 @@ def sampler_names() -> dict[str, list[str]]:
     """Kind -> its names and aliases, as `genlab.samplers.catalogue` has them."""
     from genlab.samplers import registries
 
-    found = {
+    found: dict[str, Registry[Any]] = {
         "solver": registries.SOLVERS,
         "schedule": registries.SCHEDULES,
         "guidance": registries.GUIDANCE,

@@ -203,7 +203,7 @@ def test_plugins_are_listed_and_broken_ones_leave_a_warning(
         builds=Solver,
     )
     fresh.register("patient")(Patient)
-    fresh.register("unfinished")(Unfinished)
+    fresh.register("unfinished")(Unfinished)  # type: ignore[type-abstract]  # that is the point
     monkeypatch.setattr(catalogue, "REGISTRIES", {**REGISTRIES, "solver": fresh})
     with pytest.warns(UserWarning, match="left out") as warned:
         listed = [entry.name for entry in entries("solver")]

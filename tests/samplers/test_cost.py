@@ -171,8 +171,8 @@ class Linear:
 def options_of(guidance: str, when: When, generator: DiffusionGenerator) -> GuidanceOptions:
     """A typical use of a guidance, with small models for those that it names."""
     cls = GUIDANCE[guidance]
-    models = {"classifier": Linear, "generator": lambda: twin(generator)}
-    named = {option: models[kind]() for option, kind in cls.parts.items()}
+    models: dict[str, Any] = {"classifier": Linear(), "generator": twin(generator)}
+    named = {option: models[kind] for option, kind in cls.parts.items()}
     options: GuidanceOptions = GUIDANCE.build(guidance, **{**cls.example, **named, "when": when})
     return options
 
