@@ -15,7 +15,7 @@ from genlab.samplers.guidance.base import GUIDANCE, GuidanceOptions
 from genlab.samplers.parts import Part
 from genlab.samplers.stitching import Stitch, Stitched
 
-INTERVALS = ("cfg", "auto", "apg", "classifier")
+INTERVALS = ("cfg", "auto", "apg", "fdg", "cfg-zero", "classifier")
 """Guidance that ``guidance_interval`` confines; any other has its own ``when``."""
 
 

@@ -115,8 +115,10 @@ class Stitch:
 
     def to_config(self) -> dict[str, Any]:
         """What differs from the defaults."""
-        values = {field.name: (getattr(self, field.name), field.default) for field in fields(self)}
-        return {name: value for name, (value, default) in values.items() if value is not default}
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        values["model"] = _plain(self.model)
+        defaults = {field.name: field.default for field in fields(self)}
+        return {name: value for name, value in values.items() if value != defaults[name]}
 
 
 StitchLike = str | Mapping[Any, Any] | Stitch | Sequence[Any]
@@ -160,9 +162,9 @@ def _entry(value: Any) -> dict[str, Any]:
     if isinstance(value, Stitch):
         return value.to_config()
     if isinstance(value, Mapping):
-        return dict(value)
+        return {key: _plain(each) for key, each in value.items()}
     if _is_pair(value) or (isinstance(value, list) and len(value) == 2):
-        return {"model": value[0], "fraction": value[1]}
+        return {"model": _plain(value[0]), "fraction": value[1]}
     if not isinstance(value, str):
         raise ConfigError(
             f"stitch takes a model and its fraction, got {value!r}; write for instance "
@@ -179,6 +181,11 @@ def _entry(value: Any) -> dict[str, Any]:
             "instance dit-fmnist-s:0.4"
         )
     return {"model": model, "fraction": share}
+
+
+def _plain(value: Any) -> Any:
+    """Paths as text, which configurations are written with."""
+    return str(value) if isinstance(value, Path) else value
 
 
 def build(entries: Sequence[Mapping[str, Any]]) -> tuple[Stitch, ...]:
