@@ -45,8 +45,8 @@ def sample_steps(
         hooks: look at each step before it is yielded, or replace its state.
 
     Raises:
-        ConfigError: the model refuses the guidance or the schedule, or ``latents`` has another
-            shape.
+        ConfigError: the model refuses the guidance or the schedule, a small model the run, or
+            ``latents`` has another shape.
         SamplingError: a schedule, guidance or solver breaks its contract; names it.
     """
     guided = sampler.guide(denoiser)

@@ -11,6 +11,7 @@ from genlab.errors import ConfigError, SamplingError
 from genlab.registry import class_path
 from genlab.samplers import parts, stitching
 from genlab.samplers.base import SCHEDULES, SOLVERS, AnySampler, Grid, Layers, Schedule, Solver
+from genlab.samplers.combining import Combinable, check_combinable
 from genlab.samplers.guidance.base import GUIDANCE, GuidanceOptions
 from genlab.samplers.parts import Part
 from genlab.samplers.stitching import Stitch, Stitched
@@ -183,6 +184,18 @@ class Sampler(AnySampler):
                     f"called, got a {class_path(type(denoiser))}"
                 )
         return denoiser
+
+    def check_parts(self, model: Combinable) -> None:
+        """Refuse small models that denoise other data than the sampled one.
+
+        Args:
+            model: the one that is sampled.
+
+        Raises:
+            ConfigError: says which, and why.
+        """
+        for stitch in self.stitch:
+            check_combinable(model, stitch.model, stitch.title)
 
     def grid(self, noise_levels: NoiseLevels) -> Grid:
         """The noise levels of a run.

@@ -106,6 +106,12 @@ class Stitch:
             return Path(self.model).name or str(self.model)
         return "a small model"
 
+    @property
+    def title(self) -> str:
+        """What messages call it, with an article."""
+        known = self.name is not None or isinstance(self.model, str | Path)
+        return f"the stitched model {self.label}" if known else "the stitched model"
+
     def describe(self) -> str:
         """Model and share, in a few words: ``stitch dit-fmnist-s 0.4``."""
         if self.by == "sigma":
@@ -299,7 +305,7 @@ class Stitched(Guidance):
         small = [stitch.model.denoiser for stitch in stitches]
         super().__init__(large, others=small)
         for stitch, denoiser in zip(stitches, small, strict=True):
-            check_classes(large.num_classes, denoiser.num_classes, _named(stitch))
+            check_classes(large.num_classes, denoiser.num_classes, stitch.title)
         self.small, self.stitches = small, tuple(stitches)
         self.has_null_class = all(denoiser.has_null_class for denoiser in (large, *small))
         self.acting = len(small)
@@ -357,7 +363,7 @@ def check_run(stitches: Sequence[Stitch], grid: Grid, solver: Solver) -> None:
         for stitch in stitches:
             if stitch.model.denoiser.noise_levels.variance != kind:
                 raise ConfigError(
-                    f"the model predicts the variance of a step and {_named(stitch)} does not, or "
+                    f"the model predicts the variance of a step and {stitch.title} does not, or "
                     "means it otherwise; give the solver a fixed one: "
                     "sampler.solver.variance=fixed_small"
                 )
@@ -388,20 +394,12 @@ def _check_range(stitch: Stitch, sigma: float) -> None:
     known = stitch.model.denoiser.noise_levels
     if sigma < known.sigma_min * (1 - OUTSIDE):
         raise ConfigError(
-            f"{_named(stitch)} would be asked at the noise level {sigma:.4g}, below the smallest "
+            f"{stitch.title} would be asked at the noise level {sigma:.4g}, below the smallest "
             f"that it knows, {known.sigma_min:.4g}; give it a smaller share of the run"
         )
     if sigma > known.sigma_max * (1 + OUTSIDE):
         raise ConfigError(
-            f"{_named(stitch)} would be asked at the noise level {sigma:.4g}, above the largest "
+            f"{stitch.title} would be asked at the noise level {sigma:.4g}, above the largest "
             f"that it knows, {known.sigma_max:.4g}; begin the run there "
             f"(sampler.schedule.sigma_max={known.sigma_max:.6g}), or stitch another model"
         )
-
-
-def _named(stitch: Stitch) -> str:
-    return (
-        f"the stitched model {stitch.label}"
-        if stitch.label != "a small model"
-        else ("the stitched model")
-    )

@@ -20,7 +20,6 @@ from genlab.generators.given import by_seed
 from genlab.generators.models import weights_sha256
 from genlab.networks import DiffusionNetwork
 from genlab.samplers.base import AnySampler, Hook, SamplerLike, SolverStep
-from genlab.samplers.combining import check_combinable
 from genlab.samplers.loop import sample_steps
 from genlab.samplers.parts import Part
 from genlab.samplers.sampler import Sampler
@@ -86,9 +85,8 @@ class DiffusionGenerator(Generator):
         )
 
     def check_sampler(self, sampler: Sampler) -> None:
-        """Refuse guidance, noise levels and small models that do not fit the model."""
-        for stitch in sampler.stitch:
-            check_combinable(self, stitch.model, f"the stitched model {stitch.label}")
+        """Refuse guidance and noise levels that do not fit the model or each other."""
+        sampler.check_parts(self)
         sampler.grid(sampler.guide(self.denoiser).noise_levels)
 
     def stitched(self, stitch: StitchLike) -> dict[str, Any]:
