@@ -11,7 +11,7 @@ from genlab.errors import ConfigError, SamplingError, UnknownNameError
 from genlab.registry import class_path
 from genlab.samplers import parts, stitching
 from genlab.samplers.base import SCHEDULES, SOLVERS, AnySampler, Grid, Layers, Schedule, Solver
-from genlab.samplers.combining import Combinable, check_data_space
+from genlab.samplers.combining import Combinable, check_combinable, check_data_space
 from genlab.samplers.guidance.base import GUIDANCE, GuidanceOptions, When
 from genlab.samplers.parts import Part
 from genlab.samplers.stitching import Stitch, Stitched
@@ -194,7 +194,7 @@ class Sampler(AnySampler):
         return denoiser
 
     def check_parts(self, model: Combinable) -> None:
-        """Refuse diffusion models of the guidance that denoise other data than the sampled one.
+        """Refuse diffusion models beside the sampled one that denoise other data.
 
         Args:
             model: the one that is sampled.
@@ -202,6 +202,8 @@ class Sampler(AnySampler):
         Raises:
             ConfigError: says which, and why.
         """
+        for stitch in self.stitch:
+            check_combinable(model, stitch.model, stitch.title)
         for options in self.guidance:
             for option in options.parts:
                 part = getattr(options, option)

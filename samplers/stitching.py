@@ -106,6 +106,12 @@ class Stitch:
             return Path(self.model).name or str(self.model)
         return "a small model"
 
+    @property
+    def title(self) -> str:
+        """What messages call it, with an article."""
+        known = self.name is not None or isinstance(self.model, str | Path)
+        return f"the stitched model {self.label}" if known else "the stitched model"
+
     def describe(self) -> str:
         """Model and share, in a few words: ``stitch dit-fmnist-s 0.4``."""
         if self.by == "sigma":
@@ -115,8 +121,10 @@ class Stitch:
 
     def to_config(self) -> dict[str, Any]:
         """What differs from the defaults."""
-        values = {field.name: (getattr(self, field.name), field.default) for field in fields(self)}
-        return {name: value for name, (value, default) in values.items() if value is not default}
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        values["model"] = _plain(self.model)
+        defaults = {field.name: field.default for field in fields(self)}
+        return {name: value for name, value in values.items() if value != defaults[name]}
 
 
 StitchLike = str | Mapping[Any, Any] | Stitch | Sequence[Any]
@@ -160,9 +168,9 @@ def _entry(value: Any) -> dict[str, Any]:
     if isinstance(value, Stitch):
         return value.to_config()
     if isinstance(value, Mapping):
-        return dict(value)
+        return {key: _plain(each) for key, each in value.items()}
     if _is_pair(value) or (isinstance(value, list) and len(value) == 2):
-        return {"model": value[0], "fraction": value[1]}
+        return {"model": _plain(value[0]), "fraction": value[1]}
     if not isinstance(value, str):
         raise ConfigError(
             f"stitch takes a model and its fraction, got {value!r}; write for instance "
@@ -179,6 +187,11 @@ def _entry(value: Any) -> dict[str, Any]:
             "instance dit-fmnist-s:0.4"
         )
     return {"model": model, "fraction": share}
+
+
+def _plain(value: Any) -> Any:
+    """Paths as text, which configurations are written with."""
+    return str(value) if isinstance(value, Path) else value
 
 
 def build(entries: Sequence[Mapping[str, Any]]) -> tuple[Stitch, ...]:
@@ -292,7 +305,7 @@ class Stitched(Guidance):
         small = [stitch.model.denoiser for stitch in stitches]
         super().__init__(large, others=small)
         for stitch, denoiser in zip(stitches, small, strict=True):
-            check_classes(large.num_classes, denoiser.num_classes, _named(stitch))
+            check_classes(large.num_classes, denoiser.num_classes, stitch.title)
         self.small, self.stitches = small, tuple(stitches)
         self.has_null_class = all(denoiser.has_null_class for denoiser in (large, *small))
         self.acting = len(small)
@@ -350,7 +363,7 @@ def check_run(stitches: Sequence[Stitch], grid: Grid, solver: Solver) -> None:
         for stitch in stitches:
             if stitch.model.denoiser.noise_levels.variance != kind:
                 raise ConfigError(
-                    f"the model predicts the variance of a step and {_named(stitch)} does not, or "
+                    f"the model predicts the variance of a step and {stitch.title} does not, or "
                     "means it otherwise; give the solver a fixed one: "
                     "sampler.solver.variance=fixed_small"
                 )
@@ -381,20 +394,12 @@ def _check_range(stitch: Stitch, sigma: float) -> None:
     known = stitch.model.denoiser.noise_levels
     if sigma < known.sigma_min * (1 - OUTSIDE):
         raise ConfigError(
-            f"{_named(stitch)} would be asked at the noise level {sigma:.4g}, below the smallest "
+            f"{stitch.title} would be asked at the noise level {sigma:.4g}, below the smallest "
             f"that it knows, {known.sigma_min:.4g}; give it a smaller share of the run"
         )
     if sigma > known.sigma_max * (1 + OUTSIDE):
         raise ConfigError(
-            f"{_named(stitch)} would be asked at the noise level {sigma:.4g}, above the largest "
+            f"{stitch.title} would be asked at the noise level {sigma:.4g}, above the largest "
             f"that it knows, {known.sigma_max:.4g}; begin the run there "
             f"(sampler.schedule.sigma_max={known.sigma_max:.6g}), or stitch another model"
         )
-
-
-def _named(stitch: Stitch) -> str:
-    return (
-        f"the stitched model {stitch.label}"
-        if stitch.label != "a small model"
-        else ("the stitched model")
-    )

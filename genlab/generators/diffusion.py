@@ -21,7 +21,6 @@ from genlab.generators.given import by_seed
 from genlab.generators.models import weights_sha256
 from genlab.networks import DiffusionNetwork
 from genlab.samplers.base import AnySampler, Hook, SamplerLike, SolverStep
-from genlab.samplers.combining import check_combinable
 from genlab.samplers.loop import sample_steps
 from genlab.samplers.parts import Part
 from genlab.samplers.sampler import Sampler
@@ -89,8 +88,6 @@ class DiffusionGenerator(Generator):
     def check_sampler(self, sampler: Sampler) -> None:
         """Refuse guidance, stitched models and noise levels that do not fit."""
         sampler.check_parts(self)
-        for stitch in sampler.stitch:
-            check_combinable(self, stitch.model, f"the stitched model {stitch.label}")
         sampler.grid(sampler.guide(self.denoiser).noise_levels)
 
     def stitched(self, stitch: StitchLike) -> dict[str, Any]:

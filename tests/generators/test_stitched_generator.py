@@ -2,8 +2,9 @@
 
 import copy
 import json
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -20,7 +21,16 @@ from genlab.errors import ConfigError, OutputError
 from genlab.eval.collect import collect
 from genlab.eval.metrics.base import Need
 from genlab.eval.samples import GeneratedImages
-from genlab.generators.costs import LARGE, Cost, from_plain, report, time_saved, to_plain, together
+from genlab.generators.costs import (
+    LARGE,
+    Cost,
+    Meter,
+    from_plain,
+    report,
+    time_saved,
+    to_plain,
+    together,
+)
 from genlab.generators.drawing import draw_samples
 from genlab.generators.placing import place
 from genlab.generators.plan import SamplePlan
@@ -323,6 +333,47 @@ def test_an_evaluation_gathers_the_costs(
         rows = {name: cost.evaluations for name, cost in collected.costs.items()}
         assert rows == {LARGE: 18, "tiny": 24}
         assert all(cost.seconds > 0 for cost in collected.costs.values())
+
+
+class Event:
+    """Stands for a mark in the queue of an accelerator, which takes 5 ms from one to the next."""
+
+    made: ClassVar[list["Event"]] = []
+    waited = 0
+
+    def __init__(self, device: torch.device, enable_timing: bool) -> None:
+        assert enable_timing
+        self.number = len(Event.made)
+        Event.made.append(self)
+
+    def record(self) -> None:
+        assert not Event.waited, "nothing waits before the batch is done"
+
+    def synchronize(self) -> None:
+        Event.waited += 1
+
+    def elapsed_time(self, other: "Event") -> float:
+        assert Event.waited, "read before the accelerator came there"
+        return 5.0 * (other.number - self.number)
+
+
+def test_an_accelerator_is_asked_for_times_when_the_batch_is_done(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch, "Event", Event)
+    counts = {LARGE: 0, "s": 0}
+    meter = Meter(torch.device("cuda"), lambda: dict(counts))
+
+    def steps() -> Iterator[int]:
+        for step, model in enumerate(("s", "s", LARGE, "nobody")):
+            if model in counts:
+                counts[model] += 4
+            yield step
+
+    assert list(meter.steps(steps())) == [0, 1, 2, 3]
+    assert Event.waited == 0
+    assert meter.costs() == {LARGE: Cost(4, 0.005), "s": Cost(8, 0.01)}
+    assert Event.waited == 1
 
 
 # Bundled models

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from math import floor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -376,6 +377,7 @@ def test_short_forms_say_what_the_entries_say() -> None:
     assert entries_of(build(entries)) == entries
     assert entries_of(entries[0]) == entries_of(("a", 0.25)) == entries_of("a:0.25") == entries[:1]
     assert entries_of([]) == entries_of({}) == []
+    assert entries_of({Path("runs/a"): 0.25}) == [{"model": "runs/a", "fraction": 0.25}]
 
 
 @pytest.mark.parametrize("text", ["a", "a:", ":0.4", "0.4", "a:b", "a:nan", ""])
