@@ -280,8 +280,8 @@ class _Run:
             class_names=generator.class_names,
             grid=config.grid,
             film=config.film,
-            title=f"{self._name}: {generator.describe_sampler(self.sampler)}, "
-            f"seeds {format_seeds(seeds)}",
+            title=f"{self._name}: {generator.describe_sampler(self.sampler)}"
+            + ("" if config.between else f", seeds {format_seeds(seeds)}"),
             inputs=generator.pictures(seeds),
             round_trip=self.round_trip,
         )
