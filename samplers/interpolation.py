@@ -64,11 +64,11 @@ class NoiseBetween:
 
     def rand(self, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
         """See `Noise.rand`; the normal quantiles of the draws are what lies between."""
-        ends = [
+        start, end = (
             torch.special.ndtri(noise.rand(shape, dtype).clamp(1e-7, 1 - 1e-7))
             for noise in (self._start, self._end)
-        ]
-        return torch.special.ndtr(slerp(*ends, self._share)).clamp(0, 1 - 1e-7)
+        )
+        return torch.special.ndtr(slerp(start, end, self._share)).clamp(0, 1 - 1e-7)
 
     def fork(self, key: str) -> "NoiseBetween":
         """See `Noise.fork`."""

@@ -309,8 +309,8 @@ class SamplingRun:
             grid=config.grid,
             animation=config.animation,
             animation_of=config.animation_of,
-            title=f"{self.name}: {generator.describe_sampler(self.sampler)}, "
-            f"seeds {format_seeds(seeds)}",
+            title=f"{self.name}: {generator.describe_sampler(self.sampler)}"
+            + ("" if config.between else f", seeds {format_seeds(seeds)}"),
             inputs=generator.pictures(seeds),
             round_trip=self.round_trip,
         )

@@ -15,6 +15,7 @@ from torch import Tensor
 
 import genlab.checkpoints  # reads the models that a sampler names
 import genlab.networks  # diffusers loads only classes of modules that are imported already
+from genlab.config import fill
 from genlab.data.labels import class_index, random_label
 from genlab.data.pixels import to_uint8
 from genlab.data.writers import to_pil
@@ -455,9 +456,9 @@ def _editing(
         )
     if masks is not None and len(masks) == 1:
         masks = masks[0]
-    given = {} if strength is None else {"strength": strength}
     rows = images.expand(count, *images.shape[1:])
-    return Editing(model, rows, range(count), Edit(**given, **(edit or {})), masks=masks)
+    layers = [("strength", {"strength": strength}), ("edit", edit or {})]
+    return Editing(model, rows, range(count), fill(Edit, layers, "edit"), masks=masks)
 
 
 def _beside(model: Generator, low_res: Tensor | None) -> dict[str, Tensor]:

@@ -52,6 +52,7 @@ class Config:
             self("beta_start", None), self("beta_end", None)
         self.T: int = self("num_train_timesteps", 1000)
         self.levels = Discrete(schedule=schedule, T=self.T, **ends).levels
+        self.betas = betas(schedule, self.T, *ends.values())
         self("prediction_type", "epsilon")  # the closed-form model answers in any
 
     def __call__(self, name: str, default: Any) -> Any:
@@ -196,23 +197,8 @@ def hf_repaint(run: Run) -> None:
         rises.append(t > last)
         levels.append(float(config.levels[last]) if t > last else after_step)
         last = t
-    spec = run.spec["params"]
-    single = betas("linear", config.T, spec["beta_start"], spec["beta_end"])
     images, noise = run.input("images").double(), Shared(run, rises, stride)
-
-    def undo(step: SolverStep) -> Tensor | None:
-        before, undo.x = getattr(undo, "x", None), step.x  # type: ignore[attr-defined]
-        if rises[step.index]:
-            x = before / math.hypot(1, step.level)
-            first = timesteps[step.index - 1]
-            for beta, fresh in zip(
-                single[first : first + stride].tolist(), noise.rows[step.index], strict=True
-            ):
-                x = math.sqrt(1 - beta) * x + math.sqrt(beta) * fresh.double()
-            undo.x = x * math.hypot(1, step.sigma_next)  # type: ignore[attr-defined]
-        noise.index = step.index + 1
-        return undo.x  # type: ignore[attr-defined,no-any-return]
-
+    undo = Undo(noise, [config.betas[t : t + stride].tolist() for t in [0, *timesteps]])
     clip = options["clip_sample"]
     solver = DDIM(eta=options["eta"], clip=clip, keep_noise=clip)
     x = run.input("x_T").double() * math.hypot(1, levels[0])
@@ -225,6 +211,32 @@ def hf_repaint(run: Run) -> None:
             "timesteps": torch.tensor(timesteps),
         }
     )
+
+
+class Undo:
+    """A hook that replaces our rises by theirs.
+
+    Args:
+        noise: the official draws; it is told of each step that ends.
+        betas: for each step, those that its rise would multiply by.
+    """
+
+    def __init__(self, noise: "Shared", betas: list[list[float]]) -> None:
+        self.noise, self.betas = noise, betas
+        self.x = torch.empty(0)  # the state before the step
+
+    def __call__(self, step: SolverStep) -> Tensor:
+        rises = step.sigma_next > step.level
+        self.x = self._raised(step) if rises else step.x
+        self.noise.index = step.index + 1
+        return self.x
+
+    def _raised(self, step: SolverStep) -> Tensor:
+        x = self.x / math.hypot(1, step.level)
+        draws = self.noise.rows[step.index]
+        for beta, fresh in zip(self.betas[step.index], draws, strict=True):
+            x = math.sqrt(1 - beta) * x + math.sqrt(beta) * fresh.double()
+        return x * math.hypot(1, step.sigma_next)
 
 
 def _places(run: Run, count: int) -> list[int]:

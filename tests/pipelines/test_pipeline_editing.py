@@ -107,6 +107,7 @@ def test_classes_mix_by_weights(pipeline: Any, tiny_generator: DiffusionGenerato
         ({"image": PICTURES * 2, "strength": 1.0}, "image 4"),
         ({"image": IMAGES[..., :4] / 2 + 0.5, "strength": 1.0}, "edits images of shape"),
         ({"image": "a picture", "strength": 1.0}, "image and mask_image: "),
+        ({"image": PICTURES, "edit": {"resampel": 2}}, "no setting 'resampel'.*resample"),
         ({"labels": torch.ones(2, 4)}, "one for each of 3 classes"),
     ],
 )
