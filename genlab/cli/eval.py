@@ -104,7 +104,6 @@ def protocol_options(function: Any) -> Any:
         click.option(
             "--guidance", type=float, metavar="S", help="Classifier-free guidance; 1 is off."
         ),
-        stitch_option,
         click.option("--batch-size", type=click.IntRange(1), metavar="N", help="Images at a time."),
         device_option,
         dtype_option,
@@ -127,6 +126,7 @@ def settings_of(flags: Mapping[str, Any]) -> dict[str, Any]:
     "arguments", nargs=-1, metavar="SOURCE [KEY=VALUE]...", shell_complete=complete_sampling
 )
 @protocol_options
+@stitch_option
 @click.option("--name", metavar="NAME", help="How the leaderboard calls the model.")
 @click.option(
     "-o",
