@@ -275,7 +275,7 @@ def parse_scheduler(
         interpolate=_is_continuous(name, settings),
         interpolate_in_log=name == "DPMSolverSDEScheduler",
         nearest_in_log=bool(even),
-        zero_terminal_snr=bool(config.get("rescale_betas_zero_snr", False)),
+        zero_terminal_snr=bool(settings.get("rescale_betas_zero_snr")),
         beta_start=numbers["beta_start"] if by_ends else None,
         beta_end=numbers["beta_end"] if by_ends else None,
     )
@@ -387,8 +387,10 @@ def _theirs(
     kept.pop("prediction_type", None)  # is that of the model
     if name.startswith("DDPM") and preconditioning.variance.startswith("learned"):
         kept.setdefault("variance_type", preconditioning.variance)
-    sampler = diffusers_sampler(name, kept, num_steps=steps)
-    check_settings(name, kept, {})
+    clipped = "use_clipped_model_output"
+    step = {clipped: True} if name.startswith("DDIM") and config.get(clipped) else {}
+    sampler = diffusers_sampler(name, kept, num_steps=steps, step=step)
+    check_settings(name, kept, step)
     Run(name, kept, steps, preconditioning)
     return sampler
 

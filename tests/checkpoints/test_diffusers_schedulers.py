@@ -152,6 +152,13 @@ def test_the_network_predicts_a_variance() -> None:
     assert read.sampler["solver"]["config"]["variance_type"] == "learned_range"
 
 
+def test_ddims_option_of_a_step_is_handed_on() -> None:
+    config = {"_class_name": "DDIMScheduler", "set_alpha_to_one": False,
+              "use_clipped_model_output": True}  # fmt: skip
+    read = parse_scheduler(config, predicts_variance=False)
+    assert read.sampler["solver"]["step_options"] == {"use_clipped_model_output": True}
+
+
 def test_what_needs_another_package(monkeypatch: pytest.MonkeyPatch) -> None:
     """LMS is read without scipy, which diffusers wants for it."""
     assert defaults_of("LMSDiscreteScheduler") == _defaults("LMSDiscreteScheduler")
@@ -189,5 +196,6 @@ def test_what_is_not_obeyed_is_refused_by_name(kind: str) -> None:
 def test_settings_of_other_schedulers_are_passed_over_as_there() -> None:
     """Stable Diffusion's PNDM config has ``clip_sample``, which PNDMScheduler does not know."""
     config = {"_class_name": "PNDMScheduler", "clip_sample": True, "_diffusers_version": "0.6.0"}
+    config["rescale_betas_zero_snr"] = True
     plain = parse_scheduler({"_class_name": "PNDMScheduler"}, predicts_variance=False)
     assert parse_scheduler(config, predicts_variance=False) == plain
