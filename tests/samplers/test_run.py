@@ -35,7 +35,7 @@ def test_preset_runs(name: str) -> None:
     if any(each["name"] == "cads" for each in preset["guidance"]):
         assert Sampler.from_config(preset).guidance[-1].outermost
         return
-    few = Sampler.from_layers([("a", preset), ("b", {"schedule": {"num_steps": 3}})])
+    few = Sampler.from_layers([("a", preset), ("b", {"schedule": {"num_steps": 4}})])
     x = run(few.config, condition=Condition(labels=torch.tensor([0, 1, 2, 0])))[-1].x
     assert x.isfinite().all()
 
