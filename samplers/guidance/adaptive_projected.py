@@ -32,7 +32,8 @@ class AdaptiveProjected(ByClassOptions):
         eta: share of the parallel part that is kept; 1 is plain guidance, where there is neither
             momentum nor r.
         momentum: beta, between -1 and 1: ``d = c - n + beta d_before``, with d of the evaluation
-            before (a Heun step has two); negative ones push away from it, 0 is off.
+            before (a Heun step has two); negative ones push away from it, 0 is off. In runs of few
+            steps (under 18 of Heun) d changes too fast for it: take 0 there.
         r: limit of the norm of d of a sample; None is none. It grows with the size of what is
             denoised: 15 is used for latents of 4x128x128 (SDXL).
         r_per_sqrt_dim: the same limit divided by the square root of C H W, which carries over to

@@ -167,7 +167,7 @@ class ByClassOptions(ExtrapolationOptions):
             for inner in stack_of(denoiser):
                 if isinstance(inner, ByClass) and not self.when.is_apart_from(inner.when):
                     raise ConfigError(
-                        f"{self.title} around {inner.options.title} would only multiply the two"
+                        f"{self.title} around {inner.options.title} would only compound the two"
                         " scales at twice the cost; keep one of them, or give them windows (when)"
                         " that do not overlap"
                     )

@@ -118,12 +118,12 @@ def test_one_around_another_is_refused(name: str, around: str) -> None:
     """Unless their windows cannot overlap: then each acts where it is told to."""
     options: Any = {"scale": 2.0}
     inner = GUIDANCE.build(name, **options)(flow_model())
-    with pytest.raises(ConfigError, match="multiply the two scales"):
+    with pytest.raises(ConfigError, match="compound the two scales"):
         GUIDANCE.build(around, **options)(inner)
     low, high = {"sigma": [0.1, 1.0]}, {"sigma": [1.0, 5.0]}
     below = GUIDANCE.build(name, **options, when=low)(flow_model())
     assert GUIDANCE.build(around, **options, when=high)(below).inner is below
-    with pytest.raises(ConfigError, match="multiply the two scales"):
+    with pytest.raises(ConfigError, match="compound the two scales"):
         GUIDANCE.build(around, **options, when={"sigma": [0.9, 5.0]})(below)
 
 

@@ -52,12 +52,9 @@ class WeakModelDenoiser(Guidance):
         weak: Denoiser = options.guide.denoiser
         super().__init__(inner, when=options.when, others=[weak])
         self.weak, self.scale = weak, options.scale
-        self.shape = options.guide.state_shape
 
     def guide(self, x: State, sigma: Sigma, conditions: Sequence[Condition]) -> list[Prediction]:
         """See `Guidance.guide`."""
-        if tuple(x.shape[1:]) != self.shape:
-            raise ConfigError(f"the guide denoises {self.shape}, the model {tuple(x.shape[1:])}")
         strong = self.inner.predict_each(x, sigma, conditions)
         if self.scale == 1:
             return strong
