@@ -37,11 +37,10 @@ class Edit:
         invert: whether the start is found by following the sampler back from the images, rather
             than by adding noise to them.
         ask: of inversion: ``start`` or ``end``, see `genlab.samplers.inversion.invert_images`.
-        guided: whether inversion follows the sampler's guidance, too. Without it the start is
-            nearer to noise that the model knows: guidance drives the state to typical images, so
-            on the way back it drives it away from them, and each step's error grows by the scale
-            (Mokady et al., arXiv:2211.09794, Sec. 3.1). A round trip needs the same on both ways:
-            either this, or no guidance when drawing.
+        guided: whether inversion follows the sampler's guidance, too. Guidance drives the state to
+            typical images; followed back it drives it away from them, and magnifies the errors of
+            the steps (Mokady et al., arXiv:2211.09794), so that what is found is less like noise.
+            A round trip needs the same on both ways: either this, or no guidance when drawing.
         resample: of inpainting: how often each stretch of the run is gone through, >= 1. 1 never
             goes back.
         jump_length: of inpainting: how many levels a run goes back up at a time, >= 1. None is a
@@ -128,6 +127,8 @@ def level_of_time(noise_levels: NoiseLevels, time: float) -> float:
 def begin_at(grid: Grid, sigma: float) -> Grid:
     """The run from a noise level on: that level, and all of the grid's that lie below it.
 
+    Levels that rise again (restarts) stay where they are not above the start.
+
     Args:
         grid: of the whole run.
         sigma: rounded to what the model knows; at most the largest level of the grid.
@@ -135,8 +136,9 @@ def begin_at(grid: Grid, sigma: float) -> Grid:
     largest = float(grid.sigmas.max())
     start = torch.tensor([min(sigma, largest)], dtype=torch.float64)
     start = grid.noise_levels.round_sigma(start)
-    # A level that is the start up to rounding would make a step of no length.
-    rest = grid.sigmas[grid.sigmas < float(start) * (1 - 1e-6)]
+    rest = grid.sigmas[grid.sigmas <= float(start) * (1 + 1e-6)]
+    if float(rest[0]) >= float(start) * (1 - 1e-6):
+        rest = rest[1:]  # the start itself, up to rounding
     low, high = grid.sigma_range
     return replace(
         grid, sigmas=torch.cat([start, rest]), sigma_range=(low, max(low, min(high, float(start))))
@@ -250,6 +252,10 @@ def edit_steps(
     state = images.to(device).to(compute.widest(device))
     largest = float(grid.sigmas[0])
     if edit.invert:
+        if latents is not None:
+            raise ConfigError(
+                "inversion finds the noise that a run starts from; leave latents or invert out"
+            )
         model = guided if edit.guided else denoiser
         x = _inverted(sampler, model, state, grid, source or condition, edit.ask)
     else:

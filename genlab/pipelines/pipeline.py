@@ -206,7 +206,8 @@ class GenLabPipeline(DiffusionPipeline):
             mask_image: of inpainting, in the same forms: white is drawn, black is kept.
             strength: how much of ``image`` is drawn anew, 0 to 1 (all noise), in the model's own
                 time.
-            edit: other options of `genlab.samplers.editing.Edit`, such as ``resample``.
+            edit: other options of `genlab.samplers.editing.Edit`, such as ``resample``. With
+                ``invert`` the images are inverted without a class; the method `invert` takes one.
 
         Raises:
             ConfigError: arguments contradict each other or do not fit the model.

@@ -154,6 +154,15 @@ def test_between_seeds_and_classes(run: Run, tiny_generator: DiffusionGenerator)
     assert "identity" in err or "was" in err
 
 
+def test_a_run_is_told_whole_by_its_configuration(run: Run) -> None:
+    command = ["--images", "three.npz", "--mask", "mask.png", "--seeds", "0-1", "-o", "out"]
+    code, told, _ = run(*command, "edit.resample=2", "--dry-run")
+    assert code == 0
+    Path("run.yaml").write_text(told)
+    assert run(*command, "edit.resample=2")[0] == 0
+    assert "all there already" in run("--config", "run.yaml")[1]
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [

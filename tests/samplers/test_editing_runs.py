@@ -51,6 +51,8 @@ def test_the_rest_of_a_run() -> None:
     assert begin_at(whole, 5.0).sigmas.tolist() == [5.0, 2.0, 0.5, 0.0]
     assert begin_at(whole, 2.0).sigmas.tolist() == [2.0, 0.5, 0.0]
     assert begin_at(whole, 0.1).sigmas.tolist() == [0.1, 0.0]
+    restarts = grid(80.0, 10.0, 2.0, 10.0, 3.0, 40.0, 0.5)
+    assert begin_at(restarts, 10.0).sigmas.tolist() == [10.0, 2.0, 10.0, 3.0, 0.5, 0.0]
     assert begin_at(whole, 900.0).sigmas.tolist() == whole.sigmas.tolist()
 
 
@@ -206,6 +208,8 @@ def test_what_makes_no_sense_is_refused() -> None:
         run(Edit())
     with pytest.raises(ConfigError, match="leave the mask or invert out"):
         run(Edit(invert=True), mask=MASK)
+    with pytest.raises(ConfigError, match="leave latents or invert out"):
+        run(Edit(invert=True), latents=torch.zeros(2, *SHAPE))
     with pytest.raises(ConfigError, match="set jump_length to 7 at most"):
         run(Edit(jump_length=8), mask=MASK)
     with pytest.raises(ConfigError, match="levels that rise already"):
