@@ -372,7 +372,7 @@ def check_run(stitches: Sequence[Stitch], grid: Grid, solver: Solver) -> None:
 def _asked(stitches: Sequence[Stitch], grid: Grid, solver: Solver) -> Iterator[tuple[int, float]]:
     """(number of a small model, a noise level that it is asked at): the ends of its steps."""
     levels, starts = grid.sigmas.tolist(), solver.starts(grid)
-    asks_on = solver.nfe(2) > 2 or not solver.on_grid
+    asks_on = not solver.on_grid or solver.nfe(2) != 2
     for index, start in enumerate(starts):
         level, following = levels[index], levels[index + 1]
         if following > level:
