@@ -46,6 +46,8 @@ class ClassifierGuidance(GuidanceOptions):
     Attributes:
         classifier: a bundled name or the folder of a classifier, or a `Classifier` itself.
         scale: >= 0; 0 is off.
+        with_class: whether the model is asked with the class, too. Otherwise a model with a null
+            class is used as one without classes, outside the window as well.
 
     Source: Dhariwal and Nichol (arXiv:2105.05233), Section 4; the gradient is taken at x, as in the
     official code.
@@ -57,6 +59,7 @@ class ClassifierGuidance(GuidanceOptions):
 
     classifier: Any
     scale: float = 1.0
+    with_class: bool = True
 
     def __post_init__(self) -> None:
         if not 0 <= self.scale < math.inf:
@@ -71,7 +74,8 @@ class ClassifierGuidance(GuidanceOptions):
         """Wrap a denoiser.
 
         Raises:
-            ConfigError: model and classifier know different numbers of classes.
+            ConfigError: model and classifier know different numbers of classes, or the model is to
+                be asked without its class and has no null class.
         """
         known = self.classifier.num_classes
         if denoiser.num_classes not in (0, known):
@@ -79,18 +83,32 @@ class ClassifierGuidance(GuidanceOptions):
                 f"the classifier knows {known} classes and the model {denoiser.num_classes}; take a"
                 " classifier that was trained on the model's data"
             )
-        return ClassifierGuidedDenoiser(denoiser, self.classifier, self.scale, when=self.when)
+        if not (self.with_class or denoiser.has_null_class or denoiser.num_classes == 0):
+            raise ConfigError(
+                "with_class: false asks the model without its class, and this one never saw an "
+                "image without it (label dropout); leave it out"
+            )
+        return ClassifierGuidedDenoiser(
+            denoiser, self.classifier, self.scale, with_class=self.with_class, when=self.when
+        )
 
 
 class ClassifierGuidedDenoiser(Guidance):
     """A denoiser under classifier guidance; see `ClassifierGuidance`."""
 
     def __init__(
-        self, inner: Denoiser, classifier: Classifier, scale: float, *, when: When = ALWAYS
+        self,
+        inner: Denoiser,
+        classifier: Classifier,
+        scale: float,
+        *,
+        with_class: bool = True,
+        when: When = ALWAYS,
     ) -> None:
         super().__init__(inner, when=when, others=[classifier])
         self.classifier = classifier
         self.scale = scale
+        self.with_class = with_class
         self.num_classes = classifier.num_classes
 
     def guide(self, x: State, sigma: Sigma, conditions: Sequence[Condition]) -> list[Prediction]:
@@ -99,13 +117,26 @@ class ClassifierGuidedDenoiser(Guidance):
         Raises:
             ConfigError: there are no labels to be guided to.
         """
-        predictions = self.inner.predict_each(x, sigma, conditions)
+        predictions = self._ask(x, sigma, conditions)
         if self.scale == 0:
             return predictions
         return [
             self._add_score(prediction, x, sigma, condition)
             for prediction, condition in zip(predictions, conditions, strict=True)
         ]
+
+    def predict_each(
+        self, x: State, sigma: Sigma, conditions: Sequence[Condition]
+    ) -> list[Prediction]:
+        """See `Denoiser.predict_each`; outside the window the model stays without its class."""
+        if self.active:
+            return super().predict_each(x, sigma, conditions)
+        return self._ask(x, sigma, conditions)
+
+    def _ask(self, x: State, sigma: Sigma, conditions: Sequence[Condition]) -> list[Prediction]:
+        if not self.with_class:
+            conditions = [condition.null() for condition in conditions]
+        return self.inner.predict_each(x, sigma, conditions)
 
     def _add_score(
         self, prediction: Prediction, x: State, sigma: Sigma, condition: Condition

@@ -1,5 +1,7 @@
 """Classifier-free guidance: the formula, its cost, and where it is refused."""
 
+from typing import Any
+
 import pytest
 import torch
 from ideal_cases import SHAPE, Listener, mixture, run
@@ -9,6 +11,7 @@ from genlab.diffusion.condition import NULL_CLASS, Condition
 from genlab.diffusion.denoiser import Prediction
 from genlab.errors import ConfigError
 from genlab.samplers.guidance.base import GUIDANCE
+from genlab.samplers.guidance.classifier import class_gradient
 from genlab.samplers.guidance.classifier_free import ClassifierFree
 
 LABELS = torch.tensor([0, 2, 1])
@@ -115,3 +118,40 @@ def test_refused_where_it_means_nothing() -> None:
 def test_impossible_scale_is_refused(scale: float) -> None:
     with pytest.raises(ConfigError, match="scale >= 0"):
         GUIDANCE.build("cfg", scale=scale)
+
+
+class TowardsZero:
+    """A classifier of three classes, of which the first likes dark images."""
+
+    num_classes, evaluations = 3, 0
+
+    def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
+        likes = -x.flatten(1).sum(1, keepdim=True)
+        return torch.cat([likes, torch.zeros(len(x), 2)], dim=1)
+
+    def to(self, device: Any = None, dtype: Any = None) -> "TowardsZero":
+        return self
+
+    def prepare(self) -> None: ...
+
+    def sha256(self) -> str:
+        return "dark"
+
+
+def test_classifier_may_guide_a_model_that_is_not_told_the_class() -> None:
+    """In its window and outside; what it adds is for the class all the same."""
+    options: Any = GUIDANCE.build("classifier", classifier=TowardsZero(), scale=2, with_class=False)
+    sigma, condition = torch.tensor(1.0).double(), Condition(labels=LABELS)
+    guided = options(mixture())
+    unconditional = mixture()(X, sigma, condition.null())
+    prediction = guided.predict(X, sigma, condition)
+    assert torch.equal(prediction.x0, unconditional)
+    expected = options(mixture()).classifier
+    assert prediction.score is not None
+    assert torch.equal(prediction.score, 2 * class_gradient(expected, X, sigma, LABELS))
+    guided.active = False
+    assert torch.equal(guided(X, sigma, condition), unconditional)
+    no_null = Listener(mixture())
+    no_null.has_null_class = False
+    with pytest.raises(ConfigError, match="with_class: false"):
+        options(no_null)
