@@ -204,7 +204,7 @@ def test_a_generator_guides_another(
     alone = tiny_generator.sample([1], [batch.labels[1]] if batch.labels else None, sampler)
     torch.testing.assert_close(alone[0], batch.images[1].clamp(-1, 1), rtol=0, atol=1e-4)
     assert tiny_generator.identity(sampler)["generators_sha256"] == [weak_generator.sha256()]
-    assert sampler.describe() == "heun, 3 steps, auto 2.0"
+    assert sampler.describe() == "heun, 3 steps, auto 2"
 
 
 def test_other_data_is_refused(tiny_generator: DiffusionGenerator) -> None:

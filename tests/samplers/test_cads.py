@@ -16,7 +16,7 @@ from watching import Watching
 import genlab
 from genlab import config as presets
 from genlab.diffusion.condition import NULL_CLASS, Condition
-from genlab.diffusion.denoiser import Denoiser, Prediction
+from genlab.diffusion.denoiser import Denoiser, Prediction, StepInfo
 from genlab.diffusion.discrete import Discrete
 from genlab.diffusion.noise import NoiseStream
 from genlab.diffusion.noise_levels import NoiseLevels
@@ -30,7 +30,7 @@ from genlab.samplers.base import SolverStep
 from genlab.samplers.guidance.annealing import cads_gamma
 from genlab.samplers.guidance.base import Guidance
 from genlab.samplers.guidance.cads import CADS, anneal_embedding
-from genlab.samplers.guidance.classifier_free import ClassifierFree
+from genlab.samplers.guidance.classifier_free import ClassifierFree, ClassifierFreeDenoiser
 from genlab.samplers.inversion import invert
 from genlab.samplers.loop import sample_steps
 from genlab.samplers.sampler import Sampler
@@ -308,7 +308,13 @@ def test_both_branches_have_noise_of_their_own() -> None:
 def test_all_guidance_below_sees_the_annealed_class() -> None:
     """A guidance around a guidance asks four times in one batch, once with the class."""
     model = Seen(denoiser_of(network("dit")))
-    run({"solver": "euler", "guidance": [CFG, CFG, STRONG]}, model)
+    inner = ClassifierFree(scale=2.0)(model)
+    guided = CADS(tau1=0.3, s=0.5)(ClassifierFreeDenoiser(inner, ClassifierFree(scale=3.0)))
+    noise = NoiseStream(SEEDS)
+    step = StepInfo(index=0, num_steps=2, level=5.0, sigma=5.0, sigma_next=1.0, noise=noise)
+    guided.begin_step(step)
+    with torch.no_grad():
+        guided(torch.zeros(3, *SHAPE), torch.tensor(5.0).double(), Condition(labels=LABELS))
     once, *nulls = model.embeddings[0].chunk(4)
     clean = model.embed(Condition(labels=LABELS))
     assert (once - clean).abs().amax(1).min() > 1e-2
@@ -512,9 +518,9 @@ def reverse(guided: Denoiser) -> None:
 
 
 @pytest.mark.parametrize(
-    ("use", "message"), [(call, "none has begun"), (reverse, "runs without noise")]
+    ("use", "message"), [(call, "none has begun"), (reverse, "a guidance draws noise")]
 )
 def test_outside_of_a_run_with_noise(use: Callable[[Denoiser], None], message: str) -> None:
     guided = CADS()(denoiser_of(network()))
-    with torch.no_grad(), pytest.raises(SamplingError, match=message):
+    with torch.no_grad(), pytest.raises((ConfigError, SamplingError), match=message):
         use(guided)
