@@ -231,7 +231,7 @@ class Evaluation:
             for score, value in self._scores(collected.features, reference, bits).items():
                 values.setdefault(score, []).append(value)
         record = self._record(values, gathered, reference) if gathered else None
-        if self.processes.rank == 0:
+        if self.processes.rank == 0 and needs:  # a likelihood alone draws nothing
             for samples in self.runs:
                 discard(self._folder(samples))
         return record

@@ -7,6 +7,7 @@ their docstrings. Plug-ins are found in the same way.
 import dataclasses
 import json
 import re
+import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pkgutil import resolve_name
@@ -213,19 +214,19 @@ def _preset(name: str) -> Entry:
 
 def _command(kind: str, name: str, suits: str, example: Mapping[str, Any]) -> str:
     model = MODELS.get(kind, MODELS.get(name, MODEL))
-    if kind in ("schedule", "preset") and suits.startswith("discrete"):
-        model = "MODEL"  # no bundled one has timesteps
+    if kind != "solver" and suits.startswith(("discrete", "flow matching")):
+        model = "MODEL"  # no bundled one has timesteps, or was trained by flow matching
     if kind == "preset":
         settings = [f"sampler={name}"]
     elif kind == "family":
         settings = [f"sampler.{key}={_written(value)}" for key, value in example.items()]
     elif kind == "guidance":
         stack = [*getattr(GUIDANCE[name], "below", ()), {"name": name, **example}]
-        settings = [f"'sampler.guidance={_written(stack)}'"]
+        settings = [f"sampler.guidance={_written(stack)}"]
     else:
         changes = [f"sampler.{kind}.{key}={_written(value)}" for key, value in example.items()]
         settings = [f"sampler.{kind}.name={name}", *changes]
-    return " ".join(["genlab sample", model, *settings])
+    return " ".join(["genlab sample", model, *map(shlex.quote, settings)])
 
 
 def _options(cls: Any, prefix: str = "") -> Iterator[Option]:

@@ -2,7 +2,9 @@
 
 import itertools
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float64
@@ -26,6 +28,8 @@ class Levels(PickedLevels):
 
     Source: any; that of ``genlab schedule`` is Chen et al. (arXiv:2405.11326).
     """
+
+    example: ClassVar[Mapping[str, Any]] = {"sigmas": [80, 20, 5, 1.5, 0.5, 0.1]}
 
     sigmas: list[float] = field(default_factory=list)
     num_steps: int | None = None
