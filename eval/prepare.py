@@ -81,13 +81,13 @@ def model_subject(
     Raises:
         ConfigError: the sampler does not fit the model.
     """
-    # The model's own sampler is in the configuration already, or a preset stands in its place: a
-    # mapping given to build_sampler would be merged over it once more.
-    layers = [*generator.defaults(), ("the sampler", config.sampler)]
-    if stitch:
-        layers.append(("the argument stitch", generator.stitched(stitch)))
-    whole = generator.sampler_class.from_layers(layers, num_steps=steps, guidance_scale=guidance)
-    sampler = generator.build_sampler(whole)
+    sampler = generator.build_sampler(
+        config.sampler,
+        num_steps=steps,
+        guidance_scale=guidance,
+        stitch=stitch or None,
+        over_own=False,
+    )
     place_parts(sampler, generator.device, dtype_of(config.dtype), compiled=config.compile)
     config = replace(config, sampler=dict(sampler.config))
     return Subject(name=name, generator=generator, sampler=sampler), config

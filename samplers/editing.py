@@ -110,9 +110,8 @@ def level_of_time(noise_levels: NoiseLevels, time: float) -> float:
     """
 
     def reaches(log_sigma: float) -> bool:
-        sigma = torch.tensor(math.exp(log_sigma), dtype=torch.float64)
         # A time that was reached up to rounding is reached.
-        return float(noise_levels.time(sigma)) >= time - 1e-9
+        return noise_levels.time_of(math.exp(log_sigma)) >= time - 1e-9
 
     low = math.log(max(noise_levels.sigma_min, 1e-6))
     high = math.log(min(noise_levels.sigma_max, 1e9))
@@ -162,10 +161,10 @@ def go_back(grid: Grid, jump_length: int | None, resample: int) -> Grid:
     """
     rising = grid.sigmas[:-1].flip(0)
     count = len(rising)
-    if (grid.sigmas.diff() > 0).any():
+    if grid.restarts:
         raise ConfigError(
-            "inpainting goes back up by itself, and this schedule has levels that rise already; "
-            "take one without restarts, or set resample to 1"
+            "inpainting goes back up by itself, and this run has levels that rise already; take a "
+            "schedule and a solver without restarts, or set resample to 1"
         )
     length = max(1, round(count / 25)) if jump_length is None else jump_length
     if length >= count:
@@ -336,7 +335,8 @@ def check_edit(
             "way to noise), a mask, or invert"
         )
     guided = sampler.guide(denoiser)
-    grid = edit.grid(Grid.of(sampler.schedule, guided.noise_levels), inpaints=inpaints)
+    grid = edit.grid(sampler.route(guided.noise_levels), inpaints=inpaints)
+    sampler.check_run(grid)
     sampler.solver.begin(grid)
     if edit.invert:
         check_invertible(sampler.solver, denoiser, grid.sigmas)

@@ -8,7 +8,7 @@ from genlab import config as configs
 from genlab.diffusion.denoiser import Denoiser
 from genlab.diffusion.noise_levels import NoiseLevels
 from genlab.errors import ConfigError, SamplingError, UnknownNameError
-from genlab.registry import class_path
+from genlab.registry import Registry, class_path
 from genlab.samplers import parts, stitching
 from genlab.samplers.base import SCHEDULES, SOLVERS, AnySampler, Grid, Layers, Schedule, Solver
 from genlab.samplers.combining import Combinable, check_combinable, check_data_space
@@ -58,7 +58,7 @@ class Sampler(AnySampler):
         for options in self.guidance[:-1]:
             if options.outermost:
                 raise ConfigError(
-                    f"{type(options).__name__} changes what all other guidance asks the model with,"
+                    f"{_title(options)} changes what all other guidance asks the model with,"
                     " so it must be the last one in sampler.guidance (the outermost), and be there"
                     " once; move it behind the others"
                 )
@@ -218,8 +218,17 @@ class Sampler(AnySampler):
                 makes no sense for such a run.
             SamplingError: what the schedule returns is no row of noise levels.
         """
-        grid = self.solver.route(Grid.of(self.schedule, noise_levels))
-        if not (self.solver.on_grid or noise_levels.continuous):
+        grid = self.route(noise_levels)
+        self.check_run(grid)
+        return grid
+
+    def route(self, noise_levels: NoiseLevels) -> Grid:
+        """The same before anything of the sampler has looked at them; see `grid`."""
+        return self.solver.route(Grid.of(self.schedule, noise_levels))
+
+    def check_run(self, grid: Grid) -> None:
+        """Refuse levels that something in the sampler makes no sense for; see `grid`."""
+        if not (self.solver.on_grid or grid.noise_levels.continuous):
             fit = ", ".join(name for name, each in SOLVERS.build_all().items() if each.on_grid)
             raise ConfigError(
                 f"{_title(self.solver)} asks for noise levels between those of the schedule, and "
@@ -228,16 +237,23 @@ class Sampler(AnySampler):
             )
         stitching.check_run(self.stitch, grid, self.solver)
         for options in self.guidance:
+            if options.remembers and self.solver.nfe(2) is None:
+                raise ConfigError(
+                    f"{_title(self.solver)} evaluates a batch as often as its slowest sample needs,"
+                    f" and {_title(options)} remembers evaluations, so that an image would depend "
+                    "on its batch; take another solver, or for apg momentum: 0"
+                )
             options.check_run(grid)
-        return grid
 
 
-def _title(solver: Solver) -> str:
-    """What messages call a solver, registered or not."""
+def _title(made: Solver | GuidanceOptions) -> str:
+    """What messages call a solver or a guidance, registered or not."""
+    registry: Registry[Any] = SOLVERS if isinstance(made, Solver) else GUIDANCE
+    kind = "solver" if isinstance(made, Solver) else "guidance"
     try:
-        return f"the {SOLVERS.entry_of(solver)['name']} solver"
+        return f"the {registry.entry_of(made)['name']} {kind}"
     except UnknownNameError:
-        return f"the solver {class_path(type(solver))}"
+        return f"the {kind} {class_path(type(made))}"
 
 
 def _words(entry: Mapping[str, Any], built: Any) -> str:
@@ -284,8 +300,17 @@ def _rescale(guidance: list[dict[str, Any]], scale: float) -> list[dict[str, Any
 
 
 def _is_by_class(entry: Mapping[str, Any]) -> bool:
+    return _has(entry, "by_class")
+
+
+def _is_outermost(entry: Mapping[str, Any]) -> bool:
+    return _has(entry, "outermost")
+
+
+def _has(entry: Mapping[str, Any], trait: str) -> bool:
+    """Whether a guidance has a trait; one without a name is refused when it is built."""
     name = entry.get("name")
-    return isinstance(name, str) and bool(getattr(GUIDANCE[name], "by_class", False))
+    return isinstance(name, str) and bool(getattr(GUIDANCE[name], trait, False))
 
 
 def _confine(guidance: list[dict[str, Any]], interval: Sequence[float]) -> list[dict[str, Any]]:
@@ -305,7 +330,3 @@ def _confine(guidance: list[dict[str, Any]], interval: Sequence[float]) -> list[
         else entry
         for entry in guidance
     ]
-
-
-def _is_outermost(entry: Mapping[str, Any]) -> bool:
-    return bool(getattr(GUIDANCE[entry["name"]], "outermost", False))

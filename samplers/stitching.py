@@ -9,19 +9,16 @@ Source: Pan et al. (arXiv:2402.14167), Section 3. The rule is that of the offici
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from fractions import Fraction
-from itertools import pairwise
 from math import floor, inf, isnan, nan
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from genlab import schema
 from genlab.diffusion.condition import Condition
 from genlab.diffusion.denoiser import Denoiser, Prediction, Sigma, State, StepInfo
 from genlab.diffusion.noise_levels import NoiseLevels
 from genlab.errors import ConfigError, nearest
-from genlab.samplers import parts
+from genlab.samplers import combining, parts
 from genlab.samplers.base import Grid, Solver
 from genlab.samplers.combining import Combinable, check_classes
 from genlab.samplers.guidance.base import Guidance
@@ -30,9 +27,6 @@ RULES = ("time", "step", "sigma")
 
 TOLERANCE = 1e-9
 """A level on the border of two models is the second one's, whatever rounding makes of it."""
-
-OUTSIDE = 1e-6
-"""How far outside of its range a small model may be asked, relative: ranges are often float32."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -268,7 +262,7 @@ def acting(
         num_steps: steps in the run.
         noise_levels: those of the large model, whose time counts.
     """
-    time = float(noise_levels.time(torch.tensor(level, dtype=torch.float64)))
+    time = noise_levels.time_of(level)
     taken = Fraction(0)
     for number, stitch in enumerate(stitches):
         if stitch.until_sigma is not None:
@@ -350,8 +344,7 @@ def check_run(stitches: Sequence[Stitch], grid: Grid, solver: Solver) -> None:
     """
     if not stitches:
         return
-    levels = grid.sigmas.tolist()
-    if stitches[0].by == "step" and any(b > a for a, b in pairwise(levels)):
+    if stitches[0].by == "step" and grid.restarts:
         raise ConfigError(
             "levels rise again in this run, so that a share of its steps says nothing about noise; "
             "stitch by: time or by: sigma"
@@ -392,12 +385,12 @@ def _asked(stitches: Sequence[Stitch], grid: Grid, solver: Solver) -> Iterator[t
 
 def _check_range(stitch: Stitch, sigma: float) -> None:
     known = stitch.model.denoiser.noise_levels
-    if sigma < known.sigma_min * (1 - OUTSIDE):
+    if sigma < known.sigma_min * (1 - combining.TOLERANCE):
         raise ConfigError(
             f"{stitch.title} would be asked at the noise level {sigma:.4g}, below the smallest "
             f"that it knows, {known.sigma_min:.4g}; give it a smaller share of the run"
         )
-    if sigma > known.sigma_max * (1 + OUTSIDE):
+    if sigma > known.sigma_max * (1 + combining.TOLERANCE):
         raise ConfigError(
             f"{stitch.title} would be asked at the noise level {sigma:.4g}, above the largest "
             f"that it knows, {known.sigma_max:.4g}; begin the run there "

@@ -212,7 +212,11 @@ class SamplingRun:
         # Once more, now that the model's own sampler can stand below the changes to it.
         self.config = merged({"sampler": self.generator.sampler.config})
         self.sampler: AnySampler = self.generator.build_sampler(
-            self.config.sampler, num_steps=steps, guidance_scale=guidance, stitch=stitch or None
+            self.config.sampler,
+            num_steps=steps,
+            guidance_scale=guidance,
+            stitch=stitch or None,
+            over_own=False,
         )
         self.config.sampler = dict(self.sampler.config)
         if self.config.output is None:

@@ -93,8 +93,10 @@ def command(
     model, overrides = split_arguments(arguments)
     if model is None:
         raise ConfigError("which model? name one: genlab schedule edm-fmnist --steps 8")
-    settings = config.load(TeacherConfig, None, "sampler", overrides)
     generator = load(model).to(device or best_device())
+    own = {"sampler": generator.sampler.config}
+    settings = config.load(TeacherConfig, None, "sampler", overrides, own)
+    teacher = generator.build_sampler(settings.sampler, over_own=False)
     numbers = parse_seeds(seeds)
     classes = parse_labels(labels, numbers, generator.num_classes, generator.class_names)
     made = make_levels(
@@ -102,7 +104,7 @@ def command(
         steps,
         seeds=numbers,
         labels=classes,
-        sampler=settings.sampler,
+        sampler=teacher,
         guidance_scale=guidance,
         teacher_steps=teacher_steps,
         metric=metric,

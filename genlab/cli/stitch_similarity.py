@@ -88,7 +88,7 @@ def command(
     require_matplotlib()
     models = [_diffusion(name) for name in (small, large)]
     sampler = models[1].build_sampler(
-        _sampler(overrides, models[1]), num_steps=steps, guidance_scale=guidance
+        _sampler(overrides, models[1]), num_steps=steps, guidance_scale=guidance, over_own=False
     )
     for model in models:
         place(model, sampler, device or best_device(), dtype_of(dtype or "float32"))

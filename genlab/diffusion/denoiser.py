@@ -8,6 +8,7 @@ they have.
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -108,12 +109,15 @@ class Denoiser(ABC):
             classifier-free guidance needs.
         evaluations: network evaluations so far, counted in rows: a batch of B through the network
             adds B.
+        changes_by_step: whether the same question may have another answer in another step of a run,
+            so that a solver must not carry answers over.
     """
 
     noise_levels: NoiseLevels
     num_classes: int
     has_null_class: bool
     evaluations: int
+    changes_by_step: ClassVar[bool] = False
 
     @abstractmethod
     def __call__(self, x: State, sigma: Sigma, condition: Condition) -> Float[Tensor, "B C H W"]:

@@ -48,6 +48,10 @@ class NoiseLevels(ABC):
     def time(self, sigma: Float[Tensor, "*s"]) -> Float[Tensor, "*s"]:
         """The model's normalised time in [0, 1] at ``sigma`` >= 0: 1 = pure noise, 0 = data."""
 
+    def time_of(self, level: float) -> float:
+        """The same of one noise level, as a Python number: what is decided once a step goes by."""
+        return float(self.time(torch.tensor(level, dtype=torch.float64)))
+
     def round_sigma(self, sigma: Float[Tensor, "*s"]) -> Float[Tensor, "*s"]:
         """Nearest noise levels that the model knows, in dtype and shape of ``sigma``.
 

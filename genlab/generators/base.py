@@ -109,6 +109,7 @@ class Generator(SavedModel):
         guidance_scale: float | None = None,
         guidance_interval: Sequence[float] | None = None,
         stitch: StitchLike | None = None,
+        over_own: bool = True,
     ) -> Any:
         """Make the sampler of a run, once: typed, with its parts loaded, and fit for this model.
 
@@ -122,6 +123,9 @@ class Generator(SavedModel):
             stitch: small models that take the first steps of a diffusion model's run, such as
                 ``{"dit-fmnist-s": 0.4}`` (`genlab.samplers.stitching.StitchLike`); an empty one
                 takes them away, None keeps them.
+            over_own: whether a mapping is merged over the model's own sampler. One that was merged
+                with it already must not be a second time: where a preset took the own one's place,
+                the options that it leaves out would come back.
 
         Raises:
             ConfigError: a setting is wrong or does not fit this model.
@@ -137,7 +141,8 @@ class Generator(SavedModel):
         if not (sampler or changed):
             sampler = self.sampler
         if changed or not isinstance(sampler, AnySampler):
-            layers = [*self.defaults(), *sampler_layers(sampler, self.sampler.config)]
+            own = self.sampler.config if over_own else None
+            layers = [*self.defaults(), *sampler_layers(sampler, own)]
             if stitch is not None:
                 layers.append(("the argument stitch", self.stitched(stitch)))
             sampler = self.sampler_class.from_layers(layers, **short)

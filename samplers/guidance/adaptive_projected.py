@@ -33,7 +33,8 @@ class AdaptiveProjected(ByClassOptions):
             momentum nor r.
         momentum: beta, between -1 and 1: ``d = c - n + beta d_before``, with d of the evaluation
             before (a Heun step has two); negative ones push away from it, 0 is off. In runs of few
-            steps (under 18 of Heun) d changes too fast for it: take 0 there.
+            steps (under 18 of Heun) d changes too fast for it: take 0 there, and for the adaptive
+            solver.
         r: limit of the norm of d of a sample; None is none. It grows with the size of what is
             denoised: 15 is used for latents of 4x128x128 (SDXL).
         r_per_sqrt_dim: the same limit divided by the square root of C H W, which carries over to
@@ -81,6 +82,11 @@ class AdaptiveProjected(ByClassOptions):
             )
 
     @property
+    def remembers(self) -> bool:
+        """See `GuidanceOptions`: where there is momentum."""
+        return self.momentum != 0 and not self.is_off
+
+    @property
     def is_off(self) -> bool:
         """See `ExtrapolationOptions.is_off`; ``null`` adds its update at any scale."""
         return self.add_to == "class" and super().is_off
@@ -118,9 +124,9 @@ class AdaptiveProjectedDenoiser(ByClass):
         return self.options.add_to == "class" and self.w == 1
 
     def begin_step(self, step: StepInfo) -> None:
-        """See `Extrapolation.begin_step`; a run begins without momentum."""
+        """See `Extrapolation.begin_step`; a run begins without momentum, also after a restart."""
         super().begin_step(step)
-        if step.index == 0:
+        if step.index == 0 or (step.restarts and step.sigma_next > step.level):
             self._before.clear()
 
     def extrapolate(self, slot: int, c: Tensor, n: Tensor) -> Tensor:

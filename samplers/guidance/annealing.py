@@ -1,8 +1,5 @@
 """How much of the condition a step is told: the schedule of CADS, which weights may follow, too."""
 
-import torch
-
-from genlab.diffusion.denoiser import StepInfo
 from genlab.diffusion.noise_levels import NoiseLevels
 from genlab.errors import ConfigError, nearest
 
@@ -30,14 +27,12 @@ def cads_gamma(time: float, tau1: float, tau2: float) -> float:
     return (tau2 - time) / (tau2 - tau1)
 
 
-def clock(step: StepInfo, noise_levels: NoiseLevels, time: str) -> float:
+def clock(level: float, index: int, num_steps: int, noise_levels: NoiseLevels, time: str) -> float:
     """The time of a step in [0, 1], by one of `TIMES`: that of its level, before churn.
 
     By steps the first one is at 1 and the last one at ``1 / num_steps``.
     """
-    if time == "step":
-        return 1 - step.index / step.num_steps
-    return float(noise_levels.time(torch.tensor(step.level, dtype=torch.float64)))
+    return 1 - index / num_steps if time == "step" else noise_levels.time_of(level)
 
 
 def check_schedule(what: str, tau1: float, tau2: float, time: str) -> None:

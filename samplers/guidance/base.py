@@ -1,11 +1,9 @@
 """The contract of guidance: a denoiser around a denoiser, with a window and other models."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
-
-import torch
 
 from genlab.diffusion.condition import Condition
 from genlab.diffusion.denoiser import Denoiser, Prediction, Sigma, State, StepInfo
@@ -62,7 +60,7 @@ class When:
                 return False
         if self.time is not None:
             low, high = self.time
-            if not low - TOLERANCE <= time_of(level, noise_levels) <= high + TOLERANCE:
+            if not low - TOLERANCE <= noise_levels.time_of(level) <= high + TOLERANCE:
                 return False
         if self.steps is None:
             return True
@@ -85,11 +83,6 @@ class When:
 ALWAYS = When()
 
 
-def time_of(level: float, noise_levels: NoiseLevels) -> float:
-    """The model's own time at a noise level: 1 is noise, 0 data."""
-    return float(noise_levels.time(torch.tensor(level, dtype=torch.float64)))
-
-
 class Guidance(Denoiser):
     """A denoiser around a denoiser. A guidance is its `guide`; the rest is here.
 
@@ -102,6 +95,8 @@ class Guidance(Denoiser):
         others: denoisers, or other models, that it asks beside ``inner``: they hear of steps and
             are counted.
     """
+
+    changes_by_step = True  # by its window, its weight, its draws
 
     def __init__(
         self,
@@ -172,6 +167,20 @@ class Guidance(Denoiser):
         return list(found.values())
 
 
+def stack_of(denoiser: Denoiser) -> Iterator[Guidance]:
+    """The guidance that a denoiser consists of, outermost first; stitched models are the last."""
+    while isinstance(denoiser, Guidance):
+        yield denoiser
+        denoiser = denoiser.inner
+
+
+def model_below(denoiser: Denoiser) -> Denoiser:
+    """The model that is sampled, under all its guidance."""
+    for guidance in stack_of(denoiser):
+        denoiser = guidance.inner
+    return denoiser
+
+
 def _are_predictions(predictions: Any, x: State, count: int) -> bool:
     return (
         isinstance(predictions, list)
@@ -194,6 +203,9 @@ class GuidanceOptions(ABC):
         by_class: whether it has a ``scale`` by which classes are made clearer at the cost of
             variety, as classifier-free guidance does: the one that a guidance scale given for the
             whole run (``genlab sample --guidance``) is meant for.
+        remembers: whether a prediction depends on what was asked earlier in the run. Such guidance
+            is refused to solvers that evaluate a batch as often as its slowest sample needs: there
+            an image would depend on its batch.
         suits: which models it is for, in a few words.
         example: options of a typical use, for a command to copy.
         below: guidance that stands below it there.
@@ -207,6 +219,11 @@ class GuidanceOptions(ABC):
     below: ClassVar[Sequence[Mapping[str, Any]]] = ()
 
     when: When = field(default_factory=When)
+
+    @property
+    def remembers(self) -> bool:
+        """See the attributes."""
+        return False
 
     @abstractmethod
     def __call__(self, denoiser: Denoiser) -> Guidance:

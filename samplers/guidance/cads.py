@@ -11,13 +11,13 @@ from torch import Tensor
 
 from genlab.diffusion.condition import Condition
 from genlab.diffusion.denoiser import Denoiser, Prediction, Sigma, State, StepInfo
-from genlab.diffusion.noise import Noise, NoiseStream
+from genlab.diffusion.noise import Noise
 from genlab.diffusion.noise_levels import NoiseLevels
 from genlab.errors import ConfigError, SamplingError, nearest
 from genlab.registry import class_path
 from genlab.samplers.base import Grid
 from genlab.samplers.guidance.annealing import cads_gamma, check_schedule, clock
-from genlab.samplers.guidance.base import Guidance, GuidanceOptions
+from genlab.samplers.guidance.base import Guidance, GuidanceOptions, model_below
 
 BRANCHES = ("condition", "both")
 """What may be annealed: the class alone, or what stands for no class, too."""
@@ -90,15 +90,12 @@ class CADS(GuidanceOptions):
         Raises:
             ConfigError: the model has no classes, or ``both`` is asked for and no null class.
         """
-        model = denoiser
-        while isinstance(model, Guidance):  # a classifier brings classes, but no embedding
-            model = model.inner
-        if model.num_classes == 0:
+        if model_below(denoiser).num_classes == 0:  # a classifier brings classes, no embedding
             raise ConfigError(
                 "CADS anneals the class that a model is told, and this one has no classes; remove "
                 "cads from sampler.guidance"
             )
-        if self.branches == "both" and not model.has_null_class:
+        if self.branches == "both" and not denoiser.has_null_class:
             raise ConfigError(
                 "CADS with branches: both needs a model trained with label dropout, and this one "
                 "has no null class; take branches: condition"
@@ -125,27 +122,17 @@ class CADS(GuidanceOptions):
                 "CADS by steps means nothing in a run with restarts, which comes back to noise "
                 "levels that it has left; set time: model"
             )
-        steps = [
-            StepInfo(
-                index=index,
-                num_steps=num_steps,
-                level=level,
-                sigma=level,
-                sigma_next=levels[index + 1],
-                noise=NoiseStream([]),
-            )
-            for index, level in enumerate(levels[:-1])
-        ]
-        known = grid.noise_levels
-        if all(self.when.holds(step, known) and self.gamma(step, known) == 0 for step in steps):
+        steps = [(level, index, num_steps, grid.noise_levels) for index, level in enumerate(levels)]
+        if all(self.when.covers(*step) and self.gamma(*step) == 0 for step in steps[:-1]):
             raise ConfigError(
                 f"CADS hides the class in all {num_steps} steps with tau2 = {self.tau2:g}; raise "
                 "tau1 and tau2, or take more steps"
             )
 
-    def gamma(self, step: StepInfo, noise_levels: NoiseLevels) -> float:
-        """The share of the class that a step is told."""
-        return cads_gamma(clock(step, noise_levels, self.time), self.tau1, self.tau2)
+    def gamma(self, level: float, index: int, num_steps: int, noise_levels: NoiseLevels) -> float:
+        """The share of the class that the step of this number is told, from this level."""
+        time = clock(level, index, num_steps, noise_levels, self.time)
+        return cads_gamma(time, self.tau1, self.tau2)
 
 
 class AnnealedDenoiser(Guidance):
@@ -166,7 +153,7 @@ class AnnealedDenoiser(Guidance):
         if step.index == 0 or step.noise is not self._noise:
             self._noise, self._streams = step.noise, {}
         self._draws = {}
-        self._gamma = self.options.gamma(step, self.noise_levels)
+        self._gamma = self.options.gamma(step.level, step.index, step.num_steps, self.noise_levels)
 
     def guide(self, x: State, sigma: Sigma, conditions: Sequence[Condition]) -> list[Prediction]:
         """See `Guidance.guide`.

@@ -2,7 +2,7 @@
 
 import math
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
@@ -12,7 +12,7 @@ from genlab.diffusion.condition import Condition
 from genlab.diffusion.denoiser import Denoiser, Prediction, Sigma, State, StepInfo
 from genlab.diffusion.spaces import MODEL, SPACES, space_of
 from genlab.errors import ConfigError
-from genlab.samplers.guidance.base import Guidance, GuidanceOptions, time_of
+from genlab.samplers.guidance.base import Guidance, GuidanceOptions, stack_of
 from genlab.samplers.guidance.corrections import rescaled, thresholded
 from genlab.samplers.guidance.weights import Weight
 from genlab.samplers.parts import Counted
@@ -87,7 +87,7 @@ class Extrapolation(Guidance):
         """Decide whether to act in a step and with which weight, and pass it on."""
         super().begin_step(step)
         if self.active and self.options.weight.name != "constant":
-            time = time_of(step.level, self.noise_levels)
+            time = self.noise_levels.time_of(step.level)
             self.w = self.options.weight.at(self.options.scale, time)
 
     def guide(self, x: State, sigma: Sigma, conditions: Sequence[Condition]) -> list[Prediction]:
@@ -162,15 +162,18 @@ class ByClassOptions(ExtrapolationOptions):
         Raises:
             ConfigError: says why.
         """
-        if not self.is_off:
-            require_null_class(denoiser, self.title)
-            for inner in stack_of(denoiser):
-                if isinstance(inner, ByClass) and not self.when.is_apart_from(inner.when):
-                    raise ConfigError(
-                        f"{self.title} around {inner.options.title} would only compound the two"
-                        " scales at twice the cost; keep one of them, or give them windows (when)"
-                        " that do not overlap"
-                    )
+        if self.is_off:
+            return
+        require_null_class(denoiser, self.title)
+        for inner in stack_of(denoiser):
+            if not isinstance(inner, ByClass) or inner.options.is_off:
+                continue
+            if not self.when.is_apart_from(inner.when):
+                raise ConfigError(
+                    f"{self.title} around {inner.options.title} would only compound the two scales"
+                    " at twice the cost; keep one of them, or give them windows (when) that do not"
+                    " overlap"
+                )
 
 
 class ByClass(Extrapolation):
@@ -187,13 +190,6 @@ class ByClass(Extrapolation):
         nulls = [condition.null() for condition in conditions]
         predictions = self.inner.predict_each(x, sigma, [*conditions, *nulls])
         return predictions[: len(nulls)], predictions[len(nulls) :]
-
-
-def stack_of(denoiser: Denoiser) -> Iterator[Guidance]:
-    """The guidance that a denoiser consists of, outermost first."""
-    while isinstance(denoiser, Guidance):
-        yield denoiser
-        denoiser = denoiser.inner
 
 
 def require_null_class(denoiser: Denoiser, title: str) -> None:

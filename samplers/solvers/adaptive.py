@@ -70,8 +70,9 @@ class Adaptive(Solver):
     may act. Few of them are enough (``num_steps: 2`` has none on the way); the step from the last
     to 0 leads to the denoised estimate.
 
-    Order 5. Costs six network evaluations an attempted step and one more after a replaced state;
-    how many steps there are is known when the run has ended.
+    Order 5. Costs six network evaluations an attempted step, and one more after a replaced state
+    and, under guidance, at each level of the schedule; how many steps there are is known when the
+    run has ended.
 
     Every sample has steps of its own, so that its image does not depend on its batch but for the
     rounding of the network, whose effect the tolerance bounds. All samples are evaluated as one
@@ -115,7 +116,7 @@ class Adaptive(Solver):
             x0 = denoiser(x, step.level)
             return StepResult(x=x0, x0=x0)
         start, end = math.log(step.level), math.log(step.sigma_next)
-        if memory is None or memory.x is not x:
+        if memory is None or memory.x is not x or denoiser.denoiser.changes_by_step:
             slope = x - denoiser(x, step.level)
             length = None if memory is None else memory.length
         else:

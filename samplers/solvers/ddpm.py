@@ -65,7 +65,7 @@ class DDPM(Solver):
         if (self.variance or grid.noise_levels.variance) == "learned_range":
             refuse_repeats("ddpm with a learned variance", grid.sigmas)
         ends = grid.sigmas.tolist()
-        if not (grid.sigmas.diff() > 0).any():
+        if not grid.restarts:
             chain = Chain(grid.sigmas[:-1].flip(0))
             return _Run(chain=chain, places=tuple(range(len(chain)))[::-1])
         chain = Chain(grid.sigmas[:-1].unique())

@@ -116,7 +116,8 @@ class DiffusersScheduler(Solver):
         if not torch.equal(own, levels):
             raise ConfigError(
                 "the diffusers solver needs the noise levels of its own scheduler: give it the "
-                f"schedule diffusers with scheduler: {self.scheduler} and the same config"
+                f"schedule diffusers with scheduler: {self.scheduler} and the same config; edits "
+                "need another solver"
             )
         draws = self.draws() > 0
         if draws and "randn_like" in inspect.getsource(type(run.scheduler).step):

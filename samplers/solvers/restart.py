@@ -119,18 +119,19 @@ class Restart(Heun):
     def raise_levels(self, grid: Grid) -> list[float]:
         """See `Solver.raise_levels`; ``S_churn`` is spread over the steps outside intervals."""
         ends = grid.sigmas.tolist()
-        num_steps = len(ends) - 1
-        num_steps -= sum(int(points) * int(times) for _, _, points, times in self.intervals)
-        raised, base = [], math.inf  # base: the level that the current restart leads back to
+        kinds, base = [], math.inf  # base: the level that the current restart leads back to
         for level, following in itertools.pairwise(ends):
-            if following > level:
-                raised.append(level)
-                base = level
-            elif level > base:
-                churned = self.S_min <= level <= self.S_max
-                raised.append(level * (1 + self.gamma) if churned else level)
-            else:
+            kinds.append("rise" if following > level else "inside" if level > base else "step")
+            base = level if following > level else base
+        # Counted, since an edit that starts below an interval leaves it out.
+        num_steps = kinds.count("step")
+        raised = []
+        for level, kind in zip(ends, kinds, strict=False):
+            if kind == "step":
                 raised.append(self.raise_level(level, num_steps))
+            else:
+                churned = kind == "inside" and self.S_min <= level <= self.S_max
+                raised.append(level * (1 + self.gamma) if churned else level)
         return raised
 
     def draw(self, x: State, step: StepInfo) -> State | None:

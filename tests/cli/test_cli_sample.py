@@ -235,3 +235,20 @@ def test_the_help_teaches(run: Run) -> None:
     assert code == 0
     assert "genlab sample edm-fmnist --seeds 0-63 --classes sneaker,bag -o out/" in out
     assert max(map(len, out.splitlines())) <= 100
+
+
+def test_a_preset_takes_the_place_of_the_model_s_own_sampler(
+    run: Run, tiny_generator: DiffusionGenerator
+) -> None:
+    """Whole: an option that it leaves out is the default, as in Python, not the model's."""
+    own = {"solver": {"name": "heun", "S_churn": 40}, "guidance": [{"name": "cfg", "scale": 2.0}]}
+    model = DiffusionGenerator(
+        tiny_generator.network, tiny_generator.preconditioning, sampler=own, has_null_class=True
+    )
+    model.save_pretrained("own")
+    code, out, _ = run("own", "sampler=edm-heun", "--dry-run")
+    assert code == 0
+    told = OmegaConf.to_container(OmegaConf.create(out)["sampler"])
+    assert told == model.build_sampler("edm-heun").config
+    code, out, _ = run("own", "sampler.schedule.num_steps=3", "--dry-run")
+    assert OmegaConf.create(out)["sampler"]["solver"] == own["solver"]

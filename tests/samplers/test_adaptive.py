@@ -75,6 +75,34 @@ def test_samples_have_steps_of_their_own() -> None:
     assert len(counts) > 1
 
 
+def test_nothing_is_carried_over_the_edge_of_a_window() -> None:
+    """What the last stage of a step was told under guidance is no slope of the next, without."""
+    window = [{"name": "cfg", "scale": 5.0, "when": {"sigma": [0.3, 3.0]}}]
+
+    def end(tolerance: float) -> Tensor:
+        solver = {"name": "adaptive", "rtol": tolerance, "atol": tolerance}
+        config = {"solver": solver, "schedule": {"num_steps": 6}, "guidance": window}
+        return run(config, condition=Condition(labels=torch.tensor([0, 1, 2, 0])))[-1].x
+
+    assert float((end(1e-3) - end(1e-9)).abs().max()) < 0.03
+
+
+def test_guidance_with_a_memory_is_refused() -> None:
+    """A batch is evaluated until its last sample arrives, which all memories would see."""
+    labels = Condition(labels=torch.tensor([0, 1, 2, 0]))
+    config: Any = {
+        "solver": "adaptive",
+        "schedule": ENDS,
+        "guidance": [{"name": "apg", "scale": 3}],
+    }
+    with pytest.raises(ConfigError, match="the apg guidance remembers evaluations"):
+        run(config, condition=labels)
+    config["guidance"][0]["momentum"] = 0.0
+    whole = run(config, condition=labels)[-1].x
+    alone = run(config, seeds=SEEDS[:1], condition=Condition(labels=torch.tensor([0])))[-1].x
+    torch.testing.assert_close(whole[:1], alone)
+
+
 def test_levels_on_the_way_are_stopped_at() -> None:
     model = Listener(mixture())
     config = {"solver": "adaptive", "schedule": {"name": "levels", "sigmas": [50.0, 3.0, 0.01]}}

@@ -8,6 +8,8 @@ from ideal_cases import SHAPE, Listener, mixture, run
 from torch import Tensor
 
 from genlab.diffusion.condition import Condition
+from genlab.diffusion.denoiser import StepInfo
+from genlab.diffusion.noise import NoiseStream
 from genlab.diffusion.spaces import SPACES, space_of
 from genlab.errors import ConfigError
 from genlab.samplers.guidance.adaptive_projected import AdaptiveProjected
@@ -79,6 +81,21 @@ def test_a_run_begins_without_momentum() -> None:
         {"schedule": {"num_steps": 5}, "guidance": [{**APG, "momentum": 0.0}]}, condition=LABELS
     )[-1].x
     assert (ends[0] - without).abs().max() > 1e-4
+
+
+def test_a_restart_begins_without_momentum() -> None:
+    """As solvers with a history do: what was told near the data says nothing of a higher level."""
+    guided = AdaptiveProjected(scale=3.0, momentum=-0.5)(mixture())
+    run: Any = {"num_steps": 4, "noise": NoiseStream(range(3)), "restarts": True}
+    told = []
+    for index, (level, following) in enumerate([(2.0, 1.0), (1.0, 0.5), (0.5, 2.0), (2.0, 0.0)]):
+        guided.begin_step(
+            StepInfo(index=index, level=level, sigma=level, sigma_next=following, **run)
+        )
+        if following < level:
+            told.append(guided(X, SIGMA, CONDITION))
+    assert torch.equal(told[0], told[2])
+    assert not torch.equal(told[0], told[1])
 
 
 def test_outside_its_window_the_momentum_stays() -> None:

@@ -113,6 +113,12 @@ def test_other_models_than_flows_are_refused() -> None:
 
 
 @pytest.mark.parametrize("name", ["cfg", "apg", "fdg", "cfg-zero"])
+def test_one_around_another_that_is_off_is_fine(name: str) -> None:
+    off = GUIDANCE.build(name, scale=1.0)(flow_model())
+    assert GUIDANCE.build("cfg", scale=3.0)(off).inner is off
+
+
+@pytest.mark.parametrize("name", ["cfg", "apg", "fdg", "cfg-zero"])
 @pytest.mark.parametrize("around", ["cfg", "apg"])
 def test_one_around_another_is_refused(name: str, around: str) -> None:
     """Unless their windows cannot overlap: then each acts where it is told to."""

@@ -107,7 +107,9 @@ def test_what_is_kept_is_kept_under_every_solver(solver: str) -> None:
     schedule = {"name": "respaced", "steps": 8} if timesteps else {"num_steps": 8}
     model = Timesteps(mixture()) if timesteps else mixture()
     config = {"solver": {"name": solver}, "schedule": schedule}
-    steps = run(Edit(resample=3, jump_length=2), config, model, mask=MASK)
+    # The restart solver goes back up by itself.
+    edit = Edit(resample=1) if solver == "restart" else Edit(resample=3, jump_length=2)
+    steps = run(edit, config, model, mask=MASK)
     drawn = steps[-1].x
     assert torch.equal(drawn[..., 1], IMAGES.double()[..., 1])
     assert drawn.isfinite().all()
@@ -115,6 +117,42 @@ def test_what_is_kept_is_kept_under_every_solver(solver: str) -> None:
     if solver != "unipc":  # it may refine a state after its report
         for step in steps:
             assert step.x.isfinite().all()
+
+
+@pytest.mark.parametrize("S_churn", [0.0, 3.0])
+def test_restarts_below_the_start_of_an_edit_are_kept(S_churn: float) -> None:
+    solver = {"name": "restart", "intervals": [[0.03, 0.3, 3, 2], [2.0, 9.0, 3, 4]]}
+    config = {"solver": {**solver, "S_churn": S_churn}, "schedule": {"num_steps": 8}}
+    steps = run(Edit(start_sigma=1.0), config)
+    rises = [step.sigma_next for step in steps if step.sigma_next > step.level]
+    assert rises == [pytest.approx(0.3)] * 2
+    outside = [s.sigma / s.level for s in steps if s.level > 0.3 and s.sigma_next < s.level]
+    plain = len(steps) - 2 * 3  # each way back up and down has three steps
+    assert outside == [pytest.approx(1 + min(S_churn / plain, 2**0.5 - 1))] * len(outside)
+
+
+CFG_HALF = {"name": "cfg", "scale": 2.0, "when": {"steps": [0.0, 0.5]}}
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"guidance": [CFG_HALF]}, "when.steps goes by the number of a step"),
+        ({"guidance": [{"name": "cads"}]}, "set time: model"),
+        ({"solver": "restart"}, "a solver without restarts"),
+        ({"solver": "diffusers", "schedule": {"name": "diffusers"}}, "edits need another solver"),
+    ],
+    ids=["window", "cads", "restart", "diffusers"],
+)
+def test_what_goes_by_steps_is_refused_where_a_run_goes_back(config: Any, message: str) -> None:
+    labels = Condition(labels=torch.tensor([0, 1]))
+    whole, model = {"schedule": {"num_steps": 8}, **config}, None
+    if config.get("solver") == "diffusers":
+        model = Timesteps(mixture())
+    with pytest.raises(ConfigError, match=message):
+        run(Edit(), whole, model, mask=MASK, condition=labels)
+    steps = {"schedule": {"num_steps": 8}, "guidance": [CFG_HALF]}
+    assert run(Edit(resample=1), steps, mask=MASK, condition=labels)
 
 
 def test_the_known_part_has_fresh_noise_of_the_level_in_each_pass() -> None:
