@@ -34,7 +34,11 @@ set -> why."""
 def not_reproduced(run: Run) -> str | None:
     """Why a run is left out, or None."""
     params = run.spec.get("params", {})
-    if params.get("sampler") == "ipndm_v" and params.get("max_order") == 2 and not params.get("afs"):
+    if (
+        params.get("sampler") == "ipndm_v"
+        and params.get("max_order") == 2
+        and not params.get("afs")
+    ):
         return None
     for name, reason in NOT_REPRODUCED.items():
         if name in (params.get("sampler"), params.get("guider")) or params.get(name):
