@@ -92,6 +92,15 @@ def _starts_from_noise(settings: Mapping[str, Any], num_steps: int) -> bool:
     return even and _knows_no_pure_noise(settings, num_steps)
 
 
+def _spans_the_levels(settings: Mapping[str, Any], num_steps: int) -> bool:
+    """Uneven levels of this one lie between the first and the last of its timesteps."""
+    uneven = any(settings.get(option) for option in _UNEVEN)
+    whole = not uneven or settings["timestep_spacing"] == "linspace"
+    return whole and _starts_from_noise(settings, num_steps)
+
+
+_UNEVEN = ("use_karras_sigmas", "use_exponential_sigmas")
+
 _DDPM = _Native(
     solver={"name": "ddpm"},
     obeyed=("variance_type", "clip_sample"),
@@ -120,9 +129,10 @@ NATIVE: Mapping[str, _Native] = {
     ),
     "DPMSolverSDEScheduler": _Native(
         solver={"name": "dpmpp-sde"},
-        obeyed=("noise_sampler_seed",),  # every sample has a seed of its own here
+        # Every sample has a seed of its own here.
+        obeyed=("noise_sampler_seed", *_UNEVEN),
         continuous=True,
-        holds=_starts_from_noise,
+        holds=_spans_the_levels,
     ),
     "DPMSolverMultistepScheduler": _Native(
         solver={"name": "dpmpp", "unit_start": True},
@@ -258,12 +268,12 @@ def parse_scheduler(
         if name not in RUN:
             raise ConfigError(
                 f"GenLab samples a {name} by its own {native.solver['name']}, which does not do "
-                f"{', '.join(native.differing(settings, name)) or 'leading timesteps'}; leave it "
-                "out, or name another scheduler"
+                f"{', '.join(native.differing(settings, name)) or _timesteps_of(settings)}; leave "
+                "it out, or name another scheduler"
             )
         native = None
     by_ends = schedule != "cosine"
-    even = native is not None and settings.get("use_karras_sigmas", False)
+    even = native is not None and not native.continuous and settings.get("use_karras_sigmas")
     said = variance
     if predicts_variance and not variance.startswith("learned"):
         variance = "learned_range"
@@ -291,6 +301,11 @@ def parse_scheduler(
         preconditioning=preconditioning,
         sampler={"solver": solver, "schedule": _schedule(settings, native, steps)},
     )
+
+
+def _timesteps_of(settings: Mapping[str, Any]) -> str:
+    uneven = [option for option in _UNEVEN if settings.get(option)]
+    return " with ".join([f"{settings['timestep_spacing']} timesteps", *uneven])
 
 
 def _name(config: Mapping[str, Any]) -> str:
@@ -356,6 +371,8 @@ def _solver_options(
 def _schedule(settings: Mapping[str, Any], native: _Native, steps: int) -> dict[str, Any]:
     if settings.get("use_karras_sigmas"):
         return {"name": "karras", "num_steps": steps, **_WHOLE_RANGE}
+    if settings.get("use_exponential_sigmas"):
+        return {"name": "exponential", "num_steps": steps, **_WHOLE_RANGE}
     spacing = settings["timestep_spacing"]
     options = {
         "offset": settings["steps_offset"] if spacing == "leading" else 0,
@@ -385,8 +402,6 @@ def _theirs(
         if setting in own and setting not in MODEL_OWNED and value != own[setting]
     }
     kept.pop("prediction_type", None)  # is that of the model
-    if name.startswith("DDPM") and preconditioning.variance.startswith("learned"):
-        kept.setdefault("variance_type", preconditioning.variance)
     clipped = "use_clipped_model_output"
     step = {clipped: True} if name.startswith("DDIM") and config.get(clipped) else {}
     sampler = diffusers_sampler(name, kept, num_steps=steps, step=step)

@@ -7,6 +7,8 @@ from typing import Any, ClassVar
 
 import diffusers
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from genlab.diffusion.denoiser import ConditionedDenoiser, State, StepInfo
 from genlab.diffusion.noise import Noise
@@ -159,7 +161,7 @@ class DiffusersScheduler(Solver):
         call: int,
         state: State,
         dtype: torch.dtype,
-    ) -> tuple[State, State]:
+    ) -> tuple[Float[Tensor, "B _ H W"], State]:
         """(what the scheduler takes for its network's output, the denoised estimate)."""
         # The network is told the scheduler's timestep, which need not be that of the state.
         sigma = run.asked[call]

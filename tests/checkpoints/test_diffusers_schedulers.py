@@ -18,6 +18,7 @@ from genlab import DiffusionGenerator
 from genlab.checkpoints.diffusers_schedulers import NATIVE, READ, _defaults, parse_scheduler
 from genlab.diffusion.noise import NoiseStream
 from genlab.errors import ConfigError
+from genlab.samplers.base import SCHEDULES
 from genlab.samplers.diffusers_schedulers import defaults_of, quiet
 from genlab.samplers.solvers.diffusers_scheduler import generators_for
 
@@ -142,14 +143,32 @@ def test_a_stochastic_solver_with_a_source_of_its_own_is_ours() -> None:
     read = parse_scheduler(config, predicts_variance=False)
     assert read.sampler["solver"] == {"name": "dpmpp-sde"}
     assert read.preconditioning.interpolate_in_log
-    with pytest.raises(ConfigError, match="use_karras_sigmas"):
-        parse_scheduler({**config, "use_karras_sigmas": True}, predicts_variance=False)
+    with pytest.raises(ConfigError, match="use_beta_sigmas"):
+        parse_scheduler({**config, "use_beta_sigmas": True}, predicts_variance=False)
+
+
+@pytest.mark.parametrize("option, schedule", [("karras", "karras"), ("exponential", "exponential")])
+def test_its_uneven_levels_span_those_of_the_model(option: str, schedule: str) -> None:
+    config = {"_class_name": "DPMSolverSDEScheduler", f"use_{option}_sigmas": True, **BETAS}
+    read = parse_scheduler(config, predicts_variance=False, num_steps=6)
+    levels = SCHEDULES.build_named(read.sampler["schedule"])(read.preconditioning)
+    ends = read.preconditioning.levels[[-1, 0]]
+    assert read.sampler["schedule"]["name"] == schedule and len(levels) == 7
+    torch.testing.assert_close(levels[[0, -2]], ends)
+    told = read.preconditioning.time(levels[1:-2])
+    assert not torch.equal(told, told.round())  # as theirs, it tells the network fractions
+    with pytest.raises(ConfigError, match=f"trailing timesteps with use_{option}_sigmas"):
+        parse_scheduler({**config, "timestep_spacing": "trailing"}, predicts_variance=False)
 
 
 def test_the_network_predicts_a_variance() -> None:
     config = {"_class_name": "DDPMScheduler", "thresholding": True}
-    read = parse_scheduler(config, predicts_variance=True, num_steps=5)
-    assert read.sampler["solver"]["config"]["variance_type"] == "learned_range"
+    for steps in (5, 7):  # 7 do not divide 1000
+        read = parse_scheduler(config, predicts_variance=True, num_steps=steps)
+        assert "variance_type" not in read.sampler["solver"]["config"]  # the folder says none
+        learned = {**config, "variance_type": "learned_range"}
+        read = parse_scheduler(learned, predicts_variance=True, num_steps=steps)
+        assert read.sampler["solver"]["config"]["variance_type"] == "learned_range"
 
 
 def test_ddims_option_of_a_step_is_handed_on() -> None:

@@ -106,7 +106,8 @@ def with_step_options(own: Any, scheduler: str, options: dict[str, Any]) -> Any:
     """The sampler with options of the step, under our solver's names."""
     if not options:
         return own
-    ours = {STEP_OPTIONS.get(name, ""): value for name, value in options.items()}
+    names = {**STEP_OPTIONS, **({"s_noise": "s_noise"} if scheduler not in KINDS else {})}
+    ours = {names.get(name, ""): value for name, value in options.items()}
     if own["solver"]["name"] != "diffusers" and "" not in ours:
         return {**own, "solver": {**own["solver"], **ours}}
     schedule = own["schedule"]

@@ -22,7 +22,7 @@ from genlab.samplers.solvers.adams_bashforth import DEIS
 NOT_REPRODUCED = {
     "dpm_fast": "singlestep orders by a budget of evaluations: its levels are no schedule's",
     "dpm_adaptive": "adaptive steps of DPM-Solver's formulas; ours are Dormand and Prince's",
-    "ipndm_v": "right for order 2 only, where it is lms; its other weights are misprinted",
+    "ipndm_v": "right for order 2 only, which is checked as lms; its other weights are misprinted",
     "afs": "takes the data for standard normal in the first step",
     "TangentialClassifierFreeGuidance": "not offered: it projects to the end that apg serves",
     "MagnitudeAwareGuidance": "not offered: it damps large updates, which apg's limit r does",
@@ -34,6 +34,12 @@ set -> why."""
 def not_reproduced(run: Run) -> str | None:
     """Why a run is left out, or None."""
     params = run.spec.get("params", {})
+    if (
+        params.get("sampler") == "ipndm_v"
+        and params.get("max_order") == 2
+        and not params.get("afs")
+    ):
+        return None
     for name, reason in NOT_REPRODUCED.items():
         if name in (params.get("sampler"), params.get("guider")) or params.get(name):
             return f"{name}: {reason}"
@@ -101,7 +107,8 @@ def _kd_solver(run: Run) -> tuple[str, dict[str, Any]]:
     if sampler in CHURNED:
         return CHURNED[sampler], {churn[k]: v for k, v in run.params(*churn).items()}
     if sampler == "lms":
-        return "lms", {"max_order": run.params("order")["order"], "full_last_step": True}
+        order = run.params("order").get("order", 4)  # 4 is their default
+        return "lms", {"max_order": order, "full_last_step": True}
     if sampler in ANCESTRAL:
         return ANCESTRAL[sampler], ancestral
     if sampler == "dpmpp_sde":
@@ -109,7 +116,7 @@ def _kd_solver(run: Run) -> tuple[str, dict[str, Any]]:
     if sampler == "dpmpp_2m":
         return "dpmpp", {}
     if sampler == "dpmpp_2m_sde":
-        correction = run.params("solver_type")["solver_type"]
+        correction = run.params("solver_type").get("solver_type", "midpoint")
         return "dpmpp", {"sde": True, "correction": correction, **ancestral, **noise}
     if sampler == "dpmpp_3m_sde":
         return "dpmpp", {"sde": True, "max_order": 3, "correction": "heun", **ancestral, **noise}
@@ -149,11 +156,28 @@ def ds_sampler(run: Run) -> None:
 
 
 def _thresholded(run: Run) -> Denoiser:
-    """The closed-form model, with dynamic thresholding in the runs that have it."""
-    if run.params("dynamic_thresholding").get("dynamic_thresholding"):
-        thresholded: Denoiser = GUIDANCE.build("cfg", threshold=0.995)(mixture(run))
-        return thresholded
+    """The closed-form model, with dynamic thresholding unless the run does without it.
+
+    Theirs is part of the data prediction: estimates that become slopes do not go through it.
+    """
+    published = run.spec["params"]["sampler"] in ("dpm_pp", "unipc")
+    thresholds = run.params("dynamic_thresholding").get("dynamic_thresholding", published)
+    if thresholds and run.spec["params"].get("predict_x0", True):
+        return Thresholded(mixture(run), last=float(run.input("t_steps")[-1]))
     return mixture(run)
+
+
+class Thresholded(Watching):
+    """Dynamic thresholding above the last level: what ``denoise_to_zero`` returns is unchanged."""
+
+    def __init__(self, inner: Denoiser, last: float) -> None:
+        super().__init__(inner)
+        self.thresholded: Denoiser = GUIDANCE.build("cfg", threshold=0.995)(inner)
+        self.last = last
+
+    def __call__(self, x: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
+        model = self.thresholded if float(sigma) > self.last else self.inner
+        return model(x, sigma, condition)
 
 
 def _ds_solver(run: Run) -> tuple[str, dict[str, Any]]:
@@ -163,13 +187,16 @@ def _ds_solver(run: Run) -> tuple[str, dict[str, Any]]:
         return sampler, {}
     if sampler == "dpm_2":
         return "dpm2", run.params("r")
-    options = run.params("max_order")
+    options = {"max_order": 4, **run.params("max_order")}  # defaults are theirs
+    if sampler == "ipndm_v":
+        return "lms", options
     if sampler == "deis" and "deis_max_order" in run.spec["params"]:  # mode rhoab
         return "lms", {"max_order": run.params("deis_max_order")["deis_max_order"] + 1}
     if sampler in ("ipndm", "deis"):
         return sampler, options
+    options = {"max_order": 3, "lower_order_final": True, **run.params("max_order")}
     options |= run.params("lower_order_final", "variant")
-    options["prediction"] = "x0" if run.params("predict_x0")["predict_x0"] else "eps"
+    options["prediction"] = "x0" if run.params("predict_x0").get("predict_x0", True) else "eps"
     return {"dpm_pp": "dpmpp", "unipc": "unipc"}[sampler], options
 
 
