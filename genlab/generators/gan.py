@@ -257,7 +257,8 @@ class GanGenerator(Generator):
         num_steps = langevin.steps + 1
         judge = langevin.classifier if langevin.discriminator is None else langevin.discriminator
         for index in range(langevin.steps):
-            before, shown = self._counted(judge), []
+            before = self._counted(judge)
+            shown: list[Tensor] = []
 
             def log_p(z: Float[Tensor, "B Z"], shown: list[Tensor] = shown) -> Float[Tensor, " B"]:
                 images = self._images(z * scale, classes, sampler)

@@ -133,7 +133,8 @@ def test_seed_gives_the_same_image_in_any_batch(extra: dict[str, Any]) -> None:
 
 
 def test_steps_and_cost() -> None:
-    generator, steps = toy_gan(), []
+    generator = toy_gan()
+    steps: list[Any] = []
     sampler = generator.build_sampler(langevin(steps=5))
     assert sampler.describe().endswith("langevin by a classifier (5 steps of 0.05, scale 1)")
     batch = generator.draw([1, 2], [0, 1], sampler, steps.append)
@@ -149,7 +150,7 @@ def test_pipeline_walks_too() -> None:
     generator = small_gan()
     judge = GanDiscriminator(ConditionalDiscriminator(8, 3, channels=8), calibration=EXACT)
     sampler = {"langevin": {"discriminator": judge, "steps": 2}}
-    pipe = GenLabPipeline.from_generator(generator)
+    pipe: Any = GenLabPipeline.from_generator(generator)
     pipe.set_progress_bar_config(disable=True)
     seeds = [torch.Generator().manual_seed(s) for s in (5, 6)]
     images = pipe([0, 1], generator=seeds, sampler=sampler, output_type="pt").images

@@ -10,6 +10,7 @@ from scipy import stats  # type: ignore[import-untyped]
 from toy_gan import EXACT, ToyDiscriminator, toy_discriminator, toy_gan
 
 import genlab.checkpoints  # noqa: F401  # reads parts that are named
+from genlab import GenLabPipeline
 from genlab.diffusion.noise import NoiseStream
 from genlab.errors import ConfigError
 from genlab.generators.base import Generator
@@ -247,3 +248,15 @@ def test_configuration_keeps_names_and_leaves_out_what_is_off(tmp_path: Path) ->
     off = model.build_sampler({**built.config, "rejection": None})
     assert "rejection" not in off.config
     assert built.describe() == "no truncation, rejection (percentile 60, 100 tries)"
+
+
+def test_pipeline_rejects_too() -> None:
+    generator = toy_gan()
+    pipe: Any = GenLabPipeline.from_generator(generator)
+    pipe.set_progress_bar_config(disable=True)
+    seeds = list(range(30))
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    images = pipe([0] * 30, generator=generators, sampler=rejection(), output_type="pt").images
+    wanted = generator.sample(seeds, [0] * 30, rejection()) / 2 + 0.5
+    torch.testing.assert_close(images, wanted, rtol=0, atol=1e-6)
+    assert (wanted - generator.sample(seeds, [0] * 30) / 2 - 0.5).abs().max() > 0.01
