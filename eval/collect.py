@@ -29,6 +29,7 @@ from genlab.files import atomic_path, write_text
 from genlab.generators.costs import Cost, Costs, together
 from genlab.generators.lock import lock_folder
 from genlab.generators.processes import Processes
+from genlab.samplers.tallies import Tallies, add_up
 
 PART_SECONDS = 20.0
 """How much work a killed run may lose."""
@@ -54,6 +55,7 @@ class Collected:
         nfe: network evaluations for each image.
         seconds: that drawing took, over all processes.
         costs: of a stitched run, what each of its models cost, likewise.
+        tallies: what the sampler counted beside evaluations, likewise.
     """
 
     features: FeatureSet
@@ -61,6 +63,7 @@ class Collected:
     nfe: int
     seconds: float
     costs: Costs = field(default_factory=dict)
+    tallies: Tallies = field(default_factory=dict)
 
 
 def collect(
@@ -212,6 +215,7 @@ class _Part:
     nfe: int = 0
     seconds: float = 0.0
     costs: Costs = field(default_factory=dict)
+    tallies: Tallies = field(default_factory=dict)
     bytes: int = 0
 
     def add(
@@ -226,6 +230,7 @@ class _Part:
         self.batches.append(number)
         self.nfe, self.seconds = drawn.nfe, self.seconds + drawn.seconds
         self.costs = together([self.costs, drawn.costs])
+        self.tallies = add_up([self.tallies, drawn.tallies])
         for need in needs:
             if need.what == "moments":
                 rows = features[need.output]
@@ -251,6 +256,13 @@ class _Part:
         found |= {
             f"costs.{model}": torch.tensor([cost.evaluations, cost.seconds], dtype=torch.float64)
             for model, cost in self.costs.items()
+        }
+        found |= {  # counts stay whole numbers, which the reader tells them by
+            f"tallies.{topic}.{name}": torch.tensor(
+                number, dtype=torch.int64 if isinstance(number, int) else torch.float64
+            )
+            for topic, numbers in self.tallies.items()
+            for name, number in numbers.items()
         }
         for output, moments in self.moments.items():
             state = moments.state_dict().items()
@@ -371,6 +383,7 @@ def _merge(
         nfe=max(int(part["nfe"]) for part in parts),
         seconds=sum(float(part["seconds"]) for part in parts),
         costs=together([_costs(part) for part in parts]),
+        tallies=add_up(map(_tallies, parts)),
     )
 
 
@@ -380,6 +393,15 @@ def _costs(part: Mapping[str, Tensor]) -> Costs:
         for name, value in part.items()
         if name.startswith("costs.")
     }
+
+
+def _tallies(part: Mapping[str, Tensor]) -> Tallies:
+    tallies: dict[str, dict[str, float]] = {}
+    for key, value in part.items():
+        if key.startswith("tallies."):
+            _, topic, name = key.split(".", 2)
+            tallies.setdefault(topic, {})[name] = value.item()
+    return tallies
 
 
 def _in_order(parts: Sequence[Mapping[str, Tensor]], prefix: str) -> Tensor:

@@ -43,6 +43,7 @@ from genlab.files import text_sha256
 from genlab.generators.costs import report, together
 from genlab.generators.processes import Processes
 from genlab.samplers.base import AnySampler
+from genlab.samplers.tallies import TOPICS, add_up, mean_nfe, with_rates
 from genlab.training.machine import peak_memory_mib
 
 OnProgress = Callable[[str, int, int], None]
@@ -368,7 +369,7 @@ class Evaluation:
             dataset=self.dataset or "unknown",
             scores={name: summarise(runs) for name, runs in values.items()},
             protocol=protocol,
-            sampling=self._sampling() | self._stitching(gathered),
+            sampling=self._sampling() | self._stitching(gathered) | self._tallies(gathered),
             provenance=self._provenance(),
             environment=environment_facts(self.device, self.processes.count),
             cost=self._cost(gathered),
@@ -398,6 +399,12 @@ class Evaluation:
         told = told or self.subject.manifest.get("stitch", {})
         return {"stitch": told} if told else {}
 
+    def _tallies(self, gathered: Sequence[Collected]) -> dict[str, Any]:
+        """What the sampler counted, with rates: of rejection how many images were accepted."""
+        told = with_rates(add_up(collected.tallies for collected in gathered))
+        manifest = self.subject.manifest
+        return told or {topic: manifest[topic] for topic in TOPICS if topic in manifest}
+
     def _provenance(self) -> dict[str, Any]:
         generator = self.subject.generator
         if generator is None:
@@ -415,15 +422,19 @@ class Evaluation:
             spent = self.subject.manifest.get("spent", {})
             count = self.runs[0].count
             return (
-                {"nfe": spent["nfe"], "seconds_per_image": spent["seconds"] / count}
+                {
+                    "nfe": self.subject.manifest.get("nfe", spent["nfe"]),
+                    "seconds_per_image": spent["seconds"] / count,
+                }
                 if spent
                 else {}
             )
         images = sum(collected.features.count for collected in gathered)
         if images == 0:
             return {"peak_memory_mib": peak_memory_mib()}
+        mean = mean_nfe(add_up(collected.tallies for collected in gathered))
         return {
-            "nfe": gathered[0].nfe,
+            "nfe": gathered[0].nfe if mean is None else mean,
             "seconds_per_image": sum(c.seconds for c in gathered) / images,
             "peak_memory_mib": peak_memory_mib(),
         }

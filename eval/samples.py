@@ -22,6 +22,7 @@ from genlab.files import content_sha256, text_sha256
 from genlab.generators.base import Generator
 from genlab.generators.costs import Costs
 from genlab.samplers.base import AnySampler
+from genlab.samplers.tallies import Tallies
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,12 +34,14 @@ class Drawn:
         nfe: network evaluations for each image; 0 for images that were read.
         seconds: that drawing them took.
         costs: of a stitched run, what each of its models cost.
+        tallies: what the sampler counted beside evaluations.
     """
 
     images: UInt8[Tensor, "B 3 H W"]
     nfe: int = 0
     seconds: float = 0.0
     costs: Costs = field(default_factory=dict)
+    tallies: Tallies = field(default_factory=dict)
 
 
 class Samples(ABC):
@@ -170,7 +173,13 @@ class GeneratedImages(Samples):
             images = torch.from_numpy(pad(images.cpu().numpy(), self.image_shape[1])).to(
                 images.device
             )
-        return Drawn(images=images, nfe=batch.nfe, seconds=batch.seconds, costs=batch.costs)
+        return Drawn(
+            images=images,
+            nfe=batch.nfe,
+            seconds=batch.seconds,
+            costs=batch.costs,
+            tallies=batch.tallies,
+        )
 
     def identity(self) -> dict[str, Any]:
         """See `Samples.identity`."""

@@ -4,7 +4,7 @@ import itertools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import inf
 from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
@@ -24,6 +24,7 @@ from genlab.registry import class_path
 from genlab.samplers.parts import Part
 from genlab.samplers.registries import SCHEDULES as SCHEDULES
 from genlab.samplers.registries import SOLVERS as SOLVERS
+from genlab.samplers.tallies import Tallies
 
 PICTURES = ("estimate", "state")
 """What an animation may show of a step: what the images will be, as the model sees it there, or
@@ -38,11 +39,13 @@ class Step:
         index: number of the step that just ended, 0 <= index < num_steps.
         num_steps: steps in this run.
         x: the state after the step, (B, C, H, W); that of the last step holds the images.
+        tallies: what the run has counted up to here, beside network evaluations.
     """
 
     index: int
     num_steps: int
     x: State
+    tallies: Tallies = field(default_factory=dict)
 
     def picture(self, of: str = "estimate") -> State:
         """The step as people would look at it, in [-1, 1] up to overshoot.

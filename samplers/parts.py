@@ -67,7 +67,8 @@ def load(kind: str, source: str) -> Part:
     """Read a part.
 
     Args:
-        kind: ``classifier`` (of noisy images) or ``generator`` (a diffusion model).
+        kind: ``classifier`` (of noisy images), ``discriminator`` (of a GAN) or ``generator`` (a
+            diffusion model).
         source: a name, a file or a folder; or the folder of a training run and which of its
             weights, behind an ``@``.
 

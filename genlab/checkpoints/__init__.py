@@ -28,6 +28,11 @@ def _classifier(source: str) -> Any:
     return import_module("genlab.checkpoints.classifiers").load_classifier(source)
 
 
+@loads("discriminator")
+def _discriminator(source: str) -> Any:
+    return import_module("genlab.checkpoints.discriminators").load_discriminator(source)
+
+
 @loads("generator")
 def _generator(source: str) -> Any:
     return import_module("genlab.checkpoints.loading").load(source)

@@ -5,12 +5,13 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from genlab.generators.base import Generator
+from genlab.generators.discriminator import GanDiscriminator
 from genlab.generators.noisy_classifier import NoisyClassifier
 from genlab.registry import Registry
 
 Config = Mapping[str, Any]
-Product = Generator | NoisyClassifier
-"""What official files hold: something that draws images, or what guides it."""
+Product = Generator | NoisyClassifier | GanDiscriminator
+"""What official files hold: something that draws images, or what guides or judges it."""
 
 
 @runtime_checkable

@@ -14,6 +14,7 @@ from genlab.checkpoints.biggan_config import (
 )
 from genlab.checkpoints.weights import StateDict, build_network, mentions, read_state_dict
 from genlab.errors import CheckpointError, ConfigError
+from genlab.generators.discriminator import GanDiscriminator
 from genlab.generators.gan import GanGenerator
 from genlab.networks.biggan import BigGANDiscriminator, BigGANGenerator
 from genlab.networks.biggan_deep import BigGANDeepDiscriminator, BigGANDeepGenerator
@@ -21,7 +22,7 @@ from genlab.networks.gan_base import GeneratorNetwork
 
 
 class BigGANReader:
-    """Reads a generator; `read_discriminator` reads the other file."""
+    """Reads a generator, or a discriminator (not calibrated)."""
 
     def recognises(self, source: Path, config: Config | None) -> bool:
         """BigGAN-PyTorch's own arguments or tensors."""
@@ -29,9 +30,12 @@ class BigGANReader:
             return True
         return mentions(source, "blocks.0.0.bn1.gain.weight") or mentions(source, "embed.u0")
 
-    def read(self, source: Path, config: Config | None) -> GanGenerator:
-        """Read a generator; see `genlab.checkpoints.base.Reader`."""
-        return GanGenerator(generator_network(read_state_dict(source), config, str(source)))
+    def read(self, source: Path, config: Config | None) -> GanGenerator | GanDiscriminator:
+        """Read either of them; see `genlab.checkpoints.base.Reader`."""
+        weights = read_state_dict(source)
+        if _is_discriminator(weights):
+            return GanDiscriminator(discriminator_network(weights, config, str(source)))
+        return GanGenerator(generator_network(weights, config, str(source)))
 
 
 def generator_network(
@@ -49,7 +53,7 @@ def generator_network(
         CheckpointError: it is no generator, or does not fit the config.
         ConfigError: an argument is unknown or out of range.
     """
-    if "embed.weight" in weights and "linear.weight" in weights:
+    if _is_discriminator(weights):
         raise CheckpointError(
             f"{where} is a discriminator, which draws no images; convert the file of G or G_ema"
         )
@@ -70,7 +74,7 @@ def generator_network(
 def read_discriminator(
     source: Path | str, config: Config | None = None
 ) -> BigGANDiscriminator | BigGANDeepDiscriminator:
-    """Read a discriminator, to go on training it.
+    """Read a discriminator's network, to go on training it.
 
     Args:
         source: the official file of D.
@@ -80,16 +84,26 @@ def read_discriminator(
         CheckpointError: the file is damaged, is no discriminator, or does not fit the config.
         ConfigError: an argument is unknown or out of range.
     """
-    weights = read_state_dict(Path(source))
+    return discriminator_network(read_state_dict(Path(source)), config, str(source))
+
+
+def discriminator_network(
+    weights: StateDict, config: Config | None = None, where: str = "the state dict"
+) -> BigGANDiscriminator | BigGANDeepDiscriminator:
+    """Build a discriminator network from official weights; see `generator_network`."""
     if "embed.weight" not in weights:
-        raise CheckpointError(f"{source} is no discriminator of BigGAN; give the file of D")
+        raise CheckpointError(f"{where} is no discriminator of BigGAN; give the file of D")
     deep = "input_conv.weight" in weights
-    arguments = _arguments(discriminator_arguments, weights, config, str(source), deep=deep)
+    arguments = _arguments(discriminator_arguments, weights, config, where, deep=deep)
     cls: Any = BigGANDeepDiscriminator if deep else BigGANDiscriminator
     network: BigGANDiscriminator | BigGANDeepDiscriminator = build_network(
-        cls, arguments, weights, f"{source} ({cls.__name__})"
+        cls, arguments, weights, f"{where} ({cls.__name__})"
     )
     return network
+
+
+def _is_discriminator(weights: StateDict) -> bool:
+    return "embed.weight" in weights and "linear.weight" in weights
 
 
 def _arguments(

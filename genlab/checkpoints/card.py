@@ -9,6 +9,7 @@ from typing import Any
 import genlab
 from genlab.checkpoints.base import Product
 from genlab.files import content_sha256
+from genlab.generators.discriminator import GanDiscriminator
 from genlab.generators.noisy_classifier import NoisyClassifier
 
 
@@ -96,7 +97,8 @@ def _only_words(origin: Origin) -> bool:
 
 
 def _task(model: Product) -> str:
-    return "image-classification" if isinstance(model, NoisyClassifier) else "image-generation"
+    judges = isinstance(model, NoisyClassifier | GanDiscriminator)
+    return "image-classification" if judges else "image-generation"
 
 
 def _example(model: Product) -> list[str]:
@@ -104,6 +106,12 @@ def _example(model: Product) -> list[str]:
         return [
             'guidance = [{"name": "classifier", "classifier": "path/to/this/folder", "scale": 1}]',
             'images = generator.sample(range(4), [0] * 4, sampler={"guidance": guidance})',
+        ]
+    if isinstance(model, GanDiscriminator):
+        return [
+            "# after: genlab calibrate path/to/this/folder GENERATOR IMAGES",
+            'rejection = {"discriminator": "path/to/this/folder"}',
+            'images = generator.sample(range(4), [0] * 4, sampler={"rejection": rejection})',
         ]
     labels = ", labels=[0] * 4" if model.num_classes else ""
     return [

@@ -5,12 +5,14 @@ from pathlib import Path
 import torch
 
 from genlab.checkpoints.bundled import INDEX, bundled_folder, bundled_names
-from genlab.checkpoints.classifiers import is_classifier
 from genlab.checkpoints.conversion import convert, is_readable_folder
 from genlab.checkpoints.zoo import entries, pulled_folder
 from genlab.errors import CheckpointError, GenLabError, UnknownNameError, nearest
 from genlab.generators.base import Generator
+from genlab.generators.discriminator import GanDiscriminator
 from genlab.generators.families import read_generator
+from genlab.generators.folder import read_index
+from genlab.generators.noisy_classifier import NoisyClassifier
 
 
 def load(
@@ -60,10 +62,16 @@ def _find(name: str) -> Generator:
 
 
 def _read(name: str, folder: Path) -> Generator:
-    if is_classifier(folder):
+    family = read_index(folder).get("family")
+    if family == NoisyClassifier.family:
         raise CheckpointError(
             f"{name} is a classifier of noisy images, which draws nothing itself; sample a "
             f"diffusion model with sampler.guidance=[{{name: classifier, classifier: {name}}}]"
+        )
+    if family == GanDiscriminator.family:
+        raise CheckpointError(
+            f"{name} is the discriminator of a GAN, which draws nothing itself; sample the GAN "
+            f"with sampler.rejection.discriminator={name}"
         )
     return read_generator(folder)
 
@@ -72,6 +80,11 @@ def _generator(path: Path) -> Generator:
     product = convert(path)
     if isinstance(product, Generator):
         return product
+    if isinstance(product, GanDiscriminator):
+        raise CheckpointError(
+            f"{path} is a discriminator, which draws no images; load the file of G or G_ema, and "
+            "write this one to a folder with genlab convert for rejection sampling"
+        )
     raise CheckpointError(
         f"{path} holds a classifier of noisy images, which draws nothing itself; write it to a "
         "folder with genlab convert, and name that as the classifier of a guidance"

@@ -27,6 +27,7 @@ COMMANDS = {
     "eval": "Score a model or a set of images; the record says how.",
     "sweep": "Score many ways of sampling a model; draw curves with their Pareto front.",
     "leaderboard": "Rank scores that were made alike, as a table or a page.",
+    "calibrate": "Make a GAN's discriminator fit to reject images by.",
     "convert": "Turn an official checkpoint into a GenLab folder; nothing in it is executed.",
     "data": "Check a data set, or pack it into a zip.",
     "zoo": "List the official checkpoints, show their facts, fetch them.",

@@ -426,14 +426,27 @@ def _summary(plan: "SamplePlan", folder: Path, fresh: bool) -> str:
         return f"{count} in {where}: all there already, nothing to do"
     manifest = json.loads((folder / "manifest.json").read_text())
     spent, saved = manifest["spent"], manifest.get("stitch", {}).get("time_saved")
+    nfe = f"{manifest['nfe']:.4g}" if isinstance(manifest["nfe"], float) else manifest["nfe"]
     animation = [folder / plan.animation_file] if plan.animation else []
     pictures = [folder / "grid.png"] * plan.grid + animation
     also = "".join(f", {picture}" for picture in pictures)
     return (
-        f"{count} in {where}{also} ({spent['nfe']} network evaluations an image, "
+        f"{count} in {where}{also} ({nfe} network evaluations an image, "
         f"{spent['seconds']:.1f} s{'' if saved is None else f', {saved:.0%} of the time saved'})"
+        + _rejection(manifest)
         + _round_trip(manifest)
     )
+
+
+def _rejection(manifest: Mapping[str, Any]) -> str:
+    """How many images a discriminator accepted."""
+    told = manifest.get("rejection")
+    if told is None:
+        return ""
+    text = f"\nrejection: {told['accepted']} of {told['tries']} images accepted"
+    if told["exhausted"]:
+        text += f"; {told['exhausted']} samples ran out of tries and took their best"
+    return text
 
 
 def _round_trip(manifest: Mapping[str, Any]) -> str:

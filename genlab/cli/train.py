@@ -22,6 +22,8 @@ from genlab.cli.completion import complete_training
 
 if TYPE_CHECKING:  # torch is imported only when training starts: --help answers at once
     from genlab.training.config import TrainConfig
+    from genlab.training.export import Choice
+    from genlab.training.run import Run
     from genlab.training.state import Progress
 
 
@@ -31,6 +33,7 @@ Examples:
   genlab train my.yaml batch_size=256 optimizer.lr=2e-3 -o runs/mine
   accelerate launch --multi_gpu -m genlab train edm-cifar10 data.path=cifar10.zip
   genlab train export runs/mine -o my-model/ --ema sigma_rel=0.08
+  genlab train export runs/my-gan -o my-discriminator/ --discriminator
 
 \b
 The same command again goes on where the run stopped, even after kill -9. Ctrl-C and SIGTERM save
@@ -160,6 +163,19 @@ def _train(settings: "TrainConfig", folder: Path, device: str | None) -> None:
 )
 @click.option("--dtype", type=DTYPES, help="What the weights are stored in; default: float32.")
 @click.option(
+    "--discriminator",
+    is_flag=True,
+    help="Write a GAN's discriminator, calibrated against the generator that --ema names, for "
+    "sampler.rejection.",
+)
+@click.option(
+    "--calibration-images",
+    type=click.IntRange(0),
+    metavar="N",
+    help="Training images that it is calibrated by; default: 4096. 0 leaves that to 'genlab "
+    "calibrate', which takes other images.",
+)
+@click.option(
     "--fact",
     "facts",
     multiple=True,
@@ -172,6 +188,8 @@ def export(
     ema: str,
     images: int | None,
     dtype: str | None,
+    discriminator: bool,
+    calibration_images: int | None,
     facts: tuple[str, ...],
 ) -> None:
     """Write what RUN has trained as a folder, with a model card.
@@ -187,6 +205,27 @@ def export(
             raise click.UsageError(f"--fact {fact!r}: write NAME=TEXT")
     rows = {name: text for name, _, text in (fact.partition("=") for fact in facts)}
     choice = Choice.parse(ema, images)
+    if calibration_images is not None and not discriminator:
+        raise click.UsageError("--calibration-images goes with --discriminator")
+    if discriminator:
+        _export_discriminator(Run(run_folder), output, choice, calibration_images, dtype, rows)
+        return
     chosen = export(Run(run_folder), output, choice, dtype, rows)
     error = f"; its profile is within {chosen.error:.1%} of the wanted one" if chosen.error else ""
     click.echo(f"{output}: {choice} after {chosen.images:,} images{error}")
+
+
+def _export_discriminator(
+    run: "Run",
+    output: Path,
+    choice: "Choice",
+    calibration_images: int | None,
+    dtype: str | None,
+    rows: dict[str, str],
+) -> None:
+    from genlab.training.gan.export import CALIBRATION_IMAGES, export_discriminator
+
+    count = CALIBRATION_IMAGES if calibration_images is None else calibration_images
+    made = export_discriminator(run, output, choice, count, dtype, rows)
+    told = "not calibrated" if made.calibration is None else made.calibration.describe()
+    click.echo(f"{output}: discriminator, {told}")

@@ -20,6 +20,7 @@ from genlab.generators.models import own_config, weights_sha256
 from genlab.generators.saved import SavedModel
 from genlab.samplers.base import AnySampler, Hook, Layers, SamplerLike, Step, sampler_layers
 from genlab.samplers.stitching import StitchLike
+from genlab.samplers.tallies import Tallies
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +36,7 @@ class Batch:
             call).
         seconds: wall-clock time of the batch, the device included.
         costs: of a stitched run, what each of its models cost.
+        tallies: what the sampler counted beside evaluations, such as rejected images.
     """
 
     images: Float[Tensor, "B C H W"]
@@ -43,6 +45,7 @@ class Batch:
     nfe: int
     seconds: float
     costs: Costs = field(default_factory=dict)
+    tallies: Tallies = field(default_factory=dict)
 
 
 class Generator(SavedModel):
@@ -265,7 +268,7 @@ class Generator(SavedModel):
         steps = self.steps(noise, labels, sampler, hooks=hooks, **beside)
         meter = self.meter(sampler)
         for step in steps if meter is None else meter.steps(steps):
-            state = step.x
+            state, tallies = step.x, step.tallies
         images = self.decode(state)
         _wait_for(images.device)
         return Batch(
@@ -275,6 +278,7 @@ class Generator(SavedModel):
             nfe=(self.evaluations - evaluations) // len(seeds),
             seconds=time.perf_counter() - started,
             costs={} if meter is None else meter.costs(),
+            tallies=tallies,
         )
 
     def meter(self, sampler: Any) -> Meter | None:

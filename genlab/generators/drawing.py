@@ -107,7 +107,14 @@ def _draw_batch(
         stacked = torch.stack(shown, dim=1).permute(0, 1, 3, 4, 2).numpy()
         frames = {work.seeds[row]: stacked[i] for i, row in enumerate(rows)}
     ledger.record(
-        work, _pixels(batch.images), frames, captions, batch.nfe, batch.seconds, batch.costs
+        work,
+        _pixels(batch.images),
+        frames,
+        captions,
+        batch.nfe,
+        batch.seconds,
+        batch.costs,
+        batch.tallies,
     )
 
 

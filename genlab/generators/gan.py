@@ -1,13 +1,14 @@
 """The GAN family: one call of the network makes an image."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from contextlib import contextmanager
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
+from genlab import compute
 from genlab.data.labels import random_label
 from genlab.diffusion.noise import Noise, NoiseStream
 from genlab.errors import ConfigError
@@ -27,9 +28,21 @@ from genlab.networks.standing import (
 )
 from genlab.samplers.base import AnySampler, Hook, Layers, Step, call_hooks
 from genlab.samplers.gan import GanSampler, check_latents
+from genlab.samplers.langevin import Langevin, latent_gradient
+from genlab.samplers.rejection import (
+    Rejection,
+    Threshold,
+    check_judge,
+    require_calibration,
+)
+from genlab.samplers.tallies import REJECTION, Tallies
 
 RGB = 3
 """Channels of a network whose config does not say."""
+
+BURN_IN_BATCH = 64
+"""Images at a time where M and gamma of a rejection are found: never those of the run's batches,
+which would change them by rounding."""
 
 
 class GanGenerator(Generator):
@@ -68,6 +81,7 @@ class GanGenerator(Generator):
             card=card,
         )
         self._standing: tuple[Any, Moments] | None = None
+        self._threshold: tuple[Any, Any, Threshold] | None = None
 
     def defaults(self) -> Layers:
         """See `Generator.defaults`; statistics that go by truncation need one."""
@@ -88,6 +102,10 @@ class GanGenerator(Generator):
                 "sampler.statistics.standing averages statistics of batches, but this network "
                 "cannot normalise by any; leave it out"
             )
+        for entry, kind, model in sampler.named_parts():
+            check_judge(f"sampler.{entry}", kind, model, self.num_classes, self.image_shape)
+            if kind == "discriminator":
+                require_calibration(f"sampler.{entry}", model)
 
     def prepare(self) -> None:
         """See `Generator.prepare`; spectral normalisation is done once and for all calls."""
@@ -105,32 +123,50 @@ class GanGenerator(Generator):
     ) -> Iterator[Step]:
         """Sample one batch, in one step; see `Generator.steps`.
 
+        Langevin dynamics has a step for each of its own and one for the last images. It walks
+        through latents: an image that a hook replaces counts in the last step alone.
+
         Args:
             noise: one stream for each sample.
             labels: one class for each sample.
             sampler: what `build_sampler` made.
-            latents: what the network gets, truncated as ``sampler`` says; None draws it.
+            latents: what the network gets, truncated as ``sampler`` says; None draws it. With
+                rejection these are the first candidates.
             hooks: look at the images, or replace them.
         """
         assert labels is not None  # every network of this family has classes
         self.prepare()
+        for _, _, part in sampler.named_parts():
+            part.to(self.device)
+            part.prepare()
         if latents is None:
             latents = sampler.latents(noise, self.network.dim_z)
         check_latents(latents, self.network.dim_z)
-        if sampler.statistics.standing:
-            standing = self._standing_moments(sampler)
-            with keeping_moments(self.network):
-                set_moments(self.network, standing)
-                images = self._draw(latents, labels, sampler)
+        classes = torch.tensor(labels, device=self.device)
+        if sampler.langevin is not None:
+            yield from self._walk(noise, latents, classes, sampler, sampler.langevin, hooks)
+            return
+        tallies: Tallies = {}
+        if sampler.rejection is None:
+            images = self._draw(latents, classes, sampler)
         else:
-            images = self._draw(latents, labels, sampler)
-        self._evaluations += len(latents)
-        yield call_hooks(Step(index=0, num_steps=1, x=images), hooks)
+            images, tallies = self._draw_accepted(
+                noise, latents, classes, sampler, sampler.rejection
+            )
+        yield call_hooks(Step(index=0, num_steps=1, x=images, tallies=tallies), hooks)
 
     def _draw(
-        self, latents: Float[Tensor, "B Z"], labels: Sequence[int], sampler: GanSampler
+        self, latents: Float[Tensor, "B Z"], classes: Int64[Tensor, " B"], sampler: GanSampler
     ) -> Float[Tensor, "B C H W"]:
-        embedding = self.network.embed_labels(torch.tensor(labels, device=self.device))
+        """Images of latents, counted as evaluations."""
+        self._evaluations += len(latents)
+        with self._statistics(sampler):
+            return self._images(latents, classes, sampler)
+
+    def _images(
+        self, latents: Float[Tensor, "B Z"], classes: Int64[Tensor, " B"], sampler: GanSampler
+    ) -> Float[Tensor, "B C H W"]:
+        embedding = self.network.embed_labels(classes)
         z = latents.to(self.device, self.dtype)
         arguments = [z, embedding]
         if isinstance(self.network, BigGANDeepHF):
@@ -138,10 +174,139 @@ class GanGenerator(Generator):
         images: Tensor = self.network(*arguments)
         return images
 
+    # Rejection
+
+    def _draw_accepted(
+        self,
+        noise: Noise,
+        latents: Float[Tensor, "B Z"],
+        classes: Int64[Tensor, " B"],
+        sampler: GanSampler,
+        rejection: Rejection,
+    ) -> tuple[Float[Tensor, "B C H W"], Tallies]:
+        """The first image of each sample that the discriminator accepts; see `Rejection`."""
+        threshold = self._find_threshold(sampler, rejection)
+        again, chance = noise.fork("drs latents"), noise.fork("drs uniforms")
+        judge, before = rejection.discriminator, self._counted(rejection.discriminator)
+        rows = torch.arange(len(latents))  # of samples without an accepted image
+        best = torch.full((len(latents),), -torch.inf, dtype=torch.float64)
+        images, tries = None, 0
+        for attempt in range(rejection.max_tries):
+            if attempt:  # each sample draws on, accepted or not: its stream is its own
+                latents = sampler.latents(again, self.network.dim_z)
+            drawn = self._draw(latents[rows], classes[rows], sampler)
+            images = drawn.clone() if images is None else images
+            logits = _on_cpu(judge(drawn, classes[rows]))
+            accepted = threshold.accepts(logits, _on_cpu(chance.rand((), torch.float64))[rows])
+            [taken] = torch.nonzero(accepted | (logits > best[rows]), as_tuple=True)
+            images[rows[taken]] = drawn[taken]
+            best[rows[taken]] = logits[taken]
+            tries += len(rows)
+            rows = rows[~accepted]
+            if not len(rows):
+                break
+        assert images is not None
+        of_judge = self._counted(judge) - before
+        self._evaluations += of_judge
+        return images, {
+            REJECTION: {
+                "images": len(latents),
+                "accepted": len(latents) - len(rows),
+                "exhausted": len(rows),
+                "tries": tries,
+                "evaluations": tries + of_judge,
+                "max_logit": threshold.max_logit,
+                "gamma": threshold.gamma,
+            }
+        }
+
+    @torch.no_grad()
+    def _find_threshold(self, sampler: GanSampler, rejection: Rejection) -> Threshold:
+        """M and gamma, of the samples of seeds 0, 1, 2, ...; not counted as evaluations."""
+        settings = (
+            self._settings(sampler),
+            (rejection.percentile, rejection.burn_in, rejection.epsilon),
+        )
+        judge = rejection.discriminator
+        known = self._threshold
+        if known is None or known[0] != settings or known[1] is not judge:
+            logits = []
+            with self._statistics(sampler):
+                for start in range(0, rejection.burn_in, BURN_IN_BATCH):
+                    seeds = range(start, min(start + BURN_IN_BATCH, rejection.burn_in))
+                    z, classes = self._of_seeds(seeds, sampler)
+                    logits.append(_on_cpu(judge(self._images(z, classes, sampler), classes)))
+            known = self._threshold = settings, judge, rejection.threshold(torch.cat(logits))
+        return known[2]
+
+    # Langevin dynamics
+
+    def _walk(
+        self,
+        noise: Noise,
+        latents: Float[Tensor, "B Z"],
+        classes: Int64[Tensor, " B"],
+        sampler: GanSampler,
+        langevin: Langevin,
+        hooks: Sequence[Hook],
+    ) -> Iterator[Step]:
+        """Let latents walk; see `Langevin`. It takes place before they are scaled by truncation."""
+        scale, bound = sampler.prior
+        fresh = noise.fork("langevin")
+        z = latents.to(self.device, compute.widest(self.device)) / scale
+        num_steps = langevin.steps + 1
+        judge = langevin.classifier if langevin.discriminator is None else langevin.discriminator
+        for index in range(langevin.steps):
+            before = self._counted(judge)
+            shown: list[Tensor] = []
+
+            def log_p(z: Float[Tensor, "B Z"], shown: list[Tensor] = shown) -> Float[Tensor, " B"]:
+                images = self._images(z * scale, classes, sampler)
+                shown.append(images.detach())
+                return langevin.log_p(images, classes)
+
+            with self._statistics(sampler):
+                gradient = latent_gradient(log_p, z)
+            self._evaluations += len(z) + self._counted(judge) - before
+            z = langevin.move(z, gradient, fresh, bound)
+            yield call_hooks(Step(index=index, num_steps=num_steps, x=shown[0]), hooks)
+        images = self._draw(z * scale, classes, sampler)
+        yield call_hooks(Step(index=langevin.steps, num_steps=num_steps, x=images), hooks)
+
+    # Statistics
+
+    @contextmanager
+    def _statistics(self, sampler: GanSampler) -> Iterator[None]:
+        """Within this context the network normalises by the statistics that the sampler wants."""
+        if not sampler.statistics.standing:
+            yield
+            return
+        standing = self._standing_moments(sampler)
+        with keeping_moments(self.network):
+            set_moments(self.network, standing)
+            yield
+
+    def _settings(self, sampler: GanSampler) -> tuple[Any, ...]:
+        """What decides how the images of a latent and class look, and which latents there are."""
+        chosen = (sampler.truncation, sampler.resample, sampler.statistics, sampler.hf_compat)
+        return *chosen, [p._version for p in self.network.parameters()], self.dtype
+
+    def _of_seeds(
+        self, seeds: Sequence[int], sampler: GanSampler
+    ) -> tuple[Float[Tensor, "B Z"], Int64[Tensor, " B"]]:
+        """Latents and classes that these seeds draw by themselves."""
+        labels = torch.tensor([random_label(seed, self.num_classes) for seed in seeds])
+        z = sampler.latents(NoiseStream(seeds, self.device), self.network.dim_z)
+        return z.to(self.dtype), labels.to(self.device)
+
+    @staticmethod
+    def _counted(part: Any) -> int:
+        return int(part.evaluations)
+
     @torch.no_grad()
     def _standing_moments(self, sampler: GanSampler) -> Moments:
         """Statistics of the samples of seeds 0, 1, 2, ..., the same for every run and process."""
-        settings = (asdict(sampler), [p._version for p in self.network.parameters()], self.dtype)
+        settings = self._settings(sampler)
         if self._standing is None or self._standing[0] != settings:
             size = sampler.statistics.batch_size
             with keeping_moments(self.network):
@@ -153,11 +318,10 @@ class GanGenerator(Generator):
         return self._standing[1]
 
     def _pass(self, seeds: Sequence[int], sampler: GanSampler) -> None:
-        labels = torch.tensor([random_label(seed, self.num_classes) for seed in seeds])
-        z = sampler.latents(NoiseStream(seeds, self.device), self.network.dim_z).to(self.dtype)
+        z, classes = self._of_seeds(seeds, sampler)
         with by_batch(self.network):
             # Not through __call__, which would compile the network once more for a few calls.
-            self.network.forward(z, self.network.embed_labels(labels.to(self.device)))
+            self.network.forward(z, self.network.embed_labels(classes))
 
     @classmethod
     def from_facts(
@@ -166,6 +330,10 @@ class GanGenerator(Generator):
         """See `Generator.from_facts`."""
         names, sampler = facts.get("class_names"), facts.get("sampler")
         return cls(network, class_names=names, sampler=sampler, card=card)
+
+
+def _on_cpu(numbers: Tensor) -> Float64[Tensor, " B"]:
+    return numbers.detach().to("cpu", torch.float64)
 
 
 def _check_indexed(sampler: GanSampler) -> None:

@@ -35,6 +35,7 @@ from genlab.files import write_bytes, write_text
 from genlab.generators.costs import Costs, from_plain, report, to_plain, together
 from genlab.generators.lock import lock_folder
 from genlab.generators.plan import ANIMATION_STEMS, ANIMATIONS, SamplePlan
+from genlab.samplers.tallies import Tallies, add_up, mean_nfe, with_rates
 
 MANIFEST = "manifest.json"
 GRID = "grid.png"
@@ -225,6 +226,7 @@ class SampleLedger:
         nfe: int,
         seconds: float,
         costs: Costs | None = None,
+        tallies: Tallies | None = None,
     ) -> None:
         """Write one finished batch.
 
@@ -236,8 +238,10 @@ class SampleLedger:
             nfe: network evaluations for each image.
             seconds: time that the batch took.
             costs: of each model of a stitched run.
+            tallies: what the sampler counted beside evaluations.
         """
-        each = {"costs": to_plain(costs)} if costs else {}
+        each: dict[str, Any] = {"costs": to_plain(costs)} if costs else {}
+        each |= {"tallies": tallies} if tallies else {}
         self._note({"images": len(images), "nfe": nfe, "seconds": seconds, **each})
         for seed, animation in frames.items():
             buffer = BytesIO()
@@ -345,6 +349,8 @@ class SampleLedger:
 
     def _write_manifest(self, about: Mapping[str, Any]) -> None:
         spent = self._spent()
+        counted = spent.get("tallies", {})
+        mean = mean_nfe(counted)
         manifest = {
             **about,
             **self.plan.record(),
@@ -353,12 +359,13 @@ class SampleLedger:
                 "shape": list(self.plan.image_shape),
                 "path": self.archive.name if self.archive else "images",
             },
-            "nfe": spent.get("nfe", 0),
+            "nfe": spent.get("nfe", 0) if mean is None else mean,
             "spent": spent,
             **self._round_trip(),
         }
         if costs := from_plain(spent.get("costs", {})):
             manifest["stitch"] = report(costs, spent["images"])
+        manifest |= with_rates(counted)
         write_text(self.folder / MANIFEST, _readable(manifest))
 
     def _round_trip(self) -> dict[str, Any]:
@@ -386,6 +393,7 @@ class SampleLedger:
         plan = json.loads((self._state / "plan.json").read_text())
         total = {"nfe": 0, "nfe_total": 0, "seconds": 0.0, **plan["spent"]}
         costs = [from_plain(total.pop("costs", {}))]
+        counted = [total.pop("tallies", {})]
         images = total.pop("images", 0)
         for path in sorted(self._state.glob("progress-*.jsonl")):
             for line in path.read_text().splitlines():
@@ -395,10 +403,13 @@ class SampleLedger:
                     total["nfe_total"] += entry["nfe"] * entry["images"]
                     total["seconds"] += entry["seconds"]
                     costs.append(from_plain(entry.get("costs", {})))
+                    counted.append(entry.get("tallies", {}))
                     images += entry["images"]
         total["seconds"] = round(total["seconds"], 3)
         if whole := together(costs):
             total |= {"images": images, "costs": to_plain(whole)}
+        if all_counted := add_up(counted):
+            total["tallies"] = all_counted
         return total
 
     # Clearing

@@ -39,6 +39,11 @@ def noisy_logits(
     return logits.to(torch.float32)
 
 
+LEAST_SIGMA = 0.002
+"""The smallest noise level that a classifier of any noise level is asked at: EDM's, where training
+stops, too."""
+
+
 class NoisyClassifier(SavedModel):
     """``log p(class | x; sigma)`` for noisy images in the unscaled frame.
 
@@ -91,6 +96,13 @@ class NoisyClassifier(SavedModel):
         """
         self.evaluations += len(x)
         return noisy_logits(self.network, self.preconditioning, x, sigma)
+
+    @property
+    def least_sigma(self) -> float:
+        """The smallest noise level that it knows."""
+        levels = self.preconditioning.levels
+        least = LEAST_SIGMA if levels is None else levels.min().item()
+        return max(least, self.preconditioning.sigma_min)
 
     def prepare(self) -> None:
         """Switch training's behaviour off. Gradients run through it, so its layout stays."""

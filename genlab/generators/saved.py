@@ -22,6 +22,7 @@ from genlab.generators.folder import (
 M = TypeVar("M", bound="SavedModel")
 
 _KINDS: Mapping[str, tuple[type | UnionType, str]] = {
+    "calibration": (dict | None, "an object, or null"),
     "class_names": (list | None, "a list of names, or null"),
     "has_null_class": (bool, "true or false"),
     "preconditioning": (dict | None, "an object with a name"),

@@ -23,6 +23,7 @@ def model_card(
     choice: object,
     images: int,
     facts: Mapping[str, Any],
+    usage: str | None = None,
 ) -> str:
     """The text of a model card.
 
@@ -34,6 +35,7 @@ def model_card(
         choice: which weights, in words.
         images: training time of the weights.
         facts: more rows for the table.
+        usage: how to use it (Markdown); None is the objective's.
     """
     lines = read_log(run.log_path) if run.log_path.is_file() else []
     past = [entry for entry in lines if entry["kimg"] * 1000 <= images]
@@ -69,7 +71,7 @@ tags: [{objective.task}, {config.objective.get("name", "")}]
 |---|---|
 {table}
 
-Trained with GenLab {__version__}. {objective.usage}
+Trained with GenLab {__version__}. {objective.usage if usage is None else usage}
 
 ## Configuration
 

@@ -14,7 +14,9 @@ from torch import Tensor, nn
 import genlab
 from genlab.checkpoints.biggan import read_discriminator
 from genlab.checkpoints.conversion import guess_format
+from genlab.cli import main
 from genlab.errors import CheckpointError, ConfigError
+from genlab.generators.discriminator import GanDiscriminator
 from genlab.generators.gan import GanGenerator
 from genlab.networks.biggan import BigGANDiscriminator, BigGANGenerator
 from genlab.networks.biggan_deep import BigGANDeepDiscriminator, BigGANDeepGenerator
@@ -231,9 +233,23 @@ def test_cut_file(file: Path) -> None:
 def test_files_that_are_the_other_network(file: Path, tmp_path: Path) -> None:
     torch.save(DISCRIMINATORS["wide"]().state_dict(), tmp_path / "D.pth")
     with pytest.raises(CheckpointError, match="is a discriminator, which draws no images"):
-        genlab.convert(tmp_path / "D.pth")
+        genlab.load(tmp_path / "D.pth")
     with pytest.raises(CheckpointError, match="is no discriminator of BigGAN"):
         read_discriminator(file)
+
+
+@pytest.mark.parametrize("kind", DISCRIMINATORS)
+def test_discriminators_become_folders(kind: str, tmp_path: Path) -> None:
+    network = DISCRIMINATORS[kind]()
+    torch.save(network.state_dict(), tmp_path / "D.pth")
+    made = genlab.convert(tmp_path / "D.pth")
+    assert isinstance(made, GanDiscriminator)
+    assert not made.is_calibrated
+    assert main(["convert", str(tmp_path / "D.pth"), "-o", str(tmp_path / "D")]) == 0
+    read = GanDiscriminator.from_pretrained(tmp_path / "D")
+    weights = read.network.state_dict()
+    assert all(torch.equal(weights[name], value) for name, value in network.state_dict().items())
+    assert "genlab calibrate" in (tmp_path / "D" / "README.md").read_text()
 
 
 def test_deep_needs_the_whole_latent(tmp_path: Path) -> None:

@@ -10,7 +10,14 @@ from scipy import stats  # type: ignore[import-untyped]
 from genlab import config
 from genlab.diffusion.noise import NoiseStream
 from genlab.errors import ConfigError
-from genlab.samplers.gan import GanSampler, StatisticsConfig, hf_mixture, mixture, truncated_normal
+from genlab.samplers.gan import (
+    GanConfig,
+    GanSampler,
+    StatisticsConfig,
+    hf_mixture,
+    mixture,
+    truncated_normal,
+)
 
 K = 51
 GRID = [index / 50 for index in range(1, K)]
@@ -103,7 +110,7 @@ def test_hf_compat_stays_within_the_table(num_stats: int) -> None:
 )
 def test_wrong_settings(layer: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        config.fill(GanSampler, [("the sampler", layer)])
+        config.fill(GanConfig, [("the sampler", layer)])
 
 
 def test_defaults() -> None:

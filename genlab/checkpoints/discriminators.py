@@ -1,0 +1,30 @@
+"""Where rejection sampling and latent Langevin dynamics find their discriminator: a folder."""
+
+from pathlib import Path
+
+from genlab.errors import CheckpointError
+from genlab.generators.discriminator import GanDiscriminator
+
+
+def load_discriminator(folder: Path | str) -> GanDiscriminator:
+    """Load a discriminator, in float32 on the CPU.
+
+    Args:
+        folder: that ``genlab train export --discriminator``, ``genlab convert`` or ``genlab
+            calibrate`` wrote.
+
+    Raises:
+        CheckpointError: there is no such folder, it holds no discriminator, or is damaged.
+    """
+    path = Path(folder)
+    if path.is_dir():
+        return GanDiscriminator.from_pretrained(path)
+    if path.is_file():
+        raise CheckpointError(
+            f"{path} is a file; write it to a folder with 'genlab convert {path} -o FOLDER' first, "
+            "and name the folder"
+        )
+    raise CheckpointError(
+        f"there is no discriminator's folder {path}; make one with 'genlab train export RUN "
+        f"--discriminator -o {path}'"
+    )
