@@ -25,7 +25,6 @@ from genlab.eval.metrics.base import FeatureSet
 from genlab.eval.moments import Moments
 from genlab.networks import SongUNet
 from genlab.samplers import parts
-from genlab.samplers.base import Grid
 from genlab.samplers.guidance.base import When
 from genlab.samplers.sampler import Sampler
 from genlab.samplers.schedules.karras import Karras
@@ -215,8 +214,10 @@ def test_the_solver_counts_and_refuses(example: Any, page: dict[str, Any]) -> No
     before = model.evaluations
     page["end"](solver, 4)
     assert model.evaluations - before == 2 * solver.nfe(5)
-    with pytest.raises(ConfigError, match="every noise level"):
-        solver.begin(Grid.of(Karras(), Discrete(T=40)))
+    sampler = Sampler(solver=solver, schedule=Karras())
+    with pytest.raises(ConfigError, match="between those of the schedule"):
+        sampler.grid(Discrete(T=40))
+    assert sampler.grid(Discrete(T=40, interpolate=True))
     for alpha in (0.0, 1.5):
         with pytest.raises(ConfigError, match="0 < alpha <= 1"):
             example.solver.Ralston(alpha=alpha)

@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 from genlab.diffusion.denoiser import ConditionedDenoiser, State, StepInfo
 from genlab.errors import ConfigError
-from genlab.samplers.base import Grid, Solver, StepResult
+from genlab.samplers.base import Solver, StepResult
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,7 +15,7 @@ class Ralston(Solver):
     Choose it to see whether an error bound below that of Heun's method shows in the images.
 
     Order 2. Costs two network evaluations a step and one on the last. It asks for noise levels
-    between those of the schedule, so discrete models are refused.
+    between those of the schedule, so discrete models must interpolate.
 
     Attributes:
         alpha: 0 < alpha <= 1; 2/3 has the least error bound, 1/2 is the midpoint method.
@@ -31,11 +31,6 @@ class Ralston(Solver):
     def __post_init__(self) -> None:
         if not 0 < self.alpha <= 1:
             raise ConfigError(f"ralston needs 0 < alpha <= 1, got {self.alpha}")
-
-    def begin(self, grid: Grid) -> None:
-        """See `Solver.begin`."""
-        if grid.noise_levels.levels is not None:
-            raise ConfigError("ralston needs a model that knows every noise level; take heun")
 
     def step(
         self, denoiser: ConditionedDenoiser, x: State, step: StepInfo, memory: Any
