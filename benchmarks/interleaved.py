@@ -59,25 +59,30 @@ class Sampling(Variant):
         super().__init__(name, self._run, per=per)
         self._sample, self._started = sample, 0.0
         self._within, self._lock = 0, Lock()
+        self._runs = False
         self.inside: list[float] = []
         network.register_forward_pre_hook(self._start)
         network.register_forward_hook(self._stop)
 
     def _run(self) -> Any:
         self.inside.append(0.0)
-        with torch.no_grad():
-            return self._sample()
+        self._runs = True
+        try:
+            with torch.no_grad():
+                return self._sample()
+        finally:
+            self._runs = False
 
     def _start(self, *_: Any) -> None:
         with self._lock:
             if self._within == 0:
                 self._started = time.perf_counter()
-            self._within += 1
+            self._within += self._runs  # variants may share the network
 
     def _stop(self, *_: Any) -> None:
         with self._lock:
-            self._within -= 1
-            if self._within == 0:
+            self._within -= self._runs
+            if self._runs and self._within == 0:
                 self.inside[-1] += time.perf_counter() - self._started
 
 
