@@ -147,13 +147,16 @@ def test_a_stochastic_solver_with_a_source_of_its_own_is_ours() -> None:
         parse_scheduler({**config, "use_beta_sigmas": True}, predicts_variance=False)
 
 
-@pytest.mark.parametrize("option, schedule", [("karras", "karras"), ("exponential", "exponential")])
+@pytest.mark.parametrize(
+    ("option", "schedule"), [("karras", "karras"), ("exponential", "exponential")]
+)
 def test_its_uneven_levels_span_those_of_the_model(option: str, schedule: str) -> None:
     config = {"_class_name": "DPMSolverSDEScheduler", f"use_{option}_sigmas": True, **BETAS}
     read = parse_scheduler(config, predicts_variance=False, num_steps=6)
     levels = SCHEDULES.build_named(read.sampler["schedule"])(read.preconditioning)
     ends = read.preconditioning.levels[[-1, 0]]
-    assert read.sampler["schedule"]["name"] == schedule and len(levels) == 7
+    assert read.sampler["schedule"]["name"] == schedule
+    assert len(levels) == 7
     torch.testing.assert_close(levels[[0, -2]], ends)
     told = read.preconditioning.time(levels[1:-2])
     assert not torch.equal(told, told.round())  # as theirs, it tells the network fractions
