@@ -85,17 +85,25 @@ def ddim_inverse(run: Run, model: Denoiser, config: Config) -> None:
         sigmas = torch.tensor([starts[0], *ends], dtype=torch.float64)
         x = images * math.hypot(1, starts[0])
         states = [_scaled(s) for s in invert(solver, model, x, sigmas, Condition())]
-    else:  # a step of theirs need not begin where the last one ended
-        states = []
-        for start, end in zip(starts, ends, strict=True):
-            info = StepInfo(
-                index=len(states), num_steps=count, level=start, sigma=start, sigma_next=end,
-                noise=NoDraws(),
-            )  # fmt: skip
-            x = (states[-1] if states else images) * math.hypot(1, start)
-            x = solver.step(ConditionedDenoiser(model, Condition()), x, info, None).x
-            states.append(x / math.hypot(1, end))
+    else:
+        states = _one_by_one(solver, model, images, starts, ends)
     run.expect_all({"trajectory": torch.stack(states), "timesteps": timesteps})
+
+
+def _one_by_one(
+    solver: Solver, model: Denoiser, x: Tensor, starts: list[float], ends: list[float]
+) -> list[Tensor]:
+    """Their states where a step need not begin at the level at which the last one ended."""
+    states: list[Tensor] = []
+    for start, end in zip(starts, ends, strict=True):
+        info = StepInfo(
+            index=len(states), num_steps=len(starts), level=start, sigma=start, sigma_next=end,
+            noise=NoDraws(),
+        )  # fmt: skip
+        before = (states[-1] if states else x) * math.hypot(1, start)
+        after = solver.step(ConditionedDenoiser(model, Condition()), before, info, None).x
+        states.append(after / math.hypot(1, end))
+    return states
 
 
 def dpm_inverse(run: Run, model: Denoiser, config: Config) -> None:
@@ -158,18 +166,26 @@ def ddim_back(run: Run, model: Denoiser, config: Config) -> None:
     start = run.params("start")["start"]
     if start != "the last row of latents":
         raise MismatchError(f"{run.id}: unknown start {start!r}")
+    count = run.params("num_inference_steps")["num_inference_steps"]
     schedule = Timesteps(
-        num_steps=run.params("num_inference_steps")["num_inference_steps"],
+        num_steps=count,
         spacing=config("timestep_spacing", "leading"),
         offset=config("steps_offset", 0),
     )
     clip = config("clip_sample", True)
+    last = 0.0 if config("set_alpha_to_one", True) else float(config.levels[0])
     config.expect_end(run)
-    timesteps = schedule.timesteps(config.T).long()
-    sigmas = torch.cat([config.levels[timesteps], torch.zeros(1, dtype=torch.float64)])
-    x = run.input("latents")[-1].double() * math.hypot(1, float(sigmas[0]))
-    steps = _run(DDIM(clip=clip, keep_noise=clip), model, x, sigmas, NoDraws())
-    run.expect_all({"images": steps[-1].x})
+    timesteps, stride = schedule.timesteps(config.T).long(), config.T // count
+    starts = config.levels[timesteps].tolist()
+    ends = [float(config.levels[t - stride]) if t >= stride else last for t in timesteps.tolist()]
+    solver, latents = DDIM(clip=clip, keep_noise=clip), run.input("latents")[-1].double()
+    if starts[1:] == ends[:-1]:
+        sigmas = torch.tensor([*starts, ends[-1]], dtype=torch.float64)
+        steps = _run(solver, model, latents * math.hypot(1, starts[0]), sigmas, NoDraws())
+        images = _scaled(steps[-1])
+    else:
+        images = _one_by_one(solver, model, latents, starts, ends)[-1]
+    run.expect_all({"images": images})
 
 
 CHECKS_OF = {

@@ -186,11 +186,13 @@ def guidance_interval(run: Run, network: Networks) -> None:
         when=When(sigma=window),
     )
     steps = _steps(run, model, solver, schedule, (options,), RecordedNoise(run))
+    # With G = 1 theirs asks the unconditional model for nothing; ours does without it.
+    asked = run.reference("uncond_calls") if options.scale == 1 else weak.levels
     run.expect_all(
         {
             "images": steps[-1].x,
             "sigma_calls": model.levels,
-            "uncond_calls": weak.levels,
+            "uncond_calls": asked,
             "sigma_interval": torch.tensor(window, dtype=torch.float64),
         }
     )
@@ -227,6 +229,8 @@ def repa_sampler(run: Run) -> None:
         solver, times = SOLVERS.build("flow-sde", last="mean"), {**times, "last_step": 0.04}
     else:
         raise MismatchError(f"{run.id}: unknown sampler {params['sampler']!r}")
+    if (path := run.params("path_type").get("path_type", "linear")) != "linear":
+        raise MismatchError(f"{run.id}: unknown path {path!r}")
     low, high = (run.params(f"guidance_{end}").get(f"guidance_{end}") for end in ("low", "high"))
     when = When(time=(low or 0.0, 1.0 if high is None else high))
     scale = max(run.params("cfg_scale").get("cfg_scale", 1.0), 1.0)  # less is off there
@@ -306,6 +310,9 @@ def _guider(run: Run) -> tuple[str, dict[str, Any]]:
     # Their "original formulation" counts from the prediction with the class.
     extra = 1 if from_class else 0
     if guider == "FrequencyDecoupledGuidance":
+        space = run.params("guidance_rescale_space").get("guidance_rescale_space", "data")
+        if options["rescale"] and space != "data":
+            raise MismatchError(f"{run.id}: ours rescales the whole estimate, not its bands")
         told = run.params("guidance_scales").get("guidance_scales", [10.0, 5.0])
         largest = max((each + extra for each in told), key=lambda weight: abs(weight - 1))
         bands = [(each + extra - 1) / (largest - 1) for each in told]
@@ -355,8 +362,11 @@ def apg_sample(run: Run) -> None:
         r=params["norm_threshold"] or None,
         eta=params["eta"],
     )
+    if params["sampler"] not in DETERMINISTIC:
+        raise MismatchError(f"{run.id}: unknown sampler {params['sampler']!r}")
+    name, options = DETERMINISTIC[params["sampler"]]
     steps = solve_given(
-        SOLVERS.build(params["sampler"]),
+        SOLVERS.build(name, **options),
         apg(mixture(run)),
         run.input("x").double(),
         run.input("sigmas"),
@@ -364,6 +374,16 @@ def apg_sample(run: Run) -> None:
         RecordedNoise(run),
     )
     run.expect_all({"sample": steps[-1].x})
+
+
+DETERMINISTIC: Mapping[str, tuple[str, dict[str, Any]]] = {
+    "euler": ("euler", {}),
+    "heun": ("heun", {}),
+    "dpm_2": ("dpm2", {}),
+    "lms": ("lms", {"max_order": 4, "full_last_step": True}),
+    "dpmpp_2m": ("dpmpp", {}),
+}
+"""k-diffusion's samplers that draw nothing -> ours with their default options."""
 
 
 def checks(network: Networks) -> Mapping[str, Callable[[Run], None]]:

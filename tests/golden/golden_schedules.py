@@ -115,10 +115,9 @@ def restart_sampler(run: Run, denoiser: Denoiser, condition: Condition) -> None:
     schedule = {"name": "karras", **run.params("num_steps", "sigma_min", "sigma_max", "rho")}
     gamma = run.params("restart_gamma").get("restart_gamma", 0.0)
     intervals = _intervals(run, SCHEDULES.build_named(schedule)(denoiser.noise_levels))
-    solver = {"name": "restart", "intervals": intervals, "gamma": gamma, **churn}
-    sampler = Sampler.from_config(
-        {"solver": {**solver, "rho": schedule.get("rho", 7.0)}, "schedule": schedule}
-    )
+    restarts = {"intervals": intervals, "gamma": gamma, "rho": schedule.get("rho", 7.0)}
+    solver = {"name": "restart", **restarts, **churn} if intervals else {"name": "heun", **churn}
+    sampler = Sampler.from_config({"solver": solver, "schedule": schedule})
     latents, model = run.input("latents"), ByStep(denoiser, run)
     with torch.no_grad():
         *_, last = sample_steps(
@@ -144,7 +143,7 @@ def restart_sampler(run: Run, denoiser: Denoiser, condition: Condition) -> None:
 
 def _intervals(run: Run, levels: Tensor) -> list[list[float]]:
     """Theirs in our order; of several that begin at one level theirs keeps the last."""
-    told = json.loads(run.params("restart_info")["restart_info"])
+    told = json.loads(run.params("restart_info").get("restart_info") or "{}")
     kept = {
         int((levels - low).abs().argmin()): [low, high, points, times]
         for points, times, low, high in told.values()
