@@ -14,7 +14,8 @@ class Ancestral(Solver):
     """How much of a step's noise is fresh.
 
     Attributes:
-        eta: 1 is all of DDPM's noise, 0 is deterministic and draws nothing.
+        eta: >= 0; 1 is all of DDPM's noise, 0 is deterministic and draws nothing, more than 1 goes
+            further down, at most to the clean image.
         s_noise: standard deviation of the fresh noise, in units of what keeps the noise level.
     """
 
@@ -22,8 +23,8 @@ class Ancestral(Solver):
     s_noise: float = 1.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.eta <= 1:
-            raise ConfigError(f"an ancestral solver needs 0 <= eta <= 1, got {self.eta}")
+        if not 0 <= self.eta < math.inf:
+            raise ConfigError(f"an ancestral solver needs eta >= 0, got {self.eta}")
         if not 0 <= self.s_noise < math.inf:
             raise ConfigError(f"an ancestral solver needs s_noise >= 0, got {self.s_noise}")
 
@@ -34,9 +35,11 @@ class Ancestral(Solver):
     def split(self, sigma: float, sigma_next: float) -> tuple[float, float]:
         """(level that the step goes down to, standard deviation of what is added there).
 
-        ``down^2 + up^2 = sigma_next^2``, with ``up = eta`` times the posterior's deviation.
+        ``down^2 + up^2 = sigma_next^2``, with ``up = eta`` times the posterior's deviation, at most
+        ``sigma_next``.
         """
-        up = self.eta * (sigma_next / sigma) * math.sqrt(max(sigma**2 - sigma_next**2, 0.0))
+        posterior = (sigma_next / sigma) * math.sqrt(max(sigma**2 - sigma_next**2, 0.0))
+        up = min(sigma_next, self.eta * posterior)
         return math.sqrt(max(sigma_next**2 - up**2, 0.0)), up
 
     def add(self, x: State, up: float, step: StepInfo) -> State:

@@ -342,3 +342,15 @@ def test_unknown_variance_is_refused() -> None:
     for predicted in ("learned", "learned_range"):  # what the model alone can say
         with pytest.raises(ConfigError, match="none for the model's own, got 'learned"):
             DDPM(variance=predicted)
+
+
+@pytest.mark.parametrize("name", ["euler-ancestral", "dpm2-ancestral", "dpmpp-2s", "dpmpp-sde"])
+def test_more_noise_than_ddpm_keeps_the_level(name: str) -> None:
+    solver = SOLVERS.build(name, eta=3.0)
+    for sigma, sigma_next in ((5.0, 4.0), (5.0, 0.5), (5.0, 0.0)):
+        down, up = solver.split(sigma, sigma_next)
+        assert down**2 + up**2 == pytest.approx(sigma_next**2)
+        assert 0 <= up <= sigma_next
+    assert run({"solver": {"name": name, "eta": 3.0}})[-1].x.isfinite().all()
+    with pytest.raises(ConfigError, match="needs eta >= 0"):
+        SOLVERS.build(name, eta=-1.0)
