@@ -106,7 +106,8 @@ class Sampler(AnySampler):
         if guidance_scale is not None:
             whole = replace(whole, guidance=_rescale(whole.guidance, guidance_scale))
         if guidance_interval is not None:
-            whole = replace(whole, guidance=_confine(whole.guidance, guidance_interval))
+            guidance = _confine(whole.guidance, guidance_interval, guidance_scale)
+            whole = replace(whole, guidance=guidance)
         text = dict(vars(whole))
         stitch = stitching.entries_of(text.pop("stitch"))
         if stitch:  # runs without are told as if there were no such setting
@@ -313,13 +314,18 @@ def _has(entry: Mapping[str, Any], trait: str) -> bool:
     return isinstance(name, str) and bool(getattr(GUIDANCE[name], trait, False))
 
 
-def _confine(guidance: list[dict[str, Any]], interval: Sequence[float]) -> list[dict[str, Any]]:
-    """Let guidance act between two noise levels only; what acts on all of it stays as it is."""
-    sigma = list(interval)
+def _confine(
+    guidance: list[dict[str, Any]], interval: Sequence[float], scale: float | None
+) -> list[dict[str, Any]]:
+    """Let guidance act between two noise levels only; what acts on all of it stays as it is.
+
+    A ``scale`` of 1 may have left none: a row of scales takes the same interval throughout.
+    """
+    sigma = list(interval) if isinstance(interval, Sequence) else []
     if len(sigma) != 2:
         raise ConfigError(f"guidance_interval takes two noise levels, low and high, got {interval}")
     confined = [entry for entry in guidance if not _is_outermost(entry)]
-    if not confined:
+    if not confined and scale is None:
         raise ConfigError(
             "guidance_interval needs guidance by the class, and this sampler has none; give "
             "guidance_scale, too"
