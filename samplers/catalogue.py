@@ -199,7 +199,9 @@ def _preset(name: str) -> Entry:
     summary, _, _ = (comment or [""])[0].partition(": genlab ")
     settings = config.read_preset("sampler", name)
     sampler = Sampler.from_config(settings)
-    suits = str(getattr(sampler.schedule, "suits", "any"))
+    wanted = [sampler.schedule, *sampler.guidance]
+    told = dict.fromkeys(str(getattr(each, "suits", "any")) for each in wanted)
+    suits = "; ".join(each for each in told if each != "any") or "any"
     return Entry(
         kind="preset",
         name=name,
@@ -212,12 +214,17 @@ def _preset(name: str) -> Entry:
     )
 
 
+SHOWN_BY = {"diffusers": "pndm"}
+"""Solver and schedule that need each other -> a preset that has both."""
+
+
 def _command(kind: str, name: str, suits: str, example: Mapping[str, Any]) -> str:
     model = MODELS.get(kind, MODELS.get(name, MODEL))
     if kind != "solver" and suits.startswith(("discrete", "flow matching")):
         model = "MODEL"  # no bundled one has timesteps, or was trained by flow matching
-    if kind == "preset":
-        settings = [f"sampler={name}"]
+    preset = name if kind == "preset" else SHOWN_BY.get(name)
+    if preset is not None:
+        settings = [f"sampler={preset}"]
     elif kind == "family":
         settings = [f"sampler.{key}={_written(value)}" for key, value in example.items()]
     elif kind == "guidance":

@@ -13,6 +13,7 @@ from genlab.samplers import parts, stitching
 from genlab.samplers.base import SCHEDULES, SOLVERS, AnySampler, Grid, Layers, Schedule, Solver
 from genlab.samplers.combining import Combinable, check_combinable, check_data_space
 from genlab.samplers.guidance.base import GUIDANCE, GuidanceOptions, When
+from genlab.samplers.guidance.weights import Weight
 from genlab.samplers.parts import Part
 from genlab.samplers.stitching import Stitch, Stitched
 
@@ -270,6 +271,8 @@ def _words(entry: Mapping[str, Any], built: Any) -> str:
             ]
         elif each.name == "scale":
             words.append(_number(value))
+        elif isinstance(value, Weight):
+            details += [] if value == Weight() else [f"weight {value.name}"]
         elif value != each.default and isinstance(value, bool):
             details.append(each.name if value else f"no {each.name}")
         elif value != each.default and isinstance(value, int | float | str):
