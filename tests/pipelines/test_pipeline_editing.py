@@ -91,8 +91,10 @@ def test_latents_of_images_and_back(pipeline: Any, tiny_generator: DiffusionGene
 
 def test_classes_mix_by_weights(pipeline: Any, tiny_generator: DiffusionGenerator) -> None:
     frames = interpolate(tiny_generator, [0, 1], [0, 2], 3, FAST)
-    ends = [torch.randn(1, 1, 8, 8, generator=torch.Generator().manual_seed(s)) for s in (0, 1)]
-    between = slerp(*ends, torch.tensor([0.5]))
+    start, end = (
+        torch.randn(1, 1, 8, 8, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1)
+    )
+    between = slerp(start, end, torch.tensor([0.5]))
     weights = torch.tensor([[0.5, 0.0, 0.5]])
     drawn = pipeline(weights, 3, latents=between, output_type="pt").images
     torch.testing.assert_close(2 * drawn - 1, frames[1:2], atol=1e-4, rtol=0)

@@ -13,7 +13,8 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 @pytest.mark.slow
 def test_every_section_runs(tmp_path: Path) -> None:
     output = tmp_path / "figures.json"
-    command = [sys.executable, CHECKOUT / "benchmarks" / "gpu.py", "--tiny", "-o", output]
+    program = str(CHECKOUT / "benchmarks" / "gpu.py")
+    command = [sys.executable, program, "--tiny", "-o", str(output)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     sections = json.loads(output.read_text())["sections"]

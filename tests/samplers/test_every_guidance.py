@@ -65,7 +65,9 @@ def test_guided_steps_cost_two_predictions_and_others_one(name: str, solver: str
     plain, guided = model(), model()
     options = entry(name, when={"steps": [0.0, 0.5]})
     run({"name": "cfg", "scale": 1.0}, plain, [0, 1, 2], solver)
-    assert plain.evaluations == 3 * SOLVERS[solver]().nfe(6)
+    nfe = SOLVERS[solver]().nfe(6)
+    assert nfe is not None
+    assert plain.evaluations == 3 * nfe
     run(options, guided, [0, 1, 2], solver)
     half = 6 if solver == "heun" else 3
     both = guided.evaluations + (options["guide"].evaluations if name == "auto" else 0)

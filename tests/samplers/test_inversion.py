@@ -87,7 +87,7 @@ def test_one_evaluation_more_than_the_steps_between_the_levels() -> None:
     assert model.sigmas == levels(10)[:-1].flip(0).tolist()
 
 
-DRAWING = {
+DRAWING: dict[str, dict[str, Any]] = {
     "ddpm": {},
     "dpm2-ancestral": {},
     "dpmpp": {"sde": True},
