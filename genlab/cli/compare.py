@@ -33,9 +33,10 @@ Examples:
   genlab compare out/heun out/euler -o solvers.png
 
 A SPEC names a preset or a solver ('genlab samplers'; solver:euler where both have the name), then
-changes: KEY=VALUE below 'sampler', steps=N, guidance=S. What it leaves out is the model's own. Its
-column says what differs, and how many network evaluations an image took. The images stay in the
-cache ($GENLAB_HOME, or --cache): no column is drawn twice, and a stopped one goes on.
+changes: KEY=VALUE below 'sampler', steps=N, guidance=S, stitch=MODEL:SHARE. What it leaves out is
+the model's own. Its column says what differs, and how many network evaluations an image took. The
+images stay in the cache ($GENLAB_HOME, or --cache): no column is drawn twice, and a stopped one
+goes on.
 
 Of runs, the rows bear the names of the folders. Where all drew the same classes in the same order,
 their names stand above the columns: draw them with equal --seeds and --labels."""
@@ -147,11 +148,12 @@ def _columns(
 
 @dataclass(frozen=True, kw_only=True)
 class _Column:
-    """What a SPEC says: settings below ``sampler``, and the two that have short names."""
+    """What a SPEC says: settings below ``sampler``, and those that have short names."""
 
     overrides: tuple[str, ...] = ()
     steps: int | None = None
     guidance: float | None = None
+    stitch: tuple[str, ...] = ()
 
     @classmethod
     def parse(cls, spec: str) -> "_Column":
@@ -167,6 +169,7 @@ class _Column:
             raise click.UsageError(f"--sampler {spec!r}: {error}") from error
         overrides: list[str] = []
         short: dict[str, Any] = {}
+        stitch: list[str] = []
         for word in words:
             key, equals, value = word.partition("=")
             if not equals:
@@ -177,18 +180,26 @@ class _Column:
                     short[key] = kind.convert(value, None, None)
                 except click.BadParameter as error:
                     raise click.UsageError(f"--sampler {spec!r}: {key}: {error.message}") from error
+            elif key == "stitch":
+                stitch.append(value)
             elif key == "sampler" or key.startswith("sampler."):
                 overrides.append(word)
             else:
                 overrides.append(f"sampler.{word}")
         # A preset takes the place of the whole sampler, so that it comes before changes.
         overrides.sort(key=lambda override: not override.startswith("sampler="))
-        return cls(overrides=tuple(overrides), **short)
+        return cls(overrides=tuple(overrides), stitch=tuple(stitch), **short)
 
     def run(self, flags: Mapping[str, Any], generator: "Generator") -> SamplingRun:
         """The sampling run of this column."""
         return SamplingRun(
-            None, self.overrides, flags, self.steps, self.guidance, generator=generator
+            None,
+            self.overrides,
+            flags,
+            self.steps,
+            self.guidance,
+            self.stitch,
+            generator=generator,
         )
 
 
@@ -258,7 +269,10 @@ def _subject(run: Path) -> "Subject":
     from genlab.eval.subject import Subject
 
     if not run.exists():
-        raise DataError(f"there are no images at {run}; draw some with 'genlab sample MODEL -o'")
+        raise DataError(
+            f"there are no images at {run}; draw some with 'genlab sample MODEL -o', or compare "
+            "the samplers of a model: --sampler SPEC"
+        )
     return Subject.of_folder(run)
 
 

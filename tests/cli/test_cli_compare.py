@@ -147,3 +147,10 @@ def test_titles_say_what_differs() -> None:
         "schedule.rho=3", "the model's own"
     ]  # fmt: skip
     assert _titles(["heun, 18 steps"], ["heun"]) == ["heun, 18 steps"]
+
+
+def test_a_column_may_be_stitched(compare: Any, tiny_model: Path) -> None:
+    specs = ["-s", "steps=2", "-s", f"steps=2 stitch={tiny_model}:0.5"]
+    assert compare("--seeds", "0-1", *specs) == 0
+    made = [run["config"]["sampler"].get("stitch", []) for run in manifests().values()]
+    assert sorted(map(len, made)) == [0, 1]
