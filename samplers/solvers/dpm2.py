@@ -69,7 +69,7 @@ class DPM2Ancestral(Ancestral):
         """See `Solver.step`."""
         down, up = self.split(step.level, step.sigma_next)
         x, x0 = midpoint_step(denoiser, x, step.level, down, 0.5)
-        return StepResult(x=self.add(x, up, step), x0=x0)
+        return StepResult(x=self.add(x, up, step, memory), x0=x0, memory=memory)
 
     def nfe(self, num_steps: int) -> int:
         """See `Solver.nfe`."""

@@ -31,4 +31,4 @@ class EulerAncestral(Ancestral):
         down, up = self.split(step.level, step.sigma_next)
         eps = (x - x0) / step.level
         x = x0 + down * eps
-        return StepResult(x=self.add(x, up, step), x0=x0)
+        return StepResult(x=self.add(x, up, step, memory), x0=x0, memory=memory)

@@ -13,7 +13,7 @@ from genlab.diffusion.denoiser import ConditionedDenoiser, State, StepInfo
 from genlab.diffusion.flow import PathPoint, path_of
 from genlab.errors import ConfigError, nearest
 from genlab.samplers.base import Grid, Solver, StepResult
-from genlab.samplers.solvers.churn import fresh_noise
+from genlab.samplers.solvers.draws import Draws, check_noise
 from genlab.samplers.solvers.flow import FlowState, velocity_of
 
 METHODS = ("euler", "heun")
@@ -47,6 +47,8 @@ class FlowSDE(Solver):
         norm: factor in it, >= 0.
         last: what the last step leads to: the denoised estimate (``tweedie``), along the velocity
             (``euler``), or to the ``mean`` of a noisy step, the official code's default.
+        noise: ``independent`` draws of the sample's stream, or those of a ``brownian`` path, which
+            does not depend on the number of steps.
 
     Source: Ma et al. (arXiv:2401.08740), Eq. 5 and Sec. 3.4; the last steps as in the official
     code.
@@ -60,6 +62,7 @@ class FlowSDE(Solver):
     diffusion: str = "sigma"
     norm: float = 1.0
     last: str = "tweedie"
+    noise: str = "independent"
 
     def __post_init__(self) -> None:
         path_of(self.path)
@@ -75,6 +78,7 @@ class FlowSDE(Solver):
                 )
         if not 0 <= self.norm < math.inf:
             raise ConfigError(f"the flow-sde solver needs norm >= 0, got {self.norm}")
+        check_noise("flow-sde", self.noise)
 
     def strength(self, point: PathPoint) -> Float64[Tensor, "*s"]:
         """The strength w of the noise at a point of the path."""
@@ -88,8 +92,8 @@ class FlowSDE(Solver):
         """See `Solver.draws`."""
         return 1
 
-    def begin(self, grid: Grid) -> None:
-        """Nothing to remember.
+    def begin(self, grid: Grid) -> Draws:
+        """The noise of the run.
 
         Raises:
             ConfigError: the noise is infinite where the run starts.
@@ -100,9 +104,10 @@ class FlowSDE(Solver):
                 f"diffusion: {self.diffusion} is infinite at pure noise on the path {self.path!r}; "
                 "choose another, or a schedule that starts at a smaller sigma_max"
             )
+        return Draws(self.noise, grid)
 
     def step(
-        self, denoiser: ConditionedDenoiser, x: State, step: StepInfo, memory: None
+        self, denoiser: ConditionedDenoiser, x: State, step: StepInfo, memory: Draws
     ) -> StepResult:
         """See `Solver.step`."""
         field = FlowState(denoiser, path_of(self.path), x.dtype)
@@ -112,8 +117,9 @@ class FlowSDE(Solver):
             x_t, x1 = self._last_step(field, x_t, start, h)
         else:
             spread = math.sqrt(2 * float(self.strength(start)) * h)
-            x_t, x1 = self._step(field, x_t, spread * fresh_noise(x, step), start, h)
-        return StepResult(x=x_t / float(end.alpha), x0=x1)
+            kick = spread * memory.between(x, step, step.level, step.sigma_next)
+            x_t, x1 = self._step(field, x_t, kick, start, h)
+        return StepResult(x=x_t / float(end.alpha), x0=x1, memory=memory)
 
     def _step(
         self, field: FlowState, x_t: Tensor, kick: Tensor, start: PathPoint, h: float

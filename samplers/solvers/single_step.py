@@ -6,9 +6,9 @@ from typing import Any, ClassVar
 
 from genlab.diffusion.denoiser import ConditionedDenoiser, State, StepInfo
 from genlab.errors import ConfigError
-from genlab.samplers.base import Grid, StepResult
+from genlab.samplers.base import StepResult
 from genlab.samplers.solvers.ancestral import Ancestral
-from genlab.samplers.solvers.draws import Draws, check_noise
+from genlab.samplers.solvers.draws import Draws
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,11 +37,12 @@ class DPMSolverPP2S(Ancestral):
         x0 = denoiser(x, step.level)
         down, up = self.split(step.level, step.sigma_next)
         if down == 0:
-            return StepResult(x=self.add(x0, up, step), x0=x0)
+            return StepResult(x=self.add(x0, up, step, memory), x0=x0, memory=memory)
         middle = math.sqrt(step.level * down)
         inside = _towards(x, x0, middle / step.level)
         x0 = denoiser(inside, middle)
-        return StepResult(x=self.add(_towards(x, x0, down / step.level), up, step), x0=x0)
+        x = self.add(_towards(x, x0, down / step.level), up, step, memory)
+        return StepResult(x=x, x0=x0, memory=memory)
 
     def nfe(self, num_steps: int) -> int:
         """See `Solver.nfe`."""
@@ -78,15 +79,10 @@ class DPMSolverPPSDE(Ancestral):
         super().__post_init__()
         if not 0 < self.r <= 1:
             raise ConfigError(f"dpmpp-sde needs 0 < r <= 1, got {self.r}")
-        check_noise("dpmpp-sde", self.noise)
 
     def draws(self) -> int:
         """See `Solver.draws`: one to the middle of the step and one to its end."""
         return 2 * super().draws()
-
-    def begin(self, grid: Grid) -> Draws:
-        """The noise of the run."""
-        return Draws(self.noise, grid)
 
     def step(
         self, denoiser: ConditionedDenoiser, x: State, step: StepInfo, memory: Draws

@@ -40,6 +40,9 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("dpmpp-sde", {"noise": "independent"}),
     ("dpmpp-sde", {"eta": 0.0}),
     ("euler-ancestral", {"eta": 0.0}),
+    ("euler-ancestral", {"noise": "brownian"}),
+    ("dpmpp-2s", {"noise": "brownian"}),
+    ("flow-sde", {"noise": "brownian"}),
     ("dpm2-ancestral", {"eta": 0.0}),
     ("restart", {"S_churn": 6}),
 ]
