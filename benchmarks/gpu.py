@@ -40,6 +40,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import genlab
 from genlab.data.pixels import to_uint8
 from genlab.diffusion.discrete import Discrete
+from genlab.diffusion.flow import Flow
 from genlab.diffusion.noise import NoiseStream
 from genlab.diffusion.preconditioning import EDM
 from genlab.eval.extractors.inception import Inception
@@ -292,8 +293,11 @@ def synchronisation(bench: Bench) -> list[dict[str, Any]]:
     device = bench.device if bench.device.type == "cuda" else torch.device("meta")
     rows, failed = [], []
     for kind, name, sampler in _samplers():
-        generator = genlab.load("dit-fmnist").to(device)
+        generator = genlab.load("dit-fmnist")
         assert isinstance(generator, DiffusionGenerator)
+        if kind == "guidance" and GUIDANCE[name].suits.startswith("flow matching"):
+            generator = DiffusionGenerator(generator.network, Flow(), has_null_class=True)
+        generator.to(device)
         built = generator.build_sampler(sampler)
         seeds = [0, 1]
         steps = generator.steps(NoiseStream(seeds, device), seeds, built)
@@ -318,7 +322,8 @@ def _samplers() -> Iterator[tuple[str, str, dict[str, Any]]]:
     for name in SOLVERS:
         if _reads_error_estimates(name):
             continue
-        yield "solver", name, {"solver": {"name": name}, "schedule": schedule}
+        own = {**schedule, "name": "diffusers"} if name == "diffusers" else schedule
+        yield "solver", name, {"solver": {"name": name}, "schedule": own}
     for name in GUIDANCE:
         entry = {"name": name, **PARTS.get(name, {})}
         stack = [{"name": "cfg", "scale": 2.0}, entry] if name == "cads" else [entry]
