@@ -147,16 +147,25 @@ def read_spec(kind: str, spec: str) -> tuple[str, dict[str, Any]]:
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """A YAML file as plain dicts and lists; ``1e-4`` is a number (to plain YAML it is text)."""
+    node = load_yaml(path)
+    if not isinstance(node, DictConfig):
+        raise ConfigError(f"{path} must hold settings (KEY: VALUE), not a list or a single value")
+    return _plain(node)
+
+
+def load_yaml(path: Path) -> Any:
+    """What a YAML file holds, whatever it is, as an OmegaConf node.
+
+    Raises:
+        ConfigError: it cannot be read, or is no YAML.
+    """
     try:
-        node = OmegaConf.load(path)
+        return OmegaConf.load(path)
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror or error}") from error
     except (YAMLError, UnicodeDecodeError, OmegaConfBaseException) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(f"{path} is not valid YAML: {reason}") from error
-    if not isinstance(node, DictConfig):
-        raise ConfigError(f"{path} must hold settings (KEY: VALUE), not a list or a single value")
-    return _plain(node)
 
 
 def _folders(kind: str) -> list[Path]:

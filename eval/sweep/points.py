@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import ListConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
+from genlab.config import load_yaml
 from genlab.errors import ConfigError
 
 SHORT_KEYS = ("model", "steps", "guidance")
@@ -211,13 +210,7 @@ def read_points(path: Path) -> list[tuple[str, dict[str, str]]]:
     Raises:
         ConfigError: it cannot be read, or is no list of points.
     """
-    try:
-        node = OmegaConf.load(path)
-    except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror or error}") from error
-    except (YAMLError, UnicodeDecodeError, OmegaConfBaseException) as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"{path} is not valid YAML: {reason}") from error
+    node = load_yaml(path)
     plain = OmegaConf.to_container(node, resolve=False)
     if not isinstance(node, ListConfig) or not isinstance(plain, list) or not plain:
         raise ConfigError(f"{path} must hold a list of points, each with its settings")

@@ -309,7 +309,26 @@ def _unique(label: str, known: Mapping[str, Any]) -> str:
     return name
 
 
-class Enlargement(DiffusionGenerator):
+class SharedNetwork(DiffusionGenerator):
+    """A generator that shares another one's network and settings.
+
+    Args:
+        generator: the other one.
+    """
+
+    def __init__(self, generator: DiffusionGenerator) -> None:
+        super().__init__(
+            generator.network,
+            generator.preconditioning,
+            class_names=generator.class_names,
+            sampler=generator.sampler,
+            has_null_class=generator.has_null_class,
+            autoencoder=generator.autoencoder,
+            card=generator.card,
+        )
+
+
+class Enlargement(SharedNetwork):
     """A super-resolution model whose samples enlarge given images, one for each seed.
 
     Args:
@@ -329,15 +348,7 @@ class Enlargement(DiffusionGenerator):
         seeds: Sequence[int],
     ) -> None:
         generator._check_low_res(images)
-        super().__init__(
-            generator.network,
-            generator.preconditioning,
-            class_names=generator.class_names,
-            sampler=generator.sampler,
-            has_null_class=generator.has_null_class,
-            autoencoder=generator.autoencoder,
-            card=generator.card,
-        )
+        super().__init__(generator)
         self._images = by_seed(images, seeds)
 
     def inputs(self, seeds: Sequence[int]) -> dict[str, Any]:

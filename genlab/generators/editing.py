@@ -16,7 +16,7 @@ from genlab.diffusion.condition import NULL_CLASS, Condition
 from genlab.diffusion.noise import Noise, NoiseStream
 from genlab.errors import ConfigError, LabelError
 from genlab.generators.base import Batch
-from genlab.generators.diffusion import DiffusionGenerator
+from genlab.generators.diffusion import DiffusionGenerator, SharedNetwork
 from genlab.generators.given import by_seed
 from genlab.generators.models import weights_sha256
 from genlab.samplers.base import AnySampler, Hook, SamplerLike, SolverStep
@@ -27,19 +27,11 @@ from genlab.samplers.sampler import Sampler
 Images = Float[Tensor, "N C H W"]
 
 
-class _Sharing(DiffusionGenerator):
-    """A generator that shares another one's network and settings."""
+class _Sharing(SharedNetwork):
+    """A generator that shares the network of one that draws from noise."""
 
     def __init__(self, generator: DiffusionGenerator) -> None:
-        super().__init__(
-            generator.network,
-            generator.preconditioning,
-            class_names=generator.class_names,
-            sampler=generator.sampler,
-            has_null_class=generator.has_null_class,
-            autoencoder=generator.autoencoder,
-            card=generator.card,
-        )
+        super().__init__(generator)
         if self.enlarges:
             raise ConfigError(
                 "a super-resolution model draws from small images and edits none; take low_res "
