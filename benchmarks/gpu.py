@@ -615,10 +615,10 @@ SECTIONS: Mapping[str, Callable[[Bench], list[dict[str, Any]]]] = {
 
 def machine(device: torch.device) -> dict[str, Any]:
     """What the figures were measured on."""
-    known = {"torch": torch.__version__, "genlab": genlab.__version__, "device": str(device)}
+    facts = {"torch": torch.__version__, "genlab": genlab.__version__, "device": str(device)}
     if device.type == "cuda":
-        known |= {"GPU": torch.cuda.get_device_name(device), "CUDA": str(torch.version.cuda)}
-    return known
+        facts |= {"GPU": torch.cuda.get_device_name(device), "CUDA": str(torch.version.cuda)}
+    return facts
 
 
 def show(rows: Sequence[Mapping[str, Any]]) -> None:

@@ -64,7 +64,7 @@ def evaluate(
         subject: what to score.
         config: how.
         processes: this process and its peers, which share the batches out.
-        on_progress: hears how far the work has come.
+        on_progress: called as the work goes on, see `OnProgress`.
         pictures: a folder for ``nearest.png``, samples beside their nearest training images, where
             the metric ``nearest`` is computed; None draws none.
 
@@ -86,7 +86,7 @@ class Evaluation:
         subject: see `evaluate`, as for the others.
         config: how.
         processes: this process and its peers.
-        on_progress: hears how far the work has come.
+        on_progress: called as the work goes on, see `OnProgress`.
     """
 
     def __init__(
@@ -395,15 +395,15 @@ class Evaluation:
     def _stitching(self, gathered: Sequence[Collected]) -> dict[str, Any]:
         """What each model of a stitched run cost, and the share of time that it saved."""
         costs = together([collected.costs for collected in gathered])
-        told = report(costs, sum(collected.features.count for collected in gathered))
-        told = told or self.subject.manifest.get("stitch", {})
-        return {"stitch": told} if told else {}
+        stitch = report(costs, sum(collected.features.count for collected in gathered))
+        stitch = stitch or self.subject.manifest.get("stitch", {})
+        return {"stitch": stitch} if stitch else {}
 
     def _tallies(self, gathered: Sequence[Collected]) -> dict[str, Any]:
         """What the sampler counted, with rates: of rejection how many images were accepted."""
-        told = with_rates(add_up(collected.tallies for collected in gathered))
+        tallies = with_rates(add_up(collected.tallies for collected in gathered))
         manifest = self.subject.manifest
-        return told or {topic: manifest[topic] for topic in TOPICS if topic in manifest}
+        return tallies or {topic: manifest[topic] for topic in TOPICS if topic in manifest}
 
     def _provenance(self) -> dict[str, Any]:
         generator = self.subject.generator

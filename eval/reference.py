@@ -46,7 +46,7 @@ def find_reference(
         needs: of all metrics.
         dataset: decides how real images are brought to size, see `DATASETS`.
         split: part of the real images, where there are several.
-        on_progress: hears how far reading real images has come.
+        on_progress: called while real images are read.
 
     Raises:
         EvaluationError: it was made with another extractor, or lacks what a metric needs.
@@ -199,7 +199,7 @@ def compute_reference(
         needs: of all metrics.
         name: how the protocol card calls the set.
         batch_size: images at a time.
-        on_progress: hears how far it has come.
+        on_progress: called as the work goes on.
     """
     identity = images.identity()
     wanted = sorted({*needs, *([Need("labels")] if images.labels is not None else [])})

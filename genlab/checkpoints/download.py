@@ -76,7 +76,7 @@ def download(
         url: where the file is; http and https only.
         path: where it shall be.
         checksum: the expected SHA-256, where it is known.
-        on_progress: hears how far it has come.
+        on_progress: called as bytes arrive.
         stall_seconds: the longest wait for data.
         retry_seconds: pause before the second attempt; it doubles before the third, the last.
 

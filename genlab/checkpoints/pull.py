@@ -87,7 +87,7 @@ def pull(
         base_url: a mirror: the folder that holds a file of the same name; of Hugging Face's files,
             ``<repository>/<file>``.
         again: fetch it although it is there already.
-        on_progress: hears how far the download has come.
+        on_progress: called as bytes arrive.
         options: further ones of `genlab.checkpoints.download.download`.
 
     Raises:
