@@ -12,6 +12,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from genlab.errors import ConfigError, LabelError
+from genlab.networks.layout import Layout
 
 Labels = Int64[Tensor, " B"] | Float[Tensor, "B K"]
 
@@ -34,6 +35,17 @@ class Network(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers is un
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # diffusers is untyped
+
+    def layout(self) -> Layout:
+        """What the network is made of, for fine-tuning.
+
+        Raises:
+            ConfigError: nobody has written it down for this network.
+        """
+        raise ConfigError(
+            f"{type(self).__name__} does not tell its parts, so no method can fine-tune it; "
+            "choose another model"
+        )
 
 
 class DiffusionNetwork(Network):

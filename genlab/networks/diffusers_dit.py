@@ -1,8 +1,5 @@
 """The DiT that diffusers has (DiTTransformer2DModel), which is not quite the paper's."""
 
-from collections.abc import Iterable
-from typing import Any
-
 import torch
 
 # diffusers loads a class only where the class's own module shows it this name.
@@ -24,9 +21,11 @@ from genlab.networks.dit import (
     PatchEmbedder,
     TimestepEmbedder,
     sin_cos_positions,
+    transformer_layout,
     unpatchify,
 )
 from genlab.networks.layers import Images, time_features
+from genlab.networks.layout import Layout
 
 
 class DiffusersDiT(DiffusionNetwork):
@@ -118,6 +117,15 @@ class DiffusersDiT(DiffusionNetwork):
     def _embed_rows(self, rows: Float[Tensor, "B K"]) -> Float[Tensor, "B E"]:
         """The embeddings of all blocks, one after another."""
         no_class = (rows == 0).all(1, keepdim=True).to(rows.dtype)
-        embedders: Iterable[Any] = self.y_embedders
-        tables = [embedder.embedding_table.weight for embedder in embedders]
-        return torch.cat([rows, no_class], dim=1) @ torch.cat(tables, dim=1)
+        rows = torch.cat([rows, no_class], dim=1)
+        return torch.cat([embedder(rows) for embedder in self.y_embedders], dim=1)
+
+    def layout(self) -> Layout:
+        """See `Network.layout`."""
+        numbers = range(len(self.blocks))
+        return transformer_layout(
+            self,
+            blocks=[f"blocks.{index}" for index in numbers],
+            tables=[f"y_embedders.{index}.embedding_table" for index in numbers],
+            null_row=True,
+        )

@@ -26,6 +26,7 @@ from genlab.networks.base import (
 )
 from genlab.networks.hyper_connections import HyperConnection
 from genlab.networks.layers import Images, Init, Linear, TokenLinear, gelu, time_features
+from genlab.networks.layout import Branch, ClassTable, Layout, ModulatedNorm, Rows, build_layout
 
 Tokens = Float[Tensor, "B T D"]
 Streams = Float[Tensor, "B T D"] | Float[Tensor, "N B T D"]
@@ -172,7 +173,16 @@ class DiT(DiffusionNetwork):
         if self.null_class:
             no_class = (rows == 0).all(1, keepdim=True)
             rows = torch.cat([rows, no_class.to(rows.dtype)], dim=1)
-        return rows @ self.y_embedder.embedding_table.weight
+        return self.y_embedder(rows)
+
+    def layout(self) -> Layout:
+        """See `Network.layout`."""
+        return transformer_layout(
+            self,
+            blocks=[f"blocks.{index}" for index in range(len(self.blocks))],
+            tables=["y_embedder.embedding_table"] if self.y_embedder is not None else [],
+            null_row=self.null_class,
+        )
 
     def _grid_of(self, x: Images) -> tuple[int, int]:
         height, width = x.shape[2:]
@@ -233,6 +243,14 @@ class LabelEmbedder(nn.Module):
         self.embedding_table = nn.Embedding(rows, hidden_size)
         nn.init.normal_(self.embedding_table.weight, std=0.02)
 
+    def forward(self, rows: Float[Tensor, "B R"]) -> Float[Tensor, "B D"]:
+        """Mix the table's rows by weights, one for each.
+
+        The table is called, not read, so that whatever an adapter makes of it takes part.
+        """
+        table = self.embedding_table
+        return rows @ table(torch.arange(rows.shape[1], device=rows.device))
+
 
 class Attention(nn.Module):
     """Self-attention over all tokens."""
@@ -272,7 +290,15 @@ class Block(nn.Module):
         mlp_width: features inside the MLP.
         num_streams: residual streams; above 1 they are hyper-connected.
         index: number of the block.
+
+    Attributes:
+        gamma_attn: factors of the attention's output, (D,), as DiffFit trains them; None (as built)
+            multiplies by nothing.
+        gamma_mlp: the same of the MLP's.
     """
+
+    gamma_attn: Tensor | None
+    gamma_mlp: Tensor | None
 
     def __init__(
         self, hidden_size: int, num_heads: int, mlp_width: int, num_streams: int, index: int
@@ -289,12 +315,16 @@ class Block(nn.Module):
             HyperConnection(num_streams, layer) if num_streams > 1 else None
             for layer in (2 * index, 2 * index + 1)
         )
+        self.register_parameter("gamma_attn", None)
+        self.register_parameter("gamma_mlp", None)
 
     def forward(self, x: Streams, condition: Float[Tensor, "#B D"]) -> Streams:
         """Tokens (or their streams) in, the same out."""
         modulation = self.adaLN_modulation(condition)[:, None].chunk(6, dim=-1)
-        x = self._add(self.attn, self.norm1, self.hyper_attn, x, *modulation[:3])
-        return self._add(self.mlp, self.norm2, self.hyper_mlp, x, *modulation[3:])
+        x = self._add(
+            self.attn, self.norm1, self.hyper_attn, x, *modulation[:3], self.gamma_attn
+        )
+        return self._add(self.mlp, self.norm2, self.hyper_mlp, x, *modulation[3:], self.gamma_mlp)
 
     @staticmethod
     def _add(
@@ -305,7 +335,10 @@ class Block(nn.Module):
         shift: Tensor,
         scale: Tensor,
         gate: Tensor,
+        gamma: Tensor | None,
     ) -> Streams:
+        if gamma is not None:  # on the gate, (B, 1, D), in place of all tokens
+            gate = gate * gamma
         inside = x if hyper is None else hyper.read(x)
         out = layer(modulate(norm(inside), shift, scale))
         return torch.addcmul(x, gate, out) if hyper is None else hyper.write(x, gate * out)
@@ -326,6 +359,66 @@ class FinalLayer(nn.Module):
         """(B, T, D) -> (B, T, features)."""
         shift, scale = self.adaLN_modulation(condition)[:, None].chunk(2, dim=-1)
         return self.linear(modulate(self.norm_final(x), shift, scale))
+
+
+def transformer_layout(
+    network: nn.Module, *, blocks: list[str], tables: list[str], null_row: bool
+) -> Layout:
+    """The layout of a network made of `Block` and `FinalLayer`.
+
+    Args:
+        network: with a ``final_layer``.
+        blocks: paths of its blocks.
+        tables: paths of its class tables.
+        null_row: whether a table's last row is the null class.
+    """
+    width: int = network.final_layer.norm_final.normalized_shape[0]  # type: ignore[union-attr, index, assignment]
+
+    def rows(owner: str, part: int) -> Rows:
+        layer = f"{owner}.adaLN_modulation.1"
+        return Rows(layer=layer, start=part * width, stop=(part + 1) * width)
+
+    branches: list[Branch] = []
+    modulated: list[ModulatedNorm] = []
+    for block in blocks:
+        for first, (kind, branch, end) in enumerate(
+            (("attention", "attn", "proj"), ("mlp", "mlp", "fc2"))
+        ):
+            shift, scale, gate = (rows(block, 3 * first + part) for part in range(3))
+            branches.append(
+                Branch(
+                    block=block,
+                    kind=kind,  # type: ignore[arg-type]  # one of the two words above
+                    layer=f"{block}.{branch}.{end}",
+                    width=width,
+                    scale=f"{block}.gamma_{branch}",
+                    gate=gate,
+                )
+            )
+            modulated.append(
+                ModulatedNorm(norm=f"{block}.norm{first + 1}", scale=scale, shift=shift)
+            )
+    modulated.append(
+        ModulatedNorm(
+            norm="final_layer.norm_final",
+            scale=rows("final_layer", 1),
+            shift=rows("final_layer", 0),
+        )
+    )
+    owners = [*blocks, "final_layer"]
+    return build_layout(
+        network,
+        blocks=blocks,
+        branches=branches,
+        modulated=modulated,
+        tables=[ClassTable(layer=table, null_row=null_row) for table in tables],
+        modules={
+            "attention": [f"{block}.attn" for block in blocks],
+            "mlp": [f"{block}.mlp" for block in blocks],
+            "modulation": [f"{owner}.adaLN_modulation" for owner in owners],
+            "last": ["final_layer"],
+        },
+    )
 
 
 def unpatchify(

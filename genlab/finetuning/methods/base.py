@@ -1,0 +1,156 @@
+"""What every method of fine-tuning is: it prepares a network, merges it, and names what it saves."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from genlab.errors import CheckpointError, ConfigError
+from genlab.finetuning.layouts import layout_of
+from genlab.registry import Registry
+
+
+class Method(ABC):
+    """A way to fine-tune. Subclasses are frozen dataclasses whose fields are the options.
+
+    A method changes the network that it is given: it adds what it adds, and chooses what trains.
+    It allocates nothing of the network anew but what trains or is added, so it works on the meta
+    device, too.
+    """
+
+    @abstractmethod
+    def prepare(self, network: nn.Module) -> list[str]:
+        """Add what the method adds, and let only what trains have gradients.
+
+        The network's output stays bit for bit what it was, where the method can do that.
+
+        Args:
+            network: a plain one, of `layout_of`'s kinds.
+
+        Returns:
+            The names of the parameters that train, in the network's order.
+
+        Raises:
+            ConfigError: the method has nothing to train in this network, or an option names a part
+                that it has not.
+        """
+
+    @abstractmethod
+    def merge(self, network: nn.Module) -> nn.Module:
+        """A plain network again: the architecture and the state-dict keys from before `prepare`.
+
+        Args:
+            network: prepared, perhaps trained; it is changed.
+
+        Returns:
+            The same network, whose output differs by rounding only.
+
+        Raises:
+            ConfigError: what the method adds cannot become part of the weights.
+        """
+
+    def saved(self, network: nn.Module) -> dict[str, Tensor]:
+        """What is stored of a prepared network: what trains, and statistics that training moves.
+
+        Returns:
+            Name -> tensor, shared with the network.
+        """
+        state = network.state_dict(keep_vars=True)
+        trained = {name: value for name, value in state.items() if value.requires_grad}
+        statistics = {name: state[name] for name in layout_of(network).statistics}
+        return {name: value.detach() for name, value in {**trained, **statistics}.items()}
+
+    @torch.no_grad()
+    def load(self, network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+        """Take over what `saved` gave, all of it and nothing else.
+
+        Raises:
+            CheckpointError: names a tensor that is missing, not of this method, or of another
+                shape.
+        """
+        own = self.saved(network)
+        for name in [*own, *tensors]:
+            if name not in tensors or name not in own:
+                where = "lacks" if name in own else "holds, beside what this method trains,"
+                raise CheckpointError(f"the adapter {where} {name}; it is of another method or model")
+            if own[name].shape != tensors[name].shape:
+                raise CheckpointError(
+                    f"the adapter's {name} has the shape {tuple(tensors[name].shape)}, the model's "
+                    f"{tuple(own[name].shape)}; it was trained on another model"
+                )
+        for name, tensor in own.items():
+            tensor.copy_(tensors[name])
+
+
+METHODS: Registry[type[Method]] = Registry(
+    "genlab.finetuning_methods",
+    {
+        "diffit": "genlab.finetuning.methods.diffit:DiffFit",
+    },
+    kind="fine-tuning method",
+    builds=Method,
+)
+
+
+def train_only(network: nn.Module, names: Iterable[str], method: str) -> list[str]:
+    """Freeze a network but for some parameters.
+
+    Args:
+        network: whose parameters are meant.
+        names: what trains; repeated ones count once.
+        method: for the message.
+
+    Returns:
+        The names in the network's order.
+
+    Raises:
+        ConfigError: there are none.
+    """
+    wanted = set(names)
+    trained = []
+    for name, parameter in network.named_parameters():
+        parameter.requires_grad_(name in wanted)
+        if name in wanted:
+            trained.append(name)
+            wanted.remove(name)
+    assert not wanted, f"{sorted(wanted)[0]} is no parameter of {type(network).__name__}"
+    if not trained:
+        raise ConfigError(
+            f"{method} changes nothing in {type(network).__name__}, which has no parameter of that "
+            "kind; choose another method"
+        )
+    return trained
+
+
+def choose_blocks(blocks: str | Sequence[int], count: int) -> list[int]:
+    """Read which blocks are meant.
+
+    Args:
+        blocks: "all", "half" (the first half, rounded up), "none", or numbers from 0; negative ones
+            count from the end.
+        count: how many blocks the network has.
+
+    Raises:
+        ConfigError: names a block that does not exist.
+    """
+    if isinstance(blocks, str):
+        named = {"all": count, "half": -(-count // 2), "none": 0}
+        if blocks not in named:
+            raise ConfigError(
+                f"blocks={blocks!r}: write all, half, none, or a list of numbers such as [0,1,2]"
+            )
+        return list(range(named[blocks]))
+    for number in blocks:
+        if not -count <= number < count:
+            raise ConfigError(
+                f"there is no block {number}: the network has {count}, 0 ... {count - 1}"
+            )
+    return sorted({number % count for number in blocks})
+
+
+def parent_of(network: nn.Module, name: str) -> tuple[nn.Module, str]:
+    """The module that holds a parameter or a module, and the name that it has there."""
+    path, _, last = name.rpartition(".")
+    return network.get_submodule(path), last
