@@ -5,7 +5,7 @@ from torch import nn
 from genlab.errors import ConfigError
 from genlab.networks.base import Network
 from genlab.networks.layout import Layout
-from genlab.registry import Registry, class_path
+from genlab.registry import class_path
 
 
 def layout_of(network: nn.Module) -> Layout:

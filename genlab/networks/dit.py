@@ -321,9 +321,7 @@ class Block(nn.Module):
     def forward(self, x: Streams, condition: Float[Tensor, "#B D"]) -> Streams:
         """Tokens (or their streams) in, the same out."""
         modulation = self.adaLN_modulation(condition)[:, None].chunk(6, dim=-1)
-        x = self._add(
-            self.attn, self.norm1, self.hyper_attn, x, *modulation[:3], self.gamma_attn
-        )
+        x = self._add(self.attn, self.norm1, self.hyper_attn, x, *modulation[:3], self.gamma_attn)
         return self._add(self.mlp, self.norm2, self.hyper_mlp, x, *modulation[3:], self.gamma_mlp)
 
     @staticmethod

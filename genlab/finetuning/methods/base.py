@@ -2,7 +2,6 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -74,7 +73,9 @@ class Method(ABC):
         for name in [*own, *tensors]:
             if name not in tensors or name not in own:
                 where = "lacks" if name in own else "holds, beside what this method trains,"
-                raise CheckpointError(f"the adapter {where} {name}; it is of another method or model")
+                raise CheckpointError(
+                    f"the adapter {where} {name}; it is of another method or model"
+                )
             if own[name].shape != tensors[name].shape:
                 raise CheckpointError(
                     f"the adapter's {name} has the shape {tuple(tensors[name].shape)}, the model's "
@@ -88,6 +89,15 @@ METHODS: Registry[type[Method]] = Registry(
     "genlab.finetuning_methods",
     {
         "diffit": "genlab.finetuning.methods.diffit:DiffFit",
+        "bitfit": "genlab.finetuning.methods.bitfit:BitFit",
+        "norm": "genlab.finetuning.methods.norms:NormTuning",
+        "lora": "genlab.finetuning.methods.lora:LoRA",
+        "peft": "genlab.finetuning.methods.peft_method:PeftMethod",
+        "adapter": "genlab.finetuning.methods.bottleneck:BottleneckAdapter",
+        "vpt": "genlab.finetuning.methods.prompts:VisualPrompts",
+        "class-table": "genlab.finetuning.methods.class_table:ClassTableTuning",
+        "last": "genlab.finetuning.methods.last:LastLayers",
+        "full": "genlab.finetuning.methods.full:FullTuning",
     },
     kind="fine-tuning method",
     builds=Method,
