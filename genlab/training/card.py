@@ -42,7 +42,7 @@ def model_card(
     line: dict[str, Any] = past[-1] if past else {}
     steps = images // config.batch_size
     rows = {
-        "Family": config.objective.get("name", ""),
+        "Family": config.objective.get("name", objective.family),
         "Data": f"{Path(config.data.path).name}, {data.num_images:,} images, {_shape(data)}",
         "Classes": _classes(config, data),
         "Steps": f"{steps:,} of {config.batch_size} images: {images:,} images",
@@ -63,7 +63,7 @@ def model_card(
 license: {json.dumps(config.license.lower())}
 library_name: genlab
 datasets: [{json.dumps(Path(config.data.path).stem)}]
-tags: [{objective.task}, {config.objective.get("name", "")}]
+tags: [{objective.task}, {config.objective.get("name", objective.family)}]
 ---
 # {name}
 

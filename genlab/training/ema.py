@@ -7,17 +7,21 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from genlab.training.trained import changing_tensors
+
 
 def averaged_tensors(network: nn.Module) -> dict[str, Tensor]:
-    """What of a network is averaged: every number of its state dict that is not whole.
+    """What of a network is averaged: every number that training changes and that is not whole.
 
     Averaged weights need running statistics and singular vectors that fit them, and the averages of
-    these over the same steps nearly do. Buffers that never change stay as they are.
+    these over the same steps nearly do. Buffers that never change stay as they are, and so do
+    frozen parameters, of which there is no copy.
 
     Returns:
         Name in the state dict -> tensor, shared with the network.
     """
-    return {key: value for key, value in network.state_dict().items() if value.is_floating_point()}
+    changing = changing_tensors(network).items()
+    return {key: value for key, value in changing if value.is_floating_point()}
 
 
 class WeightAverage:

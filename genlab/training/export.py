@@ -13,7 +13,7 @@ from genlab.errors import ConfigError, TrainingError
 from genlab.training.card import model_card
 from genlab.training.ema import averaged_tensors, sigma_rel_of
 from genlab.training.latents import with_autoencoder
-from genlab.training.objective import Product, build_objective
+from genlab.training.objective import Product
 from genlab.training.posthoc import read_snapshot, reconstruct
 from genlab.training.run import Run
 from genlab.training.snapshots import Snapshot, list_snapshots
@@ -107,7 +107,7 @@ def _from_state(run: Run, choice: Choice, snapshots: list[Snapshot]) -> Chosen:
                 f"{run.folder} holds unaveraged weights of its last state only; leave --images "
                 "out or take an average"
             )
-        main = build_objective(run.read_config().objective).main
+        main = run.build_objective(run.read_config()).main
         return Chosen(state.networks[main], state.progress.images)
     newest = max(
         (s for s in snapshots if s.average == HALFLIFE), key=lambda s: s.images, default=None
@@ -132,7 +132,7 @@ def make_product(
         facts: more rows for the model card's table, for instance a score.
     """
     config, data = run.read_config(), run.read_data()
-    objective = build_objective(config.objective)
+    objective = run.build_objective(config)
     network = objective.build(config.network, data)[objective.main]
     chosen = choose_weights(run, choice)
     with torch.no_grad():
@@ -148,8 +148,8 @@ def make_product(
     names = data.class_names if config.class_names is None else tuple(config.class_names)
     card = model_card(run, config, data, objective, choice, chosen.images, facts or {})
     network.eval()
-    product = objective.product(network, names, config.sampler, card)
-    if data.autoencoder is not None:
+    product = objective.product(objective.finish(network), names, config.sampler, card)
+    if data.autoencoder is not None and not objective.starts_trained:
         product = with_autoencoder(product, run.folder / AUTOENCODER)
     return product, chosen
 

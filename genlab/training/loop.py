@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from torch import nn
 
 from genlab.data.latents import AUTOENCODER, LatentDataset, draw_latents, keep_autoencoder
 from genlab.data.pixels import from_uint8
@@ -22,7 +23,7 @@ from genlab.training.config import TrainConfig
 from genlab.training.latents import with_autoencoder
 from genlab.training.machine import hardware
 from genlab.training.models import Models
-from genlab.training.objective import build_objective
+from genlab.training.objective import Objective, build_objective
 from genlab.training.recorder import Recorder
 from genlab.training.run import Run
 from genlab.training.seeds import generator
@@ -64,6 +65,9 @@ class Trainer:
         folder: of the run.
         device: ``cpu`` keeps off the GPU, ``cuda:1`` chooses one; None takes what accelerate finds.
         watch: called after each log line with its values.
+        objective: in place of the one that ``config.objective`` names.
+        run: in place of a plain one in ``folder``.
+        keep: see `Recorder`.
 
     Nothing is written before `train`.
 
@@ -80,9 +84,12 @@ class Trainer:
         *,
         device: str | None = None,
         watch: Callable[[dict[str, Any]], None] = lambda values: None,
+        objective: Objective | None = None,
+        run: Run | None = None,
+        keep: Callable[[nn.Module, Progress], None] | None = None,
     ) -> None:
         self.config = config
-        self.run = Run(folder)
+        self.run = Run(folder) if run is None else run
         self.accelerator = _accelerator(config, device)
         self.device: torch.device = self.accelerator.device
         self.is_main = bool(self.accelerator.is_main_process)
@@ -92,21 +99,26 @@ class Trainer:
             self.accelerator.process_index,
             config.gradient_accumulation,
         )
-        self.objective = build_objective(config.objective)
+        self.objective = build_objective(config.objective) if objective is None else objective
+        self.objective.to(self.device)
         self.batches = Batches(config.data, config.seed)
         self.models = Models(config, self.objective, self.batches.facts, self.accelerator)
         self.updates = Updates(config, self.objective, self.models, self.accelerator, self.share)
-        self.recorder = self._recorder(watch)
+        self.recorder = self._recorder(watch, keep)
         self.run.check(config, self.batches.facts, self.objective.recuttable)
         self.progress = self._resume()
         self.lr = self.updates.learning_rate(self.progress.images, self.objective.main)
 
-    def _recorder(self, watch: Callable[[dict[str, Any]], None]) -> Recorder:
+    def _recorder(
+        self,
+        watch: Callable[[dict[str, Any]], None],
+        keep: Callable[[nn.Module, Progress], None] | None,
+    ) -> Recorder:
         config, objective, facts = self.config, self.objective, self.batches.facts
         averaged = objective.build(config.network, facts)[objective.main].to(self.device).eval()
         names = facts.class_names if config.class_names is None else tuple(config.class_names)
         product = objective.product(averaged, names, config.sampler)
-        if isinstance(self.batches.dataset, LatentDataset):
+        if isinstance(self.batches.dataset, LatentDataset) and not objective.starts_trained:
             folder = self.batches.dataset.folder / AUTOENCODER
             product = with_autoencoder(product, folder, self.device)
         drawer = product if isinstance(product, Generator) else None
@@ -130,6 +142,7 @@ class Trainer:
             sampler,
             build_validation(config, objective, facts, self.device),
             watch,
+            keep,
         )
 
     def _resume(self) -> Progress:
@@ -191,8 +204,9 @@ class Trainer:
         if not found and self.objective.num_initial_images:
             first = self.batches.first(self.objective.num_initial_images)
             self.models.initialise(*self._on_device(first, "first"))
-        if self.is_main and isinstance(self.batches.dataset, LatentDataset):
-            source = self.batches.dataset.folder / AUTOENCODER  # the run outlives the set
+        dataset, own = self.batches.dataset, not self.objective.starts_trained
+        if self.is_main and isinstance(dataset, LatentDataset) and own:
+            source = dataset.folder / AUTOENCODER  # the run outlives the set
             keep_autoencoder(self.run.folder, partial(shutil.copytree, source))
         if self.is_main:
             machine = hardware(self.device, self.share.processes)

@@ -16,10 +16,14 @@ from genlab.training.ema import HalfLifeAverage, PowerAverage, WeightAverage, av
 from genlab.training.objective import Objective
 from genlab.training.seeds import derive
 from genlab.training.state import Progress, State
+from genlab.training.trained import changing_tensors
 
 
 class Models:
     """The networks in training and what follows them.
+
+    Of a network in training whose parameters are frozen in part, optimizer, averages and states
+    hold only what trains: the rest is what the objective builds it with.
 
     Args:
         config: of the run.
@@ -90,7 +94,7 @@ class Models:
     def _optimizer(self, name: str, network: nn.Module) -> torch.optim.Optimizer:
         options = self.config.optimizer.of(name)
         return torch.optim.AdamW(
-            network.parameters(),
+            [parameter for parameter in network.parameters() if parameter.requires_grad],
             lr=options.lr,
             betas=(options.beta1, options.beta2),
             eps=options.eps,
@@ -119,11 +123,16 @@ class Models:
         scaler = self.accelerator.scaler
         return State(
             progress=progress,
-            networks={name: dict(n.state_dict()) for name, n in self.unwrapped.items()},
+            networks={name: self._saved(name) for name in self.networks},
             averages={average.name: average.state_dict() for average in self.averages},
             optimizers={name: o.state_dict() for name, o in self.optimizers.items()},
             scaler=None if scaler is None else scaler.state_dict(),
         )
+
+    def _saved(self, name: str) -> dict[str, Tensor]:
+        """What a state holds of a network; those beside the ones in training are held whole."""
+        network = self.plain(name)
+        return changing_tensors(network) if name in self.optimizers else dict(network.state_dict())
 
     def load(self, state: State, where: object) -> None:
         """Take over a saved state.
@@ -133,7 +142,10 @@ class Models:
         """
         try:
             for name in self.networks:
-                self.plain(name).load_state_dict(state.networks[name])
+                saved = state.networks[name]
+                if missing := self._saved(name).keys() ^ saved.keys():
+                    raise KeyError(f"{sorted(missing)[0]} is in one of them only")
+                self.plain(name).load_state_dict(saved, strict=False)
             for name in self.optimizers:
                 self._load_optimizer(name, state.optimizers[name])
             for average in self.averages:
@@ -163,8 +175,9 @@ class Models:
             TrainingError: names the weight.
         """
         for name in self.networks:
+            saved = self._saved(name)
             for key, value in self.plain(name).named_parameters():
-                if not bool(value.isfinite().all()):
+                if key in saved and not bool(value.isfinite().all()):
                     raise TrainingError(
                         f"the weight {key} of the {name} is not finite after step {progress.step}, "
                         "earlier states are kept; lower optimizer.lr or lengthen "

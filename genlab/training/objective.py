@@ -98,6 +98,8 @@ class Objective(ABC):
         num_initial_images: how many images `initialise` gets; 0 leaves it out.
         recuttable: whether a batch may be cut into other micro-batches during a run: no layer of
             the networks looks at more than one image, nor changes with each pass.
+        starts_trained: whether training begins from a trained model: a preview is drawn before the
+            first step, and the autoencoder of latents is the model's own.
     """
 
     family: ClassVar[str]
@@ -109,6 +111,11 @@ class Objective(ABC):
     scores: ClassVar[Mapping[str, str]] = {}
     num_initial_images: ClassVar[int] = 0
     recuttable: ClassVar[bool] = True
+    starts_trained: ClassVar[bool] = False
+
+    def to(self, device: torch.device) -> None:
+        """Move what the objective itself holds to the device of the run, before it builds."""
+        return
 
     @property
     @abstractmethod
@@ -204,6 +211,10 @@ class Objective(ABC):
             sampler: how a generator samples by default; empty for anything else.
             card: text of the model card.
         """
+
+    def finish(self, network: nn.Module) -> nn.Module:
+        """The main network as it is exported, with its final weights; by default as it is."""
+        return network
 
     def evaluate(
         self, network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]

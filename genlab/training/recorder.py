@@ -18,7 +18,6 @@ from genlab.errors import TrainingError
 from genlab.generators.base import Generator
 from genlab.samplers.base import AnySampler
 from genlab.training.config import TrainConfig
-from genlab.training.ema import averaged_tensors
 from genlab.training.logs import Log
 from genlab.training.machine import peak_memory_mib
 from genlab.training.models import Models
@@ -44,6 +43,8 @@ class Recorder:
         sampler: how it draws them.
         validate: judges it; None does not.
         watch: called after each log line with its values.
+        keep: writes what else is wanted of the averaged network each time snapshots are stored;
+            None writes nothing.
     """
 
     def __init__(
@@ -58,11 +59,12 @@ class Recorder:
         sampler: AnySampler | None,
         validate: Callable[[nn.Module], dict[str, float]] | None,
         watch: Callable[[dict[str, Any]], None],
+        keep: Callable[[nn.Module, Progress], None] | None = None,
     ) -> None:
         self.run, self.config, self.models = run, config, models
         self.accelerator, self.is_main = accelerator, bool(accelerator.is_main_process)
         self.averaged, self.generator, self.sampler = averaged, generator, sampler
-        self.validate, self.watch = validate, watch
+        self.validate, self.watch, self.keep = validate, watch, keep
         self.objective, self._watch = objective, objective.watch()
         self.last_loss = math.nan
         self._means: list[dict[str, Tensor]] = []
@@ -91,6 +93,8 @@ class Recorder:
         if self.is_main:
             self._log = Log(self.run.folder, progress.step, self.config.output.tensorboard)
             prune_snapshots(self.run.snapshots, progress.images)
+        if self.objective.starts_trained and progress.step == 0 and self._draws:
+            self._draw_preview(progress)  # what all later ones are compared with
 
     def end(self) -> None:
         """Write out what is buffered."""
@@ -112,12 +116,11 @@ class Recorder:
         output = self.config.output
         log = progress.step % output.log_steps == 0
         snapshot = self._crossed(output.snapshot_kimg, progress)
-        draws = self.generator is not None and output.preview_kimg is not None
-        preview = draws and self._crossed(output.preview_kimg, progress)
+        preview = self._draws and self._crossed(output.preview_kimg, progress)
         due = log or snapshot or preview
         if not (due or last):
             return
-        snapshot, preview = snapshot or last, preview or (draws and last)
+        snapshot, preview = snapshot or last, preview or (self._draws and last)
         steps = len(self._means)
         means = self._take_means(progress, due)  # first, since it refuses some that are not finite
         self._write_line(progress, lr, steps, means, self._scores() if snapshot else {})
@@ -129,6 +132,10 @@ class Recorder:
             self._draw_preview(progress)
         if last or (log and self._state_is_due()):
             self._save_state(progress)
+
+    @property
+    def _draws(self) -> bool:
+        return self.generator is not None and self.config.output.preview_kimg is not None
 
     def _crossed(self, kimg: float | None, progress: Progress) -> bool:
         """Whether the step went over a multiple of ``kimg``."""
@@ -234,6 +241,11 @@ class Recorder:
         if self.is_main:
             dtype = getattr(torch, self.config.output.snapshot_dtype.value)
             save_snapshots(self.run, self.models.averages, progress, dtype)
+        if self.is_main and self.keep is not None:
+            paused = time.perf_counter()
+            self._average()
+            self.keep(self.averaged, progress)
+            self._line_began += time.perf_counter() - paused
 
     def _scores(self) -> dict[str, float]:
         """What the objective makes of the averaged weights; the log's speed is that of training."""
@@ -247,9 +259,9 @@ class Recorder:
 
     def _average(self) -> None:
         """Copy the averaged weights: a generator lays its network out for sampling."""
-        tensors = averaged_tensors(self.averaged).values()
-        for tensor, value in zip(tensors, self.models.averages[0].values, strict=True):
-            tensor.copy_(value)
+        tensors = self.averaged.state_dict()
+        for name, value in self.models.averages[0].state_dict().items():
+            tensors[name].copy_(value)
 
     def _draw_preview(self, progress: Progress) -> None:
         if self.generator is None or not self.is_main:

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from genlab import __version__
 from genlab.config import load, to_plain, to_yaml
@@ -24,6 +24,7 @@ from genlab.errors import TrainingError
 from genlab.files import write_text
 from genlab.training.batches import DataFacts
 from genlab.training.config import TrainConfig
+from genlab.training.objective import Objective, build_objective
 
 FREE = (
     "output.",
@@ -47,7 +48,16 @@ class Run:
 
     Args:
         folder: need not exist.
+
+    Attributes:
+        schema: what its config.yaml fills.
+        kind: the folder of presets that such configurations stand in.
+        free: settings that it may go on with changed, as key or beginning of a key.
     """
+
+    schema: ClassVar[type[TrainConfig]] = TrainConfig
+    kind: ClassVar[str] = "train"
+    free: ClassVar[tuple[str, ...]] = FREE
 
     def __init__(self, folder: Path) -> None:
         self.folder = Path(folder)
@@ -93,7 +103,7 @@ class Run:
         old = _flat(to_plain(self.read_config()))
         new = _flat(to_plain(config))
         for key in sorted({*old, *new}):
-            if old.get(key) != new.get(key) and not _is_free(key, config, recuttable):
+            if old.get(key) != new.get(key) and not self._is_free(key, config, recuttable):
                 raise TrainingError(
                     f"{self.folder} holds a run with {key}={old.get(key)}, now it is "
                     f"{new.get(key)}; set it back to go "
@@ -119,7 +129,15 @@ class Run:
             raise TrainingError(
                 f"{self.folder} holds no training run (no config.yaml); check the path"
             )
-        return load(TrainConfig, str(self.config_path), "train")
+        return load(self.schema, str(self.config_path), self.kind)
+
+    def build_objective(self, config: TrainConfig) -> Objective:
+        """What the run was trained by.
+
+        Args:
+            config: what `read_config` gave.
+        """
+        return build_objective(config.objective)
 
     def read_data(self) -> DataFacts:
         """What the run knows of its data."""
@@ -133,6 +151,15 @@ class Run:
             autoencoder=facts.get("autoencoder"),
         )
 
+    def _is_free(self, key: str, config: TrainConfig, recuttable: bool) -> bool:
+        if key == "gradient_accumulation":
+            return recuttable
+        # A run may be made longer, unless its learning rate was planned for its length.
+        if key == "duration_kimg":
+            decay = config.schedule.decay.value
+            return decay == "constant" or config.schedule.decay_kimg is not None
+        return key.startswith(self.free)
+
     def read_machine(self) -> dict[str, str]:
         """What the run was trained on."""
         if not self.machine_path.is_file():
@@ -143,16 +170,6 @@ class Run:
     def snapshot_path(self, images: int, average: str) -> Path:
         """Where an average is stored, for instance ``snapshots/000512000-halflife.safetensors``."""
         return self.snapshots / f"{images:09d}-{average}.safetensors"
-
-
-def _is_free(key: str, config: TrainConfig, recuttable: bool) -> bool:
-    if key == "gradient_accumulation":
-        return recuttable
-    if (
-        key == "duration_kimg"
-    ):  # a run may be made longer, unless its learning rate was planned for its length
-        return config.schedule.decay.value == "constant" or config.schedule.decay_kimg is not None
-    return key.startswith(FREE)
 
 
 def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
