@@ -7,11 +7,12 @@ from diffusers import UNet2DModel
 
 # diffusers loads a class only where the class's own module shows it this name.
 from diffusers.models.modeling_utils import ModelMixin  # noqa: F401
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from genlab.errors import ConfigError
 from genlab.networks.base import DiffusionNetwork, check_positive, register_to_config
+from genlab.networks.class_embedding import look_up, mix_rows
 
 
 class DiffusersUNet(DiffusionNetwork):
@@ -76,4 +77,8 @@ class DiffusersUNet(DiffusionNetwork):
 
     def _embed_rows(self, rows: Float[Tensor, "B K"]) -> Float[Tensor, "B E"]:
         assert self.class_embedding is not None
-        return rows @ self.class_embedding.weight
+        return mix_rows(self.class_embedding, rows)
+
+    def _embed_classes(self, labels: Int64[Tensor, " B"]) -> Float[Tensor, "B E"]:
+        assert self.class_embedding is not None
+        return look_up(self.class_embedding, labels, self.label_dim, null_row=False)
