@@ -18,6 +18,7 @@ from genlab.networks.layers import (
     Linear,
     PositionalEmbedding,
     Resample,
+    Resampling,
     gelu,
 )
 
@@ -34,6 +35,19 @@ def test_resampling_keeps_constants_inside_and_up_is_the_transpose_of_down(
     torch.testing.assert_close((4 * down(x) * y).sum(), (x * up(y)).sum(), rtol=1e-4, atol=1e-4)
     ones = down(torch.ones(1, 1, 16, 16))[..., 2:-2, 2:-2]
     torch.testing.assert_close(ones, torch.ones_like(ones))
+
+
+def test_resampling_follows_its_input_and_may_be_trained_through_afterwards() -> None:
+    taps = [1, 3, 3, 1]
+    with torch.device("meta"):
+        resampling = Resampling("down", taps)
+    x = torch.randn(2, 3, 8, 8, requires_grad=True)
+    with torch.inference_mode():
+        out = resampling(x)
+    assert torch.equal(out, Resample("down", taps)(x))
+    resampling(x).sum().backward()
+    assert x.grad is not None
+    assert resampling(x.double()).dtype == torch.float64
 
 
 def test_the_short_cut_for_the_box_is_the_box() -> None:

@@ -308,3 +308,19 @@ def test_prepared_networks_take_adapters(name: str, first: str, rank: int) -> No
     merged = model.merge_and_unload()
     plan.prepare(merged)
     assert relative(run(merged), expected) < 1e-5
+
+
+@pytest.mark.parametrize("name", ["adm-unet", "dit", "song-unet", "gated-pixelcnn"])
+def test_an_adapted_network_tells_the_same_parts(name: str) -> None:
+    network = NETWORKS[name]()
+    before = network.layout()
+    adapt(network, LoraConfig(r=2, target_modules=exactly(layers_of(network, *PLAIN))))
+    after = network.layout()
+    assert (after.blocks, after.branches, after.norms) == (
+        before.blocks,
+        before.branches,
+        before.norms,
+    )
+    assert (after.modulated, after.tables) == (before.modulated, before.tables)
+    bases = [name.replace(".base_layer", "") for name in after.groups["bias"]]
+    assert tuple(bases) == before.groups["bias"]
