@@ -6,7 +6,7 @@ kinds of its modules.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 from torch import nn
@@ -14,6 +14,7 @@ from torch import nn
 NORMALIZATIONS: tuple[type[nn.Module], ...] = (
     nn.LayerNorm,
     nn.GroupNorm,
+    nn.RMSNorm,
     nn.modules.batchnorm._BatchNorm,
 )
 """Modules whose own parameters make the group "norm", unless a network says otherwise."""
@@ -107,6 +108,7 @@ class Layout:
         modulated: how the condition acts on normalisations, where it does.
         tables: the class tables.
         statistics: names of buffers that change in training (running statistics, singular vectors).
+        fixed: names of parameters that no training changes (a table of positions).
     """
 
     groups: Mapping[str, tuple[str, ...]]
@@ -115,7 +117,8 @@ class Layout:
     norms: tuple[str, ...] = ()
     modulated: tuple[ModulatedNorm, ...] = ()
     tables: tuple[ClassTable, ...] = ()
-    statistics: tuple[str, ...] = field(default=())
+    statistics: tuple[str, ...] = ()
+    fixed: tuple[str, ...] = ()
 
 
 def build_layout(
@@ -126,6 +129,7 @@ def build_layout(
     modulated: Sequence[ModulatedNorm] = (),
     tables: Sequence[ClassTable] = (),
     statistics: Sequence[str] = (),
+    fixed: Sequence[str] = (),
     modules: Mapping[str, Iterable[str]],
     normalizations: tuple[type[nn.Module], ...] = NORMALIZATIONS,
 ) -> Layout:
@@ -133,11 +137,12 @@ def build_layout(
 
     Args:
         network: whose parameters are grouped.
-        blocks: see `Layout`, as for the next four.
+        blocks: see `Layout`.
         branches: see `Layout`.
         modulated: see `Layout`.
         tables: see `Layout`.
         statistics: see `Layout`.
+        fixed: see `Layout`.
         modules: group -> paths of modules; all parameters below them belong to it.
         normalizations: kinds of modules that make the group "norm".
     """
@@ -159,6 +164,7 @@ def build_layout(
         modulated=tuple(modulated),
         tables=tuple(tables),
         statistics=tuple(statistics),
+        fixed=tuple(fixed),
     )
 
 
