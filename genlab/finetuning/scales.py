@@ -1,5 +1,6 @@
 """Vectors of factors on the outputs of branches, gamma of DiffFit: put on and taken off."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -18,36 +19,46 @@ def scale_name(branch: Branch) -> str:
     return branch.scale or f"{branch.layer}.{GAMMA}"
 
 
-def add_scale(network: nn.Module, branch: Branch) -> str:
-    """Multiply a branch by a vector of ones, which changes no bit of the output.
+def add_scales(network: nn.Module, branches: Iterable[Branch]) -> list[str]:
+    """Multiply branches by vectors of ones, which changes no bit of the output.
 
-    The block multiplies where it has a place for the vector; else a hook on the branch's last
-    layer does, which copies of the network have, too.
+    A block multiplies where it has a place for the vector; else a hook on the branch's last layer
+    does, which copies of the network have, too.
 
     Returns:
-        The name of the new parameter, (``branch.width``,).
+        The names of the new parameters, (``branch.width``,) each.
 
     Raises:
-        ConfigError: the branch has a vector already, or ends in another kind of layer.
+        ConfigError: a branch has a vector already, or ends in another kind of layer; the network is
+            unchanged.
     """
+    chosen = list(branches)
+    for branch in chosen:
+        _check_free(network, branch)
+    for branch in chosen:
+        weight = network.get_submodule(branch.layer).get_parameter("weight")
+        owner, name = parent_of(network, scale_name(branch))
+        ones = torch.ones(branch.width, dtype=weight.dtype, device=weight.device)
+        owner.register_parameter(name, nn.Parameter(ones))
+        if branch.scale is None:
+            owner.register_forward_hook(_multiply)
+    return [scale_name(branch) for branch in chosen]
+
+
+def _check_free(network: nn.Module, branch: Branch) -> None:
+    if held_scale(network, branch) is not None:
+        raise ConfigError(
+            f"{branch.layer} is multiplied by a scale vector already; merge what the network was "
+            "prepared with before preparing it again"
+        )
     layer = network.get_submodule(branch.layer)
-    owner, name = parent_of(network, scale_name(branch))
-    if getattr(owner, name, None) is not None:
+    suits = isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d)
+    if not suits or "weight" not in layer._parameters:  # a parametrised weight is computed
         raise ConfigError(
-            f"{branch.layer} is multiplied by scale vectors already; merge them before others are "
-            "put on"
+            "scale vectors go on linear layers and convolutions with a weight of their own; "
+            f"{branch.layer} is a {type(layer).__name__}: leave its block out (blocks=none leaves "
+            "out all), or choose another method"
         )
-    if not isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d):
-        raise ConfigError(
-            f"scale vectors go on linear layers and convolutions; {branch.layer} is a "
-            f"{type(layer).__name__}: leave its block out (blocks=...) or name another layer in "
-            "the layout"
-        )
-    ones = torch.ones(branch.width, dtype=layer.weight.dtype, device=layer.weight.device)
-    owner.register_parameter(name, nn.Parameter(ones))
-    if branch.scale is None:
-        layer.register_forward_hook(_multiply)
-    return scale_name(branch)
 
 
 def held_scale(network: nn.Module, branch: Branch) -> Tensor | None:
@@ -58,7 +69,7 @@ def held_scale(network: nn.Module, branch: Branch) -> Tensor | None:
 
 
 def remove_scale(network: nn.Module, branch: Branch) -> None:
-    """Take a vector off, as if `add_scale` had never been called."""
+    """Take a vector off, as if `add_scales` had never been called."""
     owner, name = parent_of(network, scale_name(branch))
     if branch.scale is not None:
         setattr(owner, name, None)

@@ -83,7 +83,7 @@ def own_layout(network: nn.Module) -> Layout:
     )
 
 
-def _theirs() -> nn.Module:
+def _theirs() -> Any:
     return DiTTransformer2DModel(
         num_attention_heads=2, attention_head_dim=8, in_channels=1, num_layers=3, sample_size=8,
         num_embeds_ada_norm=CLASSES,
@@ -126,7 +126,7 @@ def build(name: str, **changes: Any) -> nn.Module:
 
 def call(network: Any, x: Tensor, level: Tensor, labels: Tensor) -> Tensor:
     """Evaluate any of the networks."""
-    if isinstance(network, DiTTransformer2DModel):
+    if type(network).__name__ == "DiTTransformer2DModel":
         out: Tensor = network(x, timestep=level, class_labels=labels).sample
         return out
     if isinstance(network, OwnNetwork):
@@ -167,7 +167,7 @@ class Pictures:
         return call(network, x, self.level, self.labels)
 
     def train(self, network: nn.Module, names: list[str], steps: int = 4) -> None:
-        """A few steps of Adam on the noise; large ones, so that what trains is far from its start."""
+        """A few large steps of Adam on the noise, so that what trains is far from its start."""
         parameters = dict(network.named_parameters())
         optimizer = torch.optim.Adam([parameters[name] for name in names], lr=0.03)
         for _ in range(steps):

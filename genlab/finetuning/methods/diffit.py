@@ -17,7 +17,7 @@ from genlab.finetuning.methods.base import (
     unfreeze,
 )
 from genlab.finetuning.methods.norms import affine_notes
-from genlab.finetuning.scales import add_scale, held_scale
+from genlab.finetuning.scales import add_scales, held_scale
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +65,7 @@ class DiffFit(Method):
                 f"DiffFit has no place for scale vectors in {type(network).__name__}, whose chosen "
                 f"blocks (blocks={self.blocks}) have no residual branches; choose others, or none"
             )
-        names = [add_scale(network, branch) for branch in branches]
+        names = add_scales(network, branches)
         switch_on_affine(network, layout)
         groups = layout_of(network).groups
         names += [*groups["bias"], *groups["norm"]]

@@ -43,12 +43,11 @@ class NormTuning(Method):
         switch_on_affine(network, layout)
         groups = layout_of(network).groups
         if not groups["norm"]:
-            count = len(layout.norms)
             kinds = sorted({type(network.get_submodule(path)).__name__ for path in layout.norms})
-            without = f"{count} normalisations ({', '.join(kinds)}) cannot have weights"
+            without = f"its normalisations ({', '.join(kinds)}) cannot have weights"
             raise ConfigError(
                 f"norm tuning changes nothing in {type(network).__name__}: "
-                f"{without if count else 'it has no normalisations'}; choose another method"
+                f"{without if kinds else 'it has no normalisations'}; choose another method"
             )
         table = groups["class"] if self.class_table else ()
         return train_only(network, [*groups["norm"], *table], "NormTuning")
