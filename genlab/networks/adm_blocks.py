@@ -228,7 +228,9 @@ def add_branch(
     x: Images, h: Float[Tensor, "B D h w"], gamma: Float[Tensor, " D"] | None
 ) -> Float[Tensor, "B D h w"]:
     """``x + gamma h``."""
-    return x + h if gamma is None else torch.addcmul(x, h, gamma[:, None, None])
+    if gamma is None:
+        return x + h
+    return torch.addcmul(x, h, gamma.to(h.dtype)[:, None, None])  # under autocast they differ
 
 
 class AttentionBlock(nn.Module):

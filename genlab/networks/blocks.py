@@ -162,7 +162,7 @@ class UNetBlock(nn.Module):
 
     def _residual(self, x: Tensor, h: Tensor, gamma: Tensor | None) -> Tensor:
         if gamma is not None:
-            h = h * gamma[:, None, None]
+            h = h * gamma.to(h.dtype)[:, None, None]  # under autocast they differ
         h = h.add_(x)
         return h if self.skip_scale == 1 else h.mul_(self.skip_scale)
 

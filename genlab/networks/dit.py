@@ -358,7 +358,7 @@ class Block(nn.Module):
         gate: Tensor,
     ) -> Streams:
         if gamma is not None:  # on the gate, (B, 1, D), in place of all tokens
-            gate = gate * gamma
+            gate = gate * gamma.to(gate.dtype)  # under autocast they differ
         inside = x if hyper is None else hyper.read(x)
         out = layer(modulate(norm(inside), shift, scale))
         return torch.addcmul(x, gate, out) if hyper is None else hyper.write(x, gate * out)

@@ -16,6 +16,7 @@ from torch import nn
 NORMALIZATIONS: tuple[type[nn.Module], ...] = (
     nn.LayerNorm,
     nn.GroupNorm,
+    nn.RMSNorm,
     nn.modules.batchnorm._BatchNorm,
 )
 """Modules whose own parameters make the group "norm", unless a network says otherwise."""
@@ -133,6 +134,7 @@ class Layout:
         modulated: how the condition acts on normalisations, where it does.
         tables: the class tables.
         statistics: names of buffers that change in training (running statistics, singular vectors).
+        fixed: names of parameters that no training changes (a table of positions).
     """
 
     groups: Mapping[str, tuple[str, ...]]
@@ -141,7 +143,8 @@ class Layout:
     norms: tuple[str, ...] = ()
     modulated: tuple[ModulatedNorm, ...] = ()
     tables: tuple[ClassTable, ...] = ()
-    statistics: tuple[str, ...] = field(default=())
+    statistics: tuple[str, ...] = ()
+    fixed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,6 +171,7 @@ def build_layout(
     modulated: Sequence[ModulatedNorm] = (),
     tables: Sequence[ClassTable] = (),
     statistics: Sequence[str] = (),
+    fixed: Sequence[str] = (),
     modules: Mapping[str, Iterable[str]],
     normalizations: tuple[type[nn.Module], ...] = NORMALIZATIONS,
     layers: tuple[type[nn.Module], ...] = LINEAR_LAYERS,
@@ -178,10 +182,11 @@ def build_layout(
         network: whose parameters are grouped.
         blocks: see `Layout`.
         parts: what blocks tell of themselves.
-        branches: more of them, see `Layout`, as for the next three.
+        branches: more of them, see `Layout`.
         modulated: more of them.
         tables: see `Layout`.
         statistics: see `Layout` and `buffers_of`.
+        fixed: see `Layout`.
         modules: group -> paths of modules, or of single parameters; all parameters below them
             belong to it.
         normalizations: kinds of modules that make the group "norm".
@@ -208,6 +213,7 @@ def build_layout(
         modulated=(*modulated, *(norm for part in parts for norm in part.modulated)),
         tables=tuple(tables),
         statistics=tuple(statistics),
+        fixed=tuple(fixed),
     )
 
 

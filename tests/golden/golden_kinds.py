@@ -12,6 +12,7 @@ from golden_cases import Case, MismatchError, NotBuiltError, Run
 from golden_diffusers import CHECKS as DIFFUSERS
 from golden_dit import CHECKS as DIT
 from golden_editing import CHECKS as EDITING
+from golden_finetuning import CHECKS as FINETUNING
 from golden_gan_training import gan_training
 from golden_gated_pixelcnn import gated_pixelcnn
 from golden_guidance import checks as guidance_checks
@@ -38,7 +39,7 @@ from genlab.samplers.sampler import Sampler
 from genlab.samplers.solvers.general import General
 
 PLANNED = {
-    "fine-tuning": ["difffit_forward", "difffit_grad", "difffit_trainable", "peft_lora"],
+    "fine-tuning": ["peft_lora"],
     "EDM2": [
         "edm2_encoder",
         "edm2_forward",
@@ -326,6 +327,7 @@ CHECKS: dict[str, Callable[[Run], None]] = {
     **DIT,
     **STITCH,
     **EDITING,
+    **FINETUNING,
     **SCHEDULERS,
     "edm_forward": edm_forward,
     "edm_grad": edm_grad,
