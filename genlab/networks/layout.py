@@ -206,7 +206,11 @@ def build_layout(
     groups["class"] += _own(network, [table.layer for table in tables], ("weight",))
     order = {name: number for number, (name, _) in enumerate(network.named_parameters())}
     return Layout(
-        groups={group: tuple(sorted(set(n), key=order.__getitem__)) for group, n in groups.items()},
+        # A module that peft has wrapped answers for its parts under names that are no parameters'.
+        groups={
+            group: tuple(sorted(set(names) & order.keys(), key=order.__getitem__))
+            for group, names in groups.items()
+        },
         blocks=tuple(blocks),
         branches=(*branches, *(branch for part in parts for branch in part.branches)),
         norms=tuple(norms),

@@ -18,6 +18,7 @@ from golden_gated_pixelcnn import gated_pixelcnn
 from golden_guidance import checks as guidance_checks
 from golden_metrics import metrics
 from golden_noise import RecordedNoise
+from golden_peft import CHECKS as PEFT
 from golden_pixelcnnpp import pixelcnnpp
 from golden_schedulers import CHECKS as SCHEDULERS
 from golden_schedules import gits, kd_discrete, kd_schedule, restart_sampler
@@ -39,7 +40,6 @@ from genlab.samplers.sampler import Sampler
 from genlab.samplers.solvers.general import General
 
 PLANNED = {
-    "fine-tuning": ["peft_lora"],
     "EDM2": [
         "edm2_encoder",
         "edm2_forward",
@@ -328,6 +328,7 @@ CHECKS: dict[str, Callable[[Run], None]] = {
     **STITCH,
     **EDITING,
     **FINETUNING,
+    **PEFT,
     **SCHEDULERS,
     "edm_forward": edm_forward,
     "edm_grad": edm_grad,

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -79,19 +80,38 @@ class Method(ABC):
                 shape.
         """
         own = self.saved(network)
-        for name in [*own, *tensors]:
-            if name not in tensors or name not in own:
-                where = "lacks" if name in own else "holds, beside what this method trains,"
-                raise CheckpointError(
-                    f"the adapter {where} {name}; it is of another method or model"
-                )
-            if own[name].shape != tensors[name].shape:
-                raise CheckpointError(
-                    f"the adapter's {name} has the shape {tuple(tensors[name].shape)}, the model's "
-                    f"{tuple(own[name].shape)}; it was trained on another model"
-                )
+        check_same(own, tensors)
         for name, tensor in own.items():
             tensor.copy_(tensors[name])
+
+    def adapter_config(self, network: nn.Module, base: str | None) -> dict[str, Any] | None:
+        """What ``adapter_config.json`` holds, where another library says so.
+
+        Args:
+            network: prepared.
+            base: name of the model that it was before.
+
+        Returns:
+            None: the file is GenLab's own.
+        """
+        return None
+
+
+def check_same(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
+    """Refuse tensors of other names or shapes than a prepared network has.
+
+    Raises:
+        CheckpointError: see `Method.load`.
+    """
+    for name in [*own, *tensors]:
+        if name not in tensors or name not in own:
+            where = "lacks" if name in own else "holds, beside what this method trains,"
+            raise CheckpointError(f"the adapter {where} {name}; it is of another method or model")
+        if own[name].shape != tensors[name].shape:
+            raise CheckpointError(
+                f"the adapter's {name} has the shape {tuple(tensors[name].shape)}, the model's "
+                f"{tuple(own[name].shape)}; it was trained on another model"
+            )
 
 
 class Selection(Method):
