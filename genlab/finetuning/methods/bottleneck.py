@@ -187,7 +187,7 @@ class Bottleneck(nn.Module):
         for tensor in (self.down.bias, self.up.weight, self.up.bias):
             nn.init.zeros_(tensor)
 
-    def forward(self, x: Float[Tensor, "*any"]) -> Float[Tensor, "*any"]:
+    def forward(self, x: Float[Tensor, "*inside"]) -> Float[Tensor, "*outside"]:
         """The same shape, but for the channels."""
         out: Tensor = self.up(self.activation(self.down(x)))
         return out if self.scale == 1 else self.scale * out

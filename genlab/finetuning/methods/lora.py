@@ -48,7 +48,8 @@ class LoRA(ThroughPeft):
             in peft's ``target_modules``, such as attn.qkv. Or a list of such words.
         dropout: probability of dropping an input of the products in training, 0 <= p < 1.
         rslora: divide ``alpha`` by the square root of ``r`` instead, for high ranks.
-        dora: train the length of every row of a weight apart from its direction.
+        dora: train the length of every row of a weight apart from its direction. In half precision
+            the output at the start is the base's but for rounding.
         rank_pattern: layer -> another ``r``; a name stands for all layers that end with it.
         alpha_pattern: layer -> another ``alpha``.
         class_table: whether the class table trains, too, in a copy of its own.
@@ -76,7 +77,8 @@ class LoRA(ThroughPeft):
                 raise ConfigError(f"{name} must be at least 1, got {number}")
         if not 0 <= self.dropout < 1:
             raise ConfigError(f"dropout must be at least 0 and below 1, got {self.dropout}")
-        if not self._words or not all(isinstance(word, str) and word for word in self._words):
+        listed = isinstance(self.targets, Sequence) and len(self.targets) > 0
+        if not listed or not all(isinstance(word, str) and word for word in self._words):
             raise ConfigError(
                 f"targets={self.targets!r}: write one of {', '.join(WORDS)}, the end of a layer's "
                 "path such as attn.qkv, or a list of such words"
@@ -115,7 +117,7 @@ class LoRA(ThroughPeft):
 
     @property
     def _words(self) -> Sequence[Any]:
-        return [self.targets] if isinstance(self.targets, str) else list(self.targets or ())
+        return [self.targets] if isinstance(self.targets, str) else list(self.targets)
 
     def _layers(self, network: nn.Module, word: str) -> list[str]:
         layout = layout_of(network)

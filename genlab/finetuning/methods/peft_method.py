@@ -261,8 +261,9 @@ def table_paths(network: nn.Module) -> list[str]:
         ConfigError: peft, which takes all modules whose path ends so, would take others, too.
     """
     tables = [table.layer for table in layout_of(network).tables]
-    for path, _ in network.named_modules():
-        if path not in tables and path.endswith(tuple(tables)):
+    for path, module in network.named_modules():
+        others = path not in tables and path.endswith(tuple(tables))
+        if others and any(True for _ in module.parameters()):
             raise ConfigError(
                 f"peft cannot tell the class table from {path}; write class_table=false"
             )
@@ -333,11 +334,20 @@ def _check_network(config: Any, network: nn.Module) -> None:
             f"peft's {_title(config)} is for language models; for learned prompts choose vpt"
         )
     targets = getattr(config, "target_modules", None)
+    names = layer_names(network)
     for target in sorted(targets) if isinstance(targets, list | set | tuple) else []:
         if not ending_with(target, modules):
             raise ConfigError(
                 f"target_modules: no layer of {type(network).__name__} is called {target!r}; "
-                f"{nearest(target, layer_names(network))}"
+                f"{nearest(target, names)}"
+            )
+    if isinstance(targets, str) and targets != "all-linear":  # a word of peft's
+        with _refusals(config, network):
+            found = any(re.fullmatch(targets, path) for path in modules)
+        if not found:
+            raise ConfigError(
+                f"target_modules: {targets!r} is an expression that no layer of "
+                f"{type(network).__name__} matches as a whole; they end with {', '.join(names)}"
             )
 
 
