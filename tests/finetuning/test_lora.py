@@ -231,7 +231,7 @@ def test_merging_leaves_a_base_that_shares_its_weights(kind: str, pictures: Pict
     method, base = KIN[kind], build("dit")
     before = pictures.predict(base)
     parameters = {id(each): each for each in base.parameters()}
-    network = copy.deepcopy(base, parameters)  # type: ignore[arg-type]  # a memo: these are shared
+    network = copy.deepcopy(base, parameters)  # a memo: these are shared
     assert network.get_parameter("blocks.0.attn.qkv.weight") is base.get_parameter(
         "blocks.0.attn.qkv.weight"
     )

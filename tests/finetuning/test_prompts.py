@@ -69,7 +69,7 @@ def test_each_block_sees_its_own_prompts_before_the_tokens() -> None:
     VisualPrompts(tokens=3).prepare(network)
     block, seen = network.blocks[1], []
     block.attn.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
-    plain = build("dit").blocks[1]  # type: ignore[index, union-attr]  # a ModuleList
+    plain = build("dit").blocks[1]  # type: ignore[index]  # a ModuleList
     x, condition = torch.randn(2, 5, 16), torch.randn(2, 16)
     out = block(x, condition)
     assert seen[0].shape == (2, 8, 16)
