@@ -160,7 +160,8 @@ class PeftMethod(ThroughPeft):
     has not, or for an adapter that peft itself has written.
 
     Trains what the method adds, and the class table. Most kinds leave the output bit for bit as it
-    was at the start; OSF, FRoD and HRA but for rounding, FourierFT, UniLoRA and VB-LoRA do not.
+    was at the start; OSF, FRoD, HRA and DEFT but for rounding; C3A, FourierFT, UniLoRA and VB-LoRA
+    do not.
 
     Merging: peft merges, where the kind can be merged.
 
