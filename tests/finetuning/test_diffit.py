@@ -38,7 +38,8 @@ def other_groups(network: nn.Module) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    ("blocks", "stand_in"), [("all", {0, 1, 2}), ("none", set()), ([0, -1], {0, 2}), ([1], {1})]
+    ("blocks", "stand_in"),
+    [("all", {0, 1, 2}), ("none", set()), ([], set()), ([0, -1], {0, 2}), ([1], {1})],
 )
 def test_blocks_are_an_option(blocks: object, stand_in: set[int]) -> None:
     network = build("dit")

@@ -60,7 +60,7 @@ class DiffFit(Method):
         layout = layout_of(network)
         chosen = {layout.blocks[i] for i in choose_blocks(self.blocks, len(layout.blocks))}
         branches = [branch for branch in layout.branches if branch.block in chosen]
-        if self.blocks != "none" and not branches:
+        if self.blocks != "none" and len(self.blocks) and not branches:
             raise ConfigError(
                 f"DiffFit has no place for scale vectors in {type(network).__name__}, whose chosen "
                 f"blocks (blocks={self.blocks}) have no residual branches; choose others, or none"
