@@ -263,8 +263,9 @@ class Resampling:
 
     def __call__(self, x: Images) -> Float[Tensor, "B C h w"]:
         """(B, C, H, W) -> (B, C, 2H, 2W) or (B, C, H/2, W/2)."""
-        if not self.box and self._filter.device != x.device:
-            self._filter = filter_2d(self.taps).to(x.device)  # once: copies stall a device
+        if not self.box and self._filter.device != x.device:  # once: copies stall a device
+            with torch.inference_mode(False):  # gradients may need it later
+                self._filter = filter_2d(self.taps).to(x.device)
         return resample(x, self._filter, self.direction, box=self.box)
 
 

@@ -52,8 +52,8 @@ class SpectralNorm(nn.Module):
         eps: below this the length of a vector counts as this.
     """
 
-    weight: nn.Parameter
-    bias: nn.Parameter | None
+    weight: Tensor
+    bias: Tensor | None
     folded: Tensor | None
     eps: float
 
@@ -99,8 +99,7 @@ class SpectralNorm(nn.Module):
     def _take(self, layer: Plain, options: Mapping[str, Any]) -> None:
         """Take over the parameters of a plain layer, as torch draws them, and start from there."""
         self.weight = layer.weight
-        bias = None if isinstance(layer, nn.Embedding) else layer.bias
-        self.register_parameter("bias", bias)
+        self.bias = None if isinstance(layer, nn.Embedding) else layer.bias
         self._start(**options)
 
     @torch.no_grad()

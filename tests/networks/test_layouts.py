@@ -107,7 +107,7 @@ def build(name: str) -> Network:
     if published(name):  # of its full size: its blocks differ in number and width only
         with torch.device("meta"):
             return NETWORKS[name](**{**DIT, "img_resolution": 32})  # type: ignore[return-value]
-    return network_of(name)  # type: ignore[no-any-return]
+    return network_of(name)
 
 
 @pytest.fixture(params=[*NETWORKS, *VARIANTS], scope="module", name="case")

@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import re
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -23,7 +24,7 @@ from genlab.networks.spectral_norm import SpectralNorm, remove_spectral_norm
 PLAIN = (nn.Linear, nn.Conv2d, nn.Conv1d, nn.Embedding)
 NETWORKS: dict[str, Callable[[], Network]] = {
     **{
-        name: lambda name=name: network_of(name)
+        name: partial(network_of, name)
         for name in (
             "adm-classifier", "adm-unet", "classifier-cnn", "conditional-discriminator",
             "dhariwal-unet", "dit", "gated-pixelcnn", "song-unet",
@@ -168,7 +169,7 @@ def test_without_spectral_norm_evaluation_is_the_same(
             run(network.train())
         before = run(network.eval())
         remove_spectral_norm(network.train(training))
-        assert network.output_layer[-1].training == training  # type: ignore[index, union-attr]
+        assert network.output_layer[-1].training == training
         assert not layers_of(network, SpectralNorm)
         assert torch.equal(run(network.eval()), before)
         network.save_pretrained(tmp_path)
@@ -304,4 +305,22 @@ def test_prepared_networks_take_adapters(name: str, first: str, rank: int) -> No
     out = run(prepared)
     assert relative(expected, before) > 1e-3
     assert relative(out, expected) < 1e-5
-    assert relative(run(plan.prepare(model.merge_and_unload())), expected) < 1e-5
+    merged = model.merge_and_unload()
+    plan.prepare(merged)
+    assert relative(run(merged), expected) < 1e-5
+
+
+@pytest.mark.parametrize("name", ["adm-unet", "dit", "song-unet", "gated-pixelcnn"])
+def test_an_adapted_network_tells_the_same_parts(name: str) -> None:
+    network = NETWORKS[name]()
+    before = network.layout()
+    adapt(network, LoraConfig(r=2, target_modules=exactly(layers_of(network, *PLAIN))))
+    after = network.layout()
+    assert (after.blocks, after.branches, after.norms) == (
+        before.blocks,
+        before.branches,
+        before.norms,
+    )
+    assert (after.modulated, after.tables) == (before.modulated, before.tables)
+    bases = [name.replace(".base_layer", "") for name in after.groups["bias"]]
+    assert tuple(bases) == before.groups["bias"]
