@@ -15,7 +15,16 @@ from torch.nn import functional as F
 
 from genlab.errors import ConfigError
 from genlab.networks.base import check_positive
+from genlab.networks.blocks import scaled_and_shifted
 from genlab.networks.layers import Conv2d, Direction, Images, Init, Linear, time_features
+from genlab.networks.layout import (
+    Branch,
+    ClassTable,
+    Layout,
+    ModulatedNorm,
+    Parts,
+    build_layout,
+)
 
 KAIMING = Init("kaiming_uniform", weight=math.sqrt(1 / 3), bias=math.sqrt(1 / 3))
 ZERO = Init("kaiming_uniform", weight=0.0)
@@ -87,6 +96,20 @@ class EmbedSequential(nn.Sequential):
             x = layer(x, embedding) if isinstance(layer, ResBlock) else layer(x)
         return x
 
+    def parts(self, path: str) -> Parts:
+        """What these layers, standing at ``path``, add to their network's `Layout`."""
+        branches: list[Branch] = []
+        modulated: list[ModulatedNorm] = []
+        modules: dict[str, tuple[str, ...]] = {}
+        for number, layer in enumerate(self):
+            if isinstance(layer, ResBlock | AttentionBlock):
+                part = layer.parts(f"{path}.{number}", block=path)
+                branches += part.branches
+                modulated += part.modulated
+                for group, members in part.modules.items():
+                    modules[group] = (*modules.get(group, ()), *members)
+        return Parts(branches=tuple(branches), modulated=tuple(modulated), modules=modules)
+
 
 class Downsample(nn.Module):
     """Half the height and width, by a strided convolution or by means of 2x2 pixels."""
@@ -125,8 +148,14 @@ class ResBlock(nn.Module):
         direction: resample between the first normalisation and its convolution, and on the skip
             path, without weights.
 
+    Attributes:
+        gamma: factors of the convolutions' output, (D,), as DiffFit trains them; None (as built)
+            multiplies by nothing.
+
     Source: Dhariwal and Nichol (arXiv:2105.05233), Section 3.
     """
+
+    gamma: Tensor | None
 
     def __init__(
         self,
@@ -136,6 +165,7 @@ class ResBlock(nn.Module):
         direction: Direction | None = None,
     ) -> None:
         super().__init__()
+        self.out_channels = out_channels
         self.scale_shift = style.scale_shift
         self.direction = direction
         self.in_layers = nn.Sequential(
@@ -154,6 +184,7 @@ class ResBlock(nn.Module):
         self.skip_connection: nn.Module = nn.Identity()
         if in_channels != out_channels:
             self.skip_connection = Conv2d(in_channels, out_channels, 1, init=KAIMING)
+        self.register_parameter("gamma", None)
 
     def forward(self, x: Images, embedding: Float[Tensor, "#B E"]) -> Float[Tensor, "B D h w"]:
         """Features (B, C, H, W) and embedding (B, E) -> features (B, D, H', W')."""
@@ -169,7 +200,37 @@ class ResBlock(nn.Module):
             h = self.out_layers[1:](h)
         else:
             h = self.out_layers(h + params)
-        return self.skip_connection(x) + h
+        return add_branch(self.skip_connection(x), h, self.gamma)
+
+    def parts(self, path: str, block: str) -> Parts:
+        """What this part of a block adds to its network's `Layout`."""
+        branch = Branch(
+            block=block,
+            kind="convolution",
+            layer=f"{path}.out_layers.3",
+            width=self.out_channels,
+            scale=f"{path}.gamma",
+        )
+        modulated = scaled_and_shifted(
+            f"{path}.out_layers.0", f"{path}.emb_layers.1", self.out_channels
+        )
+        return Parts(
+            branches=(branch,),
+            modulated=(modulated,) if self.scale_shift else (),
+            modules={
+                "convolution": (f"{path}.in_layers", f"{path}.out_layers"),
+                "modulation": (f"{path}.emb_layers",),
+            },
+        )
+
+
+def add_branch(
+    x: Images, h: Float[Tensor, "B D h w"], gamma: Float[Tensor, " D"] | None
+) -> Float[Tensor, "B D h w"]:
+    """``x + gamma h``."""
+    if gamma is None:
+        return x + h
+    return torch.addcmul(x, h, gamma.to(h.dtype)[:, None, None])  # under autocast they differ
 
 
 class AttentionBlock(nn.Module):
@@ -179,10 +240,16 @@ class AttentionBlock(nn.Module):
         channels: width.
         num_heads: heads, of equal width.
         new_order: how the channels of ``qkv`` are ordered, see `attend`.
+
+    Attributes:
+        gamma: factors of its output, see `ResBlock`.
     """
+
+    gamma: Tensor | None
 
     def __init__(self, channels: int, num_heads: int, *, new_order: bool) -> None:
         super().__init__()
+        self.channels = channels
         self.num_heads = num_heads
         self.new_order = new_order
         self.norm = group_norm(channels)
@@ -190,12 +257,24 @@ class AttentionBlock(nn.Module):
         self.proj_out = nn.Conv1d(channels, channels, 1)
         nn.init.zeros_(self.proj_out.weight)
         nn.init.zeros_(self.proj_out.bias)  # type: ignore[arg-type]  # there is one
+        self.register_parameter("gamma", None)
 
     def forward(self, x: Images) -> Float[Tensor, "B C H W"]:
         """(B, C, H, W) -> the same."""
         qkv = self.qkv(self.norm(x).flatten(2))
         h = attend(qkv, self.num_heads, new_order=self.new_order)
-        return x + self.proj_out(h).reshape(x.shape)
+        return add_branch(x, self.proj_out(h).reshape(x.shape), self.gamma)
+
+    def parts(self, path: str, block: str) -> Parts:
+        """See `ResBlock.parts`."""
+        branch = Branch(
+            block=block,
+            kind="attention",
+            layer=f"{path}.proj_out",
+            width=self.channels,
+            scale=f"{path}.gamma",
+        )
+        return Parts(branches=(branch,), modules={"attention": (path,)})
 
 
 def attend(
@@ -305,12 +384,35 @@ class TimeEmbedding(nn.Sequential):
             nn.SiLU(),
             Linear(width, width, init=KAIMING),
         )
+        self.features = model_channels
 
     def embed(self, t: Float[Tensor, " #B"]) -> Float[Tensor, "#B E"]:
         """Embed; the phases are taken in float32 whatever the layers compute in."""
-        weight = next(self.parameters())
-        embedding: Tensor = self(time_features(t, weight.shape[1]).to(weight.dtype))
+        dtype = next(self.parameters()).dtype
+        embedding: Tensor = self(time_features(t, self.features).to(dtype))
         return embedding
+
+
+def unet_layout(network: nn.Module, tables: Sequence[ClassTable] = ()) -> Layout:
+    """The layout of ADM's U-Net and of its downward half, with an output called ``out``.
+
+    Args:
+        network: the network.
+        tables: its class tables.
+    """
+    stages = {
+        path: stage.parts(path)
+        for path, stage in network.named_modules()
+        if isinstance(stage, EmbedSequential)
+    }
+    blocks = {path: part for path, part in stages.items() if part.branches}
+    return build_layout(
+        network,
+        blocks=list(blocks),
+        parts=list(blocks.values()),
+        tables=tables,
+        modules={"time": ["time_embed"], "last": ["out"]},
+    )
 
 
 def _resample(x: Images, direction: Direction) -> Float[Tensor, "B C h w"]:

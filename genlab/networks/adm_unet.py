@@ -7,7 +7,7 @@ import torch
 
 # diffusers loads a class only where the class's own module shows it this name.
 from diffusers.models.modeling_utils import ModelMixin  # noqa: F401
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -22,6 +22,7 @@ from genlab.networks.adm_blocks import (
     group_norm,
     level_widths,
     resampler,
+    unet_layout,
 )
 from genlab.networks.base import (
     DiffusionNetwork,
@@ -29,7 +30,9 @@ from genlab.networks.base import (
     level_resolutions,
     register_to_config,
 )
+from genlab.networks.class_embedding import look_up, mix_rows
 from genlab.networks.layers import Conv2d, Images
+from genlab.networks.layout import ClassTable, Layout
 
 
 class ADMUNet(DiffusionNetwork):
@@ -165,7 +168,14 @@ class ADMUNet(DiffusionNetwork):
         return torch.cat([x, enlarged], dim=1)
 
     def _embed_rows(self, rows: Float[Tensor, "B K"]) -> Float[Tensor, "B E"]:
-        return rows @ self.label_emb.weight
+        return mix_rows(self.label_emb, rows)
+
+    def _embed_classes(self, labels: Int64[Tensor, " B"]) -> Float[Tensor, "B E"]:
+        return look_up(self.label_emb, labels, self.label_dim, null_row=False)
+
+    def layout(self) -> Layout:
+        """See `Network.layout`."""
+        return unet_layout(self, [ClassTable(layer="label_emb")] if self.label_dim else [])
 
 
 def _decoder(

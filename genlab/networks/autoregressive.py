@@ -186,20 +186,21 @@ class AutoregressiveNetwork(Network):
         """
 
     def embed_labels(
-        self, table: nn.Embedding, labels: Int64[Tensor, " B"] | None
+        self, table: nn.Module, labels: Int64[Tensor, " B"] | None
     ) -> Float[Tensor, "#B E"]:
         """Rows of a table of class vectors; zeros for the null class.
 
         Args:
-            table: one row for each class.
+            table: one row for each class; it is called, not read.
             labels: as `forward` takes them.
 
         Raises:
             LabelError: a class is out of range.
         """
+        device = next(table.parameters()).device
         if labels is None:
-            return table.weight.new_zeros(1, table.embedding_dim)
-        check_classes(labels, table.num_embeddings)
-        labels = labels.to(table.weight.device)
-        known = (labels >= 0).to(table.weight.dtype)[:, None]
-        return table(labels.clamp(min=0)) * known
+            return torch.zeros_like(table(torch.zeros(1, dtype=torch.int64, device=device)))
+        check_classes(labels, self.label_dim)
+        labels = labels.to(device)
+        rows: Tensor = table(labels.clamp(min=0))
+        return rows * (labels >= 0).to(rows.dtype)[:, None]

@@ -94,25 +94,26 @@ class DiffusionNetwork(Network):
         """
         if self.label_dim == 0:
             return None
-        return self._embed_rows(self._label_rows(labels).to(self.dtype))
+        if labels is None:
+            return self._embed_classes(torch.full((1,), -1, device=self.device))
+        if not labels.is_floating_point():
+            check_classes(labels, self.label_dim)
+            return self._embed_classes(labels.to(self.device))
+        if labels.shape[1] != self.label_dim:
+            raise LabelError(
+                f"label rows have {labels.shape[1]} entries, the network has {self.label_dim} "
+                "classes; give one weight for each class"
+            )
+        return self._embed_rows(labels.to(self.device, self.dtype))
 
     @abstractmethod
     def _embed_rows(self, rows: Float[Tensor, "B K"]) -> Float[Tensor, "B E"]:
-        """Embed rows of class weights."""
+        """Embed rows of class weights; they are in the network's dtype."""
 
-    def _label_rows(self, labels: Labels | None) -> Float[Tensor, "B K"]:
-        if labels is None:
-            return torch.zeros(1, self.label_dim, device=self.device)
-        if labels.is_floating_point():
-            if labels.shape[1] != self.label_dim:
-                raise LabelError(
-                    f"label rows have {labels.shape[1]} entries, the network has {self.label_dim} "
-                    "classes; give one weight for each class"
-                )
-            return labels.to(self.device)
-        check_classes(labels, self.label_dim)
+    def _embed_classes(self, labels: Int64[Tensor, " B"]) -> Float[Tensor, "B E"]:
+        """Embed classes; what is none of them is the null class. Tables are looked up instead."""
         classes = torch.arange(self.label_dim, device=self.device)
-        return (labels.to(self.device)[:, None] == classes).float()
+        return self._embed_rows((labels[:, None] == classes).to(self.dtype))
 
     def _run(self, block: nn.Module, *args: Tensor) -> Tensor:
         """Run a block; where checkpointing is on, its activations are made again when needed."""

@@ -29,14 +29,19 @@ from genlab.networks.gan_layers import (
     Conditioning,
     Features,
     Init,
+    ResidualBlock,
     SelfAttention,
     Stage,
+    conditional_tables,
     draw_weights,
     embed_shared,
+    gan_layout,
     output_layer,
     project,
+    projection_table,
     upsample,
 )
+from genlab.networks.layout import ClassTable, Layout
 from genlab.networks.spectral_norm import Layers
 
 GENERATOR_WIDTHS = {
@@ -75,13 +80,17 @@ def discriminator_resolutions(
     return resolutions
 
 
-class GeneratorBlock(nn.Module):
+class GeneratorBlock(ResidualBlock):
     """Batch normalisation, ReLU, doubling, 3x3, again without doubling; a 1x1 shortcut."""
+
+    convolutions = ("conv1", "conv2")
+    conditional_norms = ("bn1", "bn2")
 
     def __init__(
         self, in_channels: int, out_channels: int, layers: Layers, norm: Callable[[int], nn.Module]
     ) -> None:
         super().__init__()
+        self.out_channels = out_channels
         self.conv1 = layers.conv(in_channels, out_channels)
         self.conv2 = layers.conv(out_channels, out_channels)
         self.conv_sc = layers.conv(in_channels, out_channels, 1)
@@ -212,8 +221,13 @@ class BigGANGenerator(GeneratorNetwork):
             h = stage(h, condition)
         return self.output_layer(h).tanh()
 
+    def layout(self) -> Layout:
+        """See `Network.layout`."""
+        shared = [] if self.shared is None else [ClassTable(layer="shared")]
+        return gan_layout(self, tables=[*shared, *conditional_tables(self)], last=["output_layer"])
 
-class DiscriminatorBlock(nn.Module):
+
+class DiscriminatorBlock(ResidualBlock):
     """ReLU, 3x3, ReLU, 3x3, halving; the first block begins without ReLU.
 
     Args:
@@ -224,6 +238,8 @@ class DiscriminatorBlock(nn.Module):
         first: whether the input is the image.
         halve: whether height and width are halved.
     """
+
+    convolutions = ("conv1", "conv2")
 
     def __init__(
         self,
@@ -237,6 +253,7 @@ class DiscriminatorBlock(nn.Module):
     ) -> None:
         super().__init__()
         hidden = out_channels if wide else in_channels
+        self.out_channels = out_channels
         self.first = first
         self.halve = halve
         self.conv1 = layers.conv(in_channels, hidden)
@@ -324,3 +341,7 @@ class BigGANDiscriminator(DiscriminatorNetwork):
         for stage in self.blocks:
             x = stage(x)
         return project(x, labels, self.linear, self.embed)
+
+    def layout(self) -> Layout:
+        """See `Network.layout`."""
+        return gan_layout(self, tables=[projection_table(self.embed)], last=["linear"])

@@ -32,14 +32,18 @@ from genlab.networks.gan_layers import (
     ConditionalBatchNorm,
     Features,
     Init,
+    ResidualBlock,
     SelfAttention,
     Stage,
     draw_weights,
     embed_shared,
+    gan_layout,
     output_layer,
     project,
+    projection_table,
     upsample,
 )
+from genlab.networks.layout import ClassTable, Layout
 from genlab.networks.spectral_norm import Layers
 
 DISCRIMINATOR_WIDTHS = {
@@ -54,7 +58,7 @@ REDUCTION = 4
 """How much narrower a block is inside."""
 
 
-class DeepGeneratorBlock(nn.Module):
+class DeepGeneratorBlock(ResidualBlock):
     """BN, ReLU, 1x1; BN, ReLU, (doubling), 3x3; BN, ReLU, 3x3; BN, ReLU, 1x1.
 
     The shortcut keeps the first channels: it has no weights.
@@ -66,6 +70,9 @@ class DeepGeneratorBlock(nn.Module):
         norm: makes a normalisation of a given width.
         doubles: whether height and width are doubled.
     """
+
+    convolutions = ("conv1", "conv2", "conv3", "conv4")
+    conditional_norms = ("bn1", "bn2", "bn3", "bn4")
 
     def __init__(
         self,
@@ -206,16 +213,23 @@ class BigGANDeepGenerator(GeneratorNetwork):
             h = stage(h, condition)
         return self.output_layer(h).tanh()
 
+    def layout(self) -> Layout:
+        """See `Network.layout`."""
+        return gan_layout(self, tables=[ClassTable(layer="shared")], last=["output_layer"])
 
-class DeepDiscriminatorBlock(nn.Module):
+
+class DeepDiscriminatorBlock(ResidualBlock):
     """ReLU, 1x1; ReLU, 3x3; ReLU, 3x3; ReLU, (halving), 1x1.
 
     The shortcut keeps all channels and adds new ones by a 1x1 convolution of them.
     """
 
+    convolutions = ("conv1", "conv2", "conv3", "conv4")
+
     def __init__(self, in_channels: int, out_channels: int, layers: Layers, *, halve: bool) -> None:
         super().__init__()
         hidden = out_channels // REDUCTION
+        self.out_channels = out_channels
         self.halve = halve
         self.conv1 = layers.conv(in_channels, hidden, 1)
         self.conv2 = layers.conv(hidden, hidden)
@@ -314,3 +328,7 @@ class BigGANDeepDiscriminator(DiscriminatorNetwork):
         for stage in self.blocks:
             h = stage(h)
         return project(h, labels, self.linear, self.embed)
+
+    def layout(self) -> Layout:
+        """See `Network.layout`."""
+        return gan_layout(self, tables=[projection_table(self.embed)], last=["linear"])

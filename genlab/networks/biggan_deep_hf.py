@@ -22,7 +22,14 @@ from genlab.errors import ConfigError
 from genlab.networks.base import Labels, check_positive, register_to_config
 from genlab.networks.biggan_deep import DeepGeneratorBlock
 from genlab.networks.gan_base import BOTTOM, GeneratorNetwork
-from genlab.networks.gan_layers import Features, SelfAttention, normalize
+from genlab.networks.gan_layers import (
+    Features,
+    SelfAttention,
+    gan_layout,
+    modulated_by_layers,
+    normalize,
+)
+from genlab.networks.layout import ClassTable, Layout, ModulatedNorm
 from genlab.networks.precision import WideBuffers
 from genlab.networks.spectral_norm import Layers, PairedConv2d
 
@@ -61,6 +68,7 @@ class IndexedStatistics(WideBuffers):
 
     def __init__(self, channels: int, *, num_stats: int, eps: float) -> None:
         super().__init__()
+        self.channels = channels
         self.eps = eps
         self.register_buffer("running_means", torch.zeros(num_stats, channels))
         self.register_buffer("running_vars", torch.ones(num_stats, channels))
@@ -102,6 +110,10 @@ class IndexedConditionalBatchNorm(IndexedStatistics):
     ) -> Features:
         """(B, C, H, W) -> (B, C, H, W)."""
         return self.normalize(x, 1 + self.gain(condition), self.bias(condition), mixture)
+
+    def modulated(self, path: str) -> ModulatedNorm:
+        """How the condition acts on it, standing at ``path``."""
+        return modulated_by_layers(path, self.channels)
 
 
 class BigGANDeepHF(GeneratorNetwork):
@@ -207,6 +219,21 @@ class BigGANDeepHF(GeneratorNetwork):
             h = layer(h) if isinstance(layer, SelfAttention) else layer(h, condition, mixture)
         h = F.relu(self.bn(h, mixture), inplace=True)
         return self._to_rgb(h).tanh()
+
+    def layout(self) -> Layout:
+        """See `Network.layout`."""
+        parts = {
+            path: [block.parts(path, block=path)]
+            for path, block in self.named_modules()
+            if isinstance(block, DeepGeneratorBlock | SelfAttention)
+        }
+        return gan_layout(
+            self,
+            tables=[ClassTable(layer="embeddings", axis=1)],
+            last=["bn", "conv_to_rgb"],
+            parts=parts,
+            normalizations=(IndexedStatistics,),
+        )
 
     def _to_rgb(self, h: Features) -> Float[Tensor, "B 3 H W"]:
         """The channels that become the image: a fifth of all work went into the others."""

@@ -10,15 +10,26 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from genlab.errors import ConfigError
+from genlab.networks.base import DiffusionNetwork
 from genlab.networks.layers import (
     Conv2d,
     Direction,
     Images,
     Init,
     Linear,
-    Resample,
-    ResampleConv2d,
+    Resampling,
+    filter_2d,
     group_norm,
+)
+from genlab.networks.layout import (
+    LINEAR_LAYERS,
+    Branch,
+    ClassTable,
+    Layout,
+    ModulatedNorm,
+    Parts,
+    Rows,
+    build_layout,
 )
 
 
@@ -82,9 +93,17 @@ class UNetBlock(nn.Module):
         direction: resample before the first convolution and on the skip path.
         attention: whether to attend over all pixels at the end, if a head fits.
 
+    Attributes:
+        gamma_conv: factors of the convolutions' output, (D,), as DiffFit trains them; None (as
+            built) multiplies by nothing.
+        gamma_attn: the same of the attention's.
+
     Source: Karras et al. 2022, arXiv:2206.00364, Appendix F.2; the block is the union of those of
     DDPM++, NCSN++ and ADM.
     """
+
+    gamma_conv: Tensor | None
+    gamma_attn: Tensor | None
 
     def __init__(
         self,
@@ -96,12 +115,14 @@ class UNetBlock(nn.Module):
         attention: bool = False,
     ) -> None:
         super().__init__()
+        self.out_channels = out_channels
         self.skip_scale = style.skip_scale
         self.scale_shift = style.scale_shift
         self.num_heads = style.num_heads(out_channels) if attention else 0
+        self.resample = Resampling(direction, style.taps) if direction else None
 
         self.norm0 = group_norm(in_channels, style.eps)
-        self.conv0 = _conv(in_channels, out_channels, 3, direction, style)
+        self.conv0 = Conv2d(in_channels, out_channels, 3, init=style.init)
         affine_channels = 2 * out_channels if style.scale_shift else out_channels
         self.affine = Linear(style.embedding_channels, affine_channels, init=style.init)
         self.norm1 = group_norm(out_channels, style.eps)
@@ -110,18 +131,24 @@ class UNetBlock(nn.Module):
 
         self.skip: nn.Module | None = None
         if in_channels != out_channels or (direction and style.project_resampled):
-            self.skip = _conv(in_channels, out_channels, 1, direction, style)
+            self.skip = Conv2d(in_channels, out_channels, 1, init=style.init)
         elif direction:
-            self.skip = Resample(direction, style.taps)
+            self.skip = nn.Identity()
+        if direction and self.skip is not None:  # where the checkpoints have the filter
+            self.conv0.register_buffer("resample_filter", filter_2d(style.taps))
+            self.skip.register_buffer("resample_filter", filter_2d(style.taps))
 
         if self.num_heads:
             self.norm2 = group_norm(out_channels, style.eps)
             self.qkv = Conv2d(out_channels, 3 * out_channels, 1, init=style.init_attention)
             self.proj = Conv2d(out_channels, out_channels, 1, init=style.init_last)
+        self.register_parameter("gamma_conv", None)
+        self.register_parameter("gamma_attn", None)
 
     def forward(self, x: Images, embedding: Float[Tensor, "#B E"]) -> Float[Tensor, "B D h w"]:
         """Features (B, C, H, W) and embedding (B, E) -> features (B, D, H', W')."""
-        h = self.conv0(_silu(self.norm0(x)))
+        h = _silu(self.norm0(x))
+        h = self.conv0(h if self.resample is None else self.resample(h))
         params = self.affine(embedding).to(h.dtype)[:, :, None, None]
         if self.scale_shift:
             scale, shift = params.chunk(2, dim=1)
@@ -129,12 +156,49 @@ class UNetBlock(nn.Module):
         else:
             h = self.norm1(h.add_(params))
         h = self.conv1(self.dropout(_silu(h)))
-        x = self._residual(x if self.skip is None else self.skip(x), h)
-        return self._residual(x, self._attend(x)) if self.num_heads else x
+        x = x if self.resample is None else self.resample(x)
+        x = self._residual(x if self.skip is None else self.skip(x), h, self.gamma_conv)
+        return self._residual(x, self._attend(x), self.gamma_attn) if self.num_heads else x
 
-    def _residual(self, x: Tensor, h: Tensor) -> Tensor:
+    def _residual(self, x: Tensor, h: Tensor, gamma: Tensor | None) -> Tensor:
+        if gamma is not None:
+            h = h * gamma.to(h.dtype)[:, None, None]  # under autocast they differ
         h = h.add_(x)
         return h if self.skip_scale == 1 else h.mul_(self.skip_scale)
+
+    def parts(self, path: str) -> Parts:
+        """What this block, standing at ``path``, adds to its network's `Layout`."""
+        width = self.out_channels
+        branches = [
+            Branch(
+                block=path,
+                kind="convolution",
+                layer=f"{path}.conv1",
+                width=width,
+                scale=f"{path}.gamma_conv",
+            )
+        ]
+        inside = {
+            "convolution": tuple(f"{path}.{name}" for name in ("norm0", "conv0", "norm1", "conv1")),
+            "modulation": (f"{path}.affine",),
+        }
+        if self.num_heads:
+            branches.append(
+                Branch(
+                    block=path,
+                    kind="attention",
+                    layer=f"{path}.proj",
+                    width=width,
+                    scale=f"{path}.gamma_attn",
+                )
+            )
+            inside["attention"] = tuple(f"{path}.{name}" for name in ("norm2", "qkv", "proj"))
+        modulated = scaled_and_shifted(f"{path}.norm1", f"{path}.affine", width)
+        return Parts(
+            branches=tuple(branches),
+            modulated=(modulated,) if self.scale_shift else (),
+            modules=inside,
+        )
 
     def _attend(self, x: Tensor) -> Tensor:
         # Official channel order of qkv: (head, channel within head, q/k/v), q/k/v fastest.
@@ -146,13 +210,40 @@ class UNetBlock(nn.Module):
         return self.proj(rearrange(h, "b h (y x) c -> b (h c) y x", y=x.shape[2]))
 
 
-def _conv(
-    in_channels: int, out_channels: int, kernel: int, direction: Direction | None, style: BlockStyle
-) -> Conv2d:
-    if direction is None:
-        return Conv2d(in_channels, out_channels, kernel, init=style.init)
-    return ResampleConv2d(
-        in_channels, out_channels, kernel, direction=direction, taps=style.taps, init=style.init
+def unet_layout(
+    network: DiffusionNetwork,
+    *,
+    last: Sequence[str],
+    layers: tuple[type[nn.Module], ...] = LINEAR_LAYERS,
+) -> Layout:
+    """The layout of EDM's U-Nets: blocks, and the embedding layers called ``map_...``.
+
+    Args:
+        network: the network.
+        last: paths of its output layers and their normalisations.
+        layers: see `build_layout`.
+    """
+    blocks = {
+        path: block.parts(path)
+        for path, block in network.named_modules()
+        if isinstance(block, UNetBlock)
+    }
+    return build_layout(
+        network,
+        blocks=list(blocks),
+        parts=list(blocks.values()),
+        tables=[ClassTable(layer="map_label", axis=1)] if network.label_dim else [],
+        modules={"time": ["map_noise", "map_layer0", "map_layer1"], "last": last},
+        layers=layers,
+    )
+
+
+def scaled_and_shifted(norm: str, layer: str, width: int) -> ModulatedNorm:
+    """A normalisation whose scale and shift are the first and second half of a layer's output."""
+    return ModulatedNorm(
+        norm=norm,
+        scale=Rows(layer=layer, start=0, stop=width),
+        shift=Rows(layer=layer, start=width, stop=2 * width),
     )
 
 

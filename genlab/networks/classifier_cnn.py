@@ -16,6 +16,7 @@ from torch.nn.utils import fuse_conv_bn_eval
 from genlab.errors import ConfigError
 from genlab.networks.base import Network, check_positive, level_resolutions, register_to_config
 from genlab.networks.layers import Init, Linear
+from genlab.networks.layout import Layout, buffers_of, build_layout, paths_of
 
 _BEFORE_RELU = Init("kaiming_normal", weight=math.sqrt(2))
 _HEAD = Init("kaiming_uniform", weight=1 / math.sqrt(3))
@@ -150,6 +151,15 @@ class ClassifierCNN(Network):
             x: images in [-1, 1].
         """
         return self.classify(self.embed(x).pooled)
+
+    def layout(self) -> Layout:
+        """See `Network.layout`; a normalisation ends each branch, so none is told."""
+        return build_layout(
+            self,
+            blocks=paths_of(self, Block),
+            statistics=buffers_of(self, nn.BatchNorm2d),
+            modules={"last": ["head"]},
+        )
 
 
 class Block(nn.Module):

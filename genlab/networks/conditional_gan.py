@@ -17,6 +17,7 @@ from genlab.errors import ConfigError
 from genlab.networks.base import Labels, check_choice, check_positive, register_to_config
 from genlab.networks.gan_base import BOTTOM, DiscriminatorNetwork, GeneratorNetwork
 from genlab.networks.gan_layers import BatchNorm, embed_shared
+from genlab.networks.layout import ClassTable, Layout, buffers_of, build_layout
 from genlab.networks.precision import wide
 
 SLOPE = 0.2
@@ -170,6 +171,17 @@ class ConditionalGenerator(GeneratorNetwork):
             h = block(h)
         return torch.tanh(self.output_layer(h[self.num_reference :]))
 
+    def layout(self) -> Layout:
+        """See `Network.layout`; there are no residual branches."""
+        return build_layout(
+            self,
+            blocks=[f"blocks.{index}" for index in range(len(self.blocks))],
+            tables=[ClassTable(layer="embedding")],
+            statistics=buffers_of(self, BatchNorm),
+            modules={"last": ["output_layer"]},
+            normalizations=(BatchNorm, VirtualBatchNorm),
+        )
+
 
 class MinibatchDiscrimination(nn.Module):
     """Tells how near each sample's features are to those of the others in the batch.
@@ -264,6 +276,15 @@ class ConditionalDiscriminator(DiscriminatorNetwork):
             features = torch.cat([features, self.minibatch(features)], 1)
         scores: Tensor = self.linear(features) + of_class
         return scores
+
+    def layout(self) -> Layout:
+        """See `Network.layout`; there are no residual branches."""
+        return build_layout(
+            self,
+            blocks=[f"blocks.{index}" for index in range(len(self.blocks))],
+            tables=[ClassTable(layer="embedding")],
+            modules={"last": ["linear"]},
+        )
 
 
 def _draw_weights(network: nn.Module) -> None:

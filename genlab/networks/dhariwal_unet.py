@@ -17,8 +17,9 @@ from genlab.networks.base import (
     level_resolutions,
     register_to_config,
 )
-from genlab.networks.blocks import BlockStyle, UNetBlock
+from genlab.networks.blocks import BlockStyle, UNetBlock, unet_layout
 from genlab.networks.layers import Conv2d, Images, Init, Linear, PositionalEmbedding, group_norm
+from genlab.networks.layout import Layout
 
 KAIMING = Init("kaiming_uniform", weight=math.sqrt(1 / 3), bias=math.sqrt(1 / 3))
 ZERO = Init("kaiming_uniform", weight=0.0)
@@ -164,6 +165,10 @@ class DhariwalUNet(DiffusionNetwork):
     def _embed_rows(self, rows: Float[Tensor, "B K"]) -> Float[Tensor, "B E"]:
         assert self.map_label is not None
         return self.map_label(rows)
+
+    def layout(self) -> Layout:
+        """See `Network.layout`."""
+        return unet_layout(self, last=["out_norm", "out_conv"])
 
     def _embed(
         self,

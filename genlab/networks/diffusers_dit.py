@@ -1,10 +1,12 @@
 """The DiT that diffusers has (DiTTransformer2DModel), which is not quite the paper's."""
 
+from collections.abc import Iterator
+
 import torch
 
 # diffusers loads a class only where the class's own module shows it this name.
 from diffusers.models.modeling_utils import ModelMixin  # noqa: F401
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from genlab.networks.base import (
@@ -79,7 +81,7 @@ class DiffusersDiT(DiffusionNetwork):
         self.x_embedder = PatchEmbedder(in_channels, patch_size, hidden_size)
         self.t_embedders = nn.ModuleList(TimestepEmbedder(hidden_size) for _ in range(depth))
         self.y_embedders = nn.ModuleList(
-            LabelEmbedder(label_dim + 1, hidden_size) for _ in range(depth)
+            LabelEmbedder(label_dim, hidden_size, null_class=True) for _ in range(depth)
         )
         positions = sin_cos_positions(hidden_size, self.grid, self.grid).float()[None]
         self.register_buffer("pos_embed", positions, persistent=False)
@@ -116,16 +118,22 @@ class DiffusersDiT(DiffusionNetwork):
 
     def _embed_rows(self, rows: Float[Tensor, "B K"]) -> Float[Tensor, "B E"]:
         """The embeddings of all blocks, one after another."""
-        no_class = (rows == 0).all(1, keepdim=True).to(rows.dtype)
-        rows = torch.cat([rows, no_class], dim=1)
-        return torch.cat([embedder(rows) for embedder in self.y_embedders], dim=1)
+        return torch.cat([embedder.mix(rows) for embedder in self._tables()], dim=1)
+
+    def _embed_classes(self, labels: Int64[Tensor, " B"]) -> Float[Tensor, "B E"]:
+        """The same for classes."""
+        return torch.cat([embedder(labels) for embedder in self._tables()], dim=1)
+
+    def _tables(self) -> Iterator[LabelEmbedder]:
+        for embedder in self.y_embedders:
+            assert isinstance(embedder, LabelEmbedder)
+            yield embedder
 
     def layout(self) -> Layout:
         """See `Network.layout`."""
-        numbers = range(len(self.blocks))
         return transformer_layout(
             self,
-            blocks=[f"blocks.{index}" for index in numbers],
-            tables=[f"y_embedders.{index}.embedding_table" for index in numbers],
+            tables=[f"y_embedders.{index}.embedding_table" for index in range(len(self.blocks))],
             null_row=True,
+            time=["t_embedders"],
         )

@@ -5,6 +5,7 @@ Parameter names are those of the official checkpoints.
 Shapes: B samples, T tokens (one a patch, row by row), D features, N hyper-connected streams.
 """
 
+from collections.abc import Sequence
 from functools import lru_cache, partial
 
 import torch
@@ -12,7 +13,7 @@ import torch
 # diffusers loads a class only where the class's own module shows it this name.
 from diffusers.models.modeling_utils import ModelMixin  # noqa: F401
 from einops import rearrange
-from jaxtyping import Float, Float64
+from jaxtyping import Float, Float64, Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -24,9 +25,19 @@ from genlab.networks.base import (
     check_positive,
     register_to_config,
 )
+from genlab.networks.class_embedding import look_up, mix_rows
 from genlab.networks.hyper_connections import HyperConnection
 from genlab.networks.layers import Images, Init, Linear, TokenLinear, gelu, time_features
-from genlab.networks.layout import Branch, ClassTable, Layout, ModulatedNorm, Rows, build_layout
+from genlab.networks.layout import (
+    Branch,
+    ClassTable,
+    Layout,
+    ModulatedNorm,
+    Parts,
+    Rows,
+    build_layout,
+    paths_of,
+)
 
 Tokens = Float[Tensor, "B T D"]
 Streams = Float[Tensor, "B T D"] | Float[Tensor, "N B T D"]
@@ -113,7 +124,7 @@ class DiT(DiffusionNetwork):
         self.x_embedder = PatchEmbedder(in_channels, patch_size, hidden_size)
         self.t_embedder = TimestepEmbedder(hidden_size)
         self.y_embedder = (
-            LabelEmbedder(label_dim + null_class, hidden_size) if label_dim > 0 else None
+            LabelEmbedder(label_dim, hidden_size, null_class=null_class) if label_dim > 0 else None
         )
         self.map_augment = (
             Linear(augment_dim, hidden_size, init=ZERO, bias=False) if augment_dim else None
@@ -170,18 +181,19 @@ class DiT(DiffusionNetwork):
 
     def _embed_rows(self, rows: Float[Tensor, "B K"]) -> Float[Tensor, "B E"]:
         assert self.y_embedder is not None
-        if self.null_class:
-            no_class = (rows == 0).all(1, keepdim=True)
-            rows = torch.cat([rows, no_class.to(rows.dtype)], dim=1)
-        return self.y_embedder(rows)
+        return self.y_embedder.mix(rows)
+
+    def _embed_classes(self, labels: Int64[Tensor, " B"]) -> Float[Tensor, "B E"]:
+        assert self.y_embedder is not None
+        return self.y_embedder(labels)
 
     def layout(self) -> Layout:
         """See `Network.layout`."""
         return transformer_layout(
             self,
-            blocks=[f"blocks.{index}" for index in range(len(self.blocks))],
             tables=["y_embedder.embedding_table"] if self.y_embedder is not None else [],
             null_row=self.null_class,
+            time=["t_embedder"],
         )
 
     def _grid_of(self, x: Images) -> tuple[int, int]:
@@ -236,20 +248,30 @@ class TimestepEmbedder(nn.Module):
 
 
 class LabelEmbedder(nn.Module):
-    """The table of class embeddings; the null class, where there is one, comes last."""
+    """The table of class embeddings.
 
-    def __init__(self, rows: int, hidden_size: int) -> None:
+    Args:
+        num_classes: K.
+        hidden_size: D.
+        null_class: whether a row behind the last class stands for 'no class'.
+    """
+
+    def __init__(self, num_classes: int, hidden_size: int, *, null_class: bool) -> None:
         super().__init__()
-        self.embedding_table = nn.Embedding(rows, hidden_size)
+        self.num_classes, self.null_class = num_classes, null_class
+        self.embedding_table = nn.Embedding(num_classes + null_class, hidden_size)
         nn.init.normal_(self.embedding_table.weight, std=0.02)
 
-    def forward(self, rows: Float[Tensor, "B R"]) -> Float[Tensor, "B D"]:
-        """Mix the table's rows by weights, one for each.
+    def forward(self, labels: Int64[Tensor, " B"]) -> Float[Tensor, "B D"]:
+        """Look classes up; what is no class is the null class, a zero row where there is none."""
+        return look_up(self.embedding_table, labels, self.num_classes, null_row=self.null_class)
 
-        The table is called, not read, so that whatever an adapter makes of it takes part.
-        """
-        table = self.embedding_table
-        return rows @ table(torch.arange(rows.shape[1], device=rows.device))
+    def mix(self, rows: Float[Tensor, "B K"]) -> Float[Tensor, "B D"]:
+        """Mix the table's rows by class weights; zeros are the null class."""
+        if self.null_class:
+            no_class = (rows == 0).all(1, keepdim=True)
+            rows = torch.cat([rows, no_class.to(rows.dtype)], dim=1)
+        return mix_rows(self.embedding_table, rows)
 
 
 class Attention(nn.Module):
@@ -321,25 +343,58 @@ class Block(nn.Module):
     def forward(self, x: Streams, condition: Float[Tensor, "#B D"]) -> Streams:
         """Tokens (or their streams) in, the same out."""
         modulation = self.adaLN_modulation(condition)[:, None].chunk(6, dim=-1)
-        x = self._add(self.attn, self.norm1, self.hyper_attn, x, *modulation[:3], self.gamma_attn)
-        return self._add(self.mlp, self.norm2, self.hyper_mlp, x, *modulation[3:], self.gamma_mlp)
+        x = self._add(self.attn, self.norm1, self.hyper_attn, self.gamma_attn, x, *modulation[:3])
+        return self._add(self.mlp, self.norm2, self.hyper_mlp, self.gamma_mlp, x, *modulation[3:])
 
     @staticmethod
     def _add(
         layer: nn.Module,
         norm: nn.Module,
         hyper: HyperConnection | None,
+        gamma: Tensor | None,
         x: Streams,
         shift: Tensor,
         scale: Tensor,
         gate: Tensor,
-        gamma: Tensor | None,
     ) -> Streams:
         if gamma is not None:  # on the gate, (B, 1, D), in place of all tokens
-            gate = gate * gamma
+            gate = gate * gamma.to(gate.dtype)  # under autocast they differ
         inside = x if hyper is None else hyper.read(x)
         out = layer(modulate(norm(inside), shift, scale))
         return torch.addcmul(x, gate, out) if hyper is None else hyper.write(x, gate * out)
+
+    def parts(self, path: str) -> Parts:
+        """What this block, standing at ``path``, adds to its network's `Layout`."""
+        modulation, width = f"{path}.adaLN_modulation", self.norm1.normalized_shape[0]
+        shift1, scale1, gate1, shift2, scale2, gate2 = _rows(f"{modulation}.1", width, 6)
+        attention = Branch(
+            block=path,
+            kind="attention",
+            layer=f"{path}.attn.proj",
+            width=width,
+            scale=f"{path}.gamma_attn",
+            gate=gate1,
+        )
+        mlp = Branch(
+            block=path,
+            kind="mlp",
+            layer=f"{path}.mlp.fc2",
+            width=width,
+            scale=f"{path}.gamma_mlp",
+            gate=gate2,
+        )
+        return Parts(
+            branches=(attention, mlp),
+            modulated=(
+                ModulatedNorm(norm=f"{path}.norm1", scale=scale1, shift=shift1),
+                ModulatedNorm(norm=f"{path}.norm2", scale=scale2, shift=shift2),
+            ),
+            modules={
+                "attention": (f"{path}.attn",),
+                "mlp": (f"{path}.mlp",),
+                "modulation": (modulation,),
+            },
+        )
 
 
 class FinalLayer(nn.Module):
@@ -358,65 +413,46 @@ class FinalLayer(nn.Module):
         shift, scale = self.adaLN_modulation(condition)[:, None].chunk(2, dim=-1)
         return self.linear(modulate(self.norm_final(x), shift, scale))
 
+    def parts(self, path: str) -> Parts:
+        """See `Block.parts`."""
+        modulation, width = f"{path}.adaLN_modulation", self.norm_final.normalized_shape[0]
+        shift, scale = _rows(f"{modulation}.1", width, 2)
+        return Parts(
+            modulated=(ModulatedNorm(norm=f"{path}.norm_final", scale=scale, shift=shift),),
+            modules={"modulation": (modulation,)},
+        )
+
 
 def transformer_layout(
-    network: nn.Module, *, blocks: list[str], tables: list[str], null_row: bool
+    network: nn.Module, *, tables: Sequence[str], null_row: bool, time: Sequence[str]
 ) -> Layout:
-    """The layout of a network made of `Block` and `FinalLayer`.
+    """The layout of a network made of `Block` and a `FinalLayer` called ``final_layer``.
 
     Args:
-        network: with a ``final_layer``.
-        blocks: paths of its blocks.
+        network: the network.
         tables: paths of its class tables.
         null_row: whether a table's last row is the null class.
+        time: paths of what embeds the noise level.
     """
-    width: int = network.final_layer.norm_final.normalized_shape[0]  # type: ignore[union-attr, index, assignment]
-
-    def rows(owner: str, part: int) -> Rows:
-        layer = f"{owner}.adaLN_modulation.1"
-        return Rows(layer=layer, start=part * width, stop=(part + 1) * width)
-
-    branches: list[Branch] = []
-    modulated: list[ModulatedNorm] = []
-    for block in blocks:
-        for first, (kind, branch, end) in enumerate(
-            (("attention", "attn", "proj"), ("mlp", "mlp", "fc2"))
-        ):
-            shift, scale, gate = (rows(block, 3 * first + part) for part in range(3))
-            branches.append(
-                Branch(
-                    block=block,
-                    kind=kind,  # type: ignore[arg-type]  # one of the two words above
-                    layer=f"{block}.{branch}.{end}",
-                    width=width,
-                    scale=f"{block}.gamma_{branch}",
-                    gate=gate,
-                )
-            )
-            modulated.append(
-                ModulatedNorm(norm=f"{block}.norm{first + 1}", scale=scale, shift=shift)
-            )
-    modulated.append(
-        ModulatedNorm(
-            norm="final_layer.norm_final",
-            scale=rows("final_layer", 1),
-            shift=rows("final_layer", 0),
-        )
-    )
-    owners = [*blocks, "final_layer"]
+    parts = [
+        module.parts(path)
+        for path, module in network.named_modules()
+        if isinstance(module, Block | FinalLayer)
+    ]
     return build_layout(
         network,
-        blocks=blocks,
-        branches=branches,
-        modulated=modulated,
+        blocks=paths_of(network, Block),
+        parts=parts,
         tables=[ClassTable(layer=table, null_row=null_row) for table in tables],
-        modules={
-            "attention": [f"{block}.attn" for block in blocks],
-            "mlp": [f"{block}.mlp" for block in blocks],
-            "modulation": [f"{owner}.adaLN_modulation" for owner in owners],
-            "last": ["final_layer"],
-        },
+        modules={"time": time, "last": ["final_layer"]},
     )
+
+
+def _rows(layer: str, width: int, number: int) -> list[Rows]:
+    """The rows of a linear layer that make ``number`` vectors, one after another."""
+    return [
+        Rows(layer=layer, start=part * width, stop=(part + 1) * width) for part in range(number)
+    ]
 
 
 def unpatchify(

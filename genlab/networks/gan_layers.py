@@ -3,8 +3,8 @@
 Legend: B batch, C channels, E conditioning vector.
 """
 
-from collections.abc import Callable
-from typing import Any, Literal
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float, Int64
@@ -13,8 +13,20 @@ from torch.nn import functional as F
 
 from genlab.errors import ConfigError, LabelError
 from genlab.networks.base import Labels, check_choice
+from genlab.networks.class_embedding import mix_rows
+from genlab.networks.layout import (
+    LINEAR_LAYERS,
+    Branch,
+    ClassTable,
+    Layout,
+    ModulatedNorm,
+    Parts,
+    Rows,
+    buffers_of,
+    build_layout,
+)
 from genlab.networks.precision import WideBuffers, wide
-from genlab.networks.spectral_norm import Layers
+from genlab.networks.spectral_norm import Layers, SpectralEmbedding, SpectralNorm
 
 Features = Float[Tensor, "B C H W"]
 Conditioning = Float[Tensor, "B E"] | Int64[Tensor, " B"]
@@ -52,6 +64,7 @@ class Statistics(WideBuffers):
 
     def __init__(self, channels: int, *, eps: float, own: bool = False) -> None:
         super().__init__()
+        self.channels = channels
         self.eps = eps
         self.own = own
         self.passes: int | None = None
@@ -129,10 +142,64 @@ class ConditionalBatchNorm(Statistics):
         super().__init__(channels, eps=eps, own=own)
         self.gain = make(channels)
         self.bias = make(channels)
+        self.has_tables = isinstance(self.gain, nn.Embedding)
 
     def forward(self, x: Features, condition: Conditioning) -> Features:
         """(B, C, H, W) -> (B, C, H, W)."""
         return self.normalize(x, 1 + self.gain(condition), self.bias(condition))
+
+    def modulated(self, path: str) -> ModulatedNorm | None:
+        """How the condition acts on it, standing at ``path``; tables of classes do not modulate."""
+        return None if self.has_tables else modulated_by_layers(path, self.channels)
+
+
+def modulated_by_layers(path: str, channels: int) -> ModulatedNorm:
+    """A conditional batch normalisation whose layers ``gain`` and ``bias`` scale and shift it."""
+    return ModulatedNorm(
+        norm=path,
+        scale=Rows(layer=f"{path}.gain", start=0, stop=channels),
+        shift=Rows(layer=f"{path}.bias", start=0, stop=channels),
+    )
+
+
+class ResidualBlock(nn.Module):
+    """What the residual blocks of BigGAN and BigGAN-deep tell of themselves.
+
+    Attributes:
+        convolutions: names of the branch's convolutions, the last one at its end.
+        conditional_norms: names of its conditional normalisations.
+        out_channels: D.
+    """
+
+    convolutions: ClassVar[tuple[str, ...]]
+    conditional_norms: ClassVar[tuple[str, ...]] = ()
+    out_channels: int
+
+    def parts(self, path: str, block: str) -> Parts:
+        """What it adds to its network's `Layout`.
+
+        Args:
+            path: where it stands.
+            block: the stage that it belongs to.
+        """
+        branch = Branch(
+            block=block,
+            kind="convolution",
+            layer=f"{path}.{self.convolutions[-1]}",
+            width=self.out_channels,
+        )
+        norms: dict[str, Any] = {
+            f"{path}.{name}": self.get_submodule(name) for name in self.conditional_norms
+        }
+        modulated = [norm.modulated(norm_path) for norm_path, norm in norms.items()]
+        return Parts(
+            branches=(branch,),
+            modulated=tuple(m for m in modulated if m is not None),
+            modules={
+                "convolution": tuple(f"{path}.{name}" for name in self.convolutions),
+                "modulation": tuple(norms),
+            },
+        )
 
 
 class SelfAttention(nn.Module):
@@ -147,6 +214,7 @@ class SelfAttention(nn.Module):
 
     def __init__(self, channels: int, layers: Layers) -> None:
         super().__init__()
+        self.channels = channels
         if channels < 8:
             raise ConfigError(
                 f"self-attention needs at least 8 features, not {channels}; use more channels, or "
@@ -168,6 +236,11 @@ class SelfAttention(nn.Module):
         h = (weights @ values).mT.unflatten(2, (height, width))  # (B, C/2, H, W)
         return torch.addcmul(x, self.gamma, self.o(h))
 
+    def parts(self, path: str, block: str) -> Parts:
+        """See `ResidualBlock.parts`."""
+        branch = Branch(block=block, kind="attention", layer=f"{path}.o", width=self.channels)
+        return Parts(branches=(branch,), modules={"attention": (path,)})
+
 
 class Stage(nn.ModuleList):
     """A block (or several), and where it has one the self-attention behind them."""
@@ -177,6 +250,14 @@ class Stage(nn.ModuleList):
         for module in self:
             x = module(x) if isinstance(module, SelfAttention) else module(x, *condition)
         return x
+
+    def parts(self, path: str) -> list[Parts]:
+        """What its modules add to the network's `Layout`, the stage standing at ``path``."""
+        return [
+            module.parts(f"{path}.{number}", block=path)
+            for number, module in enumerate(self)
+            if isinstance(module, ResidualBlock | SelfAttention)
+        ]
 
 
 def output_layer(
@@ -190,13 +271,64 @@ def output_layer(
     )
 
 
+def gan_layout(
+    network: nn.Module,
+    *,
+    tables: Sequence[ClassTable],
+    last: Sequence[str],
+    parts: Mapping[str, Sequence[Parts]] | None = None,
+    normalizations: tuple[type[nn.Module], ...] = (Statistics,),
+) -> Layout:
+    """The layout of a network of BigGAN's kind.
+
+    Args:
+        network: the network.
+        tables: its class tables.
+        last: paths of its output layers.
+        parts: of its blocks, by path; None asks its `Stage` modules.
+        normalizations: see `build_layout`.
+    """
+    if parts is None:
+        parts = {
+            path: stage.parts(path)
+            for path, stage in network.named_modules()
+            if isinstance(stage, Stage)
+        }
+    return build_layout(
+        network,
+        blocks=list(parts),
+        parts=[part for stage in parts.values() for part in stage],
+        tables=tables,
+        statistics=buffers_of(network, Statistics, SpectralNorm),
+        modules={"last": last},
+        normalizations=normalizations,
+        layers=(*LINEAR_LAYERS, SpectralNorm),
+    )
+
+
+def conditional_tables(network: nn.Module) -> list[ClassTable]:
+    """The tables of conditional batch normalisations that have a gain and bias for each class."""
+    return [
+        ClassTable(layer=f"{path}.{name}")
+        for path, module in network.named_modules()
+        if isinstance(module, ConditionalBatchNorm) and module.has_tables
+        for name in ("gain", "bias")
+    ]
+
+
+def projection_table(embed: nn.Module) -> ClassTable:
+    """The table ``embed`` of a projection discriminator."""
+    vectors = embed.vector_names if isinstance(embed, SpectralEmbedding) else ()
+    return ClassTable(layer="embed", vectors=vectors)
+
+
 def upsample(x: Features) -> Float[Tensor, "B C h w"]:
     """Double height and width by repeating pixels."""
     return F.interpolate(x, scale_factor=2.0, mode="nearest")
 
 
 def embed_shared(
-    table: nn.Embedding | None, labels: Labels
+    table: nn.Module | None, labels: Labels
 ) -> Float[Tensor, "B E"] | Int64[Tensor, " B"]:
     """Look classes up in the shared embedding or mix its rows; without one, give them back.
 
@@ -204,13 +336,14 @@ def embed_shared(
         LabelError: rows of class weights are given where no shared embedding could mix them.
     """
     if not labels.is_floating_point():
-        return labels if table is None else table(labels.to(table.weight.device))
+        return labels if table is None else table(labels.to(next(table.parameters()).device))
     if table is None:
         raise LabelError(
             "this network has a table of classes in every layer and cannot mix classes; give class "
             "indices"
         )
-    return labels.to(table.weight) @ table.weight
+    weight = next(table.parameters())
+    return mix_rows(table, labels.to(weight.device, weight.dtype))
 
 
 def project(
@@ -240,5 +373,6 @@ def draw_weights(network: nn.Module, init: Init) -> None:
     }
     check_choice("init", init, tuple(draws))
     for module in network.modules():
-        if isinstance(module, nn.Conv2d | nn.Linear | nn.Embedding) and not module.weight.is_meta:
+        drawn = isinstance(module, nn.Conv2d | nn.Linear | nn.Embedding | SpectralNorm)
+        if drawn and not module.weight.is_meta:
             draws[init](module.weight)

@@ -3,6 +3,7 @@
 Legend: B batch, D channels of a stack, K levels of a pixel, H and W height and width.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -14,6 +15,7 @@ from genlab.errors import ConfigError
 from genlab.networks.autoregressive import AutoregressiveNetwork, PixelDecoder
 from genlab.networks.base import check_positive, register_to_config
 from genlab.networks.categorical import Categorical, to_levels
+from genlab.networks.layout import Branch, ClassTable, Layout, Parts, build_layout
 
 Stack = Float[Tensor, "B D H W"]
 
@@ -63,6 +65,7 @@ class GatedPixelCNN(AutoregressiveNetwork):
         _check(in_channels, label_dim, num_levels, (first_kernel, kernel))
         self.label_dim = label_dim
         self.num_levels = num_levels
+        self.channels = channels
         self.embedding = nn.Embedding(num_levels, channels)
         self.layers = nn.ModuleList(
             GatedLayer(channels, kernel if i else first_kernel, label_dim, first=i == 0)
@@ -104,9 +107,23 @@ class GatedPixelCNN(AutoregressiveNetwork):
         """What the class adds to each layer, (B, 2 D); None where the network has no classes."""
         tables = [layer.class_cond_embedding for layer in self.layers]
         return [
-            self.embed_labels(table, labels) if isinstance(table, nn.Embedding) else None
+            self.embed_labels(table, labels) if isinstance(table, nn.Module) else None
             for table in tables
         ]
+
+    def layout(self) -> Layout:
+        """See `Network.layout`."""
+        layers = {
+            path: layer for path, layer in self.named_modules() if isinstance(layer, GatedLayer)
+        }
+        tables = [f"{path}.class_cond_embedding" for path in layers] if self.label_dim else []
+        return build_layout(
+            self,
+            blocks=list(layers),
+            parts=[layer.parts(path) for path, layer in layers.items()],
+            tables=[ClassTable(layer=table) for table in tables],
+            modules={"last": ["output_conv"]},
+        )
 
     def decoder(
         self,
@@ -135,6 +152,7 @@ class GatedLayer(nn.Module):
 
     def __init__(self, channels: int, kernel: int, label_dim: int, *, first: bool) -> None:
         super().__init__()
+        self.channels = channels
         self.first, self.reach = first, kernel // 2
         self.window = self.reach if first else self.reach + 1
         self.class_cond_embedding = nn.Embedding(label_dim, 2 * channels) if label_dim else None
@@ -153,6 +171,19 @@ class GatedLayer(nn.Module):
         of_class = 0 if class_vector is None else class_vector[:, :, None, None]
         out = self.horiz_resid(gate(self.vert_to_horiz(from_above) + from_left + of_class))
         return gate(from_above + of_class), out if self.first else out + h
+
+    def parts(self, path: str) -> Parts:
+        """What this layer adds to its network's `Layout`: the horizontal stack's branch."""
+        if self.first:
+            return Parts()
+        branch = Branch(
+            block=path, kind="convolution", layer=f"{path}.horiz_resid", width=self.channels
+        )
+        inside = ("vert_to_horiz", "horiz_stack", "horiz_resid")
+        return Parts(
+            branches=(branch,),
+            modules={"convolution": tuple(f"{path}.{name}" for name in inside)},
+        )
 
 
 def gate(x: Float[Tensor, "B E *S"]) -> Float[Tensor, "B D *S"]:
@@ -191,7 +222,8 @@ class GatedDecoder(PixelDecoder):
             if isinstance(layer, GatedLayer)
         ]
         into, _, out = network.output_conv
-        self.head = [_linear(layer, dtype) for layer in (into, out)]
+        self.head = [_pointwise(into, network.channels, dtype)]
+        self.head.append(_pointwise(out, len(self.head[0][1]), dtype))
         self.row = self._empty_row()
 
     def params(self, i: int, j: int) -> Float[Tensor, "B K"]:
@@ -220,8 +252,8 @@ class GatedDecoder(PixelDecoder):
         self.row = self._empty_row()
 
     def _empty_row(self) -> Float[Tensor, "B D W"]:
-        weight = self.network.embedding.weight
-        return weight.new_zeros(self.batch, weight.shape[1], self.width, dtype=self.dtype)
+        shape = self.batch, self.network.channels, self.width
+        return torch.zeros(shape, device=self.network.device, dtype=self.dtype)
 
 
 class _LayerCache:
@@ -243,22 +275,21 @@ class _LayerCache:
         dtype: torch.dtype,
     ) -> None:
         self.first, self.reach, self.window = layer.first, layer.reach, layer.window
-        conv = layer.vert_stack
-        assert conv.bias is not None
-        assert layer.horiz_stack.bias is not None
-        self.vertical = conv.weight.to(dtype), conv.bias.to(dtype)
-        self.across = _linear(layer.vert_to_horiz, dtype)
-        self.residual = _linear(layer.horiz_resid, dtype)
+        channels = layer.channels
+        window = (channels, self.window, 2 * self.reach + 1)
+        kernel, _ = self.vertical = _kernel_and_bias(layer.vert_stack, window, dtype)
+        self.across = _pointwise(layer.vert_to_horiz, 2 * channels, dtype)
+        self.residual = _pointwise(layer.horiz_resid, channels, dtype)
+        from_left, offset = _kernel_and_bias(layer.horiz_stack, (channels, 1, self.window), dtype)
         # (2 D, D, 1, window) -> (window * D, 2 D): the order in which `left` lies in memory.
-        self.horizontal = layer.horiz_stack.weight[:, :, 0].to(dtype).permute(2, 1, 0).flatten(0, 1)
+        self.horizontal = from_left[:, :, 0].permute(2, 1, 0).flatten(0, 1)
         # Without classes what they add is 0.
-        vector = conv.weight.new_zeros(1, 1) if class_vector is None else class_vector
+        vector = kernel.new_zeros(1, 1) if class_vector is None else class_vector
         self.class_vector = vector.to(dtype)
-        self.constant = self.class_vector + layer.horiz_stack.bias.to(dtype)
-        channels = conv.in_channels
+        self.constant = self.class_vector + offset
         padded = width + 2 * self.reach
-        self.above = conv.weight.new_zeros(batch, channels, self.window, padded, dtype=dtype)
-        self.left = conv.weight.new_zeros(batch, self.window, channels, dtype=dtype)
+        self.above = kernel.new_zeros(batch, channels, self.window, padded)
+        self.left = kernel.new_zeros(batch, self.window, channels)
         self.from_above = self.left
 
     def begin_row(self, v: Float[Tensor, "B D W"]) -> Float[Tensor, "B D W"]:
@@ -287,13 +318,36 @@ class _LayerCache:
         self.left[:, -1] = h
 
 
-def _linear(
-    conv: nn.Module, dtype: torch.dtype
+def _pointwise(
+    layer: nn.Module, channels: int, dtype: torch.dtype
 ) -> tuple[Float[Tensor, "D E"], Float[Tensor, " E"]]:
     """A 1x1 convolution as matrix and bias: x @ weight + bias."""
-    assert isinstance(conv, nn.Conv2d)
-    assert conv.bias is not None
-    return conv.weight[:, :, 0, 0].t().to(dtype).contiguous(), conv.bias.to(dtype)
+    kernel, bias = _kernel_and_bias(layer, (channels, 1, 1), dtype)
+    return kernel[:, :, 0, 0].t().contiguous(), bias
+
+
+def _kernel_and_bias(
+    layer: nn.Module, shape: tuple[int, int, int], dtype: torch.dtype
+) -> tuple[Float[Tensor, "E D h w"], Float[Tensor, " E"]]:
+    """What a convolution without padding computes.
+
+    A plain one tells it. Anything else, such as one inside an adapter or with a hook, is asked: by
+    a patch of zeros, and by each patch with a single one.
+
+    Args:
+        layer: the convolution.
+        shape: of the patch that it looks at, (D, h, w).
+        dtype: to compute in.
+    """
+    hooked = layer._forward_hooks or layer._forward_pre_hooks
+    if type(layer) is nn.Conv2d and not hooked:
+        assert layer.bias is not None
+        return layer.weight.to(dtype), layer.bias.to(dtype)
+    like = next(layer.parameters())
+    ones = torch.eye(math.prod(shape), device=like.device, dtype=like.dtype).unflatten(1, shape)
+    outputs = layer(torch.cat([torch.zeros_like(ones[:1]), ones]))[:, :, 0, 0].to(dtype)
+    bias = outputs[0]
+    return (outputs[1:] - bias).t().unflatten(1, shape), bias
 
 
 def _check(in_channels: int, label_dim: int, num_levels: int, kernels: Sequence[int]) -> None:

@@ -1,7 +1,7 @@
 """Layers shared by EDM's U-Nets: linear, convolution and resampling layers, noise embeddings.
 
-Convolutions resample *before* the learned kernel (`ResampleConv2d`), except in the residual encoder
-of NCSN++ (`DownAfterConv2d`). Parameter and buffer names are those of the official EDM checkpoints.
+Blocks resample *before* the learned kernel (`Resampling`), except in the residual encoder of NCSN++
+(`DownAfterConv2d`). Parameter and buffer names are those of the official EDM checkpoints.
 """
 
 import math
@@ -20,6 +20,8 @@ from genlab.networks.precision import WideBuffers
 
 Images = Float[Tensor, "B C H W"]
 Direction = Literal["up", "down"]
+Size = int | tuple[int, int]
+"""Of a kernel: one number, or height and width."""
 
 
 GELU_PIECE = 98304
@@ -63,16 +65,26 @@ class Init:
 
 
 class Linear(nn.Linear):
-    """A linear layer with its own initialisation."""
+    """A linear layer with its own initialisation.
+
+    Args:
+        in_features: width of the input.
+        out_features: width of the output.
+        bias: whether it has one.
+        init: how weights are drawn; None is torch's way.
+    """
 
     def __init__(
-        self, in_features: int, out_features: int, *, init: Init, bias: bool = True
+        self, in_features: int, out_features: int, bias: bool = True, *, init: Init | None = None
     ) -> None:
         super().__init__(in_features, out_features, bias)
-        init(self)
+        if init is None:
+            super().reset_parameters()
+        else:
+            init(self)
 
     def reset_parameters(self) -> None:
-        """Leave the parameters to `Init`, so that they are drawn once."""
+        """Leave the parameters to the constructor's end, so that they are drawn once."""
 
 
 class TokenLinear(Linear):
@@ -113,7 +125,21 @@ def gelu(x: Float[Tensor, "*any"]) -> Float[Tensor, "*any"]:
 
 
 class Conv2d(nn.Conv2d):
-    """A convolution of odd kernel size that keeps height and width, with its own initialisation.
+    """A convolution with its own initialisation, which keeps height and width unless told not to.
+
+    Adapters build further layers of the kind that they adapt (peft does), so the arguments are
+    torch's, in torch's order.
+
+    Args:
+        in_channels: C.
+        out_channels: D.
+        kernel_size: of the kernel, odd.
+        stride: of the kernel.
+        padding: zeros beyond each border; None is half the kernel, which keeps height and width.
+        dilation: of the kernel.
+        groups: of channels.
+        bias: whether it has one.
+        init: how weights are drawn; None is torch's way.
 
     Attributes:
         use_winograd: whether to take Winograd's algorithm where it suits; `genlab.compute` sets
@@ -122,18 +148,47 @@ class Conv2d(nn.Conv2d):
 
     use_winograd = False
 
-    def __init__(self, in_channels: int, out_channels: int, kernel: int, *, init: Init) -> None:
-        super().__init__(in_channels, out_channels, kernel, padding=kernel // 2)
-        init(self)
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Size,
+        stride: Size = 1,
+        padding: Size | str | None = None,
+        dilation: Size = 1,
+        groups: int = 1,
+        bias: bool = True,
+        *,
+        init: Init | None = None,
+    ) -> None:
+        if padding is None:
+            height, width = (kernel_size,) * 2 if isinstance(kernel_size, int) else kernel_size
+            padding = height // 2, width // 2
+        super().__init__(
+            in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias
+        )
+        if init is None:
+            super().reset_parameters()
+        else:
+            init(self)
 
     def reset_parameters(self) -> None:
-        """Leave the parameters to `Init`, so that they are drawn once."""
+        """Leave the parameters to the constructor's end, so that they are drawn once."""
 
-    def forward(self, x: Images) -> Float[Tensor, "B D H W"]:
-        """(B, C, H, W) -> (B, D, H, W)."""
-        if self.use_winograd and winograd.suits(x, self.weight):
+    def forward(self, x: Images) -> Float[Tensor, "B D h w"]:
+        """(B, C, H, W) -> (B, D, H, W) where height and width are kept."""
+        if self.use_winograd and self._is_plain() and winograd.suits(x, self.weight):
             return winograd.conv3x3(x, self.weight, self.bias)
         return super().forward(x)
+
+    def _is_plain(self) -> bool:
+        """Whether it is a convolution as the networks have them: others are an adapter's."""
+        return (
+            self.stride == self.dilation == (1, 1)
+            and self.padding == (self.kernel_size[0] // 2, self.kernel_size[1] // 2)
+            and self.groups == 1
+            and self.bias is not None
+        )
 
 
 def filter_2d(taps: Sequence[float]) -> Float[Tensor, "1 1 n n"]:
@@ -194,36 +249,32 @@ class Resample(nn.Module):
         return resample(x, self.resample_filter, self.direction, box=self.box)
 
 
-class ResampleConv2d(Conv2d):
-    """Resample, then convolve."""
+class Resampling:
+    """Resampling that is no module: it has nothing to save, and follows its input to any device.
 
-    resample_filter: Tensor
+    Args:
+        direction: "down" or "up".
+        taps: of the low-pass filter.
+    """
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel: int,
-        *,
-        direction: Direction,
-        taps: Sequence[float],
-        init: Init,
-    ) -> None:
-        super().__init__(in_channels, out_channels, kernel, init=init)
-        self.direction = direction
-        self.register_buffer("resample_filter", filter_2d(taps))
-        self.box = is_box(taps)
+    def __init__(self, direction: Direction, taps: Sequence[float]) -> None:
+        self.direction, self.taps, self.box = direction, tuple(taps), is_box(taps)
+        self._filter = filter_2d(taps)
 
-    def forward(self, x: Images) -> Float[Tensor, "B D h w"]:
-        """(B, C, H, W) -> (B, D, 2H, 2W) or (B, D, H/2, W/2)."""
-        return super().forward(resample(x, self.resample_filter, self.direction, box=self.box))
+    def __call__(self, x: Images) -> Float[Tensor, "B C h w"]:
+        """(B, C, H, W) -> (B, C, 2H, 2W) or (B, C, H/2, W/2)."""
+        if not self.box and self._filter.device != x.device:  # once: copies stall a device
+            with torch.inference_mode(False):  # gradients may need it later
+                self._filter = filter_2d(self.taps).to(x.device)
+        return resample(x, self._filter, self.direction, box=self.box)
 
 
-class DownAfterConv2d(Conv2d):
+class DownAfterConv2d(nn.Module):
     """Convolve, then filter and keep every second pixel: the residual branch of NCSN++'s encoder.
 
     The learned kernel is padded far enough for the filter to need no padding of its own, so its
-    border values are those of the convolution continued over zeros, not zeros.
+    border values are those of the convolution continued over zeros, not zeros. Adapters of
+    convolutions do not suit it, and it is none for them: their output would need the filter, too.
     """
 
     resample_filter: Tensor
@@ -232,25 +283,28 @@ class DownAfterConv2d(Conv2d):
         self,
         in_channels: int,
         out_channels: int,
-        kernel: int,
+        kernel_size: int,
         *,
         taps: Sequence[float],
         init: Init,
     ) -> None:
-        super().__init__(in_channels, out_channels, kernel, init=init)
+        super().__init__()
+        convolution = Conv2d(in_channels, out_channels, kernel_size, init=init)
+        self.weight, self.bias = convolution.weight, convolution.bias
+        self.padding = kernel_size // 2 + (len(taps) - 1) // 2
         self.register_buffer("resample_filter", filter_2d(taps))
         self.box = is_box(taps)
 
     def forward(self, x: Images) -> Float[Tensor, "B D h w"]:
         """(B, C, H, W) -> (B, D, H/2, W/2)."""
-        margin = (self.resample_filter.shape[-1] - 1) // 2
-        h = F.conv2d(x, self.weight, padding=self.kernel_size[0] // 2 + margin)
+        h = F.conv2d(x, self.weight, padding=self.padding)
         if self.box:
             h = F.avg_pool2d(h, 2)
         else:
             weight = self.resample_filter.to(h.dtype).expand(h.shape[1], -1, -1, -1)
             h = F.conv2d(h, weight, stride=2, groups=h.shape[1])
-        return h if self.bias is None else h + self.bias.to(h.dtype)[:, None, None]
+        assert self.bias is not None
+        return h + self.bias.to(h.dtype)[:, None, None]
 
 
 def group_norm(channels: int, eps: float) -> nn.GroupNorm:

@@ -16,6 +16,7 @@ from genlab.networks.adm_blocks import (
     encoder,
     group_norm,
     level_widths,
+    unet_layout,
 )
 from genlab.networks.base import (
     Network,
@@ -26,6 +27,7 @@ from genlab.networks.base import (
     register_to_config,
 )
 from genlab.networks.layers import Conv2d, Images, Linear
+from genlab.networks.layout import Layout
 
 POOLS = ("attention", "adaptive", "spatial", "spatial_v2")
 HIDDEN = 2048
@@ -130,6 +132,10 @@ class ADMClassifier(Network):
         if not self.pool.startswith("spatial"):
             return self.out(x)
         return self.out(torch.cat([*means, x.mean((2, 3))], dim=1))
+
+    def layout(self) -> Layout:
+        """See `Network.layout`."""
+        return unet_layout(self)
 
 
 def _head(

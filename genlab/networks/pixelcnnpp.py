@@ -18,17 +18,19 @@ from torch.nn import functional as F
 from genlab.errors import ConfigError
 from genlab.networks.autoregressive import AutoregressiveNetwork
 from genlab.networks.base import check_positive, register_to_config
+from genlab.networks.layout import ClassTable, Layout, build_layout, paths_of
 from genlab.networks.logistic_mixture import LogisticMixture
 from genlab.networks.pixelcnnpp_blocks import (
     DownRightShiftedConv2d,
     DownRightShiftedDeconv2d,
     DownShiftedConv2d,
     DownShiftedDeconv2d,
+    GatedResnet,
     Pointwise,
     Streams,
 )
 from genlab.networks.pixelcnnpp_decoder import PixelCNNPPDecoder
-from genlab.networks.weight_norm import normalising
+from genlab.networks.weight_norm import WeightNorm, normalising
 
 NUM_LEVELS = 3
 SIZE_STEP = 2 ** (NUM_LEVELS - 1)
@@ -146,7 +148,19 @@ class PixelCNNPP(AutoregressiveNetwork):
     ) -> Float[Tensor, "#B E"] | None:
         """What the class adds in a block, (B, 2 F); None where the network has no classes."""
         table = block.class_embedding
-        return self.embed_labels(table, labels) if isinstance(table, nn.Embedding) else None
+        return self.embed_labels(table, labels) if isinstance(table, nn.Module) else None
+
+    def layout(self) -> Layout:
+        """See `Network.layout`; branches end in a gate, not in a layer, so none is told."""
+        blocks = paths_of(self, GatedResnet)
+        tables = [f"{path}.class_embedding" for path in blocks] if self.label_dim else []
+        return build_layout(
+            self,
+            blocks=blocks,
+            tables=[ClassTable(layer=table) for table in tables],
+            modules={"last": ["nin_out"]},
+            layers=(WeightNorm,),
+        )
 
     def decoder(
         self,

@@ -20,7 +20,7 @@ from genlab.networks.base import (
     level_resolutions,
     register_to_config,
 )
-from genlab.networks.blocks import BlockStyle, UNetBlock
+from genlab.networks.blocks import BlockStyle, UNetBlock, unet_layout
 from genlab.networks.layers import (
     Conv2d,
     DownAfterConv2d,
@@ -32,6 +32,7 @@ from genlab.networks.layers import (
     Resample,
     group_norm,
 )
+from genlab.networks.layout import LINEAR_LAYERS, Layout
 
 XAVIER = Init("xavier_uniform")
 NEARLY_ZERO = Init("xavier_uniform", weight=1e-5)
@@ -246,6 +247,12 @@ class SongUNet(DiffusionNetwork):
         assert self.map_label is not None
         # Unit variance over the classes: one-hot rows weigh as much as the noise features.
         return self.map_label(rows * math.sqrt(self.label_dim))
+
+    def layout(self) -> Layout:
+        """See `Network.layout`; with the decoder "skip" every level has an output layer."""
+        levels = self.resolutions[::-1] if self.decoder_type == "skip" else self.resolutions[:1]
+        last = [f"dec.{res}x{res}_aux_{part}" for res in levels for part in ("norm", "conv")]
+        return unet_layout(self, last=last, layers=(*LINEAR_LAYERS, DownAfterConv2d))
 
     def _embed(
         self,

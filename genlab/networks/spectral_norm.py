@@ -14,7 +14,7 @@ that sampling divides once and not in every call.
 Source: Miyato et al. 2018, arXiv:1802.05957, Algorithm 1.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
@@ -23,31 +23,46 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from genlab.networks.base import check_positive
+from genlab.errors import ConfigError
+from genlab.networks.base import Network, check_positive
 from genlab.networks.precision import wide
 
 Matrix = Float[Tensor, "out rest"]
 
+Plain = nn.Conv2d | nn.Linear | nn.Embedding
+
 S = TypeVar("S", bound="SpectralNorm")
+P = TypeVar("P", nn.Conv2d, nn.Linear, nn.Embedding)
 
 EPS = 1e-12
 """Below this the length of a vector counts as this, unless told otherwise."""
 
 
 class SpectralNorm(nn.Module):
-    """What the layers of this file share; stands in front of torch's own layer.
+    """What the layers of this file share.
+
+    They are no `nn.Linear` or `nn.Conv2d`: what an adapter adds to the output of such a layer, it
+    later adds to its weight, and here the sum would be divided by another sigma. So peft refuses
+    them; `remove_spectral_norm` makes plain layers of them.
 
     Attributes:
+        weight: before it is divided.
+        bias: as of a plain layer.
         folded: the normalised weight where `fold` has kept it; never saved.
         eps: below this the length of a vector counts as this.
     """
 
     weight: Tensor
+    bias: Tensor | None
     folded: Tensor | None
     eps: float
 
     _start: Callable[..., None]
     """Draws the kept vectors once the layer stands; takes the options of its convention."""
+
+    def plain(self) -> nn.Module:
+        """Torch's own layer with the normalised weight: in evaluation it gives the same."""
+        raise NotImplementedError
 
     def normalized_weight(self) -> Tensor:
         """The weight divided by sigma; in training the kept vectors are renewed."""
@@ -80,6 +95,23 @@ class SpectralNorm(nn.Module):
         if mode:
             self.folded = None
         return super().train(mode)
+
+    def _take(self, layer: Plain, options: Mapping[str, Any]) -> None:
+        """Take over the parameters of a plain layer, as torch draws them, and start from there."""
+        self.weight = layer.weight
+        self.bias = None if isinstance(layer, nn.Embedding) else layer.bias
+        self._start(**options)
+
+    @torch.no_grad()
+    def _give(self, layer: P) -> P:
+        """Hand the parameters over to a plain layer, the weight normalised as in evaluation."""
+        training = self.training
+        weight = self.eval().normalized_weight()
+        layer.weight = nn.Parameter(weight.detach().clone(), self.weight.requires_grad)
+        if not isinstance(layer, nn.Embedding) and self.bias is not None:
+            layer.bias = nn.Parameter(self.bias.detach().clone(), self.bias.requires_grad)
+        self.train(training)
+        return layer.train(training)
 
     def _keep_vectors(self, eps: float, **vectors: Tensor) -> None:
         self.eps = eps
@@ -124,8 +156,13 @@ class _Power(SpectralNorm):
         values = {f"sv{i}": torch.ones(1) for i in range(num_svs)}
         self._keep_vectors(eps, **vectors, **values)
 
+    @property
+    def vector_names(self) -> tuple[str, ...]:
+        """Names of the buffers with the left singular vectors, (1, out)."""
+        return tuple(f"u{i}" for i in range(self.num_svs))
+
     def _vectors(self) -> list[Tensor]:
-        return [getattr(self, f"u{i}") for i in range(self.num_svs)]
+        return [self.get_buffer(name) for name in self.vector_names]
 
     def _sigma(self, matrix: Matrix) -> Float[Tensor, ""]:
         if not self.training:
@@ -185,32 +222,55 @@ class _Pair(SpectralNorm):
         return u @ (matrix @ v)
 
 
-class _Conv2d(SpectralNorm, nn.Conv2d):
+class _Conv2d(SpectralNorm):
     """A convolution of odd kernel size that keeps height and width."""
 
     def __init__(
         self, in_channels: int, out_channels: int, kernel: int, *, bias: bool = True, **options: Any
     ) -> None:
-        nn.Conv2d.__init__(self, in_channels, out_channels, kernel, padding=kernel // 2, bias=bias)
-        self._start(**options)
+        super().__init__()
+        self._take(
+            nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2, bias=bias), options
+        )
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D H W"]:
         """(B, C, H, W) -> (B, D, H, W)."""
-        return self._conv_forward(x, self.normalized_weight(), self.bias)
+        weight = self.normalized_weight()
+        return F.conv2d(x, weight, self.bias, padding=weight.shape[2] // 2)
+
+    def plain(self) -> nn.Conv2d:
+        """See `SpectralNorm.plain`."""
+        out_channels, in_channels, kernel, _ = self.weight.shape
+        return self._give(
+            nn.Conv2d(
+                in_channels,
+                out_channels,
+                kernel,
+                padding=kernel // 2,
+                bias=self.bias is not None,
+                device="meta",
+            )
+        )
 
 
-class _Linear(SpectralNorm, nn.Linear):
+class _Linear(SpectralNorm):
     """A linear layer."""
 
     def __init__(
         self, in_features: int, out_features: int, *, bias: bool = True, **options: Any
     ) -> None:
-        nn.Linear.__init__(self, in_features, out_features, bias)
-        self._start(**options)
+        super().__init__()
+        self._take(nn.Linear(in_features, out_features, bias), options)
 
     def forward(self, x: Float[Tensor, "B C"]) -> Float[Tensor, "B D"]:
         """(B, C) -> (B, D)."""
         return F.linear(x, self.normalized_weight(), self.bias)
+
+    def plain(self) -> nn.Linear:
+        """See `SpectralNorm.plain`."""
+        out_features, in_features = self.weight.shape
+        bias = self.bias is not None
+        return self._give(nn.Linear(in_features, out_features, bias, device="meta"))
 
 
 class SpectralConv2d(_Power, _Conv2d):
@@ -221,16 +281,21 @@ class SpectralLinear(_Power, _Linear):
     """A linear layer; the power convention."""
 
 
-class SpectralEmbedding(_Power, nn.Embedding):
+class SpectralEmbedding(_Power):
     """A table whose rows are the classes; the power convention."""
 
     def __init__(self, num_embeddings: int, embedding_dim: int, **options: Any) -> None:
-        nn.Embedding.__init__(self, num_embeddings, embedding_dim)
-        self._start(**options)
+        super().__init__()
+        self._take(nn.Embedding(num_embeddings, embedding_dim), options)
 
     def forward(self, labels: Int64[Tensor, " B"]) -> Float[Tensor, "B D"]:
         """(B,) -> (B, D)."""
         return F.embedding(labels, self.normalized_weight())
+
+    def plain(self) -> nn.Embedding:
+        """See `SpectralNorm.plain`."""
+        num_embeddings, embedding_dim = self.weight.shape
+        return self._give(nn.Embedding(num_embeddings, embedding_dim, device="meta"))
 
 
 class PairedConv2d(_Pair, _Conv2d):
@@ -265,23 +330,21 @@ class Layers:
 
     def conv(
         self, in_channels: int, out_channels: int, kernel: int = 3, *, bias: bool = True
-    ) -> nn.Conv2d:
+    ) -> nn.Module:
         """A convolution that keeps height and width."""
         if self.norm == "none":
             return nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2, bias=bias)
-        cls: Any = SpectralConv2d if self.norm == "power" else PairedConv2d
-        conv: nn.Conv2d = cls(in_channels, out_channels, kernel, bias=bias, **self._options())
-        return conv
+        cls = SpectralConv2d if self.norm == "power" else PairedConv2d
+        return cls(in_channels, out_channels, kernel, bias=bias, **self._options())
 
-    def linear(self, in_features: int, out_features: int, *, bias: bool = True) -> nn.Linear:
+    def linear(self, in_features: int, out_features: int, *, bias: bool = True) -> nn.Module:
         """A linear layer."""
         if self.norm == "none":
             return nn.Linear(in_features, out_features, bias)
-        cls: Any = SpectralLinear if self.norm == "power" else PairedLinear
-        linear: nn.Linear = cls(in_features, out_features, bias=bias, **self._options())
-        return linear
+        cls = SpectralLinear if self.norm == "power" else PairedLinear
+        return cls(in_features, out_features, bias=bias, **self._options())
 
-    def embedding(self, num_embeddings: int, embedding_dim: int) -> nn.Embedding:
+    def embedding(self, num_embeddings: int, embedding_dim: int) -> nn.Module:
         """A table of classes; the pair convention has none."""
         if self.norm == "none":
             return nn.Embedding(num_embeddings, embedding_dim)
@@ -300,3 +363,26 @@ def fold(network: nn.Module) -> nn.Module:
         if isinstance(module, SpectralNorm):
             module.fold()
     return network
+
+
+def remove_spectral_norm(network: Network) -> None:
+    """Put plain layers in place of spectrally normalised ones, with the weights as divided.
+
+    What the network makes in evaluation stays the same, bit for bit, and its config says so; in
+    further training weights are free. Adapters that become part of weights need such layers.
+
+    Raises:
+        ConfigError: the network cannot be configured without spectral normalisation.
+    """
+    paths = [path for path, module in network.named_modules() if isinstance(module, SpectralNorm)]
+    if paths and "spectral_norm" not in network.config:
+        raise ConfigError(
+            f"{type(network).__name__} exists with spectral normalisation only, so it cannot be "
+            "removed; choose a method that adds nothing to its weights"
+        )
+    for path in paths:
+        layer = network.get_submodule(path)
+        assert isinstance(layer, SpectralNorm)
+        network.set_submodule(path, layer.plain())
+    if paths:
+        network.register_to_config(spectral_norm=False)  # type: ignore[no-untyped-call]  # diffusers

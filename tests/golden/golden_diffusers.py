@@ -29,10 +29,9 @@ def model_folder(case: Case, to: str) -> Path:
     """The case's model as the library keeps it: config.json beside its weights."""
     folder = Path(to)
     shutil.copy(case.folder / "config.json", folder)
-    [weights] = case.meta["weights"].values()
-    shutil.copy(
-        case.folder / f"{weights}.safetensors", folder / "diffusion_pytorch_model.safetensors"
-    )
+    [role] = case.meta["constructors"]
+    weights = case.folder / f"{case.meta['weights'][role]}.safetensors"
+    shutil.copy(weights, folder / "diffusion_pytorch_model.safetensors")
     return folder
 
 

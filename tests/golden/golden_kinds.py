@@ -12,11 +12,13 @@ from golden_cases import Case, MismatchError, NotBuiltError, Run
 from golden_diffusers import CHECKS as DIFFUSERS
 from golden_dit import CHECKS as DIT
 from golden_editing import CHECKS as EDITING
+from golden_finetuning import CHECKS as FINETUNING
 from golden_gan_training import gan_training
 from golden_gated_pixelcnn import gated_pixelcnn
 from golden_guidance import checks as guidance_checks
 from golden_metrics import metrics
 from golden_noise import RecordedNoise
+from golden_peft import CHECKS as PEFT
 from golden_pixelcnnpp import pixelcnnpp
 from golden_schedulers import CHECKS as SCHEDULERS
 from golden_schedules import gits, kd_discrete, kd_schedule, restart_sampler
@@ -38,7 +40,6 @@ from genlab.samplers.sampler import Sampler
 from genlab.samplers.solvers.general import General
 
 PLANNED = {
-    "fine-tuning": ["difffit_forward", "difffit_grad", "difffit_trainable", "peft_lora"],
     "EDM2": [
         "edm2_encoder",
         "edm2_forward",
@@ -326,6 +327,8 @@ CHECKS: dict[str, Callable[[Run], None]] = {
     **DIT,
     **STITCH,
     **EDITING,
+    **FINETUNING,
+    **PEFT,
     **SCHEDULERS,
     "edm_forward": edm_forward,
     "edm_grad": edm_grad,

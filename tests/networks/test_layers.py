@@ -1,6 +1,8 @@
 """Resampling, initialisation and noise embeddings."""
 
+import inspect
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -9,13 +11,14 @@ from torch.nn import functional as F
 
 from genlab.networks.layers import (
     GELU_PIECE,
+    Conv2d,
     DownAfterConv2d,
     FourierEmbedding,
     Init,
     Linear,
     PositionalEmbedding,
     Resample,
-    ResampleConv2d,
+    Resampling,
     gelu,
 )
 
@@ -34,6 +37,19 @@ def test_resampling_keeps_constants_inside_and_up_is_the_transpose_of_down(
     torch.testing.assert_close(ones, torch.ones_like(ones))
 
 
+def test_resampling_follows_its_input_and_may_be_trained_through_afterwards() -> None:
+    taps = [1, 3, 3, 1]
+    with torch.device("meta"):
+        resampling = Resampling("down", taps)
+    x = torch.randn(2, 3, 8, 8, requires_grad=True)
+    with torch.inference_mode():
+        out = resampling(x)
+    assert torch.equal(out, Resample("down", taps)(x))
+    resampling(x).sum().backward()
+    assert x.grad is not None
+    assert resampling(x.double()).dtype == torch.float64
+
+
 def test_the_short_cut_for_the_box_is_the_box() -> None:
     fast, slow = Resample("up", [1, 1]), Resample("up", [1, 1])
     slow.box = False
@@ -47,8 +63,6 @@ def test_the_short_cut_for_the_box_is_the_box() -> None:
 @pytest.mark.parametrize("taps", [[1, 1], [1, 3, 3, 1]])
 def test_the_residual_branch_filters_after_the_convolution(taps: list[float]) -> None:
     after = DownAfterConv2d(2, 3, 3, taps=taps, init=Init("xavier_uniform", bias=1.0))
-    before = ResampleConv2d(2, 3, 3, direction="down", taps=taps, init=XAVIER)
-    before.load_state_dict(after.state_dict())
     x = torch.randn(1, 2, 16, 16)
     filtered = Resample("down", taps)(nn.functional.conv2d(x, after.weight, padding=1))
     assert after.bias is not None
@@ -56,7 +70,8 @@ def test_the_residual_branch_filters_after_the_convolution(taps: list[float]) ->
     margin = len(taps) // 2
     inner = (..., slice(margin, -margin), slice(margin, -margin))
     torch.testing.assert_close(after(x)[inner], expected[inner])
-    assert not torch.allclose(before(x), after(x), atol=1e-3)
+    before = nn.functional.conv2d(Resample("down", taps)(x), after.weight, after.bias, padding=1)
+    assert not torch.allclose(before, after(x), atol=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -77,6 +92,37 @@ def test_normal_weights_have_their_deviation_and_biases_their_layers_fans() -> N
     layer = Linear(300, 200, init=Init("kaiming_normal", weight=2.0, bias=0.5))
     assert float(layer.weight.detach().std()) == pytest.approx(2 / math.sqrt(300), rel=0.02)
     assert float(layer.bias.detach().std()) == pytest.approx(0.5 / math.sqrt(300), rel=0.2)
+
+
+@pytest.mark.parametrize(("ours", "torchs"), [(Conv2d, nn.Conv2d), (Linear, nn.Linear)])
+def test_layers_are_built_as_torchs_are(ours: Any, torchs: Any) -> None:
+    """Adapters build layers by the type that they find, and know torch's constructors only."""
+    known = [*inspect.signature(torchs).parameters]
+    taken = [
+        name
+        for name, parameter in inspect.signature(ours).parameters.items()
+        if parameter.kind is parameter.POSITIONAL_OR_KEYWORD
+    ]
+    assert taken == known[: len(taken)]
+    assert taken[-1] == "bias"
+    arguments = (4, 6, (3, 1), (2, 1), 0) if torchs is nn.Conv2d else (4, 6)
+    torch.manual_seed(1)
+    expected = torchs(*arguments, bias=True)
+    torch.manual_seed(1)
+    layer = ours(*arguments, bias=True)
+    assert torch.equal(layer.weight, expected.weight)
+    assert torch.equal(layer.bias, expected.bias)
+    x = torch.randn(2, 4, 9, 9) if torchs is nn.Conv2d else torch.randn(2, 4)
+    assert torch.equal(layer(x), expected(x))
+
+
+@pytest.mark.parametrize("kernel", [1, 3, (3, 1), (1, 5)])
+def test_convolutions_keep_height_and_width_unless_told_not_to(kernel: Any) -> None:
+    x = torch.randn(1, 2, 9, 7)
+    assert Conv2d(2, 3, kernel, init=XAVIER)(x).shape == (1, 3, 9, 7)
+    layer = Conv2d(2, 3, kernel, padding=0, bias=False)
+    assert layer.bias is None
+    assert layer(x).numel() <= 3 * 9 * 7
 
 
 def test_positional_features_end_where_they_should() -> None:

@@ -1,13 +1,15 @@
-"""What every method of fine-tuning is: it prepares a network, merges it, and names what it saves."""
+"""What every method of fine-tuning is: it prepares a network, merges it, says what it saves."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from genlab.errors import CheckpointError, ConfigError
 from genlab.finetuning.layouts import layout_of
+from genlab.networks.layout import Layout
 from genlab.registry import Registry
 
 
@@ -50,6 +52,14 @@ class Method(ABC):
             ConfigError: what the method adds cannot become part of the weights.
         """
 
+    def notes(self, network: nn.Module) -> list[str]:
+        """What `prepare` did that nobody would guess, a sentence each, for who starts a run.
+
+        Args:
+            network: prepared.
+        """
+        return []
+
     def saved(self, network: nn.Module) -> dict[str, Tensor]:
         """What is stored of a prepared network: what trains, and statistics that training moves.
 
@@ -70,19 +80,66 @@ class Method(ABC):
                 shape.
         """
         own = self.saved(network)
-        for name in [*own, *tensors]:
-            if name not in tensors or name not in own:
-                where = "lacks" if name in own else "holds, beside what this method trains,"
-                raise CheckpointError(
-                    f"the adapter {where} {name}; it is of another method or model"
-                )
-            if own[name].shape != tensors[name].shape:
-                raise CheckpointError(
-                    f"the adapter's {name} has the shape {tuple(tensors[name].shape)}, the model's "
-                    f"{tuple(own[name].shape)}; it was trained on another model"
-                )
+        check_same(own, tensors)
         for name, tensor in own.items():
             tensor.copy_(tensors[name])
+
+    def adapter_config(self, network: nn.Module, base: str | None) -> dict[str, Any] | None:
+        """What ``adapter_config.json`` holds, where another library says so.
+
+        Args:
+            network: prepared.
+            base: name of the model that it was before.
+
+        Returns:
+            None: the file is GenLab's own.
+        """
+        return None
+
+
+def check_same(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
+    """Refuse tensors of other names or shapes than a prepared network has.
+
+    Raises:
+        CheckpointError: see `Method.load`.
+    """
+    for name in [*own, *tensors]:
+        if name not in tensors or name not in own:
+            where = "lacks" if name in own else "holds, beside what this method trains,"
+            raise CheckpointError(f"the adapter {where} {name}; it is of another method or model")
+        if own[name].shape != tensors[name].shape:
+            raise CheckpointError(
+                f"the adapter's {name} has the shape {tuple(tensors[name].shape)}, the model's "
+                f"{tuple(own[name].shape)}; it was trained on another model"
+            )
+
+
+class Selection(Method):
+    """A method that adds nothing and only chooses what trains: there is nothing to merge."""
+
+    @abstractmethod
+    def chosen(self, network: nn.Module, layout: Layout) -> Iterable[str]:
+        """Names of the parameters that train, in any order.
+
+        Raises:
+            ConfigError: see `Method.prepare`.
+        """
+
+    def prepare(self, network: nn.Module) -> list[str]:
+        """See `Method.prepare`."""
+        return train_only(network, self.chosen(network, layout_of(network)), type(self).__name__)
+
+    def merge(self, network: nn.Module) -> nn.Module:
+        """See `Method.merge`; nothing was added, so the weights stay as they are."""
+        return unfreeze(network)
+
+
+def unfreeze(network: nn.Module) -> nn.Module:
+    """Let all parameters have gradients again, but those that no training changes."""
+    fixed = set(layout_of(network).fixed)
+    for name, parameter in network.named_parameters():
+        parameter.requires_grad_(name not in fixed)
+    return network
 
 
 METHODS: Registry[type[Method]] = Registry(
@@ -134,6 +191,20 @@ def train_only(network: nn.Module, names: Iterable[str], method: str) -> list[st
     return trained
 
 
+def check_blocks(blocks: object) -> None:
+    """Refuse what names no blocks of any network; see `choose_blocks`.
+
+    Raises:
+        ConfigError: tells how to write them.
+    """
+    named = isinstance(blocks, str) and blocks in ("all", "half", "none")
+    listed = isinstance(blocks, Sequence) and not isinstance(blocks, str)
+    if not named and not (listed and all(type(number) is int for number in blocks)):  # type: ignore[attr-defined]  # a sequence
+        raise ConfigError(
+            f"blocks={blocks!r}: write all, half, none, or a list of numbers such as [0,1,2]"
+        )
+
+
 def choose_blocks(blocks: str | Sequence[int], count: int) -> list[int]:
     """Read which blocks are meant.
 
@@ -143,15 +214,11 @@ def choose_blocks(blocks: str | Sequence[int], count: int) -> list[int]:
         count: how many blocks the network has.
 
     Raises:
-        ConfigError: names a block that does not exist.
+        ConfigError: names a block that does not exist, or the value that names none.
     """
+    check_blocks(blocks)
     if isinstance(blocks, str):
-        named = {"all": count, "half": -(-count // 2), "none": 0}
-        if blocks not in named:
-            raise ConfigError(
-                f"blocks={blocks!r}: write all, half, none, or a list of numbers such as [0,1,2]"
-            )
-        return list(range(named[blocks]))
+        return list(range({"all": count, "half": -(-count // 2), "none": 0}[blocks]))
     for number in blocks:
         if not -count <= number < count:
             raise ConfigError(
