@@ -127,8 +127,7 @@ def network_with_classes(
             weight = _begun(network, tables[table.layer], table, origins, drawn)
         else:
             weight = _from_nothing(network, result, table, origins, drawn)
-        trains = next(network.parameters()).requires_grad
-        result.get_submodule(table.layer).weight = nn.Parameter(weight, trains)
+        result.get_submodule(table.layer).weight = nn.Parameter(weight)
         _renew_vectors(result, table)
     if isinstance(result, ConditionalGenerator) and result.num_reference:
         # Every class in turn, as when it is built.
