@@ -161,7 +161,9 @@ class UNetBlock(nn.Module):
         return self._residual(x, self._attend(x), self.gamma_attn) if self.num_heads else x
 
     def _residual(self, x: Tensor, h: Tensor, gamma: Tensor | None) -> Tensor:
-        h = h.add_(x) if gamma is None else torch.addcmul(x, h, gamma[:, None, None])
+        if gamma is not None:
+            h = h * gamma[:, None, None]
+        h = h.add_(x)
         return h if self.skip_scale == 1 else h.mul_(self.skip_scale)
 
     def parts(self, path: str) -> Parts:

@@ -1,18 +1,23 @@
 """diffusers' UNet2DModel as a raw network of GenLab."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from itertools import zip_longest
 from typing import Any
 
 from diffusers import UNet2DModel
+from diffusers.models.attention_processor import Attention
 
 # diffusers loads a class only where the class's own module shows it this name.
 from diffusers.models.modeling_utils import ModelMixin  # noqa: F401
+from diffusers.models.resnet import ResnetBlock2D
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from genlab.errors import ConfigError
 from genlab.networks.base import DiffusionNetwork, check_positive, register_to_config
+from genlab.networks.blocks import scaled_and_shifted
 from genlab.networks.class_embedding import look_up, mix_rows
+from genlab.networks.layout import Branch, ClassTable, Layout, Parts, build_layout
 
 
 class DiffusersUNet(DiffusionNetwork):
@@ -82,3 +87,63 @@ class DiffusersUNet(DiffusionNetwork):
     def _embed_classes(self, labels: Int64[Tensor, " B"]) -> Float[Tensor, "B E"]:
         assert self.class_embedding is not None
         return look_up(self.class_embedding, labels, self.label_dim, null_row=False)
+
+    def layout(self) -> Layout:
+        """See `Network.layout`."""
+        down, up = self.unet.down_blocks, self.unet.up_blocks
+        blocks = {
+            **{f"unet.down_blocks.{number}": block for number, block in enumerate(down)},
+            **({} if self.unet.mid_block is None else {"unet.mid_block": self.unet.mid_block}),
+            **{f"unet.up_blocks.{number}": block for number, block in enumerate(up)},
+        }
+        return build_layout(
+            self,
+            blocks=list(blocks),
+            parts=[part for path, block in blocks.items() for part in _parts(path, block)],
+            tables=[ClassTable(layer="class_embedding")] if self.label_dim else [],
+            modules={
+                "time": ["unet.time_embedding"],
+                "last": ["unet.conv_norm_out", "unet.conv_out"],
+            },
+        )
+
+
+def _parts(path: str, block: nn.Module) -> Iterator[Parts]:
+    """What the layers of one block add, in the order of the computation.
+
+    That is the first residual block, its attention, the second one, ..., and last what resamples.
+    """
+    layers = {
+        f"{path}.{name}": layer
+        for name, layer in block.named_modules()
+        if isinstance(layer, ResnetBlock2D | Attention)
+    }
+    attentions = [name for name, layer in layers.items() if isinstance(layer, Attention)]
+    residual = [name for name in layers if name not in attentions]
+    for pair in zip_longest(residual, attentions):
+        for name in filter(None, pair):
+            layer = layers[name]
+            yield (
+                _attention(name, path, layer)
+                if name in attentions
+                else _residual(name, path, layer)
+            )
+
+
+def _residual(path: str, block: str, layer: Any) -> Parts:
+    width, modulated = layer.out_channels, layer.time_embedding_norm == "scale_shift"
+    norm, modulation = f"{path}.norm2", f"{path}.time_emb_proj"
+    inside = ("norm1", "conv1", "norm2", "conv2")
+    return Parts(
+        branches=(Branch(block=block, kind="convolution", layer=f"{path}.conv2", width=width),),
+        modulated=(scaled_and_shifted(norm, modulation, width),) if modulated else (),
+        modules={
+            "convolution": tuple(f"{path}.{name}" for name in inside),
+            "modulation": (modulation,),
+        },
+    )
+
+
+def _attention(path: str, block: str, layer: Any) -> Parts:
+    branch = Branch(block=block, kind="attention", layer=f"{path}.to_out.0", width=layer.out_dim)
+    return Parts(branches=(branch,), modules={"attention": (path,)})
