@@ -4,27 +4,32 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, TypeAlias
 
 from genlab.data.labels import class_index, plain_name
 from genlab.errors import ConfigError, LabelError
 from genlab.generators.saved import SavedModel
 
-Rule = Literal["mean", "nearest", "nothing near", "chosen", "random", "zero"]
+ORIGIN_RULES = ("mean", "nearest", "nothing near", "chosen", "random", "zero")
+"""How a class may begin, see `ClassOrigin`."""
 
 Classes: TypeAlias = int | str | Sequence[int | str]
 """One class or several, by number or name."""
 
-Initial: TypeAlias = Literal["mean", "nearest", "random"] | Mapping[Any, Classes]
+Initial: TypeAlias = str | Mapping[Any, Classes]
+"""One of `RULES`, or new class -> old class or classes; see `class_origins`."""
 
 RULES = ("mean", "nearest", "random")
 """What `class_origins` knows by name."""
 
-SIMILAR = 0.75
-"""Least similarity (difflib's ratio) of near names: 'sneekers' is near 'sneaker' (0.8), 'ship' is
-not near 'shirt' (0.67)."""
+SIMILAR = 0.85
+"""Least similarity (difflib's ratio) of near names: 'trowser' is near 'trouser' (0.86), 'house' is
+not near 'horse' (0.8)."""
 
-SHORTEST = 3
+SIMILAR_LETTERS = 5
+"""Letters that names need to be near by similarity: among short ones, a cat is near a coat."""
+
+SHARED_LETTERS = 3
 """Letters of the last words that two near names share."""
 
 
@@ -44,14 +49,15 @@ class ClassOrigin:
     """
 
     name: str
-    rule: Rule
-    old: tuple[int, ...] = ()
-    old_names: tuple[str, ...] = ()
+    rule: str
+    old: Sequence[int] = ()
+    old_names: Sequence[str] = ()
     seed: int | None = None
 
     def __post_init__(self) -> None:
-        if self.rule not in get_args(Rule):
-            raise ConfigError(f"a class begins by one of {get_args(Rule)}, got {self.rule!r}")
+        if self.rule not in ORIGIN_RULES:
+            known = ", ".join(ORIGIN_RULES)
+            raise ConfigError(f"the rule of a class must be one of {known}, got {self.rule!r}")
         # JSON has lists.
         object.__setattr__(self, "old", tuple(self.old))
         object.__setattr__(self, "old_names", tuple(self.old_names))
@@ -104,9 +110,7 @@ def class_origins(
     """
     count, named = read_names(names)
     labels = named or tuple(map(str, range(count)))
-    if not isinstance(initial, str | Mapping) or (
-        isinstance(initial, str) and initial not in RULES
-    ):
+    if isinstance(initial, str) and initial not in RULES:
         raise ConfigError(
             f"initial must be one of {', '.join(RULES)}, or a mapping from new classes to old "
             f"ones, got {initial!r}"
@@ -165,8 +169,8 @@ def nearest_class(name: str, known: Sequence[str]) -> int | None:
 
     Case, punctuation and a plural's s do not count, and a name of several synonyms ("T-shirt/top",
     "tench, Tinca tinca") stands for each of them. In this order: the same name; a name that ends in
-    the other, as compound words do; the most similar one, from a similarity of `SIMILAR` up. Of
-    equally near ones the first counts.
+    the other, as compound words do; the most similar one, if it is about the same (`SIMILAR`,
+    `SIMILAR_LETTERS`). Of equally near ones the first counts.
 
     >>> nearest_class("Sneakers", ["coat", "sneaker"])
     1
@@ -189,11 +193,13 @@ def nearest_class(name: str, known: Sequence[str]) -> int | None:
             return index
     shared = {(index, form): _shared_end(wanted, form) for index, form in forms}
     best = max(shared.values(), default=0)
-    if best >= SHORTEST:
+    if best >= SHARED_LETTERS:
         return min(index for (index, _), letters in shared.items() if letters == best)
+    text = " ".join(wanted)
     alike = [
-        (SequenceMatcher(None, " ".join(form), " ".join(wanted)).ratio(), -index)
+        (SequenceMatcher(None, other, text).ratio(), -index)
         for index, form in forms
+        if min(len(other := " ".join(form)), len(text)) >= SIMILAR_LETTERS
     ]
     ratio, index = max(alike, default=(0.0, 0))
     return -index if ratio >= SIMILAR else None

@@ -29,7 +29,7 @@ def look_up(
         rows = table(labels.where(known, 0)).masked_fill(~known[:, None], 0)
     # As a product of class weights and table, which autocast would take in its own type.
     device = labels.device.type
-    if torch.is_autocast_enabled(device):
+    if device != "meta" and torch.is_autocast_enabled(device):
         rows = rows.to(torch.get_autocast_dtype(device))
     return rows
 

@@ -43,11 +43,13 @@ def base() -> Generator:
         ("polo shirt", "shirt"),
         ("SHIRT", "shirt"),
         ("trowsers", "trouser"),
+        ("cat", None),
+        ("goat", None),
         ("dress", "dress"),
         ("zebra", None),
         ("ship", None),
         ("dress code", None),
-        ("ag", None),
+        ("xyz", None),
         ("!?", None),
     ],
 )
@@ -76,7 +78,7 @@ def test_nearest_says_what_it_took_and_where_it_took_the_mean(base: Generator) -
 
 
 def test_chosen_by_name_or_number_one_or_several(base: Generator) -> None:
-    chosen = {"cat": "ankle boot", 1: [0, "Bag"], "Dog": 3}
+    chosen: dict[Any, Any] = {"cat": "ankle boot", 1: [0, "Bag"], "Dog": 3}
     origins = class_origins(base, ["cat", "bird", "dog"], chosen)
     assert [origin.old for origin in origins] == [(9,), (0, 8), (3,)]
     assert origins[1].describe() == "bird: begins as the mean of T-shirt/top, bag"
@@ -85,8 +87,9 @@ def test_chosen_by_name_or_number_one_or_several(base: Generator) -> None:
 
 
 def test_a_record_gives_the_origins_back(base: Generator) -> None:
-    for initial in ("mean", "nearest", "random", dict.fromkeys(CIFAR, "bag")):
-        origins = class_origins(base, CIFAR, initial, seed=5)  # type: ignore[arg-type]
+    ways: list[Any] = ["mean", "nearest", "random", dict.fromkeys(CIFAR, "bag")]
+    for initial in ways:
+        origins = class_origins(base, CIFAR, initial, seed=5)
         record = json.loads(json.dumps([asdict(origin) for origin in origins]))
         assert tuple(ClassOrigin(**entry) for entry in record) == origins
 
@@ -98,7 +101,6 @@ def test_a_record_gives_the_origins_back(base: Generator) -> None:
         (["a", ""], "mean", "name of a class is empty"),
         (["ankle boot", "Ankle_Boot"], "mean", "'ankle boot' and 'Ankle_Boot'.*mean the same"),
         ("sneaker", "mean", "write one class as a list"),
-        ([1, 2], "mean", "must be a list of names or their number"),
         (-1, "mean", "at least 0, got -1"),
         (True, "mean", "at least 0"),
         (3, "nearest", "the new classes have no names to be near by"),
@@ -120,7 +122,6 @@ def test_wrong_classes_are_refused(base: Generator, names: Any, initial: Any, me
     ("names", "initial", "message"),
     [
         (3, "median", "one of mean, nearest, random"),
-        (3, 7, "one of mean, nearest, random"),
         (0, "random", "without classes nothing begins by initial"),
     ],
 )
@@ -143,5 +144,5 @@ def test_an_origin_that_contradicts_itself_is_refused() -> None:
         ClassOrigin(name="a", rule="chosen")
     with pytest.raises(ConfigError, match="random alone has one"):
         ClassOrigin(name="a", rule="random")
-    with pytest.raises(ConfigError, match="a class begins by one of"):
-        ClassOrigin(name="a", rule="median")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="the rule of a class must be one of"):
+        ClassOrigin(name="a", rule="median")
