@@ -47,7 +47,7 @@ def with_classes(
 
     - Tables. DiT, ADM and PixelCNNs have a row for each class (DiffusersDiT, PixelCNNs and a BigGAN
       without a shared embedding one in every layer), EDM's U-Nets a column; all are made anew. The
-      null class is the last row (DiT, DiffusersDiT) or adds nothing (all others) and stays.
+      null class stays: the last row (DiT, DiffusersDiT), the layer's bias (SongUNet), or nothing.
     - A discriminator (`GanDiscriminator`) projects on rows that are spectrally normalised as a
       whole, so rows that it keeps are scaled by another number than before. Its calibration, of
       other classes, is dropped.
