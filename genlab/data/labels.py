@@ -149,9 +149,9 @@ def class_index(name: str, num_classes: int, class_names: Sequence[str] | None =
     >>> class_index("ankle_boot", 2, ["bag", "Ankle boot"])
     1
     """
-    names = {_plain(known): index for index, known in enumerate(class_names or ())}
-    if _plain(name) in names:
-        return names[_plain(name)]
+    names = {plain_name(known): index for index, known in enumerate(class_names or ())}
+    if plain_name(name) in names:
+        return names[plain_name(name)]
     if re.fullmatch(r"\d+", name):
         if int(name) < num_classes:
             return int(name)
@@ -164,7 +164,12 @@ def class_index(name: str, num_classes: int, class_names: Sequence[str] | None =
     raise LabelError(f"the model knows no class {name!r}; {nearest(name, class_names)}")
 
 
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
+    """What two spellings of a class's name have in common.
+
+    >>> plain_name("Ankle_boot ")
+    'ankle boot'
+    """
     return re.sub(r"[\s_-]+", " ", name.strip()).casefold()
 
 

@@ -215,6 +215,7 @@ def unet_layout(
     *,
     last: Sequence[str],
     layers: tuple[type[nn.Module], ...] = LINEAR_LAYERS,
+    class_scale: float = 1.0,
 ) -> Layout:
     """The layout of EDM's U-Nets: blocks, and the embedding layers called ``map_...``.
 
@@ -222,17 +223,19 @@ def unet_layout(
         network: the network.
         last: paths of its output layers and their normalisations.
         layers: see `build_layout`.
+        class_scale: see `ClassTable.scale`.
     """
     blocks = {
         path: block.parts(path)
         for path, block in network.named_modules()
         if isinstance(block, UNetBlock)
     }
+    table = ClassTable(layer="map_label", axis=1, scale=class_scale)
     return build_layout(
         network,
         blocks=list(blocks),
         parts=list(blocks.values()),
-        tables=[ClassTable(layer="map_label", axis=1)] if network.label_dim else [],
+        tables=[table] if network.label_dim else [],
         modules={"time": ["map_noise", "map_layer0", "map_layer1"], "last": last},
         layers=layers,
     )

@@ -29,7 +29,8 @@ def look_up(
         rows = table(labels.where(known, 0)).masked_fill(~known[:, None], 0)
     # As a product of class weights and table, which autocast takes in its own type (float64 not).
     device = labels.device.type
-    if torch.is_autocast_enabled(device) and rows.dtype != torch.float64:
+    on = device != "meta" and torch.is_autocast_enabled(device)
+    if on and rows.dtype != torch.float64:
         rows = rows.to(torch.get_autocast_dtype(device))
     return rows
 

@@ -108,12 +108,15 @@ class ClassTable:
         null_row: whether a row behind the last class stands for 'no class'.
         vectors: buffers of the module with one number for each class along their last axis: the
             left singular vectors of a table that is spectrally normalised.
+        scale: by which the network multiplies class weights before it asks the module; it may
+            depend on the number of classes.
     """
 
     layer: str
     axis: Literal[0, 1] = 0
     null_row: bool = False
     vectors: tuple[str, ...] = ()
+    scale: float = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -245,14 +245,19 @@ class SongUNet(DiffusionNetwork):
 
     def _embed_rows(self, rows: Float[Tensor, "B K"]) -> Float[Tensor, "B E"]:
         assert self.map_label is not None
+        return self.map_label(rows * self._class_scale)
+
+    @property
+    def _class_scale(self) -> float:
         # Unit variance over the classes: one-hot rows weigh as much as the noise features.
-        return self.map_label(rows * math.sqrt(self.label_dim))
+        return math.sqrt(self.label_dim)
 
     def layout(self) -> Layout:
         """See `Network.layout`; with the decoder "skip" every level has an output layer."""
         levels = self.resolutions[::-1] if self.decoder_type == "skip" else self.resolutions[:1]
         last = [f"dec.{res}x{res}_aux_{part}" for res in levels for part in ("norm", "conv")]
-        return unet_layout(self, last=last, layers=(*LINEAR_LAYERS, DownAfterConv2d))
+        layers = (*LINEAR_LAYERS, DownAfterConv2d)
+        return unet_layout(self, last=last, layers=layers, class_scale=self._class_scale)
 
     def _embed(
         self,

@@ -1,0 +1,112 @@
+"""What a fine-tuning run is told: a training run's settings, a base, and a method."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from omegaconf import MISSING
+
+from genlab.errors import ConfigError, nearest
+from genlab.training.config import (
+    EmaConfig,
+    OptimizerConfig,
+    OutputConfig,
+    ScheduleConfig,
+    TrainConfig,
+)
+
+INITIALS = ("mean", "nearest", "random")
+
+
+@dataclass(kw_only=True)
+class ClassesConfig:
+    """What becomes of the base's class table, where the data have other classes.
+
+    Attributes:
+        initial: where the row of a new class begins: ``mean`` of the base's rows, which any class
+            is equally far from; ``nearest``, the row of the class whose name is most alike;
+            ``random``, as in a network that was never trained; or a mapping from new names to
+            classes of the base (``{sneaker: ankle boot}``). The row of the null class stays, so
+            that classifier-free guidance works from the first step.
+        number: how many classes the data must have, to find out that they have not; null takes
+            what is there.
+    """
+
+    initial: Any = "mean"
+    number: int | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.initial, str):
+            if self.initial not in INITIALS:
+                raise ConfigError(
+                    f"classes.initial is no {self.initial!r}: write a mapping from new classes to "
+                    f"the base's, or one of them; {nearest(self.initial, INITIALS)}"
+                )
+        elif not isinstance(self.initial, dict) or not self.initial:
+            raise ConfigError(
+                f"classes.initial takes {', '.join(INITIALS)} or a mapping from new classes to the "
+                f"base's, not {self.initial!r}"
+            )
+        if self.number is not None and self.number < 0:
+            raise ConfigError(f"classes.number must be at least 0, got {self.number}")
+
+
+@dataclass(kw_only=True)
+class FinetuneConfig(TrainConfig):
+    """A fine-tuning run.
+
+    The defaults are for sixty photographs up to some ten thousand images: 2,000 steps of 32. The
+    averages warm up: their half-life is 5 % of the images seen, so that a short run's average
+    follows it.
+
+    Attributes:
+        base: the model to begin from: a bundled one, one of the zoo, or a path.
+        method: ``name`` (see `genlab.finetuning.methods.base.METHODS`) and its options.
+        classes: of the data, where they are not the base's.
+        resolution: height and width that the base is brought to before training; null keeps its
+            own.
+        network: must stay empty, since the base is the network.
+        objective: options of the objective of the base's family; what is left out follows from the
+            base, for instance a loss that fits its preconditioning.
+        optimizer: as in training.
+        schedule: as in training.
+        ema: averages of what trains.
+        output: as in training; a preview is drawn before the first step, too.
+        batch_size: as in training.
+        duration_kimg: as in training.
+    """
+
+    base: str = MISSING
+    method: dict[str, Any] = field(default_factory=lambda: {"name": "diffit"})
+    classes: ClassesConfig = field(default_factory=ClassesConfig)
+    resolution: int | None = None
+    network: dict[str, Any] = field(default_factory=dict)
+    objective: dict[str, Any] = field(default_factory=dict)
+    optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(lr=1e-3))
+    schedule: ScheduleConfig = field(default_factory=lambda: ScheduleConfig(warmup_kimg=3.2))
+    ema: EmaConfig = field(default_factory=lambda: EmaConfig(halflife_kimg=20.0, sigma_rels=[]))
+    output: OutputConfig = field(
+        default_factory=lambda: OutputConfig(
+            log_steps=25,
+            state_minutes=2.0,
+            snapshot_kimg=16.0,
+            preview_kimg=16.0,
+            preview_count=16,
+        )
+    )
+    batch_size: int = 32
+    duration_kimg: float = 64.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.network:
+            raise ConfigError(
+                f"network.{next(iter(self.network))} has no effect in fine-tuning, where the base "
+                "is the network; leave it out"
+            )
+        if "name" in self.objective:
+            raise ConfigError(
+                "objective.name has no effect in fine-tuning, where it follows from the base; "
+                "leave it out"
+            )
+        if self.resolution is not None and self.resolution < 1:
+            raise ConfigError(f"resolution must be at least 1, got {self.resolution}")
