@@ -5,6 +5,7 @@ sentence and exits with 2; a traceback is a bug. Each class also derives from th
 that a caller would expect.
 """
 
+import sys
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -51,6 +52,16 @@ class EvaluationError(GenLabError, ValueError):
 
 class DownloadError(GenLabError, OSError):
     """A file could not be fetched, or what arrived is not what was promised."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory did not suffice: on a GPU torch has a class for it, on the CPU it has not."""
+    torch = sys.modules.get("torch")  # without torch it is not torch's error
+    if torch is not None and isinstance(error, torch.OutOfMemoryError):
+        return True
+    if isinstance(error, RuntimeError) and "can't allocate memory" in str(error):
+        return True
+    return isinstance(error, MemoryError)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

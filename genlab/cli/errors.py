@@ -7,7 +7,7 @@ import sys
 import click
 
 from genlab.cli.plugins import plugin_at_fault
-from genlab.errors import GenLabError
+from genlab.errors import GenLabError, is_out_of_memory
 
 USER_ERROR = 2
 INTERRUPTED = 130  # 128 + SIGINT
@@ -56,7 +56,7 @@ def _sentence(error: BaseException) -> str | None:
         return _plain(error.format_message())
     if isinstance(error, GenLabError):
         return " ".join(str(error).split("\n"))
-    if isinstance(error, MemoryError) or _is_out_of_memory(error):
+    if is_out_of_memory(error):
         return "out of memory; use a smaller batch, a smaller image or a smaller model"
     if isinstance(error, Exception) and (plugin := plugin_at_fault(error)):
         return plugin
@@ -70,14 +70,6 @@ def _os_sentence(error: OSError) -> str:
     where = f"{error.filename}: " if error.filename else ""
     cure = CURES.get(error.errno or 0)
     return f"{where}{what[:1].lower()}{what[1:]}" + (f"; {cure}" if cure else "")
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    """Whether torch ran out of memory: on a GPU its own class, on the CPU a plain RuntimeError."""
-    torch = sys.modules.get("torch")  # without torch it is not torch's error
-    if torch is not None and isinstance(error, torch.OutOfMemoryError):
-        return True
-    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
 
 
 def _program(error: BaseException) -> str:

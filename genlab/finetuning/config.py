@@ -6,6 +6,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from genlab.errors import ConfigError, nearest
+from genlab.finetuning.origins import RULES
 from genlab.training.config import (
     EmaConfig,
     OptimizerConfig,
@@ -14,19 +15,16 @@ from genlab.training.config import (
     TrainConfig,
 )
 
-INITIALS = ("mean", "nearest", "random")
-
 
 @dataclass(kw_only=True)
 class ClassesConfig:
     """What becomes of the base's class table, where the data have other classes.
 
     Attributes:
-        initial: where the row of a new class begins: ``mean`` of the base's rows, which any class
-            is equally far from; ``nearest``, the row of the class whose name is most alike;
-            ``random``, as in a network that was never trained; or a mapping from new names to
-            classes of the base (``{sneaker: ankle boot}``). The row of the null class stays, so
-            that classifier-free guidance works from the first step.
+        initial: where a new class begins, see `genlab.finetuning.origins.class_origins`: ``mean``
+            of the base's classes, ``nearest`` by name, ``random``, or a mapping from every new
+            class to the base's (``{boot: ankle boot}``). The mean is the default because it draws
+            images of the base from the first step and takes no name for a likeness.
         number: how many classes the data must have, to find out that they have not; null takes
             what is there.
     """
@@ -36,14 +34,14 @@ class ClassesConfig:
 
     def __post_init__(self) -> None:
         if isinstance(self.initial, str):
-            if self.initial not in INITIALS:
+            if self.initial not in RULES:
                 raise ConfigError(
                     f"classes.initial is no {self.initial!r}: write a mapping from new classes to "
-                    f"the base's, or one of them; {nearest(self.initial, INITIALS)}"
+                    f"the base's, or a rule; {nearest(self.initial, RULES)}"
                 )
         elif not isinstance(self.initial, dict) or not self.initial:
             raise ConfigError(
-                f"classes.initial takes {', '.join(INITIALS)} or a mapping from new classes to the "
+                f"classes.initial takes {', '.join(RULES)} or a mapping from new classes to the "
                 f"base's, not {self.initial!r}"
             )
         if self.number is not None and self.number < 0:

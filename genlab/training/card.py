@@ -53,6 +53,7 @@ def model_card(
         "Weights": str(choice),
         **_scores(config, objective, past),
         "Licence": config.license,
+        **objective.card_rows(),
         **facts,
     }
     table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())

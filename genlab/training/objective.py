@@ -212,6 +212,10 @@ class Objective(ABC):
             card: text of the model card.
         """
 
+    def card_rows(self) -> dict[str, str]:
+        """More rows for the model card's table: name -> text, known once the networks are built."""
+        return {}
+
     def finish(self, network: nn.Module) -> nn.Module:
         """The main network as it is exported, with its final weights; by default as it is."""
         return network

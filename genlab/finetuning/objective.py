@@ -1,0 +1,349 @@
+"""The objective of a fine-tuning run: its family's, around a base that a method has prepared."""
+
+import copy
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from genlab import compute
+from genlab.data.labels import plain_name
+from genlab.errors import ConfigError
+from genlab.finetuning.classes import with_classes
+from genlab.finetuning.config import FinetuneConfig
+from genlab.finetuning.families import family_objective
+from genlab.finetuning.methods.base import METHODS, Method
+from genlab.finetuning.origins import ClassOrigin, class_origins
+from genlab.finetuning.rebuilding import rebuild
+from genlab.finetuning.resolution import with_resolution
+from genlab.generators.autoencoder import Autoencoder
+from genlab.generators.base import Generator
+from genlab.training.batches import DataFacts
+from genlab.training.objective import Loss, Objective, Product, Watch
+from genlab.training.trained import changing_tensors
+
+MAX_NAMED = 8
+"""Classes that a sentence names one by one."""
+
+
+class FinetuneObjective(Objective):
+    """Train what a method chooses of a base, by the loss that the base was trained with.
+
+    The base is in memory once: the network in training and the one for the averages are built
+    around its tensors, and have copies only of what trains.
+
+    Args:
+        config: of the run.
+        base: what it names, as loaded; it is not changed, but moved to the run's device.
+
+    Attributes:
+        base: as the run begins with it, at the resolution wanted, with its own classes.
+        method: prepares the network.
+        start: the base with the classes of the data; known once a network is built.
+        origins: where new classes begin; empty where the classes are the base's.
+
+    Raises:
+        ConfigError: an option is wrong, or the base cannot be brought to the resolution.
+    """
+
+    starts_trained: ClassVar[bool] = True
+    usage: ClassVar[str] = (
+        "To draw samples:\n\n```\ngenlab sample PATH_TO_THIS_FOLDER --seeds 0-63 -o samples/\n```"
+    )
+
+    def __init__(self, config: FinetuneConfig, base: Generator) -> None:
+        size = config.resolution
+        changes = size is not None and size != base.image_shape[1]
+        self.config = config
+        self.base = with_resolution(base, size) if changes and size is not None else base
+        self.method: Method = METHODS.build_named(config.method)
+        self.start: Generator = self.base
+        self.origins: tuple[ClassOrigin, ...] = ()
+        self.notes: list[str] = []
+        self._known: DataFacts | None = None
+        self._trained = self._total = 0
+        self._adopt(family_objective(self.base, config.objective))
+
+    def _adopt(self, inner: Objective) -> None:
+        """Take over what a family's objective says of itself in class attributes."""
+        self.inner = inner
+        for name in ("family", "main", "task", "scores", "recuttable"):
+            setattr(self, name, getattr(inner, name))
+
+    @property
+    def phases(self) -> tuple[str, ...]:
+        """See `Objective.phases`."""
+        return self.inner.phases
+
+    def to(self, device: torch.device) -> None:
+        """Move the base, laid out as networks in training are; see `Objective.to`."""
+        self.base.to(device)
+        compute.choose(device).prepare_training(self.base.network)
+
+    def build(self, network: Mapping[str, Any], data: DataFacts) -> dict[str, nn.Module]:
+        """The base's network with the data's classes, prepared by the method.
+
+        Raises:
+            ConfigError: the images are not the base's kind, the classes are not as many as wanted,
+                or the method changes nothing.
+            LabelError: new classes cannot begin as wanted.
+        """
+        if data != self._known:
+            self._check_images(data)
+            self._begin(data)
+            self._known = data
+        plain: Any = self.start.network
+        built = rebuild(plain)
+        own_tensors(built, self.method.prepare(built))
+        self.notes = self.method.notes(built)
+        sizes = {name: p.numel() for name, p in built.named_parameters()}
+        self._total = sum(sizes.values())
+        self._trained = sum(p.numel() for p in built.parameters() if p.requires_grad)
+        return {self.main: built}
+
+    def _begin(self, data: DataFacts) -> None:
+        """Give the base the classes of the data."""
+        names, initial = self._names(data), self.config.classes.initial
+        self.start, self.origins = self.base, ()
+        # Whoever says where classes begin wants them to, also where they seem to be the base's.
+        if initial != "mean" or not _same_classes(self.base, data.num_classes, names):
+            wanted: Sequence[str] | int = data.num_classes if names is None else names
+            self.origins = class_origins(self.base, wanted, initial, seed=self.config.seed)
+            self.start = with_classes(self.base, wanted, initial=self.origins)
+        self._adopt(family_objective(self.start, self.config.objective))
+
+    def _names(self, data: DataFacts) -> tuple[str, ...] | None:
+        """Names of the data's classes; None where they have none.
+
+        Raises:
+            ConfigError: there are not as many names, or classes, as wanted.
+        """
+        given, wanted = self.config.class_names, self.config.classes.number
+        names = data.class_names if given is None else tuple(given)
+        where, count = Path(self.config.data.path).name, data.num_classes
+        if names is not None and len(names) != count:
+            raise ConfigError(
+                f"class_names holds {len(names)} names, and {where} has {count} classes; give one "
+                "for each"
+            )
+        if wanted is not None and wanted != count:
+            listed = "" if names is None else f" ({_listed(names)})"
+            raise ConfigError(
+                f"{wanted} classes are wanted, and {where} has {count}{listed}; leave "
+                "--num-classes (classes.number) out, or sort the images into other folders"
+            )
+        return names
+
+    def _check_images(self, data: DataFacts) -> None:
+        config, base = self.config, self.base
+        autoencoder: Autoencoder | None = getattr(base, "autoencoder", None)
+        if autoencoder is None and data.autoencoder is not None:
+            raise ConfigError(
+                f"{config.data.path} holds latents, and {config.base} works on images; give the "
+                "images themselves"
+            )
+        if autoencoder is not None:
+            if data.autoencoder is None:
+                raise ConfigError(
+                    f"{config.base} works on latents; encode the images once with 'genlab data "
+                    f"encode {config.data.path} --autoencoder AUTOENCODER -o latents/', its own "
+                    "autoencoder, and give that folder as the data"
+                )
+            if data.autoencoder != autoencoder.sha256():
+                raise ConfigError(
+                    f"the latents of {config.data.path} were made by another autoencoder than that "
+                    f"of {config.base}; encode the images with its own"
+                )
+        shape = state_shape(base)
+        if data.image_shape != shape:
+            what = "latents" if data.autoencoder else "images"
+            raise ConfigError(
+                f"the {what} of {config.data.path} are {describe_shape(data.image_shape)}, and "
+                f"{config.base} works on {describe_shape(shape)}; bring them to that with "
+                "data.fit=crop and data.channels, or encode them anew"
+            )
+
+    def compute_loss(
+        self,
+        phase: str,
+        networks: Mapping[str, nn.Module],
+        images: Float[Tensor, "B C H W"],
+        labels: Int64[Tensor, " B"],
+        generator: torch.Generator,
+    ) -> Loss:
+        """See `Objective.compute_loss`."""
+        return self.inner.compute_loss(phase, networks, images, labels, generator)
+
+    def rows(self, phase: int, count: int) -> slice:
+        """See `Objective.rows`."""
+        return self.inner.rows(phase, count)
+
+    def adjust_gradients(self, phase: str, networks: Mapping[str, nn.Module]) -> None:
+        """See `Objective.adjust_gradients`."""
+        self.inner.adjust_gradients(phase, networks)
+
+    def inspect(self, networks: Mapping[str, nn.Module]) -> dict[str, float]:
+        """See `Objective.inspect`."""
+        return self.inner.inspect(networks)
+
+    def watch(self) -> Watch | None:
+        """See `Objective.watch`."""
+        return self.inner.watch()
+
+    def evaluate(
+        self, network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]
+    ) -> dict[str, float]:
+        """See `Objective.evaluate`."""
+        return self.inner.evaluate(network, batches)
+
+    def product(
+        self,
+        network: nn.Module,
+        class_names: tuple[str, ...] | None,
+        sampler: Mapping[str, Any],
+        card: str | None = None,
+    ) -> Product:
+        """The base around another network: its preconditioning, autoencoder and sampler.
+
+        Args:
+            network: of `build`, or merged.
+            class_names: one for each class; None keeps the base's where the classes are its own.
+            sampler: what is laid over the base's own.
+            card: text of the model card.
+        """
+        facts: dict[str, Any] = {**self.start.facts(), **self.start.parts()}
+        if class_names is not None and self.start.num_classes:
+            facts["class_names"] = list(class_names)
+        if "has_null_class" in facts and getattr(self.inner, "label_dropout", 0.0) > 0:
+            facts["has_null_class"] = True
+        if sampler:
+            own = ("the base's own sampler", self.start.sampler.config)
+            layers = [*self.start.defaults(), own, ("sampler", sampler)]
+            facts["sampler"] = self.start.sampler_class.from_layers(layers)
+        product: Product = type(self.start).from_facts(network, facts, card)
+        return product
+
+    def finish(self, network: nn.Module) -> nn.Module:
+        """Merge what the method added into weights of its own; see `Objective.finish`.
+
+        Raises:
+            ConfigError: it cannot be merged.
+        """
+        return self.method.merge(copy.deepcopy(network))
+
+    def card_rows(self) -> dict[str, str]:
+        """See `Objective.card_rows`."""
+        share = self._trained / max(self._total, 1)
+        ema = self.config.ema
+        rows = {
+            "Base": Path(self.config.base).name,
+            "Method": describe_method(self.method),
+            "Trained": f"{self._trained:,} of {self._total:,} parameters ({share:.2%})",
+        }
+        if self.origins:
+            rows["New classes"] = describe_origins(self.origins)
+        if ema.rampup_ratio is not None:
+            rows["Half-life of the average"] = (
+                f"{ema.rampup_ratio:.0%} of the images seen, at most {ema.halflife_kimg:g} thousand"
+            )
+        return {**rows, **self.variance()}
+
+    def variance(self) -> dict[str, str]:
+        """Whether a learned variance is trained, in words; nothing of a base without one."""
+        preconditioning = getattr(self.base, "preconditioning", None)
+        if preconditioning is None or not preconditioning.variance.startswith("learned"):
+            return {}
+        loss: Any = getattr(self.inner, "loss", {})
+        by_bound = loss.get("name") == "ddpm"
+        trained = (
+            "trained by the variational bound (lambda 0.001)"
+            if by_bound and loss.get("kind") == "rescaled_mse"
+            else "trained by the variational bound"
+            if by_bound
+            else f"not trained: the loss {loss.get('name')!r} has no term for it"
+        )
+        return {"Variance": trained}
+
+    def told(self) -> dict[str, Any]:
+        """What an adapter has to know beside its tensors, in plain values."""
+        return {
+            "method": METHODS.entry_of(self.method),
+            "num_classes": self.start.num_classes,
+            "class_names": self._class_names(),
+            "classes": [asdict(origin) for origin in self.origins],
+            "resolution": self.config.resolution,
+        }
+
+    def _class_names(self) -> list[str] | None:
+        names = None if self._known is None else self._names(self._known)
+        if names is None:
+            names = self.start.class_names
+        return None if names is None else list(names)
+
+
+def own_tensors(network: nn.Module, names: Iterable[str]) -> None:
+    """Give a network that shares its tensors copies of those that training changes.
+
+    Args:
+        network: prepared.
+        names: of the parameters that train; statistics are added.
+    """
+    changing = {*names, *changing_tensors(network)}
+    for name, parameter in network.named_parameters():
+        if name in changing:
+            parameter.data = parameter.data.clone()
+    for path, module in network.named_modules():
+        for name, buffer in module._buffers.items():
+            if buffer is not None and (f"{path}.{name}" if path else name) in changing:
+                module._buffers[name] = buffer.clone()
+
+
+def state_shape(base: Generator) -> tuple[int, int, int]:
+    """(C, H, W) of what a network works on: images, or latents."""
+    shape: tuple[int, int, int] = getattr(base, "state_shape", base.image_shape)
+    return shape
+
+
+def describe_shape(shape: Sequence[int]) -> str:
+    """A shape (C, H, W) in words.
+
+    >>> describe_shape((1, 28, 32))
+    '32x28 grey'
+    """
+    channels, height, width = shape
+    colour = {1: "grey", 3: "RGB"}.get(channels, f"of {channels} channels")
+    return f"{width}x{height} {colour}"
+
+
+def describe_method(method: Method) -> str:
+    """A method with the options that are not its defaults, in words."""
+    entry = METHODS.entry_of(method)
+    options = [f"{key}={value}" for key, value in entry.items() if key != "name"]
+    return " ".join([entry["name"], *options])
+
+
+def describe_origins(origins: Sequence[ClassOrigin]) -> str:
+    """Where new classes begin, in words; many that begin alike in one."""
+    rules = {origin.rule for origin in origins}
+    if len(origins) > MAX_NAMED or rules <= {"mean", "random", "zero"}:
+        names = _listed([origin.name for origin in origins])
+        return f"{names}; they begin by: {', '.join(sorted(rules))}"
+    return "; ".join(origin.describe() for origin in origins)
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" ... ({len(names)})" if len(names) > MAX_NAMED else ""
+    return ", ".join(names[:MAX_NAMED]) + more
+
+
+def _same_classes(base: Generator, count: int, names: Sequence[str] | None) -> bool:
+    """Whether data have the base's classes; names count where both have some."""
+    if count != base.num_classes:
+        return False
+    if names is None or base.class_names is None:
+        return True
+    return [*map(plain_name, names)] == [*map(plain_name, base.class_names)]

@@ -1,0 +1,144 @@
+"""A fine-tuning run from its start, or its latest state, to its end."""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from genlab.checkpoints.loading import load
+from genlab.errors import TrainingError, is_out_of_memory
+from genlab.files import atomic_path, write_text
+from genlab.finetuning.config import FinetuneConfig
+from genlab.finetuning.images import conform_to
+from genlab.finetuning.methods.base import Method
+from genlab.finetuning.objective import FinetuneObjective
+from genlab.finetuning.run import FinetuneRun
+from genlab.generators.base import Generator
+from genlab.training.card import model_card
+from genlab.training.loop import Outcome, Trainer
+from genlab.training.state import Progress, save_tensors, states, writing
+
+CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
+
+USAGE = (
+    "This folder is an adapter: it holds what was trained, and names the model that it belongs to. "
+    "To draw samples:\n\n```\ngenlab sample PATH_TO_THIS_FOLDER --seeds 0-63 -o samples/\n```"
+)
+
+
+class FinetuneTrainer(Trainer):
+    """Fine-tunes a base by a method; see `Trainer` for what it shares with training.
+
+    Each time snapshots are stored, and at the end, its folder gets the adapter with the average by
+    half-life, so that a run can be sampled while it trains.
+
+    Args:
+        config: what to do.
+        folder: of the run, which is the adapter's.
+        device: see `Trainer`.
+        watch: see `Trainer`.
+
+    Raises:
+        ConfigError: a setting is wrong, or does not fit base or images.
+        DataError: the images cannot be read.
+        TrainingError: the folder holds a run with other settings, or of another base.
+    """
+
+    config: FinetuneConfig
+    objective: FinetuneObjective
+    run: FinetuneRun
+
+    def __init__(
+        self,
+        config: FinetuneConfig,
+        folder: Path,
+        *,
+        device: str | None = None,
+        watch: Callable[[dict[str, Any]], None] = lambda values: None,
+    ) -> None:
+        base: Generator = load(config.base)
+        run = FinetuneRun(folder, base.weights_sha256())
+        run.check_base(config.base, str(run.base_sha256))
+        objective = FinetuneObjective(config, base)
+        data, self.conversion = conform_to(config.data, objective.base, config.base)
+        super().__init__(
+            replace(config, data=data),
+            folder,
+            device=device,
+            watch=watch,
+            objective=objective,
+            run=run,
+            keep=self._keep,
+        )
+
+    def train(self, on_step: Callable[[Progress], None] = lambda progress: None) -> Outcome:
+        """See `Trainer.train`.
+
+        Raises:
+            TrainingError: see there; or memory does not suffice.
+        """
+        try:
+            return super().train(on_step)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise TrainingError(self._out_of_memory()) from error
+
+    def _out_of_memory(self) -> str:
+        config = self.config
+        cures = [f"batch_size below {config.batch_size}"]
+        if self.share.micro_size > 1:
+            rounds = config.gradient_accumulation * 2
+            cures.append(f"gradient_accumulation={rounds} (the same batch in smaller parts)")
+        if not config.gradient_checkpointing:
+            cures.append("gradient_checkpointing=true")
+        kept = "the last state is kept" if states(self.run.states) else "no state was saved yet"
+        return (
+            f"out of memory in a step of {self.share.micro_size} images at a time, {kept}; set "
+            f"{' or '.join(cures)}"
+        )
+
+    def _keep(self, network: nn.Module, progress: Progress) -> None:
+        """Write the adapter and its card."""
+        config, objective, facts = self.config, self.objective, self.batches.facts
+        told = {
+            "base": config.base,
+            "base_sha256": self.run.base_sha256,
+            **objective.told(),
+            "sampler": dict(config.sampler),
+            "images": self.conversion.told(),
+            "trained_on_images": progress.images,
+        }
+        write_adapter(self.run.folder, objective.method, network, told)
+        rows = {"Images": self.conversion.describe()} if self.conversion.changes else {}
+        shown = replace(config, base=Path(config.base).name)
+        choice = "average by half-life"
+        card = model_card(self.run, shown, facts, objective, choice, progress.images, rows, USAGE)
+        write_text(self.run.folder / "README.md", card)
+
+
+def write_adapter(
+    folder: Path, method: Method, network: nn.Module, facts: Mapping[str, Any]
+) -> None:
+    """Write an adapter, each file whole or not at all.
+
+    Args:
+        folder: gets ``adapter_config.json`` and ``adapter_model.safetensors``; where another
+            library says what the first holds, ``genlab.json`` holds the facts.
+        method: that has prepared the network.
+        network: whose delta is stored.
+        facts: about base and training, in plain values.
+    """
+    theirs = method.adapter_config(network, str(facts["base"]))
+    with writing(folder / TENSORS), atomic_path(folder / TENSORS) as temporary:
+        save_tensors(temporary, method.saved(network))
+    if theirs is not None:
+        _write_json(folder / "genlab.json", facts)
+    _write_json(folder / CONFIG, facts if theirs is None else theirs)
+
+
+def _write_json(path: Path, values: Mapping[str, Any]) -> None:
+    write_text(path, json.dumps(dict(values), indent=2) + "\n")
