@@ -265,26 +265,19 @@ def count_parameters(network: nn.Module, method: Method) -> ParameterReport:
         ConfigError: see `Method.prepare`.
     """
     # Parameters themselves, not their names: what wraps a layer (peft) gives its weight another.
-    before = {id(p): group for p, group in _grouped(network)}
+    plain = {id(parameter): group for parameter, group in _grouped(network)}
     method.prepare(network)
-    layout = layout_of(network)
-    scales = {scale_name(branch) for branch in layout.branches}
-    own_name = METHODS.entry_of(method)["name"]
-    after = {id(p): group for p, group in _grouped(network)}
-    counts: dict[str, list[int]] = {
-        name: [0, 0] for name in (*ORDER, SCALE, own_name, FIXED, OTHER)
-    }
+    layout, own_name = layout_of(network), str(METHODS.entry_of(method)["name"])
+    added = dict.fromkeys(layout.groups["norm"], "norm")
+    added |= {scale_name(branch): SCALE for branch in layout.branches}
+    tables = tuple(f"{table.layer}." for table in layout.tables)
+    counts = {name: [0, 0] for name in dict.fromkeys((*ORDER, SCALE, own_name, FIXED, OTHER))}
     for name, parameter in network.named_parameters():
-        if id(parameter) in before:
-            group = before[id(parameter)]
-        elif name in scales:
-            group = SCALE
-        else:
-            of_layout = after[id(parameter)]
-            # A copy of the class table (peft's modules_to_save) is the table.
-            group = of_layout if of_layout != OTHER else own_name
-        counts[group][0] += parameter.numel() if parameter.requires_grad else 0
-        counts[group][1] += parameter.numel()
+        # A copy of the class table (peft's modules_to_save) is the table.
+        new = "class" if name.startswith(tables) else added.get(name, own_name)
+        group = counts[plain.get(id(parameter), new)]
+        group[0] += parameter.numel() if parameter.requires_grad else 0
+        group[1] += parameter.numel()
     return ParameterReport(
         trainable_parameters=sum(p.numel() for p in network.parameters() if p.requires_grad),
         parameters=sum(p.numel() for p in network.parameters()),
@@ -364,12 +357,3 @@ def _bytes(network: nn.Module) -> int:
 def _size(tensor: Tensor) -> int:
     return tensor.numel() * tensor.element_size()
 
-
-__all__ = [
-    "DryRun",
-    "MemoryEstimate",
-    "ParameterReport",
-    "count_parameters",
-    "dry_run_report",
-    "estimate_memory",
-]
