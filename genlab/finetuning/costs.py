@@ -6,7 +6,6 @@ from dataclasses import asdict, dataclass
 from io import StringIO
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from genlab.errors import ConfigError
