@@ -24,6 +24,7 @@ COMMANDS = {
     "compare": "Lay the images of several runs out side by side.",
     "stitch-similarity": "Draw how alike a small and a large model are at each step.",
     "train": "Train a generator, or go on with a run.",
+    "finetune": "Adapt a trained generator to your own images.",
     "eval": "Score a model or a set of images; the record says how.",
     "sweep": "Score many ways of sampling a model; draw curves with their Pareto front.",
     "leaderboard": "Rank scores that were made alike, as a table or a page.",
@@ -83,7 +84,7 @@ class LazyGroup(click.Group):
 )
 @click.version_option(__version__, prog_name="genlab", message="%(prog)s %(version)s")
 def genlab() -> None:
-    """Sample, train, score and convert class-conditional image generators."""
+    """Sample, train, fine-tune, score and convert class-conditional image generators."""
 
 
 def main(args: Sequence[str] | None = None) -> int:

@@ -87,6 +87,22 @@ def complete_training(
     return _or_files(_items(_presets("train"), incomplete), incomplete)
 
 
+def complete_finetuning(
+    ctx: click.Context, param: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    """A model; else files."""
+    if ctx.params.get(str(param.name)):
+        return []
+    return _or_files(_items(model_names(), incomplete), incomplete)
+
+
+def complete_methods(
+    ctx: click.Context, param: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    """Methods of fine-tuning."""
+    return _items(method_names(), incomplete)
+
+
 def complete_presets(
     ctx: click.Context, param: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
@@ -131,6 +147,13 @@ def model_names() -> list[str]:
     from genlab.checkpoints.zoo import entries
 
     return [*bundled_names(), *entries()]
+
+
+def method_names() -> list[str]:
+    """The methods of fine-tuning, in the order of their table."""
+    from genlab.finetuning.registries import METHODS
+
+    return METHODS.in_order()
 
 
 def _named_settings() -> dict[str, list[str]]:

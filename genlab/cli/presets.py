@@ -7,6 +7,7 @@ from genlab.cli.completion import complete_presets
 from genlab.errors import UnknownNameError, nearest
 
 HOW = {
+    "finetune": "genlab finetune MODEL --method NAME",
     "sample": "genlab sample --config NAME",
     "sampler": "genlab sample MODEL sampler=NAME",
     "train": "genlab train NAME",

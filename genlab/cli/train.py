@@ -23,6 +23,7 @@ from genlab.cli.completion import complete_training
 if TYPE_CHECKING:  # torch is imported only when training starts: --help answers at once
     from genlab.training.config import TrainConfig
     from genlab.training.export import Choice
+    from genlab.training.loop import Outcome, Trainer
     from genlab.training.run import Run
     from genlab.training.state import Progress
 
@@ -112,6 +113,24 @@ def _train(settings: "TrainConfig", folder: Path, device: str | None) -> None:
 
     lines: list[dict[str, Any]] = []
     trainer = Trainer(settings, folder, device=device, watch=lines.append)
+    outcome = follow(trainer, lines)
+    if trainer.is_main:
+        done = f"{outcome.progress.images:,} images"
+        if outcome.signal is None:
+            loss = "" if math.isnan(outcome.loss) else f", loss {outcome.loss:.4f}"
+            click.echo(f"{folder}: {done}{loss}")
+    if outcome.signal is not None:
+        sys.exit(128 + outcome.signal)
+
+
+def follow(trainer: "Trainer", lines: list[dict[str, Any]]) -> "Outcome":
+    """Train to the end or to a signal, and show on stderr how it gets on.
+
+    Args:
+        trainer: ready to begin.
+        lines: what its ``watch`` appends to.
+    """
+    settings, folder = trainer.config, trainer.run.folder
     images, total = trainer.progress.images, settings.num_steps * settings.batch_size
     if trainer.is_main:
         verb = "going on with" if images else "training into"
@@ -132,16 +151,11 @@ def _train(settings: "TrainConfig", folder: Path, device: str | None) -> None:
 
         with plain_warnings():
             outcome = trainer.train(show)
-    if trainer.is_main:
+    if trainer.is_main and outcome.signal is not None:
         done = f"{outcome.progress.images:,} images"
-        if outcome.signal is None:
-            loss = "" if math.isnan(outcome.loss) else f", loss {outcome.loss:.4f}"
-            click.echo(f"{folder}: {done}{loss}")
-        else:
-            again = "the state is saved; the same command goes on"
-            click.echo(f"genlab: stopped after {done}, {again}", err=True)
-    if outcome.signal is not None:
-        sys.exit(128 + outcome.signal)
+        again = "the state is saved; the same command goes on"
+        click.echo(f"genlab: stopped after {done}, {again}", err=True)
+    return outcome
 
 
 @command.command("export", short_help="Write what a run has trained as a model's folder.")
@@ -197,8 +211,8 @@ def export(
     RUN is the folder of a run, finished or not. What is written no longer needs it: give the new
     folder to 'genlab sample' and the other commands.
     """
+    from genlab.finetuning.run import open_run
     from genlab.training.export import Choice, export
-    from genlab.training.run import Run
 
     for fact in facts:
         if "=" not in fact:
@@ -208,9 +222,9 @@ def export(
     if calibration_images is not None and not discriminator:
         raise click.UsageError("--calibration-images goes with --discriminator")
     if discriminator:
-        _export_discriminator(Run(run_folder), output, choice, calibration_images, dtype, rows)
+        _export_discriminator(open_run(run_folder), output, choice, calibration_images, dtype, rows)
         return
-    chosen = export(Run(run_folder), output, choice, dtype, rows)
+    chosen = export(open_run(run_folder), output, choice, dtype, rows)
     error = f"; its profile is within {chosen.error:.1%} of the wanted one" if chosen.error else ""
     click.echo(f"{output}: {choice} after {chosen.images:,} images{error}")
 

@@ -328,11 +328,12 @@ def describe_method(method: Method) -> str:
 
 def describe_origins(origins: Sequence[ClassOrigin]) -> str:
     """Where new classes begin, in words; many that begin alike in one."""
-    rules = {origin.rule for origin in origins}
-    if len(origins) > MAX_NAMED or rules <= {"mean", "random", "zero"}:
-        names = _listed([origin.name for origin in origins])
-        return f"{names}; they begin by: {', '.join(sorted(rules))}"
-    return "; ".join(origin.describe() for origin in origins)
+    names = _listed([origin.name for origin in origins])
+    begins = dict.fromkeys(origin.describe().partition(": ")[2] for origin in origins)
+    if len(begins) == 1:
+        return f"{names}: each {next(iter(begins))}"
+    told = "; ".join(origin.describe() for origin in origins[:MAX_NAMED])
+    return told + (f"; ... ({len(origins)})" if len(origins) > MAX_NAMED else "")
 
 
 def _listed(names: Sequence[str]) -> str:

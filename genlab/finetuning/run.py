@@ -49,6 +49,12 @@ class FinetuneRun(Run):
         write_text(self.base_path, json.dumps(facts, indent=2) + "\n")
         super().start(config, data, hardware)
 
+    def _check_kind(self) -> None:
+        if not self.base_path.is_file():
+            raise TrainingError(
+                f"{self.folder} holds a training run that fine-tunes no model; give another folder"
+            )
+
     def check_base(self, name: str, sha256: str) -> None:
         """Refuse to go on with another base.
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from genlab import __version__
-from genlab.config import load, to_plain, to_yaml
+from genlab.config import load, read_yaml, to_plain, to_yaml
 from genlab.errors import TrainingError
 from genlab.files import write_text
 from genlab.training.batches import DataFacts
@@ -129,7 +129,16 @@ class Run:
             raise TrainingError(
                 f"{self.folder} holds no training run (no config.yaml); check the path"
             )
+        self._check_kind()
         return load(self.schema, str(self.config_path), self.kind)
+
+    def _check_kind(self) -> None:
+        """Refuse a folder whose run is of another kind."""
+        if "base" in read_yaml(self.config_path):
+            raise TrainingError(
+                f"{self.folder} holds a fine-tuning run, which is a model by itself and goes on "
+                "with 'genlab finetune'; give another folder"
+            )
 
     def build_objective(self, config: TrainConfig) -> Objective:
         """What the run was trained by.

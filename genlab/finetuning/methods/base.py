@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from genlab.errors import CheckpointError, ConfigError
 from genlab.finetuning.layouts import layout_of
+from genlab.finetuning.registries import METHODS as METHODS
 from genlab.networks.layout import Layout
-from genlab.registry import Registry
 
 
 class Method(ABC):
@@ -140,25 +140,6 @@ def unfreeze(network: nn.Module) -> nn.Module:
     for name, parameter in network.named_parameters():
         parameter.requires_grad_(name not in fixed)
     return network
-
-
-METHODS: Registry[type[Method]] = Registry(
-    "genlab.finetuning_methods",
-    {
-        "diffit": "genlab.finetuning.methods.diffit:DiffFit",
-        "bitfit": "genlab.finetuning.methods.bitfit:BitFit",
-        "norm": "genlab.finetuning.methods.norms:NormTuning",
-        "lora": "genlab.finetuning.methods.lora:LoRA",
-        "peft": "genlab.finetuning.methods.peft_method:PeftMethod",
-        "adapter": "genlab.finetuning.methods.bottleneck:BottleneckAdapter",
-        "vpt": "genlab.finetuning.methods.prompts:VisualPrompts",
-        "class-table": "genlab.finetuning.methods.class_table:ClassTableTuning",
-        "last": "genlab.finetuning.methods.last:LastLayers",
-        "full": "genlab.finetuning.methods.full:FullTuning",
-    },
-    kind="fine-tuning method",
-    builds=Method,
-)
 
 
 def train_only(network: nn.Module, names: Iterable[str], method: str) -> list[str]:
