@@ -18,7 +18,7 @@ BLOCK = 1024
 PAIR_NUMBERS = 1 << 18
 """Numbers in the differences of pairs that are computed at a time: 2 MiB in float64."""
 
-Rows = Float[Tensor, "N d"] | UInt8[Tensor, "N d"]
+Rows = Float[Tensor, "_ d"] | UInt8[Tensor, "_ d"]
 """What distances are taken of: features, or pixels, which stay bytes until a block is used."""
 
 Task = TypeVar("Task")
