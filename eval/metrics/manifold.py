@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
+from genlab.data.neighbours import crossings, squared_radii
+from genlab.data.points import together
 from genlab.errors import ConfigError
 from genlab.eval.metrics.adm_distances import adm_precision_recall
 from genlab.eval.metrics.base import FeatureMetric, FeatureSet, Need, ScoreInfo
 from genlab.eval.metrics.checks import check_width, rows_of
-from genlab.eval.metrics.neighbours import crossings, squared_radii
-from genlab.eval.metrics.points import together
 
 VARIANTS = ("torch-fidelity", "adm", "adm-evaluate", "prdc")
 

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
+from genlab.data.neighbours import nearest
+from genlab.data.points import Points, together
 from genlab.errors import ConfigError, EvaluationError
 from genlab.eval.metrics.base import FeatureMetric, FeatureSet, Need, ScoreInfo
 from genlab.eval.metrics.checks import check_width, checked_rows, rows_of
-from genlab.eval.metrics.neighbours import nearest
-from genlab.eval.metrics.points import Points, together
 
 
 def nearest_images(

@@ -22,7 +22,7 @@ Weight = Tensor | TensorRecord
 
 PICKLES = (".pkl", ".pickle")
 
-_NETWORKS: dict[str, type[SongUNet] | type[DhariwalUNet]] = {
+NETWORKS: dict[str, type[SongUNet] | type[DhariwalUNet]] = {
     "SongUNet": SongUNet,
     "DhariwalUNet": DhariwalUNet,
 }
@@ -91,7 +91,7 @@ def build(model: EDMModel, weights: Mapping[str, Weight], where: str) -> Diffusi
     precond = preconditioning.from_config(model.preconditioning)
     _drop_table(state, precond, where)
     network = build_network(
-        _NETWORKS[model.network_class],
+        NETWORKS[model.network_class],
         model.network,
         {name: _tensor(weight) for name, weight in state.items()},
         f"{where} ({model.network_class})",

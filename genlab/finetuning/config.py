@@ -49,6 +49,29 @@ class ClassesConfig:
 
 
 @dataclass(kw_only=True)
+class CopyingConfig:
+    """When previews count as copies of training images; see `genlab.finetuning.copying`.
+
+    Attributes:
+        check: whether previews are compared with the training images.
+        ratio: a preview is a copy if it is nearer to its nearest training image than this share of
+            its mean distance to the next ones.
+        warn_share: a warning is given once more than this share of the previews are copies, beyond
+            the share of training images that have such a copy among themselves.
+    """
+
+    check: bool = True
+    ratio: float = 0.5
+    warn_share: float = 0.2
+
+    def __post_init__(self) -> None:
+        for name in ("ratio", "warn_share"):
+            value = getattr(self, name)
+            if not 0 < value < 1:
+                raise ConfigError(f"copying.{name} must lie between 0 and 1, got {value}")
+
+
+@dataclass(kw_only=True)
 class FinetuneConfig(TrainConfig):
     """A fine-tuning run.
 
@@ -60,6 +83,7 @@ class FinetuneConfig(TrainConfig):
         base: the model to begin from: a bundled one, one of the zoo, or a path.
         method: ``name`` (see `genlab.finetuning.methods.base.METHODS`) and its options.
         classes: of the data, where they are not the base's.
+        copying: when previews count as copies of training images.
         resolution: height and width that the base is brought to before training; null keeps its
             own.
         network: must stay empty, since the base is the network.
@@ -76,6 +100,7 @@ class FinetuneConfig(TrainConfig):
     base: str = MISSING
     method: dict[str, Any] = field(default_factory=lambda: {"name": "diffit"})
     classes: ClassesConfig = field(default_factory=ClassesConfig)
+    copying: CopyingConfig = field(default_factory=CopyingConfig)
     resolution: int | None = None
     network: dict[str, Any] = field(default_factory=dict)
     objective: dict[str, Any] = field(default_factory=dict)

@@ -71,7 +71,7 @@ class FinetuneObjective(Objective):
     def _adopt(self, inner: Objective) -> None:
         """Take over what a family's objective says of itself in class attributes."""
         self.inner = inner
-        for name in ("family", "main", "task", "scores", "recuttable"):
+        for name in ("family", "main", "task", "scores", "higher_is_better", "recuttable"):
             setattr(self, name, getattr(inner, name))
 
     @property

@@ -35,7 +35,7 @@ class FinetuneRun(Run):
     schema: ClassVar[type[TrainConfig]] = FinetuneConfig
     kind: ClassVar[str] = "finetune"
     # The base may have moved: its hash must be the same.
-    free: ClassVar[tuple[str, ...]] = (*FREE, "base", "classes.number")
+    free: ClassVar[tuple[str, ...]] = (*FREE, "base", "classes.number", "copying.")
 
     def __init__(self, folder: Path, base_sha256: str | None = None) -> None:
         super().__init__(folder)

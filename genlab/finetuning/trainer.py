@@ -1,7 +1,7 @@
 """A fine-tuning run from its start, or its latest state, to its end."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,14 @@ from genlab.checkpoints.loading import load
 from genlab.errors import TrainingError, is_out_of_memory
 from genlab.files import atomic_path, write_text
 from genlab.finetuning.config import FinetuneConfig
+from genlab.finetuning.copying import CopyingCheck
 from genlab.finetuning.images import conform_to
 from genlab.finetuning.methods.base import Method
 from genlab.finetuning.objective import FinetuneObjective
 from genlab.finetuning.run import FinetuneRun
 from genlab.generators.base import Generator
 from genlab.training.card import model_card
+from genlab.training.evaluation import Evaluation, Inspection
 from genlab.training.loop import Outcome, Trainer
 from genlab.training.state import Progress, save_tensors, states, writing
 
@@ -40,6 +42,7 @@ class FinetuneTrainer(Trainer):
         folder: of the run, which is the adapter's.
         device: see `Trainer`.
         watch: see `Trainer`.
+        evaluations: see `Trainer`.
 
     Raises:
         ConfigError: a setting is wrong, or does not fit base or images.
@@ -58,6 +61,7 @@ class FinetuneTrainer(Trainer):
         *,
         device: str | None = None,
         watch: Callable[[dict[str, Any]], None] = lambda values: None,
+        evaluations: Sequence[Evaluation] = (),
     ) -> None:
         base: Generator = load(config.base)
         run = FinetuneRun(folder, base.weights_sha256())
@@ -72,7 +76,15 @@ class FinetuneTrainer(Trainer):
             objective=objective,
             run=run,
             keep=self._keep,
+            evaluations=evaluations,
         )
+
+    def inspections(self) -> Sequence[Inspection]:
+        """See `Trainer.inspections`: the previews are held against the training images."""
+        if not self.config.copying.check:
+            return ()
+        autoencoder = getattr(self.objective.base, "autoencoder", None)
+        return (CopyingCheck(self.batches.dataset, self.config.copying, autoencoder),)
 
     def train(self, on_step: Callable[[Progress], None] = lambda progress: None) -> Outcome:
         """See `Trainer.train`.

@@ -134,9 +134,18 @@ def read_network(
         CheckpointError: an unknown class, or weights that are missing, cut short or of other
             shapes.
     """
-    cls = _model_class(folder, *index[NETWORK])
+    cls = network_class(folder, index)
     network: ModelMixin = read_model(folder / NETWORK, cls, dtype, NETWORK)
     return network
+
+
+def network_class(folder: Path, index: Mapping[str, Any]) -> type[ModelMixin]:
+    """The class of the network that the index names.
+
+    Raises:
+        CheckpointError: an unknown one.
+    """
+    return _model_class(folder, *index[NETWORK])
 
 
 def read_parts(folder: Path, index: Mapping[str, Any]) -> dict[str, ModelMixin | None]:

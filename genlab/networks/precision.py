@@ -1,5 +1,6 @@
 """What must not be computed or kept in half precision, whatever a network computes in."""
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -9,6 +10,12 @@ from torch import nn
 def wide(dtype: torch.dtype) -> torch.dtype:
     """This dtype or float32, whichever is wider."""
     return torch.promote_types(dtype, torch.float32)
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
+    """Within it operations compute in the types that they are given; "meta" has no autocast."""
+    kind = device.type
+    return torch.autocast(kind, enabled=False) if kind != "meta" else nullcontext()
 
 
 class WideBuffers(nn.Module):

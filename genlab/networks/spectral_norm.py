@@ -25,7 +25,7 @@ from torch.nn import functional as F
 
 from genlab.errors import ConfigError
 from genlab.networks.base import Network, check_positive
-from genlab.networks.precision import wide
+from genlab.networks.precision import wide, without_autocast
 
 Matrix = Float[Tensor, "out rest"]
 
@@ -129,7 +129,7 @@ class SpectralNorm(nn.Module):
     def _normalize(self) -> Tensor:
         # A sigma of 16-bit products would be off by some thousandths, and all features with it.
         dtype = wide(self.weight.dtype)
-        with torch.autocast(self.weight.device.type, enabled=False):
+        with without_autocast(self.weight.device):
             weight = self.weight.to(dtype)
             return (weight / self._sigma(weight.flatten(1))).to(self.weight.dtype)
 

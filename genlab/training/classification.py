@@ -39,6 +39,7 @@ class ClassifierObjective(Objective):
         "--metrics fd,consistency\n```"
     )
     scores: ClassVar[Mapping[str, str]] = {"accuracy": ".2%"}
+    higher_is_better: ClassVar[frozenset[str]] = frozenset(scores)
     recuttable: ClassVar[bool] = False  # batch normalisation sees micro-batches
 
     label_smoothing: float = 0.0

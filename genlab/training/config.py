@@ -86,6 +86,29 @@ class ValidationConfig:
 
 
 @dataclass(kw_only=True)
+class StoppingConfig:
+    """Early stopping: the run ends once a score no longer improves.
+
+    The averages of the best evaluation are kept among the snapshots, and a fine-tuning run's folder
+    holds its adapter. The same command again does nothing, unless it brings more patience.
+
+    Attributes:
+        metric: a score in log.jsonl: one on held-out images (see `ValidationConfig`), or of an
+            evaluation that is handed in. Null never stops early.
+        patience: so many evaluations in a row without an improvement end the run.
+        min_delta: an improvement is better by more than so much.
+    """
+
+    metric: str | None = None
+    patience: int = 3
+    min_delta: float = 0.0
+
+    def __post_init__(self) -> None:
+        _require(self.patience >= 1, "stopping.patience >= 1", self.patience)
+        _require(self.min_delta >= 0, "stopping.min_delta >= 0", self.min_delta)
+
+
+@dataclass(kw_only=True)
 class OptimizerConfig:
     """Adam with decoupled weight decay.
 
@@ -216,6 +239,7 @@ class TrainConfig:
         objective: ``name`` (see `genlab.training.objective.OBJECTIVES`) and its options, for
             instance those of `genlab.training.diffusion.DiffusionObjective`.
         validation: images to judge the run by.
+        stopping: whether and when the run ends early.
         optimizer: of the networks in training.
         schedule: of the learning rate.
         ema: averages of the weights.
@@ -236,6 +260,7 @@ class TrainConfig:
     network: dict[str, Any] = field(default_factory=lambda: {"name": "song-unet"})
     objective: dict[str, Any] = field(default_factory=lambda: {"name": "diffusion"})
     validation: ValidationConfig = field(default_factory=ValidationConfig)
+    stopping: StoppingConfig = field(default_factory=StoppingConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     ema: EmaConfig = field(default_factory=EmaConfig)

@@ -1,7 +1,7 @@
 """Training of diffusion models by denoising score matching, as EDM does it."""
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from genlab.data.augment import NUM_LABELS, AugmentPipe
 from genlab.diffusion.condition import Condition
-from genlab.diffusion.losses import LOSSES, DenoisingLoss
+from genlab.diffusion.losses import LOSSES, DenoisingLoss, LossDraws
 from genlab.diffusion.preconditioned import PreconditionedDenoiser
 from genlab.diffusion.preconditioning import IDDPM, Preconditioning, from_config
 from genlab.errors import ConfigError, nearest
@@ -20,6 +20,16 @@ from genlab.generators.diffusion import DiffusionGenerator
 from genlab.training.batches import DataFacts
 from genlab.training.objective import Loss, Objective, build_network
 from genlab.training.shared import check_share, hide_labels, plain
+
+
+HELD_OUT_LEVELS = 4
+"""Noise levels at which each held-out image is denoised, one in each quarter of those in training.
+"""
+
+HELD_OUT_PIXELS = 2**18
+"""Pixels that are denoised at a time: 256 images of 32x32, 4 of 256x256."""
+
+_GOLDEN = (5**0.5 - 1) / 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +48,7 @@ class DiffusionObjective(Objective):
     family: ClassVar[str] = "diffusion"
     phases: ClassVar[tuple[str, ...]] = ("network",)
     main: ClassVar[str] = "network"
+    scores: ClassVar[Mapping[str, str]] = {"heldout_loss": ".4f"}
 
     preconditioning: Mapping[str, Any] = field(default_factory=lambda: {"name": "edm"})
     loss: Mapping[str, Any] = field(default_factory=lambda: {"name": "edm"})
@@ -104,18 +115,53 @@ class DiffusionObjective(Objective):
         augment_labels = None
         if self._pipe is not None:
             images, augment_labels = self._pipe(images, generator)
-        denoiser = PreconditionedDenoiser(
-            network,
-            self._preconditioning,
-            num_classes=plain(network).label_dim,
-            has_null_class=self.label_dropout > 0,
-        )
+        denoiser = self._denoiser(network)
         seen = None
         if denoiser.num_classes:
             seen = hide_labels(labels, self.label_dropout, generator)
         condition = Condition(labels=seen, augment_labels=augment_labels)
         terms = self._loss(denoiser, images, condition, self._loss.draw(images, generator))
         return Loss.of(terms.loss, **terms.parts)
+
+    def _denoiser(self, network: nn.Module) -> PreconditionedDenoiser:
+        return PreconditionedDenoiser(
+            network,
+            self._preconditioning,
+            num_classes=plain(network).label_dim,
+            has_null_class=self.label_dropout > 0,
+        )
+
+    @torch.no_grad()
+    def evaluate(
+        self, network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]
+    ) -> dict[str, float]:
+        """The mean loss of images given their classes, over the noise levels of training.
+
+        Every image is denoised at `HELD_OUT_LEVELS` levels that depend on its number alone, one in
+        each quantile of the distribution of training, under noise that is always the same: values
+        of the same images can be compared to the last digit that matters. Nothing is augmented and
+        no class is hidden.
+        """
+        denoiser = self._denoiser(network)
+        numbers = torch.Generator().manual_seed(0)
+        total, seen = 0.0, 0
+        for images, labels in batches:
+            size = max(1, HELD_OUT_PIXELS // images[0, 0].numel())
+            for part, classes in zip(images.split(size), labels.split(size), strict=True):
+                condition = Condition(labels=classes if denoiser.num_classes else None)
+                order = torch.arange(seen, seen + len(part), dtype=torch.float64)
+                for quantile in range(HELD_OUT_LEVELS):
+                    share = (quantile + (order + 0.5) * _GOLDEN % 1) / HELD_OUT_LEVELS
+                    if self._loss.normal_levels:
+                        share = torch.special.ndtri(share)
+                    noise = torch.randn(part.shape, generator=numbers)
+                    draws = LossDraws(
+                        level=share.float().to(part.device), noise=noise.to(part.device)
+                    )
+                    loss = self._loss(denoiser, part, condition, draws).loss
+                    total += float(loss.flatten(1).mean(1).sum().cpu())
+                seen += len(part)
+        return {"heldout_loss": total / (seen * HELD_OUT_LEVELS)}
 
     def product(
         self,

@@ -2,7 +2,7 @@
 
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,6 +20,7 @@ from genlab.generators.base import Generator
 from genlab.generators.lock import lock_folder
 from genlab.training.batches import Batches, Micro, Share
 from genlab.training.config import TrainConfig
+from genlab.training.evaluation import Evaluation, Inspection
 from genlab.training.latents import with_autoencoder
 from genlab.training.machine import hardware
 from genlab.training.models import Models
@@ -29,6 +30,7 @@ from genlab.training.run import Run
 from genlab.training.seeds import generator
 from genlab.training.state import Progress, load_state, read_progress, states
 from genlab.training.stop import StopRequest
+from genlab.training.stopping import EarlyStop
 from genlab.training.updates import MicroBatch, Updates
 from genlab.training.validation import build_validation
 
@@ -43,12 +45,14 @@ class Outcome:
     Attributes:
         progress: where the run stands.
         loss: mean over the steps of the last log line; nan if there was none.
-        signal: what stopped the run early, or None.
+        signal: what stopped the run before its end, or None.
+        early_stop: why it ended before its length, or None.
     """
 
     progress: Progress
     loss: float
     signal: int | None
+    early_stop: EarlyStop | None = None
 
 
 class Trainer:
@@ -68,6 +72,7 @@ class Trainer:
         objective: in place of the one that ``config.objective`` names.
         run: in place of a plain one in ``folder``.
         keep: see `Recorder`.
+        evaluations: what judges the averaged weights beside the objective's own scores.
 
     Nothing is written before `train`.
 
@@ -87,7 +92,9 @@ class Trainer:
         objective: Objective | None = None,
         run: Run | None = None,
         keep: Callable[[nn.Module, Progress], None] | None = None,
+        evaluations: Sequence[Evaluation] = (),
     ) -> None:
+        self.evaluations = evaluations
         self.config = config
         self.run = Run(folder) if run is None else run
         self.accelerator = _accelerator(config, device)
@@ -143,7 +150,13 @@ class Trainer:
             build_validation(config, objective, facts, self.device),
             watch,
             keep,
+            self.evaluations,
+            self.inspections(),
         )
+
+    def inspections(self) -> Sequence[Inspection]:
+        """What looks at the previews; asked once, when the images are known."""
+        return ()
 
     def _resume(self) -> Progress:
         found = states(self.run.states)
@@ -174,10 +187,11 @@ class Trainer:
                 lock.close()
 
     def _train(self, on_step: Callable[[Progress], None]) -> Outcome:
-        end = self.config.num_steps
-        stopped = None
+        end, stopped = self.config.num_steps, None
         self._begin()
         first = self.progress.step
+        if self.recorder.early_stop is not None:
+            end = first  # it ended already
         try:
             self.recorder.begin(self.progress)
             stream = self.batches.stream(first, end, self.share)
@@ -188,13 +202,17 @@ class Trainer:
                     last = step + 1 == end or stopped is not None
                     self.recorder.after_step(self.progress, self.lr, last)
                     on_step(self.progress)
-                    if last:
+                    if last or self.recorder.early_stop is not None:
                         break
         finally:
             self.recorder.end()
-        done = self.progress.step >= end
+        early = None
+        if self.progress.step < self.config.num_steps:
+            early = self.recorder.early_stop
+        done = self.progress.step >= end or early is not None
+        signal = None if done else stopped
         loss = self.recorder.last_loss
-        return Outcome(progress=self.progress, loss=loss, signal=None if done else stopped)
+        return Outcome(progress=self.progress, loss=loss, signal=signal, early_stop=early)
 
     def _begin(self) -> None:
         """Claim the folder, now that nobody else writes to it."""

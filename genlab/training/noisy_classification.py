@@ -40,6 +40,7 @@ class NoisyClassifierObjective(ClassifierObjective):
     )
     recuttable: ClassVar[bool] = True
     scores: ClassVar[Mapping[str, str]] = {f"accuracy_at_{level:g}": ".2%" for level in LEVELS}
+    higher_is_better: ClassVar[frozenset[str]] = frozenset(scores)
 
     preconditioning: Mapping[str, Any] = field(default_factory=lambda: {"name": "edm"})
 

@@ -95,6 +95,7 @@ class Objective(ABC):
         task: what the product does, as hubs tag it.
         usage: how to use it, for its model card (Markdown).
         scores: what `evaluate` gives -> how it is written (a format specification).
+        higher_is_better: those of the scores of which that is true.
         num_initial_images: how many images `initialise` gets; 0 leaves it out.
         recuttable: whether a batch may be cut into other micro-batches during a run: no layer of
             the networks looks at more than one image, nor changes with each pass.
@@ -109,6 +110,7 @@ class Objective(ABC):
         "To draw samples:\n\n```\ngenlab sample PATH_TO_THIS_FOLDER --seeds 0-63 -o samples/\n```"
     )
     scores: ClassVar[Mapping[str, str]] = {}
+    higher_is_better: ClassVar[frozenset[str]] = frozenset()
     num_initial_images: ClassVar[int] = 0
     recuttable: ClassVar[bool] = True
     starts_trained: ClassVar[bool] = False

@@ -6,7 +6,7 @@ in between does the step's other files again.
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from genlab.errors import TrainingError
 from genlab.generators.base import Generator
 from genlab.samplers.base import AnySampler
 from genlab.training.config import TrainConfig
+from genlab.training.evaluation import Evaluation, Inspection, Subject, objective_scores
 from genlab.training.logs import Log
 from genlab.training.machine import peak_memory_mib
 from genlab.training.models import Models
@@ -26,6 +27,7 @@ from genlab.training.preview import draw_preview
 from genlab.training.run import Run
 from genlab.training.snapshots import list_snapshots, prune_snapshots, save_snapshots
 from genlab.training.state import Progress, save_state, states
+from genlab.training.stopping import EarlyStop, Stopper
 
 
 class Recorder:
@@ -44,7 +46,12 @@ class Recorder:
         validate: judges it; None does not.
         watch: called after each log line with its values.
         keep: writes what else is wanted of the averaged network each time snapshots are stored;
-            None writes nothing.
+            None writes nothing. Where the run stops early, only the best network so far is written.
+        evaluations: what else judges it.
+        inspections: what looks at the previews.
+
+    Raises:
+        ConfigError: the run is to be stopped by a score that it has not.
     """
 
     def __init__(
@@ -60,22 +67,44 @@ class Recorder:
         validate: Callable[[nn.Module], dict[str, float]] | None,
         watch: Callable[[dict[str, Any]], None],
         keep: Callable[[nn.Module, Progress], None] | None = None,
+        evaluations: Sequence[Evaluation] = (),
+        inspections: Sequence[Inspection] = (),
     ) -> None:
         self.run, self.config, self.models = run, config, models
         self.accelerator, self.is_main = accelerator, bool(accelerator.is_main_process)
         self.averaged, self.generator, self.sampler = averaged, generator, sampler
         self.validate, self.watch, self.keep = validate, watch, keep
         self.objective, self._watch = objective, objective.watch()
+        self.evaluations, self.inspections = evaluations, inspections
+        self._stopper = self._build_stopper()
         self.last_loss = math.nan
         self._means: list[dict[str, Tensor]] = []
         self._pending: Tensor | None = None
 
+    def _build_stopper(self) -> Stopper:
+        output = self.config.output
+        scores = {} if self.validate is None else objective_scores(self.objective)
+        intervals = dict.fromkeys(scores, output.snapshot_kimg)
+        for evaluation in self.evaluations:
+            scores |= evaluation.scores
+            kimg = output.snapshot_kimg if evaluation.kimg is None else evaluation.kimg
+            intervals |= dict.fromkeys(evaluation.scores, kimg)
+        for inspection in self.inspections if self._draws else ():
+            scores |= inspection.scores
+            intervals |= dict.fromkeys(inspection.scores, output.preview_kimg)
+        return Stopper(self.config.stopping, scores, intervals)
+
+    @property
+    def early_stop(self) -> EarlyStop | None:
+        """Why the run has ended before its length, or None."""
+        return self._stopper.stop
+
     def state_dict(self) -> dict[str, Any]:
-        """The means since the last line that was due, and what the objective's watch remembers."""
+        """The means since the last line that was due, and what watch and stopper remember."""
         watched = None if self._watch is None else self._watch.state_dict()
         # Plain values: a state is read onto the run's device, and Metal has no float64.
         pending = None if self._pending is None else self._pending.tolist()
-        return {"pending": pending, "watch": watched}
+        return {"pending": pending, "watch": watched, "stopping": self._stopper.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a state; an empty one, of before this was saved, begins anew."""
@@ -85,6 +114,8 @@ class Recorder:
             self._pending = torch.as_tensor(pending, dtype=torch.float64, device="cpu")
         if self._watch is not None and watched is not None:
             self._watch.load_state_dict(watched)
+        if "stopping" in state:
+            self._stopper.load_state_dict(state["stopping"])
 
     def begin(self, progress: Progress) -> None:
         """Start the clocks; forget what an earlier life of the run wrote beyond its last state."""
@@ -106,7 +137,7 @@ class Recorder:
         self._means.append(means)
 
     def after_step(self, progress: Progress, lr: float, last: bool) -> None:
-        """Write what is due.
+        """Write what is due; afterwards `early_stop` tells whether the run is to end.
 
         Args:
             progress: after the step.
@@ -114,24 +145,69 @@ class Recorder:
             last: whether the run ends here, or stops.
         """
         output = self.config.output
+        ended = progress.step >= self.config.num_steps
         log = progress.step % output.log_steps == 0
         snapshot = self._crossed(output.snapshot_kimg, progress)
         preview = self._draws and self._crossed(output.preview_kimg, progress)
-        due = log or snapshot or preview
+        evaluations = [each for each in self.evaluations if self._is_due(each, progress)]
+        due = log or snapshot or preview or bool(evaluations)
         if not (due or last):
             return
-        snapshot, preview = snapshot or last, preview or (self._draws and last)
         steps = len(self._means)
         means = self._take_means(progress, due)  # first, since it refuses some that are not finite
-        self._write_line(progress, lr, steps, means, self._scores() if snapshot else {})
+        scores = self._scores() if snapshot or last else {}
+        scores |= self._evaluate(self.evaluations if ended else evaluations, progress)
+        if preview or (last and self._draws):
+            scores |= self._draw_preview(progress)
+        improved = self._judge(scores, progress, ended)
+        if self.early_stop is not None and not last:
+            last = True
+            if self._draws and not preview:
+                scores |= self._draw_preview(progress)
+        self._write_line(progress, lr, steps, means, scores)
         if due:  # a run that stops in between is to be judged as one that does not
             self._look_after(progress, means)
-        if snapshot:
-            self._save_snapshots(progress)
-        if preview:
-            self._draw_preview(progress)
+        if snapshot or last or improved:
+            self._save_snapshots(progress, keep=improved or not self._stopper.has_best)
         if last or (log and self._state_is_due()):
             self._save_state(progress)
+
+    def _is_due(self, evaluation: Evaluation, progress: Progress) -> bool:
+        kimg = evaluation.kimg
+        return self._crossed(self.config.output.snapshot_kimg if kimg is None else kimg, progress)
+
+    def _evaluate(
+        self, evaluations: Sequence[Evaluation], progress: Progress
+    ) -> dict[str, float]:
+        if not evaluations or not self.is_main:
+            return {}
+        paused = time.perf_counter()
+        self._average()
+        subject = Subject(
+            progress=progress,
+            network=self.averaged,
+            generator=self.generator,
+            sampler=self.sampler,
+            folder=self.run.folder,
+        )
+        values: dict[str, float] = {}
+        for evaluation in evaluations:
+            values |= evaluation(subject)
+        self._line_began += time.perf_counter() - paused
+        return values
+
+    def _judge(self, scores: Mapping[str, float], progress: Progress, ended: bool) -> bool:
+        """Whether the score that may stop the run is the best so far; in all processes alike.
+
+        What is measured because a signal stops the run does not count: the run that goes on is to
+        be judged as one that was never stopped.
+        """
+        stopper = self._stopper
+        if stopper.metric is None or not (ended or self._crossed(stopper.kimg, progress)):
+            return False
+        value = torch.tensor([scores.get(stopper.metric, math.nan)])
+        values = self.accelerator.gather(value.to(self.accelerator.device))
+        return stopper.note(float(values[0]), progress.images)
 
     @property
     def _draws(self) -> bool:
@@ -237,11 +313,11 @@ class Recorder:
         self._state_saved = time.perf_counter()
         self.accelerator.wait_for_everyone()
 
-    def _save_snapshots(self, progress: Progress) -> None:
+    def _save_snapshots(self, progress: Progress, *, keep: bool) -> None:
         if self.is_main:
             dtype = getattr(torch, self.config.output.snapshot_dtype.value)
             save_snapshots(self.run, self.models.averages, progress, dtype)
-        if self.is_main and self.keep is not None:
+        if self.is_main and keep and self.keep is not None:
             paused = time.perf_counter()
             self._average()
             self.keep(self.averaged, progress)
@@ -263,17 +339,22 @@ class Recorder:
         for name, value in self.models.averages[0].state_dict().items():
             tensors[name].copy_(value)
 
-    def _draw_preview(self, progress: Progress) -> None:
+    def _draw_preview(self, progress: Progress) -> dict[str, float]:
+        """Draw one, and give what the inspections find in it."""
         if self.generator is None or not self.is_main:
-            return
+            return {}
         paused = time.perf_counter()
         self._average()
         path = self.run.previews / f"{progress.images:09d}.png"
         title = f"{progress.images / 1000:.0f} thousand images"
         with self.accelerator.autocast():
-            picture = draw_preview(
+            preview = draw_preview(
                 self.generator, self.config.output.preview_count, self.sampler, path, title
             )
         if self._log is not None:
-            self._log.picture("samples", np.asarray(picture), progress.step)
+            self._log.picture("samples", np.asarray(preview.picture), progress.step)
+        values: dict[str, float] = {}
+        for inspection in self.inspections if progress.step else ():
+            values |= inspection(preview, progress)
         self._line_began += time.perf_counter() - paused  # the speed logged is that of training
+        return values

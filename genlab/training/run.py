@@ -34,6 +34,7 @@ FREE = (
     "class_names",
     "sampler.",
     "validation.",
+    "stopping.",
     "license",
 )
 """Settings that a run may go on with changed: they do not touch the numbers.

@@ -1,14 +1,16 @@
 """Images that a run is judged by while it trains, though it never trains on them."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from genlab.data.dataset import ImageDataset
+from genlab.data.latents import LatentDataset
 from genlab.data.pixels import from_uint8
 from genlab.errors import ConfigError
-from genlab.training.batches import DataFacts
+from genlab.training.batches import DataFacts, open_dataset
 from genlab.training.config import TrainConfig
 from genlab.training.objective import Objective
 
@@ -44,14 +46,14 @@ def build_validation(
             f"the validation images are those in training ({path}, {split}); name others with "
             "validation.path or validation.split"
         )
-    dataset = ImageDataset(
-        path,
-        image_size=config.data.image_size,
-        channels=config.data.channels,
-        fit=config.data.fit.value,
-        labels=config.data.labels,
-        split=split,
-    )
+    dataset = open_dataset(replace(config.data, path=path, split=split))
+    if isinstance(dataset, LatentDataset) and (
+        dataset.facts.autoencoder_sha256 != data.autoencoder
+    ):
+        raise ConfigError(
+            f"the validation latents of {path} were made by another autoencoder than those in "
+            "training; encode the images with the same one"
+        )
     if (dataset.image_shape, dataset.num_classes) != (data.image_shape, data.num_classes):
         raise ConfigError(
             f"the validation images are {dataset.image_shape} of {dataset.num_classes} classes, "
@@ -60,8 +62,14 @@ def build_validation(
     return lambda network: objective.evaluate(network, _batches(dataset, device))
 
 
-def _batches(dataset: ImageDataset, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
-    images, labels = dataset.load_all()
-    for start in range(0, len(images), BATCH_SIZE):
+def _batches(
+    dataset: ImageDataset | LatentDataset, device: torch.device
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Images in [-1, 1], or the means of latents, and labels."""
+    stored, labels = dataset.load_all()
+    channels = dataset.image_shape[0]
+    for start in range(0, len(stored), BATCH_SIZE):
         part = slice(start, start + BATCH_SIZE)
-        yield from_uint8(images[part].to(device)), labels[part].to(device)
+        batch = stored[part].to(device)
+        images = from_uint8(batch) if batch.dtype == torch.uint8 else batch[:, :channels].float()
+        yield images, labels[part].to(device)

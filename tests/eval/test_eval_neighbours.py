@@ -6,14 +6,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from genlab.data import neighbours, points
+from genlab.data.neighbours import crossings, nearest, squared_radii
+from genlab.data.points import Points, together
 from genlab.errors import ConfigError, EvaluationError
-from genlab.eval.metrics import adm_distances, neighbours, points
+from genlab.eval.metrics import adm_distances
 from genlab.eval.metrics.adm_distances import adm_precision_recall, half_sum
 from genlab.eval.metrics.base import FeatureSet
 from genlab.eval.metrics.manifold import DensityCoverage, PrecisionRecall
 from genlab.eval.metrics.memorisation import NearestTrainingImages, nearest_images
-from genlab.eval.metrics.neighbours import crossings, nearest, squared_radii
-from genlab.eval.metrics.points import Points, together
 
 
 def squared(x: Tensor, y: Tensor) -> Tensor:

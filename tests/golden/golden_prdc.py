@@ -8,8 +8,8 @@ from golden_cases import MismatchError
 from golden_values import Rules, Values, features
 
 from genlab.eval.metrics.manifold import DensityCoverage, PrecisionRecall
-from genlab.eval.metrics.neighbours import squared_radii
-from genlab.eval.metrics.points import Points
+from genlab.data.neighbours import squared_radii
+from genlab.data.points import Points
 
 
 class Clouds:

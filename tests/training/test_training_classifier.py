@@ -177,12 +177,12 @@ def test_wrong_settings_are_named_before_training(
 
 
 def test_validation_needs_an_objective_with_a_score(config: Path, tmp_path: Path) -> None:
-    diffusion = [
-        "objective={name: diffusion}",
-        "network={name: song-unet, model_channels: 8, channel_mult: [1], num_blocks: 1}",
+    gan = [
+        "objective={name: gan, discriminator: {name: conditional-discriminator, channels: 4}}",
+        "network={name: conditional-generator, channels: 4, dim_z: 8}",
     ]
     with pytest.raises(ConfigError, match="validation has no effect"):
-        Trainer(tiny(config, diffusion), tmp_path / "run", device="cpu")
+        Trainer(tiny(config, gan), tmp_path / "run", device="cpu")
 
 
 def test_validation_images_must_fit(config: Path, tmp_path: Path) -> None:

@@ -13,8 +13,8 @@ import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
+from genlab.data.points import Points, pair_distances, products, share_out
 from genlab.errors import EvaluationError
-from genlab.eval.metrics.points import Points, pair_distances, products, share_out
 
 SPARE = 3
 """Candidates kept beside the k nearest, so that near-ties are among them."""

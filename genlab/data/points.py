@@ -1,4 +1,4 @@
-"""Sets of features made ready for distances: products, their error, and how work is shared out."""
+"""Sets of rows (features, pixels) made ready for distances: products, their error, shared work."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -6,7 +6,7 @@ from functools import cache
 from typing import TypeVar
 
 import torch
-from jaxtyping import Bool, Float, Float64, Int64
+from jaxtyping import Bool, Float, Float64, Int64, UInt8
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -17,6 +17,9 @@ BLOCK = 1024
 
 PAIR_NUMBERS = 1 << 18
 """Numbers in the differences of pairs that are computed at a time: 2 MiB in float64."""
+
+Rows = Float[Tensor, "_ d"] | UInt8[Tensor, "_ d"]
+"""What distances are taken of: features, or pixels, which stay bytes until a block is used."""
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -29,7 +32,8 @@ class Points:
     meet each other need the same one.
 
     Args:
-        rows: finite.
+        rows: finite. Those of many images are best given as pixels, with ``keep=False``: a quarter
+            of the memory.
         centre: None takes the mean of the rows.
         dtype: of products; None is float32 on a CPU, and float64 on a GPU, which may round float32
             products to TF32.
@@ -42,7 +46,7 @@ class Points:
 
     def __init__(
         self,
-        rows: Float[Tensor, "N d"],
+        rows: Rows,
         centre: Float[Tensor, " d"] | None = None,
         dtype: torch.dtype | None = None,
         *,
@@ -87,13 +91,13 @@ class Points:
         return rows, rows.square().sum(1)
 
 
-def together(a: Float[Tensor, "N d"], b: Float[Tensor, "M d"]) -> tuple[Points, Points]:
+def together(a: Rows, b: Rows) -> tuple[Points, Points]:
     """Two sets about one centre, on the device of the first."""
     centre = _centre(b)
     return Points(a, centre), Points(b.to(a.device), centre)
 
 
-def _centre(rows: Float[Tensor, "N d"]) -> Float[Tensor, " d"]:
+def _centre(rows: Rows) -> Float[Tensor, " d"]:
     """The mean, up to rounding: any point near the rows will do, it cancels in differences."""
     return rows.mean(0, dtype=torch.promote_types(rows.dtype, torch.float32))
 
@@ -131,8 +135,8 @@ def _convolution_is_faster() -> bool:
 
 
 def pair_distances(
-    a: Float[Tensor, "N d"],
-    b: Float[Tensor, "M d"],
+    a: Rows,
+    b: Rows,
     p: Int64[Tensor, " pairs"],
     q: Int64[Tensor, " pairs"],
     *,
