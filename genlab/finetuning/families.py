@@ -3,11 +3,13 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from genlab import schema
 from genlab.data.augment import NUM_LABELS
 from genlab.diffusion.discrete import Discrete
 from genlab.diffusion.flow import Flow
 from genlab.diffusion.preconditioning import EDM, IDDPM, VE, VP, Preconditioning
 from genlab.errors import ConfigError
+from genlab.finetuning.gan.objective import GanFinetuning
 from genlab.generators.base import Generator
 from genlab.generators.diffusion import DiffusionGenerator
 from genlab.training.objective import OBJECTIVES, Objective
@@ -91,6 +93,10 @@ def _likelihood(base: Generator, options: Mapping[str, Any]) -> Objective:
     return _built("likelihood", {"label_dropout": _label_dropout(base, options)}, options)
 
 
+def _gan(base: Generator, options: Mapping[str, Any]) -> Objective:
+    return schema.make(GanFinetuning, options, "the objective gan")
+
+
 def _label_dropout(base: Any, options: Mapping[str, Any]) -> float:
     """The option, or what keeps the base's null class."""
     share: float = options.get("label_dropout", LABEL_DROPOUT if base.has_null_class else 0.0)
@@ -107,5 +113,9 @@ def _built(name: str, follows: Mapping[str, Any], options: Mapping[str, Any]) ->
     return objective
 
 
-FAMILIES: dict[str, Builder] = {"autoregressive": _likelihood, "diffusion": _diffusion}
+FAMILIES: dict[str, Builder] = {
+    "autoregressive": _likelihood,
+    "diffusion": _diffusion,
+    "gan": _gan,
+}
 """Family of the base -> what makes its objective; its options are those of the objective."""

@@ -16,12 +16,14 @@ from genlab.errors import ConfigError
 from genlab.finetuning.classes import with_classes
 from genlab.finetuning.config import FinetuneConfig
 from genlab.finetuning.families import family_objective
+from genlab.finetuning.gan.objective import GanFinetuning
 from genlab.finetuning.methods.base import METHODS, Method
 from genlab.finetuning.origins import ClassOrigin, class_origins
 from genlab.finetuning.rebuilding import rebuild
 from genlab.finetuning.resolution import with_resolution
 from genlab.generators.autoencoder import Autoencoder
 from genlab.generators.base import Generator
+from genlab.generators.gan import GanGenerator
 from genlab.training.batches import DataFacts
 from genlab.training.objective import Loss, Objective, Product, Watch
 from genlab.training.trained import changing_tensors
@@ -85,7 +87,7 @@ class FinetuneObjective(Objective):
         compute.choose(device).prepare_training(self.base.network)
 
     def build(self, network: Mapping[str, Any], data: DataFacts) -> dict[str, nn.Module]:
-        """The base's network with the data's classes, prepared by the method.
+        """The base's network with the data's classes, prepared by the method, and a GAN's others.
 
         Raises:
             ConfigError: the images are not the base's kind, the classes are not as many as wanted,
@@ -103,7 +105,11 @@ class FinetuneObjective(Objective):
         sizes = {name: p.numel() for name, p in built.named_parameters()}
         self._total = sum(sizes.values())
         self._trained = sum(p.numel() for p in built.parameters() if p.requires_grad)
-        return {self.main: built}
+        beside: dict[str, nn.Module] = {}
+        if isinstance(self.inner, GanFinetuning):
+            assert isinstance(self.base, GanGenerator)
+            beside = self.inner.beside(built, self.base, self.origins, data)
+        return {self.main: built, **beside}
 
     def _begin(self, data: DataFacts) -> None:
         """Give the base the classes of the data."""

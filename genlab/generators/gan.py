@@ -160,19 +160,40 @@ class GanGenerator(Generator):
     ) -> Float[Tensor, "B C H W"]:
         """Images of latents, counted as evaluations."""
         self._evaluations += len(latents)
-        with self._statistics(sampler):
+        with self.statistics(sampler):
             return self._images(latents, classes, sampler)
 
     def _images(
         self, latents: Float[Tensor, "B Z"], classes: Int64[Tensor, " B"], sampler: GanSampler
     ) -> Float[Tensor, "B C H W"]:
-        embedding = self.network.embed_labels(classes)
-        z = latents.to(self.device, self.dtype)
-        arguments = [z, embedding]
+        return self._of_embedding(latents, self.network.embed_labels(classes), sampler)
+
+    def _of_embedding(
+        self, latents: Float[Tensor, "B Z"], embedding: Tensor, sampler: GanSampler
+    ) -> Float[Tensor, "B C H W"]:
+        arguments = [latents.to(self.device, self.dtype), embedding]
         if isinstance(self.network, BigGANDeepHF):
             arguments.append(sampler.mixture(self.network.num_stats).to(self.device))
         images: Tensor = self.network(*arguments)
         return images
+
+    def draw_embedding(
+        self,
+        latents: Float[Tensor, "B Z"],
+        class_embedding: Float[Tensor, "B E"],
+        sampler: GanSampler,
+    ) -> Float[Tensor, "B C H W"]:
+        """Images of class vectors that need not be rows of the table; gradients flow through.
+
+        Call `prepare` once before, and this within `statistics`.
+
+        Args:
+            latents: truncated as ``sampler`` says.
+            class_embedding: what the network's ``embed_labels`` gives, or any such vectors.
+            sampler: what `build_sampler` made; rejection and walks are left out.
+        """
+        self._evaluations += len(latents)
+        return self._of_embedding(latents, class_embedding.to(self.device, self.dtype), sampler)
 
     # Rejection
 
@@ -231,7 +252,7 @@ class GanGenerator(Generator):
         known = self._threshold
         if known is None or known[0] != settings or known[1] is not judge:
             logits = []
-            with self._statistics(sampler):
+            with self.statistics(sampler):
                 for start in range(0, rejection.burn_in, BURN_IN_BATCH):
                     seeds = range(start, min(start + BURN_IN_BATCH, rejection.burn_in))
                     z, classes = self._of_seeds(seeds, sampler)
@@ -265,7 +286,7 @@ class GanGenerator(Generator):
                 shown.append(images.detach())
                 return langevin.log_p(images, classes)
 
-            with self._statistics(sampler):
+            with self.statistics(sampler):
                 gradient = latent_gradient(log_p, z)
             self._evaluations += len(z) + self._counted(judge) - before
             z = langevin.move(z, gradient, fresh, bound)
@@ -276,8 +297,11 @@ class GanGenerator(Generator):
     # Statistics
 
     @contextmanager
-    def _statistics(self, sampler: GanSampler) -> Iterator[None]:
-        """Within this context the network normalises by the statistics that the sampler wants."""
+    def statistics(self, sampler: GanSampler) -> Iterator[None]:
+        """Within this context the network normalises by the statistics that the sampler wants.
+
+        Gradients must be taken inside, too: at its end the stored statistics come back.
+        """
         if not sampler.statistics.standing:
             yield
             return

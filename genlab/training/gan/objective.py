@@ -133,14 +133,22 @@ class GanObjective(Objective):
                 f"the network {network['name']!r} draws nothing; the objective gan needs a "
                 "generator, for instance network.name=conditional-generator"
             )
-        if getattr(networks[DISCRIMINATOR], "minibatch", None) is not None and not self.split:
+        self.check_discriminator(networks[DISCRIMINATOR])
+        return self.with_histories(networks)
+
+    def check_discriminator(self, network: nn.Module) -> None:
+        """Refuse a discriminator that would see what is real by the batch."""
+        if getattr(network, "minibatch", None) is not None and not self.split:
             raise ConfigError(
                 "minibatch discrimination tells real from made images by their batch; set "
                 "objective.split=true to keep them apart"
             )
-        if self.historical_averaging:
-            networks |= {_history(name): History(networks[name]) for name in tuple(networks)}
-        return networks
+
+    def with_histories(self, networks: dict[str, nn.Module]) -> dict[str, nn.Module]:
+        """The networks, and where wanted their histories."""
+        if not self.historical_averaging:
+            return networks
+        return networks | {_history(name): History(network) for name, network in networks.items()}
 
     def rows(self, phase: int, count: int) -> slice:
         """Each update of the discriminator has its own part; see `Objective.rows`."""
@@ -283,11 +291,13 @@ class GanObjective(Objective):
 @contextmanager
 def frozen(network: nn.Module) -> Iterator[None]:
     """Within this context no gradients of the parameters are computed, only those of inputs."""
+    trains = [parameter for parameter in network.parameters() if parameter.requires_grad]
     network.requires_grad_(False)
     try:
         yield
     finally:
-        network.requires_grad_(True)
+        for parameter in trains:
+            parameter.requires_grad_(True)
 
 
 def features(

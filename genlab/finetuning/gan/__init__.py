@@ -1,0 +1,1 @@
+"""Fine-tuning of GANs: class tables by a classifier or by images, and the discriminator beside."""
