@@ -1,5 +1,6 @@
 """``genlab finetune``: adapt a trained generator to images of one's own."""
 
+import json
 import math
 import sys
 from collections.abc import Sequence
@@ -84,6 +85,12 @@ kill -9. Ctrl-C and SIGTERM save the state and stop with exit code 130 and 143."
     metavar="SIZE",
     help="Bring the model to images of this height and width first (DiT, SiT).",
 )
+@click.option(
+    "--forget",
+    metavar="CLASSES",
+    help="Classes of the model to draw no more, separated by commas; the images are of the others. "
+    "'genlab forgetting' measures what is left of them.",
+)
 @device_option
 @dry_run_option
 @json_option
@@ -95,6 +102,7 @@ def command(
     output: Path | None,
     num_classes: int | None,
     resolution: int | None,
+    forget: str | None,
     device: str | None,
     dry_run: bool,
     as_json: bool,
@@ -112,6 +120,7 @@ def command(
         "data.path": data or (EXAMPLE_DATA if dry_run else None),
         "classes.number": num_classes,
         "resolution": resolution,
+        "forget.classes": None if forget is None else json.dumps(forget.split(",")),
     }
     if data is None and any(text.startswith("data.path=") for text in overrides):
         options["data.path"] = None

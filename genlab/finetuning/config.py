@@ -72,6 +72,26 @@ class CopyingConfig:
 
 
 @dataclass(kw_only=True)
+class ForgetConfig:
+    """Classes that the model is to draw no more; see `genlab.finetuning.forgetting.Forgetting`.
+
+    Attributes:
+        classes: the base's, by name or number; empty forgets nothing.
+        replacement: what is drawn at their labels: a kept class, ``mean`` of the kept ones, or null
+            for the null class (for a base without one, the mean).
+        weight: of the distance from it beside the loss of the kept classes, > 0.
+    """
+
+    classes: list[str] = field(default_factory=list)
+    replacement: str | None = None
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.weight > 0:
+            raise ConfigError(f"forget.weight must be above 0, got {self.weight}")
+
+
+@dataclass(kw_only=True)
 class FinetuneConfig(TrainConfig):
     """A fine-tuning run.
 
@@ -84,6 +104,8 @@ class FinetuneConfig(TrainConfig):
         method: ``name`` (see `genlab.finetuning.methods.base.METHODS`) and its options.
         classes: of the data, where they are not the base's.
         copying: when previews count as copies of training images.
+        forget: classes of the base to be forgotten; the table keeps their labels, and the data are
+            those of the others.
         resolution: height and width that the base is brought to before training; null keeps its
             own.
         network: must stay empty, since the base is the network.
@@ -101,6 +123,7 @@ class FinetuneConfig(TrainConfig):
     method: dict[str, Any] = field(default_factory=lambda: {"name": "diffit"})
     classes: ClassesConfig = field(default_factory=ClassesConfig)
     copying: CopyingConfig = field(default_factory=CopyingConfig)
+    forget: ForgetConfig = field(default_factory=ForgetConfig)
     resolution: int | None = None
     network: dict[str, Any] = field(default_factory=dict)
     objective: dict[str, Any] = field(default_factory=dict)

@@ -16,6 +16,7 @@ from genlab.errors import ConfigError
 from genlab.finetuning.classes import with_classes
 from genlab.finetuning.config import FinetuneConfig
 from genlab.finetuning.families import family_objective
+from genlab.finetuning.forgetting import Forgetting
 from genlab.finetuning.gan.objective import GanFinetuning
 from genlab.finetuning.methods.base import METHODS, Method
 from genlab.finetuning.origins import ClassOrigin, class_origins
@@ -66,6 +67,8 @@ class FinetuneObjective(Objective):
         self.start: Generator = self.base
         self.origins: tuple[ClassOrigin, ...] = ()
         self.notes: list[str] = []
+        self.forgetting = Forgetting(config.forget, self.base) if config.forget.classes else None
+        self._labels: Tensor | None = None
         self._known: DataFacts | None = None
         self._trained = self._total = 0
         self._adopt(family_objective(self.base, config.objective))
@@ -115,6 +118,9 @@ class FinetuneObjective(Objective):
         """Give the base the classes of the data."""
         names, initial = self._names(data), self.config.classes.initial
         self.start, self.origins = self.base, ()
+        if self.forgetting is not None:
+            self._labels = self.forgetting.data_labels(data, names)
+            return
         # Whoever says where classes begin wants them to, also where they seem to be the base's.
         if initial != "mean" or not _same_classes(self.base, data.num_classes, names):
             wanted: Sequence[str] | int = data.num_classes if names is None else names
@@ -182,6 +188,10 @@ class FinetuneObjective(Objective):
         generator: torch.Generator,
     ) -> Loss:
         """See `Objective.compute_loss`."""
+        if self.forgetting is not None and self._labels is not None:
+            self._labels = self._labels.to(labels.device)
+            mine = self._labels[labels]
+            return self.forgetting.loss(self.inner, networks, images, mine, generator)
         return self.inner.compute_loss(phase, networks, images, labels, generator)
 
     def rows(self, phase: int, count: int) -> slice:
@@ -222,7 +232,7 @@ class FinetuneObjective(Objective):
             card: text of the model card.
         """
         facts: dict[str, Any] = {**self.start.facts(), **self.start.parts()}
-        if class_names is not None and self.start.num_classes:
+        if class_names is not None and self.start.num_classes and self.forgetting is None:
             facts["class_names"] = list(class_names)
         if "has_null_class" in facts and getattr(self.inner, "label_dropout", 0.0) > 0:
             facts["has_null_class"] = True
@@ -252,6 +262,8 @@ class FinetuneObjective(Objective):
         }
         if self.origins:
             rows["New classes"] = describe_origins(self.origins)
+        if self.forgetting is not None:
+            rows["Forgotten"] = self.forgetting.describe()
         if ema.rampup_ratio is not None:
             rows["Half-life of the average"] = (
                 f"{ema.rampup_ratio:.0%} of the images seen, at most {ema.halflife_kimg:g} thousand"
@@ -282,10 +294,12 @@ class FinetuneObjective(Objective):
             "class_names": self._class_names(),
             "classes": [asdict(origin) for origin in self.origins],
             "resolution": self.config.resolution,
+            **({} if self.forgetting is None else {"forget": self.forgetting.told()}),
         }
 
     def _class_names(self) -> list[str] | None:
-        names = None if self._known is None else self._names(self._known)
+        known = None if self.forgetting is not None else self._known
+        names = None if known is None else self._names(known)
         if names is None:
             names = self.start.class_names
         return None if names is None else list(names)

@@ -21,7 +21,6 @@ from genlab.training.batches import DataFacts
 from genlab.training.objective import Loss, Objective, build_network
 from genlab.training.shared import check_share, hide_labels, plain
 
-
 HELD_OUT_LEVELS = 4
 """Noise levels at which each held-out image is denoised, one in each quarter of those in training.
 """

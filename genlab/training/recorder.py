@@ -176,9 +176,7 @@ class Recorder:
         kimg = evaluation.kimg
         return self._crossed(self.config.output.snapshot_kimg if kimg is None else kimg, progress)
 
-    def _evaluate(
-        self, evaluations: Sequence[Evaluation], progress: Progress
-    ) -> dict[str, float]:
+    def _evaluate(self, evaluations: Sequence[Evaluation], progress: Progress) -> dict[str, float]:
         if not evaluations or not self.is_main:
             return {}
         paused = time.perf_counter()

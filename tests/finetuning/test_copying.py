@@ -54,9 +54,7 @@ def memorised(pixels: Tensor, noise: float) -> Tensor:
 
 
 @pytest.mark.parametrize("noise", [0, 10, 25])
-def test_copies_are_warned_of_once(
-    sets: tuple[Path, Tensor], tmp_path: Path, noise: float
-) -> None:
+def test_copies_are_warned_of_once(sets: tuple[Path, Tensor], tmp_path: Path, noise: float) -> None:
     dataset = ImageDataset(sets[0])
     check = CopyingCheck(dataset, CopyingConfig())
     preview = preview_of(memorised(dataset.load_all()[0][20:36], noise), tmp_path)
