@@ -107,11 +107,6 @@ class GanFinetuning(GanObjective):
                 blocks than are to be frozen.
             CheckpointError: the discriminator cannot be read.
         """
-        if data.num_classes < 1:
-            raise ConfigError(
-                "a GAN draws images of classes, and the data have none; give a folder with one "
-                "folder of images for each class (one is enough), or set data.labels=true"
-            )
         judge = self._trained(base, origins) if PATH in self.discriminator else None
         judge = self._fresh(base, data) if judge is None else judge
         self.check_discriminator(judge)
@@ -132,7 +127,7 @@ class GanFinetuning(GanObjective):
                 f"the discriminator {path} knows other classes than the base; give the base's own"
             )
         network = network_with_classes(judge.network, origins) if origins else judge.network
-        return copy.deepcopy(network).requires_grad_(requires_grad=True)
+        return copy.deepcopy(network).requires_grad_(True)
 
     def _fresh(self, base: GanGenerator, data: DataFacts) -> nn.Module:
         channels, size, _ = data.image_shape
@@ -188,7 +183,7 @@ def freeze_lower(discriminator: nn.Module, num_blocks: int) -> None:
         i for i, (name, _) in enumerate(named) if name.startswith(f"{blocks[num_blocks - 1]}.")
     ]
     for _, parameter in named[: inside[-1] + 1]:  # in the order of the computation
-        parameter.requires_grad_(requires_grad=False)
+        parameter.requires_grad_(False)
 
 
 @contextmanager
