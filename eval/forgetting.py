@@ -343,7 +343,7 @@ def relearn_rows(
                 objective.main, {objective.main: network}, pixels[picked], given[picked], draws
             )
             optimizer.zero_grad(set_to_none=True)
-            (loss.total / size).backward()  # type: ignore[no-untyped-call]
+            (loss.total / size).backward()
             optimizer.step()
     network.requires_grad_(requires_grad=False).eval()
     again = type(model).from_facts(network, {**model.facts(), **model.parts()}, None)
