@@ -81,7 +81,7 @@ def test_spectrally_normalised_layers_are_refused() -> None:
 
 
 def test_the_example_of_the_documentation() -> None:
-    pages = [page.read_text(encoding="utf-8") for page in sorted(DOCS.glob("finetuning*.md"))]
+    pages = [page.read_text(encoding="utf-8") for page in sorted(DOCS.glob("finetuning/*.md"))]
     blocks = re.findall(r"^```python\n(.*?)^```", "\n".join(pages), re.M | re.S)
     [example] = [block for block in blocks if "LAYOUTS.register" in block]
     names: dict[str, object] = {"__name__": "example"}

@@ -100,7 +100,7 @@ def test_optimizer_averages_and_state_hold_what_trains(
 def test_the_base_is_in_memory_once_and_never_changed(photographs: Path, tmp_path: Path) -> None:
     convert = ("data.fit=crop", "data.channels=1", "duration_kimg=0.008")
     trainer = trainer_of(photographs, tmp_path, "diffit", *convert)
-    base = trainer.objective.base
+    base: Any = trainer.objective.base
     networks: list[Any] = [trainer.models.main, trainer.recorder.averaged]
     trainer.train()
     for network in networks:
