@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Float64, Int64, UInt8
@@ -143,7 +143,7 @@ class CopyingCheck:
     Training images are read and compared with each other at the first preview.
     """
 
-    scores: ClassVar[Mapping[str, Score]] = {
+    scores: Mapping[str, Score] = {
         "nearest_distance": Score(form=".4f", higher_is_better=True),
         "nearest_ratio": Score(form=".2f", higher_is_better=True),
         "copies": Score(form=".0%"),

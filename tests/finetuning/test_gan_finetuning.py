@@ -98,8 +98,10 @@ def test_with_stored_statistics_the_class_table_alone_moves(
     trainer = trainer_of(models, pairs, tmp_path)
     generator, judge = trainer.models.plain("generator"), trainer.models.plain("discriminator")
     assert isinstance(generator, BigGANGenerator)
-    table = genlab.load(models / "G").network.shared.weight.mean(0)
-    torch.testing.assert_close(generator.shared.weight, table.expand(2, -1))
+    old: Any = genlab.load(models / "G").network
+    table, new = old.shared.weight.mean(0), generator.shared
+    assert new is not None
+    torch.testing.assert_close(new.weight, table.expand(2, -1))
     before, before_judge = tensors_of(generator), tensors_of(judge)
     trainer.train()
     assert changed(before, generator) == {"shared.weight"}

@@ -1,6 +1,7 @@
 """PixelCNNs tuned to a class that they do not know: what trains, and that images get cheaper."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -88,7 +89,7 @@ def test_a_gated_pixelcnn_is_tuned_alike(method: str, turned: Tensor, tmp_path: 
 
 def test_bitfit_trains_every_bias_of_weight_normalised_layers() -> None:
     """Among them those of layers that no `nn.Linear` or `nn.Conv2d` is."""
-    network = genlab.load("pixelcnnpp-fmnist").network
+    network: Any = genlab.load("pixelcnnpp-fmnist").network
     biases = {name for name, _ in network.named_parameters() if name.endswith(".bias")}
     groups = network.layout().groups
     assert set(groups["bias"]) == biases

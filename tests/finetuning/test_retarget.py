@@ -1,6 +1,7 @@
 """Class vectors of a GAN moved by a classifier: what moves, what stays, what comes of it."""
 
 import itertools
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -44,7 +45,7 @@ def fmnist_classifier() -> ImageClassifier:
 def tiny(**options: Any) -> GanGenerator:
     torch.manual_seed(0)
     settings = {"channels": 4, "dim_z": 16, "shared_dim": 8, "img_channels": 1, **options}
-    network = BigGANGenerator(32, 3, **settings)
+    network: Any = BigGANGenerator(32, 3, **settings)
     with torch.no_grad():  # so that classes and latents show
         network.output_layer[2].weight *= 4
     return GanGenerator(network, class_names=["one", "two", "three"])
@@ -172,7 +173,7 @@ def test_the_same_seed_finds_the_same_and_classes_do_not_depend_on_each_other() 
 @pytest.mark.parametrize("distance", ["pixels", "probabilities", "features"])
 def test_diversity_draws_images_apart(distance: str) -> None:
     base = tiny()
-    seen = {
+    seen: dict[str, Callable[[Tensor], Tensor]] = {
         "pixels": lambda x: x.flatten(1),
         "probabilities": lambda x: brightness(x).softmax(1),
         "features": lambda x: F.avg_pool2d(x, 8).flatten(1),
