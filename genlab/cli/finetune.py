@@ -34,8 +34,8 @@ Examples:
   genlab finetune dit-fmnist --data my_images/ classes.initial=nearest duration_kimg=16
   genlab finetune dit-fmnist --method bitfit --num-classes 3 --dry-run --json
   accelerate launch --multi_gpu -m genlab finetune MODEL --data latents/ mixed_precision=bf16
-  genlab sample my-model/ --seeds 0-63 -o samples/
   genlab train export my-model/ -o merged/                 # one plain model, nothing beside it
+  genlab sample merged/ --seeds 0-63 -o samples/
 
 \b
 Methods (each is a preset, too: 'genlab presets show finetune/diffit'):
@@ -55,9 +55,9 @@ Images: a folder with one folder for each class (their names are the classes), a
 folder with idx files, or latents of 'genlab data encode'. Other sizes and colours are refused until
 data.fit=crop (pad, resize) and data.channels=1 (3) say how to convert them.
 
-The folder is the model from its first snapshot on; previews/ shows fixed seeds before the first
-step, in between and at the end. The same command again goes on where the run stopped, even after
-kill -9. Ctrl-C and SIGTERM save the state and stop with exit code 130 and 143."""
+The folder holds the adapter from its first snapshot on; previews/ shows fixed seeds before the
+first step, in between and at the end. The same command again goes on where the run stopped, even
+after kill -9. Ctrl-C and SIGTERM save the state and stop with exit code 130 and 143."""
 
 
 @click.command("finetune", epilog=EPILOG)

@@ -27,7 +27,8 @@ CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
 
 USAGE = (
     "This folder is an adapter: it holds what was trained, and names the model that it belongs to. "
-    "To draw samples:\n\n```\ngenlab sample PATH_TO_THIS_FOLDER --seeds 0-63 -o samples/\n```"
+    "To draw samples:\n\n```\ngenlab train export PATH_TO_THIS_FOLDER -o merged/\n"
+    "genlab sample merged/ --seeds 0-63 -o samples/\n```"
 )
 
 
