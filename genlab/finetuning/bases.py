@@ -245,9 +245,7 @@ def _base(name: str, cls: type[nn.Module], arguments: Mapping[str, Any], factor:
     config = own_config(network)
     channels = config.get("in_channels", config.get("img_channels"))
     size = int(config["img_resolution"])
-    return Base(
-        name=name, network=network, image_shape=(int(channels), size, size), factor=factor
-    )
+    return Base(name=name, network=network, image_shape=(int(channels), size, size), factor=factor)
 
 
 def _at_resolution(base: Base, pixels: int) -> Base:

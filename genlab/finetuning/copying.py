@@ -99,9 +99,7 @@ class TrainingImages:
             EvaluationError: there is only one.
         """
         count = min(len(self), PROBES)
-        return self._compare(
-            self.points.rows[torch.arange(count) * len(self) // count], skip=1
-        )
+        return self._compare(self.points.rows[torch.arange(count) * len(self) // count], skip=1)
 
     def _compare(self, rows: Tensor, skip: int) -> Nearest:
         """Leave out the first neighbours: a training image is its own."""

@@ -355,4 +355,3 @@ def _bytes(network: nn.Module) -> int:
 
 def _size(tensor: Tensor) -> int:
     return tensor.numel() * tensor.element_size()
-

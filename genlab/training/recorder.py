@@ -50,6 +50,9 @@ class Recorder:
         evaluations: what else judges it.
         inspections: what looks at the previews.
 
+    Attributes:
+        scores: what the log lines hold beside losses, when it is measured.
+
     Raises:
         ConfigError: the run is to be stopped by a score that it has not.
     """
@@ -84,7 +87,7 @@ class Recorder:
     def _build_stopper(self) -> Stopper:
         output = self.config.output
         scores = {} if self.validate is None else objective_scores(self.objective)
-        intervals = dict.fromkeys(scores, output.snapshot_kimg)
+        intervals: dict[str, float | None] = dict.fromkeys(scores, output.snapshot_kimg)
         for evaluation in self.evaluations:
             scores |= evaluation.scores
             kimg = output.snapshot_kimg if evaluation.kimg is None else evaluation.kimg
@@ -92,6 +95,7 @@ class Recorder:
         for inspection in self.inspections if self._draws else ():
             scores |= inspection.scores
             intervals |= dict.fromkeys(inspection.scores, output.preview_kimg)
+        self.scores = scores
         return Stopper(self.config.stopping, scores, intervals)
 
     @property
@@ -176,9 +180,7 @@ class Recorder:
         kimg = evaluation.kimg
         return self._crossed(self.config.output.snapshot_kimg if kimg is None else kimg, progress)
 
-    def _evaluate(
-        self, evaluations: Sequence[Evaluation], progress: Progress
-    ) -> dict[str, float]:
+    def _evaluate(self, evaluations: Sequence[Evaluation], progress: Progress) -> dict[str, float]:
         if not evaluations or not self.is_main:
             return {}
         paused = time.perf_counter()

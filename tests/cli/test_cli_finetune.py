@@ -72,7 +72,8 @@ def test_dry_run_prints_settings_and_counts(
     printed = capsys.readouterr()
     settings = OmegaConf.create(printed.out)
     assert (settings.optimizer.lr, settings.batch_size, settings.base) == (1e-4, 8, BASE)
-    assert "(100.00%)" in printed.err
+    assert "100.000%" in printed.err
+    assert "8 images at a time" in printed.err
     assert not list(tmp_path.iterdir())
 
 

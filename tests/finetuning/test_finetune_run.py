@@ -26,19 +26,18 @@ from genlab.diffusion.discrete import Discrete
 from genlab.diffusion.flow import Flow
 from genlab.diffusion.preconditioning import EDM, IDDPM, VE, VP, Preconditioning
 from genlab.errors import ConfigError, GenLabError, LabelError, TrainingError
+from genlab.finetuning.bases import base_of
 from genlab.finetuning.config import FinetuneConfig
+from genlab.finetuning.costs import count_parameters
 from genlab.finetuning.families import default_loss, family_objective
 from genlab.finetuning.methods.base import METHODS
 from genlab.finetuning.objective import FinetuneObjective
-from genlab.finetuning.report import facts_without_data, make_report
 from genlab.finetuning.run import FinetuneRun, open_run
 from genlab.finetuning.trainer import FinetuneTrainer
 from genlab.generators import DiffusionGenerator
 from genlab.generators.autoregressive import AutoregressiveGenerator
-from genlab.generators.base import Generator
 from genlab.generators.encoding import encode_dataset
 from genlab.networks import DiT, GatedPixelCNN
-from genlab.training.batches import DataFacts
 from genlab.training.export import Choice, export
 from genlab.training.run import Run
 
@@ -82,7 +81,8 @@ def test_optimizer_averages_and_state_hold_what_trains(
     trains = [p for p in network.parameters() if p.requires_grad]
     frozen = [p for p in network.parameters() if not p.requires_grad]
     wanted = sum(p.numel() for p in trains)
-    assert wanted == make_report(trainer.objective, trainer.batches.facts).trainable_parameters
+    plain = base_of(BASE, trainer.objective.start)
+    assert wanted == count_parameters(plain.network, trainer.objective.method).trainable_parameters
     assert bool(frozen) == (method != "full")
     assert all(p.grad is None for p in frozen)
     assert all(p.grad is not None for p in trains)
@@ -480,31 +480,6 @@ def test_settings_that_save_memory_and_time(fmnist: Path, tmp_path: Path) -> Non
     assert outcome.loss == pytest.approx(0.3, abs=0.3)
     saved = load_file(tmp_path / "adapter_model.safetensors").values()
     assert all(tensor.dtype == torch.float32 for tensor in saved)
-
-
-def test_the_report_counts_by_group() -> None:
-    config = finetune_config(Path("nowhere"), "diffit", ["data.fit=none"])
-    objective = FinetuneObjective(config, genlab.load(BASE))
-    report = make_report(objective, facts_without_data(objective, 3))
-    groups = {name: group.trainable for name, group in report.groups.items() if group.trainable}
-    # 6 blocks of width 96, 13 normalisations; biases of patches, time, 6 blocks and the last layer.
-    biases = 96 + 2 * 96 + 6 * (288 + 96 + 384 + 96 + 576) + 192 + 16
-    assert groups == {"class": 4 * 96, "norm": 13 * 2 * 96, "bias": biases, "added": 6 * 96}
-    assert sum(groups.values()) == report.trainable_parameters
-    assert sum(group.parameters for group in report.groups.values()) == report.parameters
-    buffers = sum(b.numel() for b in objective.start.network.buffers())
-    assert report.held_bytes == 4 * (report.parameters + buffers + 5 * report.trainable_parameters)
-
-
-@pytest.mark.parametrize("count", [None, 0, 1, 7])
-def test_facts_without_data_build_for_any_number_of_classes(count: int | None) -> None:
-    config = finetune_config(Path("nowhere"), "bitfit")
-    base: Generator = genlab.load(BASE)
-    objective = FinetuneObjective(config, base)
-    data = facts_without_data(objective, count)
-    assert isinstance(data, DataFacts)
-    make_report(objective, data)
-    assert objective.start.num_classes == (10 if count is None else count)
 
 
 @pytest.mark.parametrize("name", METHOD_NAMES)

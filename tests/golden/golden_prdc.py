@@ -7,9 +7,9 @@ import torch
 from golden_cases import MismatchError
 from golden_values import Rules, Values, features
 
-from genlab.eval.metrics.manifold import DensityCoverage, PrecisionRecall
 from genlab.data.neighbours import squared_radii
 from genlab.data.points import Points
+from genlab.eval.metrics.manifold import DensityCoverage, PrecisionRecall
 
 
 class Clouds:
