@@ -86,19 +86,19 @@ def test_groups_are_named_for_what_was_added() -> None:
 )
 def test_all_families_are_estimated(name: str) -> None:
     report = dry_run_report(name, {"name": "bitfit"}, 5, batch_size=4)
-    assert report.memory.activations > report.memory.gradients > 0
+    assert report.memory.activations > report.memory.gradients >= 0
     assert 0 < report.counts.share < 0.05
 
 
 def test_the_table_tells_what_json_does() -> None:
     report = dry_run_report("DiT-XL/2", {"name": "diffit"}, 101, batch_size=8)
     table = report.table(width=90)
-    for text in ("770,720", "scale", "32,256", "0.114%", "8 images at a time", "half"):
-        assert text in table
+    for text in ("770,720", "scale", "32,256", "0.114%", "8 images at a time", "the first half"):
+        assert text in " ".join(table.split())
     assert f"{report.memory.total / 2**20:,.1f}" in table
     assert max(map(len, table.splitlines())) <= 90
     assert "bias" in table
-    assert "attention" not in table, "what does not train has no row"
+    assert "modulation" not in table, "what does not train has no row"
 
 
 def test_parts_of_the_estimate_follow_the_arithmetic() -> None:
@@ -165,7 +165,7 @@ SIZES = {
     "out_channels": 3,
     "label_dim": 10,
     "hidden_size": 192,
-    "depth": 6,
+    "depth": 4,
     "num_heads": 3,
 }
 
@@ -175,7 +175,7 @@ SIZES = {
     ("method", "checkpointing"), [("full", False), ("diffit", False), ("full", True)]
 )
 def test_the_estimate_is_near_the_measured_peak(method: str, checkpointing: bool) -> None:
-    batch_size = 32 if checkpointing else 16
+    batch_size = 16 if checkpointing else 8
     # Large blocks go back to the system at once, so that what is in use is what counts.
     environment = {"MALLOC_MMAP_THRESHOLD_": "65536", "OMP_NUM_THREADS": "1"}
     arguments = [method, str(checkpointing), str(batch_size), repr(SIZES)]
@@ -189,8 +189,8 @@ def test_the_estimate_is_near_the_measured_peak(method: str, checkpointing: bool
     METHODS.build(method).prepare(network)
     memory = step_memory(network, (3, 32, 32), batch_size, gradient_checkpointing=checkpointing)
     estimated = memory.activations + memory.gradients
-    # 4 MiB: what libraries and the allocator take beside, some megabytes in every measurement.
-    assert 0.85 * measured - 2**22 < estimated < 1.05 * measured
+    # Libraries and the allocator take some 10 MB beside, whatever the size of the step.
+    assert 0.9 * measured - 12e6 < estimated < 1.05 * measured
 
 
 def test_nothing_is_left_on_the_network() -> None:
