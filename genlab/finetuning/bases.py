@@ -243,7 +243,7 @@ def _base(name: str, cls: type[nn.Module], arguments: Mapping[str, Any], factor:
             "another version of GenLab"
         ) from error
     config = own_config(network)
-    channels = config.get("in_channels", config.get("img_channels"))
+    channels = config["img_channels" if "img_channels" in config else "in_channels"]
     size = int(config["img_resolution"])
     return Base(name=name, network=network, image_shape=(int(channels), size, size), factor=factor)
 

@@ -143,7 +143,7 @@ class _Tracker(TorchDispatchMode):
     """
 
     def __init__(self, standing: Iterable[Tensor]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # torch's is untyped
         self._known: weakref.WeakSet[Any] = weakref.WeakSet()
         for tensor in standing:
             self._known.add(tensor.untyped_storage())
@@ -254,5 +254,5 @@ class _FusedAttention(torch.autograd.Function):
         return out
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:
         return tuple(torch.empty_like(tensor) for tensor in ctx.saved_tensors[:3])

@@ -159,7 +159,7 @@ step(batch_size)
 print(read("VmHWM") - before)
 """
 
-SIZES = {
+SIZES: dict[str, Any] = {
     "img_resolution": 32,
     "in_channels": 3,
     "out_channels": 3,

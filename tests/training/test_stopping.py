@@ -11,6 +11,7 @@ import pytest
 import torch
 from tiny_runs import assert_same, everything, stops_after, tiny, write_config, write_slice
 
+from genlab.cli import main
 from genlab.data.dataset import ImageDataset
 from genlab.data.pixels import from_uint8
 from genlab.diffusion.condition import Condition
@@ -246,3 +247,21 @@ def test_the_held_out_loss_is_the_training_loss_on_average(folder: Path, loss: s
     spread = torch.tensor(means).std() / len(means) ** 0.5
     # 48 terms of the one against 2,400 of the other: seven times the error, and three of these.
     assert abs(value - sum(means) / len(means)) < 3 * 7 * float(spread)
+
+
+def test_the_command_says_why_it_ended(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = [
+        "train", str(folder / "tiny.yaml"), "-o", str(tmp_path), "--device", "cpu", *EVERY_STEP,
+        f"validation.path={folder / 'other' / 'slice.npz'}", "stopping.metric=heldout_loss",
+        "stopping.patience=1", "stopping.min_delta=100",
+    ]  # fmt: skip
+    for _ in range(2):  # the second time there is nothing to do
+        assert main(told) == 0
+        printed = capsys.readouterr()
+        assert "stopped early: heldout_loss has not improved in 1 evaluation; it was" in printed.err
+        assert "after 4 images" in printed.err
+        assert f"{tmp_path}: 8 images" in printed.out
+    assert main([*told, "stopping.metric=null"]) == 0
+    assert f"{tmp_path}: 24 images" in capsys.readouterr().out
