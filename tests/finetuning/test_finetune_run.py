@@ -1,6 +1,7 @@
 """A fine-tuning run: what it holds, what it writes, what it refuses."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -173,7 +174,7 @@ def test_files_of_a_run(photographs: Path, tmp_path: Path) -> None:
     )  # fmt: skip
     trainer_of(photographs, tmp_path, "diffit", *settings).train()
     assert sorted(path.stem for path in (tmp_path / "previews").iterdir()) == [
-        "000000000", "000000012", "000000024",
+        "000000000", "000000012", "000000012-nearest", "000000024", "000000024-nearest",
     ]  # fmt: skip
     told = json.loads((tmp_path / "adapter_config.json").read_text())
     assert told["base"] == BASE
@@ -272,12 +273,20 @@ def latent_base(fashion_mnist: Path, tmp_path_factory: pytest.TempPathFactory) -
 
 
 def test_cached_latents(latent_base: Path, tmp_path: Path) -> None:
-    settings = (f"base={latent_base / 'base'}", "data.fit=none", "output.preview_kimg=1")
-    trainer = trainer_of(latent_base / "latents", tmp_path, "diffit", *settings)
+    shutil.copytree(latent_base / "latents", tmp_path / "held-out")
+    settings = (
+        f"base={latent_base / 'base'}", "data.fit=none", "output.preview_kimg=1",
+        f"validation.path={tmp_path / 'held-out'}",
+    )  # fmt: skip
+    trainer = trainer_of(latent_base / "latents", tmp_path / "run", "diffit", *settings)
     trainer.train()
-    assert not (tmp_path / "autoencoder").exists()
-    assert len(list((tmp_path / "previews").iterdir())) == 2
-    export(open_run(tmp_path), tmp_path / "model", Choice())
+    assert not (tmp_path / "run" / "autoencoder").exists()
+    # One before the first step; one at the end, with the latents nearest to it.
+    assert len(list((tmp_path / "run" / "previews").iterdir())) == 3
+    line = json.loads((tmp_path / "run" / "log.jsonl").read_text().splitlines()[-1])
+    assert line["nearest_distance"] > 0
+    assert line["heldout_loss"] > 0
+    export(open_run(tmp_path / "run"), tmp_path / "model", Choice())
     assert genlab.load(tmp_path / "model").image_shape == (1, 16, 16)
 
 
@@ -400,7 +409,7 @@ def test_what_becomes_of_a_learned_variance_is_told(
         (["base=biggan-fmnist"], ConfigError, "'gan' cannot be fine-tuned on images"),
         (["method.name=peft"], ConfigError, "needs config.peft_type"),
         (["resolution=30"], ConfigError, "multiple of 4"),
-        (["validation.split=test"], ConfigError, "validation has no effect"),
+        (["stopping.metric=heldout_loss"], ConfigError, "validation.path or validation.split"),
     ],
 )
 def test_wrong_settings_are_named_before_anything_is_written(
