@@ -21,8 +21,9 @@ from genlab.cli.common import (
 from genlab.cli.completion import complete_finetuning, complete_methods
 
 if TYPE_CHECKING:  # torch is imported only when training starts: --help answers at once
+    from genlab.finetuning.bases import Base
     from genlab.finetuning.config import FinetuneConfig
-    from genlab.finetuning.report import Report
+    from genlab.finetuning.costs import DryRun
     from genlab.finetuning.trainer import FinetuneTrainer
 
 EXAMPLE_DATA = "my_images/"
@@ -168,27 +169,41 @@ def _dry_run(settings: "FinetuneConfig", as_json: bool, *, has_data: bool) -> No
 
     report = _report_of(settings, has_data=has_data)
     if as_json:
-        echo_json({"base": settings.base, "method": settings.method, **report.told()})
+        echo_json(report.to_json())
         return
     click.echo(to_yaml(settings), nl=False)
-    for line in report.lines():
-        click.echo(line, err=True)
+    click.echo(report.table(), err=True)
 
 
-def _report_of(settings: "FinetuneConfig", *, has_data: bool) -> "Report":
+def _report_of(settings: "FinetuneConfig", *, has_data: bool) -> "DryRun":
+    """Without data the base's configuration is enough; with data all that can be wrong is found."""
     from genlab.checkpoints.loading import load
+    from genlab.finetuning.bases import base_of, resolve_base
     from genlab.finetuning.images import conform_to
     from genlab.finetuning.objective import FinetuneObjective
-    from genlab.finetuning.report import facts_without_data, make_report
     from genlab.training.batches import Batches
 
+    if not has_data:
+        number, size = settings.classes.number, settings.resolution
+        return _costs(settings, resolve_base(settings.base, num_classes=number, resolution=size))
     objective = FinetuneObjective(settings, load(settings.base))
-    if has_data:
-        data, _ = conform_to(settings.data, objective.base, settings.base)
-        facts = Batches(data, settings.seed).facts
-    else:
-        facts = facts_without_data(objective, settings.classes.number)
-    return make_report(objective, facts, 1 + len(settings.ema.sigma_rels))
+    data, _ = conform_to(settings.data, objective.base, settings.base)
+    objective.build({}, Batches(data, settings.seed).facts)
+    return _costs(settings, base_of(settings.base, objective.start))
+
+
+def _costs(settings: "FinetuneConfig", base: "Base", processes: int = 1) -> "DryRun":
+    from genlab.finetuning.costs import dry_run_report
+
+    return dry_run_report(
+        base,
+        settings.method,
+        batch_size=settings.batch_size // processes,
+        gradient_accumulation=settings.gradient_accumulation,
+        gradient_checkpointing=settings.gradient_checkpointing,
+        mixed_precision=settings.mixed_precision.value,
+        averages=1 + len(settings.ema.sigma_rels),
+    )
 
 
 def _finetune(settings: "FinetuneConfig", folder: Path, device: str | None, as_json: bool) -> None:
@@ -199,17 +214,17 @@ def _finetune(settings: "FinetuneConfig", folder: Path, device: str | None, as_j
     trainer = FinetuneTrainer(settings, folder, device=device, watch=lines.append)
     report = _show(trainer)
     outcome = follow(trainer, lines)
+    early = outcome.early_stop
     if trainer.is_main and as_json:
         echo_json(
             {
                 "folder": folder,
-                "base": settings.base,
-                "method": settings.method,
-                **report.told(),
+                **report.to_json(),
                 "images": outcome.progress.images,
                 "steps": outcome.progress.step,
                 "loss": None if math.isnan(outcome.loss) else outcome.loss,
                 "signal": outcome.signal,
+                "early_stop": None if early is None else early.describe(),
             }
         )
     elif trainer.is_main and outcome.signal is None:
@@ -219,22 +234,22 @@ def _finetune(settings: "FinetuneConfig", folder: Path, device: str | None, as_j
         sys.exit(128 + outcome.signal)
 
 
-def _show(trainer: "FinetuneTrainer") -> "Report":
+def _show(trainer: "FinetuneTrainer") -> "DryRun":
     """Say on stderr what will train, and what is done to images and classes."""
+    from genlab.finetuning.bases import base_of
     from genlab.finetuning.objective import describe_method, describe_origins
-    from genlab.finetuning.report import make_report
 
     config, objective = trainer.config, trainer.objective
-    report = make_report(objective, trainer.batches.facts, len(trainer.models.averages))
+    report = _costs(config, base_of(config.base, objective.start), trainer.share.processes)
     rate = config.optimizer.lr
     head = f"{config.base} by {describe_method(objective.method)}, learning rate {rate:g}"
-    told = [f"{head}, {config.num_steps:,} steps of {config.batch_size} images", *report.lines()]
+    told = [f"{head}, {config.num_steps:,} steps of {config.batch_size} images", report.table()]
     if trainer.conversion.changes:
         told.append(f"images: {trainer.conversion.describe()}")
     if objective.origins:
         told.append(f"new classes: {describe_origins(objective.origins)}")
     told += [f"{name.lower()}: {text}" for name, text in objective.variance().items()]
-    for line in [*told, *(f"note: {note}" for note in objective.notes)]:
+    for line in told:
         if trainer.is_main:
             click.echo(line, err=True)
     return report

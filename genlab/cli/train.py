@@ -143,14 +143,16 @@ def follow(trainer: "Trainer", lines: list[dict[str, Any]]) -> "Outcome":
                 return
             line = lines.pop()
             text = f"loss {line['loss']:.4f}, {line['images_per_second']:.0f} images/s"
-            for score, form in trainer.objective.scores.items():
-                text += f", {score} {line[score]:{form}}" if score in line else ""
+            for name, score in trainer.recorder.scores.items():
+                text += f", {name} {line[name]:{score.form}}" if name in line else ""
             bar.describe(text)
             if not sys.stderr.isatty():
                 click.echo(f"{now.images / 1000:.1f} kimg, {text}", err=True)
 
         with plain_warnings():
             outcome = trainer.train(show)
+    if trainer.is_main and outcome.early_stop is not None:
+        click.echo(f"genlab: {outcome.early_stop.describe()}", err=True)
     if trainer.is_main and outcome.signal is not None:
         done = f"{outcome.progress.images:,} images"
         again = "the state is saved; the same command goes on"

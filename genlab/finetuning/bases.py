@@ -243,7 +243,7 @@ def _base(name: str, cls: type[nn.Module], arguments: Mapping[str, Any], factor:
             "another version of GenLab"
         ) from error
     config = own_config(network)
-    channels = config["in_channels" if "in_channels" in config else "img_channels"]
+    channels = config["img_channels" if "img_channels" in config else "in_channels"]
     size = int(config["img_resolution"])
     return Base(name=name, network=network, image_shape=(int(channels), size, size), factor=factor)
 
@@ -273,7 +273,7 @@ def _adm_arguments(flags: Mapping[str, Any], num_classes: int) -> dict[str, Any]
     """
     size = int(flags.get("large_size", flags.get("image_size", 64)))
     mult = flags.get("channel_mult") or ADM_WIDTHS[size]
-    factors = str(flags.get("attention_resolutions", "16,8")).split(",")
+    attention = str(flags.get("attention_resolutions", "16,8")).split(",")  # in pixels, in flags
     heads, head_channels = (flags.get(f"num_head{end}", -1) for end in ("s", "_channels"))
     return {
         "img_resolution": size,
@@ -283,7 +283,7 @@ def _adm_arguments(flags: Mapping[str, Any], num_classes: int) -> dict[str, Any]
         "model_channels": int(flags.get("num_channels", 128)),
         "channel_mult": [float(m) for m in mult.split(",")] if isinstance(mult, str) else mult,
         "num_blocks": int(flags.get("num_res_blocks", 2)),
-        "attn_resolutions": [size // int(factor) for factor in factors],
+        "attn_resolutions": [int(resolution) for resolution in attention],
         "dropout": float(flags.get("dropout", 0.0)),
         "num_heads": 4 if heads == -1 else int(heads),
         "num_head_channels": None if head_channels == -1 else int(head_channels),

@@ -173,7 +173,9 @@ class DryRun:
         held.add_column(f"memory, {memory.batch_size} images at a time", "in all")
         held.add_column("MiB", f"{memory.total / MIB:,.1f}", justify="right")
         for name in ("weights", "optimizer", "averages", "gradients", "activations"):
-            held.add_row(name, f"{getattr(memory, name) / MIB:,.1f}")
+            # Most gradients come as activations go: at the peak few are there.
+            row = f"{name} at the peak" if name in ("gradients", "activations") else name
+            held.add_row(row, f"{getattr(memory, name) / MIB:,.1f}")
         columns = width or shutil.get_terminal_size(fallback=(100, 24)).columns
         text = StringIO()
         console = Console(file=text, width=columns, highlight=False)

@@ -143,7 +143,7 @@ class _Tracker(TorchDispatchMode):
     """
 
     def __init__(self, standing: Iterable[Tensor]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]  # torch types it in part
+        super().__init__()  # type: ignore[no-untyped-call]  # torch's is untyped
         self._known: weakref.WeakSet[Any] = weakref.WeakSet()
         for tensor in standing:
             self._known.add(tensor.untyped_storage())

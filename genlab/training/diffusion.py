@@ -149,13 +149,17 @@ class DiffusionObjective(Objective):
             for part, classes in zip(images.split(size), labels.split(size), strict=True):
                 condition = Condition(labels=classes if denoiser.num_classes else None)
                 order = torch.arange(seen, seen + len(part), dtype=torch.float64)
+                # Image by image, so that it does not matter how they are cut into batches.
+                noise = torch.randn(
+                    (len(part), HELD_OUT_LEVELS, *part.shape[1:]), generator=numbers
+                )
                 for quantile in range(HELD_OUT_LEVELS):
-                    share = (quantile + (order + 0.5) * _GOLDEN % 1) / HELD_OUT_LEVELS
+                    level = (quantile + (order + 0.5) * _GOLDEN % 1) / HELD_OUT_LEVELS
                     if self._loss.normal_levels:
-                        share = torch.special.ndtri(share)
-                    noise = torch.randn(part.shape, generator=numbers)
+                        level = torch.special.ndtri(level)
                     draws = LossDraws(
-                        level=share.float().to(part.device), noise=noise.to(part.device)
+                        level=level.float().to(part.device),
+                        noise=noise[:, quantile].to(part.device),
                     )
                     loss = self._loss(denoiser, part, condition, draws).loss
                     total += float(loss.flatten(1).mean(1).sum().cpu())

@@ -52,14 +52,16 @@ class Subject:
 class Evaluation(Protocol):
     """Judges the averaged weights while a run trains; called in the main process alone.
 
-    Attributes:
-        scores: what it measures.
-        kimg: every so many thousand images; None is each time that snapshots are stored. It is
-            called at the end of a run, too, but not where a signal stops it.
+    It is called at the end of a run, too, but not where a signal stops it.
     """
 
-    scores: Mapping[str, Score]
-    kimg: float | None
+    @property
+    def scores(self) -> Mapping[str, Score]:
+        """What it measures."""
+
+    @property
+    def kimg(self) -> float | None:
+        """Every so many thousand images; None is each time that snapshots are stored."""
 
     def __call__(self, subject: Subject) -> Mapping[str, float]:
         """Measure.
@@ -72,13 +74,11 @@ class Evaluation(Protocol):
 
 @runtime_checkable
 class Inspection(Protocol):
-    """Looks at the previews of a run; called in the main process alone.
+    """Looks at the previews of a run; called in the main process alone."""
 
-    Attributes:
-        scores: what it measures.
-    """
-
-    scores: Mapping[str, Score]
+    @property
+    def scores(self) -> Mapping[str, Score]:
+        """What it measures."""
 
     def __call__(self, preview: Preview, progress: Progress) -> Mapping[str, float]:
         """Measure.

@@ -50,6 +50,9 @@ class Recorder:
         evaluations: what else judges it.
         inspections: what looks at the previews.
 
+    Attributes:
+        scores: what the log lines hold beside losses, when it is measured.
+
     Raises:
         ConfigError: the run is to be stopped by a score that it has not.
     """
@@ -84,7 +87,7 @@ class Recorder:
     def _build_stopper(self) -> Stopper:
         output = self.config.output
         scores = {} if self.validate is None else objective_scores(self.objective)
-        intervals = dict.fromkeys(scores, output.snapshot_kimg)
+        intervals: dict[str, float | None] = dict.fromkeys(scores, output.snapshot_kimg)
         for evaluation in self.evaluations:
             scores |= evaluation.scores
             kimg = output.snapshot_kimg if evaluation.kimg is None else evaluation.kimg
@@ -92,6 +95,7 @@ class Recorder:
         for inspection in self.inspections if self._draws else ():
             scores |= inspection.scores
             intervals |= dict.fromkeys(inspection.scores, output.preview_kimg)
+        self.scores = scores
         return Stopper(self.config.stopping, scores, intervals)
 
     @property

@@ -30,8 +30,9 @@ class EarlyStop:
 
     def describe(self) -> str:
         """In words, as a command prints it."""
+        since = "1 evaluation" if self.evaluations == 1 else f"{self.evaluations} evaluations"
         return (
-            f"stopped early: {self.metric} has not improved in {self.evaluations} evaluations; it "
+            f"stopped early: {self.metric} has not improved in {since}; it "
             f"was best, {self.best:{self.form}}, after {self.images:,} images, and the averages of "
             "then are kept"
         )

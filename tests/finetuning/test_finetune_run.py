@@ -1,6 +1,7 @@
 """A fine-tuning run: what it holds, what it writes, what it refuses."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,19 +27,18 @@ from genlab.diffusion.discrete import Discrete
 from genlab.diffusion.flow import Flow
 from genlab.diffusion.preconditioning import EDM, IDDPM, VE, VP, Preconditioning
 from genlab.errors import ConfigError, GenLabError, LabelError, TrainingError
+from genlab.finetuning.bases import base_of
 from genlab.finetuning.config import FinetuneConfig
+from genlab.finetuning.costs import count_parameters
 from genlab.finetuning.families import default_loss, family_objective
 from genlab.finetuning.methods.base import METHODS
 from genlab.finetuning.objective import FinetuneObjective
-from genlab.finetuning.report import facts_without_data, make_report
 from genlab.finetuning.run import FinetuneRun, open_run
 from genlab.finetuning.trainer import FinetuneTrainer
 from genlab.generators import DiffusionGenerator
 from genlab.generators.autoregressive import AutoregressiveGenerator
-from genlab.generators.base import Generator
 from genlab.generators.encoding import encode_dataset
 from genlab.networks import DiT, GatedPixelCNN
-from genlab.training.batches import DataFacts
 from genlab.training.export import Choice, export
 from genlab.training.run import Run
 
@@ -82,7 +82,8 @@ def test_optimizer_averages_and_state_hold_what_trains(
     trains = [p for p in network.parameters() if p.requires_grad]
     frozen = [p for p in network.parameters() if not p.requires_grad]
     wanted = sum(p.numel() for p in trains)
-    assert wanted == make_report(trainer.objective, trainer.batches.facts).trainable_parameters
+    plain = base_of(BASE, trainer.objective.start)
+    assert wanted == count_parameters(plain.network, trainer.objective.method).trainable_parameters
     assert bool(frozen) == (method != "full")
     assert all(p.grad is None for p in frozen)
     assert all(p.grad is not None for p in trains)
@@ -172,8 +173,9 @@ def test_files_of_a_run(photographs: Path, tmp_path: Path) -> None:
         "output.snapshot_kimg=0.012", "class_names=[a,b,c]",
     )  # fmt: skip
     trainer_of(photographs, tmp_path, "diffit", *settings).train()
-    previews = {path.stem for path in (tmp_path / "previews").iterdir()}
-    assert {"000000000", "000000012", "000000024"} <= previews
+    assert sorted(path.stem for path in (tmp_path / "previews").iterdir()) == [
+        "000000000", "000000012", "000000012-nearest", "000000024", "000000024-nearest",
+    ]  # fmt: skip
     told = json.loads((tmp_path / "adapter_config.json").read_text())
     assert told["base"] == BASE
     assert told["base_sha256"] == genlab.load(BASE).weights_sha256()
@@ -271,12 +273,20 @@ def latent_base(fashion_mnist: Path, tmp_path_factory: pytest.TempPathFactory) -
 
 
 def test_cached_latents(latent_base: Path, tmp_path: Path) -> None:
-    settings = (f"base={latent_base / 'base'}", "data.fit=none", "output.preview_kimg=1")
-    trainer = trainer_of(latent_base / "latents", tmp_path, "diffit", *settings)
+    shutil.copytree(latent_base / "latents", tmp_path / "held-out")
+    settings = (
+        f"base={latent_base / 'base'}", "data.fit=none", "output.preview_kimg=1",
+        f"validation.path={tmp_path / 'held-out'}",
+    )  # fmt: skip
+    trainer = trainer_of(latent_base / "latents", tmp_path / "run", "diffit", *settings)
     trainer.train()
-    assert not (tmp_path / "autoencoder").exists()
-    assert {path.stem for path in (tmp_path / "previews").iterdir()} >= {"000000000", "000000024"}
-    export(open_run(tmp_path), tmp_path / "model", Choice())
+    assert not (tmp_path / "run" / "autoencoder").exists()
+    # One before the first step; one at the end, with the latents nearest to it.
+    assert len(list((tmp_path / "run" / "previews").iterdir())) == 3
+    line = json.loads((tmp_path / "run" / "log.jsonl").read_text().splitlines()[-1])
+    assert line["nearest_distance"] > 0
+    assert line["heldout_loss"] > 0
+    export(open_run(tmp_path / "run"), tmp_path / "model", Choice())
     assert genlab.load(tmp_path / "model").image_shape == (1, 16, 16)
 
 
@@ -400,6 +410,7 @@ def test_what_becomes_of_a_learned_variance_is_told(
         (["method.name=peft"], ConfigError, "needs config.peft_type"),
         (["resolution=30"], ConfigError, "multiple of 4"),
         (["validation.split=train"], ConfigError, "are those in training"),
+        (["stopping.metric=heldout_loss"], ConfigError, "validation.path or validation.split"),
     ],
 )
 def test_wrong_settings_are_named_before_anything_is_written(
@@ -479,31 +490,6 @@ def test_settings_that_save_memory_and_time(fmnist: Path, tmp_path: Path) -> Non
     assert outcome.loss == pytest.approx(0.3, abs=0.3)
     saved = load_file(tmp_path / "adapter_model.safetensors").values()
     assert all(tensor.dtype == torch.float32 for tensor in saved)
-
-
-def test_the_report_counts_by_group() -> None:
-    config = finetune_config(Path("nowhere"), "diffit", ["data.fit=none"])
-    objective = FinetuneObjective(config, genlab.load(BASE))
-    report = make_report(objective, facts_without_data(objective, 3))
-    groups = {name: group.trainable for name, group in report.groups.items() if group.trainable}
-    # 6 blocks of width 96, 13 normalisations; biases of patches, time, 6 blocks and the last layer.
-    biases = 96 + 2 * 96 + 6 * (288 + 96 + 384 + 96 + 576) + 192 + 16
-    assert groups == {"class": 4 * 96, "norm": 13 * 2 * 96, "bias": biases, "added": 6 * 96}
-    assert sum(groups.values()) == report.trainable_parameters
-    assert sum(group.parameters for group in report.groups.values()) == report.parameters
-    buffers = sum(b.numel() for b in objective.start.network.buffers())
-    assert report.held_bytes == 4 * (report.parameters + buffers + 5 * report.trainable_parameters)
-
-
-@pytest.mark.parametrize("count", [None, 0, 1, 7])
-def test_facts_without_data_build_for_any_number_of_classes(count: int | None) -> None:
-    config = finetune_config(Path("nowhere"), "bitfit")
-    base: Generator = genlab.load(BASE)
-    objective = FinetuneObjective(config, base)
-    data = facts_without_data(objective, count)
-    assert isinstance(data, DataFacts)
-    make_report(objective, data)
-    assert objective.start.num_classes == (10 if count is None else count)
 
 
 @pytest.mark.parametrize("name", METHOD_NAMES)
