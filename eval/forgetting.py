@@ -111,25 +111,25 @@ class ForgettingReport:
     def lines(self) -> list[str]:
         """One sentence for each question."""
         fd = f"fd[{self.extractor}]"
-        told = [
+        sentences = [
             f"share of the class at its label: {_arrow(self.share)}",
             f"kept classes: consistency {_arrow(self.kept_consistency)}, "
             f"{fd} {self.kept_fd.before:.4g} -> {self.kept_fd.after:.4g}",
         ]
         if self.relearned_share is not None:
-            told.append(
+            sentences.append(
                 f"share after {self.check.relearn_steps} steps on the class's row alone, with "
                 f"{self.check.relearn_images} images: {_arrow(self.relearned_share)}"
             )
-        told.append(
+        sentences.append(
             f"a linear probe on a middle block finds the class: {_arrow(self.probe_accuracy)} "
             f"(all classes: {_arrow(self.probe_overall)})"
         )
-        told.append(
+        sentences.append(
             "a class that no longer comes out at its label is not erased: the last two questions "
             "say what is left of it"
         )
-        return told
+        return sentences
 
 
 def _arrow(both: Both) -> str:
@@ -194,7 +194,7 @@ def measure_forgetting(
             relearned.append(_share(again, forgotten, extractor, check, sampler))
     on_stage("probing")
     probes = [probe(each, images, labels, check) for each in pair]
-    found = [_recall(right, theirs, forgotten) for right, theirs in probes]
+    recalls = [_recall(right, theirs, forgotten) for right, theirs in probes]
     return ForgettingReport(
         classes=forgotten,
         extractor=extractor.name,
@@ -202,7 +202,7 @@ def measure_forgetting(
         kept_consistency=Both(before=agreements[0], after=agreements[1]),
         kept_fd=Both(before=distances[0], after=distances[1]),
         relearned_share=Both(before=relearned[0], after=relearned[1]) if relearned else None,
-        probe_accuracy=Both(before=found[0], after=found[1]),
+        probe_accuracy=Both(before=recalls[0], after=recalls[1]),
         probe_overall=Both(before=_mean(probes[0]), after=_mean(probes[1])),
         real_images=len(images),
         check=check,
@@ -333,14 +333,14 @@ def relearn_rows(
     # Without decay and without a gradient Adam leaves the other rows bit for bit as they are.
     optimizer = torch.optim.Adam(weights, lr=check.relearn_lr)
     device = model.device
-    pixels, given = from_uint8(images.to(device)), labels.to(device)
+    pixels, targets = from_uint8(images.to(device)), labels.to(device)
     size = min(32, len(pixels))
     with torch.enable_grad():
         for step in range(check.relearn_steps):
             draws = draws_of(device, check.seed, "relearn", step)
             picked = torch.randperm(len(pixels), generator=draws, device=device)[:size]
             loss = objective.compute_loss(
-                objective.main, {objective.main: network}, pixels[picked], given[picked], draws
+                objective.main, {objective.main: network}, pixels[picked], targets[picked], draws
             )
             optimizer.zero_grad(set_to_none=True)
             (loss.total / size).backward()
@@ -383,8 +383,8 @@ def probe(
     penalty = check.ridge * torch.eye(x.shape[1], dtype=x.dtype)
     penalty[-1, -1] = 1e-9  # the offset is not held back
     weights = torch.linalg.solve(x[train].T @ x[train] + penalty, x[train].T @ target[train])
-    said = (x[~train] @ weights).argmax(1)
-    return (said == labels[~train]).float(), labels[~train]
+    predicted = (x[~train] @ weights).argmax(1)
+    return (predicted == labels[~train]).float(), labels[~train]
 
 
 def _features(
@@ -433,5 +433,5 @@ def _recall(
     return float(right[torch.isin(labels, torch.tensor(list(classes)))].mean())
 
 
-def _mean(found: tuple[Tensor, Tensor]) -> float:
-    return float(found[0].mean())
+def _mean(probed: tuple[Tensor, Tensor]) -> float:
+    return float(probed[0].mean())

@@ -125,8 +125,8 @@ def command(
     }
     if data is None and any(text.startswith("data.path=") for text in overrides):
         options["data.path"] = None
-    told = [f"{key}={value}" for key, value in options.items() if value is not None]
-    settings = _settings(config, output, model, [*told, *overrides])
+    from_options = [f"{key}={value}" for key, value in options.items() if value is not None]
+    settings = _settings(config, output, model, [*from_options, *overrides])
     if dry_run:
         _dry_run(settings, as_json, has_data=settings.data.path != EXAMPLE_DATA)
         return
@@ -243,13 +243,13 @@ def _show(trainer: "FinetuneTrainer") -> "DryRun":
     report = _costs(config, base_of(config.base, objective.start), trainer.share.processes)
     rate = config.optimizer.lr
     head = f"{config.base} by {describe_method(objective.method)}, learning rate {rate:g}"
-    told = [f"{head}, {config.num_steps:,} steps of {config.batch_size} images", report.table()]
+    lines = [f"{head}, {config.num_steps:,} steps of {config.batch_size} images", report.table()]
     if trainer.conversion.changes:
-        told.append(f"images: {trainer.conversion.describe()}")
+        lines.append(f"images: {trainer.conversion.describe()}")
     if objective.origins:
-        told.append(f"new classes: {describe_origins(objective.origins)}")
-    told += [f"{name.lower()}: {text}" for name, text in objective.variance().items()]
-    for line in told:
+        lines.append(f"new classes: {describe_origins(objective.origins)}")
+    lines += [f"{name.lower()}: {text}" for name, text in objective.variance().items()]
+    for line in lines:
         if trainer.is_main:
             click.echo(line, err=True)
     return report

@@ -131,15 +131,15 @@ def _find(name: str) -> Base:
         return _of_folder(name, folder)
     if name in table:
         return _of_zoo(name, table[name])
-    if found := _TRANSFORMER.fullmatch(name):
-        return _of_transformer(name, found)
+    if match := _TRANSFORMER.fullmatch(name):
+        return _of_transformer(name, match)
     if name in NETWORKS:
         return _of_network(name)
     path = Path(name)
     if path.exists() or path.suffix or path.is_absolute():
         return base_of(name, load(name))
-    known = [*bundled_names(), *table, *ARCHITECTURES, *_generators()]
-    raise UnknownNameError(f"there is no model or architecture {name!r}; {nearest(name, known)}")
+    names = [*bundled_names(), *table, *ARCHITECTURES, *_generators()]
+    raise UnknownNameError(f"there is no model or architecture {name!r}; {nearest(name, names)}")
 
 
 def _of_folder(name: str, folder: Path) -> Base:
@@ -156,9 +156,9 @@ def _of_zoo(name: str, entry: ZooEntry) -> Base:
     """By what the published training command gives the constructor."""
     config = entry.config or {}
     if entry.format in ("dit", "sit") and "model" in config:
-        found = _TRANSFORMER.fullmatch(str(config["model"]))
-        assert found is not None
-        return _of_transformer(name, found, int(config["input_size"]))
+        match = _TRANSFORMER.fullmatch(str(config["model"]))
+        assert match is not None
+        return _of_transformer(name, match, int(config["input_size"]))
     if entry.format == "edm" and config:
         model = edm_config.parse(config)
         return _base(name, EDM_NETWORKS[model.network_class], model.network)
@@ -173,8 +173,8 @@ def _of_zoo(name: str, entry: ZooEntry) -> Base:
     )
 
 
-def _of_transformer(name: str, found: re.Match[str], input_size: int | None = None) -> Base:
-    kind, size, patch, pixels, width = found.groups()
+def _of_transformer(name: str, match: re.Match[str], input_size: int | None = None) -> Base:
+    kind, size, patch, pixels, width = match.groups()
     if int(patch) not in PATCHES or width not in (None, pixels):
         raise UnknownNameError(
             f"{kind}-{size}/{patch}{f'-{pixels}x{width}' if width else ''} is no published "
@@ -201,8 +201,8 @@ def _of_transformer(name: str, found: re.Match[str], input_size: int | None = No
 
 def _of_network(name: str) -> Base:
     """A registered network with its default sizes, on the images that it is published for."""
-    if found := re.fullmatch(r"dit-(s|b|l|xl)(\d)", name):
-        published = _TRANSFORMER.fullmatch(f"DiT-{found[1]}/{found[2]}")
+    if match := re.fullmatch(r"dit-(s|b|l|xl)(\d)", name):
+        published = _TRANSFORMER.fullmatch(f"DiT-{match[1]}/{match[2]}")
         assert published is not None
         return _of_transformer(name, published)
     channels, size = IMAGES.get(name, (3, 32))

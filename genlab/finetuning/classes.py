@@ -149,8 +149,7 @@ def _begun(
     drawn: nn.Module | None,
 ) -> Tensor:
     """The weight of a new table that begins with an old one."""
-    weight: Tensor = network.get_submodule(old.layer).weight  # type: ignore[assignment]
-    rows = weight.detach().movedim(old.axis, 0)
+    rows = _rows_of(network, old)
     num_old = len(rows) - old.null_row
     fresh = None if drawn is None else _rows_of(drawn, new).to(rows)
     ratio = old.scale / new.scale
@@ -199,8 +198,7 @@ def _from_nothing(
 
 
 def _rows_of(network: nn.Module, table: ClassTable) -> Float[Tensor, "R D"]:
-    weight: Tensor = network.get_submodule(table.layer).weight  # type: ignore[assignment]
-    return weight.detach().movedim(table.axis, 0)
+    return network.get_parameter(f"{table.layer}.weight").detach().movedim(table.axis, 0)
 
 
 def _draw(network: N, origins: Sequence[ClassOrigin], device: torch.device) -> N | None:
@@ -259,11 +257,11 @@ def _check_origins(
     origins: Sequence[ClassOrigin], names: Sequence[str], num_old: int
 ) -> tuple[ClassOrigin, ...]:
     """Refuse origins that are not those of these classes, or name classes that the base lacks."""
-    told = [origin.name for origin in origins]
-    if told != list(names):
+    origin_names = [origin.name for origin in origins]
+    if origin_names != list(names):
         raise LabelError(
-            f"initial says where {len(told)} classes begin ({', '.join(told)}) and there are "
-            f"{len(names)} ({', '.join(names)}); give one for each, in the same order"
+            f"initial says where {len(origin_names)} classes begin ({', '.join(origin_names)}) "
+            f"and there are {len(names)} ({', '.join(names)}); give one for each, in the same order"
         )
     if len({origin.seed for origin in origins if origin.rule == "random"}) > 1:
         raise ConfigError("classes that begin at random need one seed in common")

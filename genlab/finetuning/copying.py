@@ -106,12 +106,12 @@ class TrainingImages:
         wanted = max(LEAST_SURROUNDINGS, min(SURROUNDINGS, len(self) // SURROUNDING_SHARE))
         others = max(0, min(wanted, len(self) - skip - 1))
         queries = Points(rows, self.points.centre)
-        found = nearest(queries, self.points, skip + 1 + others)
-        distances = found.squared.sqrt() / self.unit
+        neighbours = nearest(queries, self.points, skip + 1 + others)
+        distances = neighbours.squared.sqrt() / self.unit
         return Nearest(
             distances=distances[:, skip],
             ratios=distances[:, skip] / distances[:, skip + 1 :].mean(1),
-            images=found.points[:, skip],
+            images=neighbours.points[:, skip],
         )
 
 
@@ -163,14 +163,14 @@ class CopyingCheck:
     def __call__(self, preview: Preview, progress: Progress) -> dict[str, float]:
         """Compare, draw, and warn once where too many previews are copies."""
         images = self._training_images()
-        found = images.compare(self._rows_of(preview.pixels))
+        nearest_images = images.compare(self._rows_of(preview.pixels))
         path = preview.path.with_name(f"{preview.path.stem}-nearest.png")
-        self._draw(preview, found, path)
-        values = {"nearest_distance": float(found.distances.mean())}
+        self._draw(preview, nearest_images, path)
+        values = {"nearest_distance": float(nearest_images.distances.mean())}
         if self._own_distance > 0:
             values["nearest_ratio"] = values["nearest_distance"] / self._own_distance
         if len(images) > 2:  # else there are no surroundings, or those of one image
-            copies = found.copies(self.config.ratio)
+            copies = nearest_images.copies(self.config.ratio)
             values["copies"] = float(copies.double().mean())
             if values["copies"] > self.config.warn_share + self._own_copies and not self._warned:
                 self._warn(int(copies.sum()), len(copies), path, progress)
@@ -197,12 +197,12 @@ class CopyingCheck:
         images = from_uint8(pixels).to(self.autoencoder.device)
         return self.autoencoder.encode(images).mean.flatten(1).float().cpu()
 
-    def _draw(self, preview: Preview, found: Nearest, path: Path) -> None:
+    def _draw(self, preview: Preview, nearest_images: Nearest, path: Path) -> None:
         """The previews nearest to training images above these, with how near they are."""
-        order = found.ratios.nan_to_num(0).argsort()[:SHOWN].tolist()
+        order = nearest_images.ratios.nan_to_num(0).argsort()[:SHOWN].tolist()
         shown = _tiles(preview.pixels[order])
-        training = _tiles(self._pixels([int(found.images[index]) for index in order]))
-        captions = [f"{float(found.ratios[index]):.2f}" for index in order]
+        training = _tiles(self._pixels([int(nearest_images.images[index]) for index in order]))
+        captions = [f"{float(nearest_images.ratios[index]):.2f}" for index in order]
         write_grid(path, rows_picture({"sample": shown, "nearest": training}, captions))
 
     def _pixels(self, numbers: Sequence[int]) -> UInt8[Tensor, "N C H W"]:

@@ -110,12 +110,12 @@ class Forgetting:
         Raises:
             ConfigError: the data have no classes, others than the base's, or forgotten ones only.
         """
-        known = self.base.class_names
+        base_names = self.base.class_names
         if data.num_classes == 0:
             raise ConfigError(
                 "the images have no classes, so those to be kept are not known; give labelled ones"
             )
-        if names is None or known is None:
+        if names is None or base_names is None:
             if data.num_classes > self.base.num_classes:
                 raise ConfigError(
                     f"the images have {data.num_classes} classes and the base "
@@ -123,12 +123,12 @@ class Forgetting:
                 )
             labels = list(range(data.num_classes))
         else:
-            numbers = {plain_name(name): number for number, name in enumerate(known)}
+            numbers = {plain_name(name): number for number, name in enumerate(base_names)}
             for name in names:
                 if plain_name(name) not in numbers:
                     raise ConfigError(
                         f"{name!r} is no class of the base, and forgetting adds none; "
-                        f"{nearest(name, known)}"
+                        f"{nearest(name, base_names)}"
                     )
             labels = [numbers[plain_name(name)] for name in names]
         if set(labels) <= set(self.classes):
@@ -232,7 +232,7 @@ class Forgetting:
     def describe(self) -> str:
         """In words, for the card."""
         names = self.base.class_names
-        said = [str(label) if names is None else names[label] for label in self.classes]
+        forgotten = [str(label) if names is None else names[label] for label in self.classes]
         match self.replacement:
             case None:
                 into = "the mean of the kept classes"
@@ -240,7 +240,7 @@ class Forgetting:
                 into = "the null class"
             case label:
                 into = str(label) if names is None else names[label]
-        return f"{', '.join(said)}, drawn as {into} (outputs only: this is no erasure)"
+        return f"{', '.join(forgotten)}, drawn as {into} (outputs only: this is no erasure)"
 
 
 class _Recording(PreconditionedDenoiser):

@@ -56,8 +56,8 @@ class ClassOrigin:
 
     def __post_init__(self) -> None:
         if self.rule not in ORIGIN_RULES:
-            known = ", ".join(ORIGIN_RULES)
-            raise ConfigError(f"the rule of a class must be one of {known}, got {self.rule!r}")
+            rules = ", ".join(ORIGIN_RULES)
+            raise ConfigError(f"the rule of a class must be one of {rules}, got {self.rule!r}")
         # JSON has lists.
         object.__setattr__(self, "old", tuple(self.old))
         object.__setattr__(self, "old_names", tuple(self.old_names))
@@ -164,7 +164,7 @@ def read_names(names: Sequence[str] | int) -> tuple[int, tuple[str, ...] | None]
     return len(names), tuple(names)
 
 
-def nearest_class(name: str, known: Sequence[str]) -> int | None:
+def nearest_class(name: str, class_names: Sequence[str]) -> int | None:
     """The class with the nearest name; None where no name is near.
 
     Case, punctuation and a plural's s do not count, and a name of several synonyms ("T-shirt/top",
@@ -182,7 +182,7 @@ def nearest_class(name: str, known: Sequence[str]) -> int | None:
     wanted = _words(name)
     forms = [
         (index, form)
-        for index, whole in enumerate(known)
+        for index, whole in enumerate(class_names)
         for form in dict.fromkeys(_words(part) for part in (whole, *re.split(r"[/,;]", whole)))
         if form
     ]
@@ -219,18 +219,18 @@ def _shared_end(a: tuple[str, ...], b: tuple[str, ...]) -> int:
 def _nearest(
     model: SavedModel, labels: tuple[str, ...], named: tuple[str, ...] | None
 ) -> tuple[ClassOrigin, ...]:
-    known = model.class_names
-    if named is None or known is None:
+    old_names = model.class_names
+    if named is None or old_names is None:
         whose = "the new classes" if named is None else "the base's classes"
         raise LabelError(f"{whose} have no names to be near by; give names, or set initial to mean")
     origins = []
     for name in labels:
-        index = nearest_class(name, known)
+        index = nearest_class(name, old_names)
         if index is None:
             origins.append(ClassOrigin(name=name, rule="nothing near"))
         else:
             origins.append(
-                ClassOrigin(name=name, rule="nearest", old=(index,), old_names=(known[index],))
+                ClassOrigin(name=name, rule="nearest", old=(index,), old_names=(old_names[index],))
             )
     return tuple(origins)
 
@@ -255,8 +255,8 @@ def _chosen(
         )
     origins = []
     for number, label in enumerate(labels):
-        given = sources[number]
-        several = [given] if isinstance(given, str | int) else list(given)
+        source = sources[number]
+        several = [source] if isinstance(source, str | int) else list(source)
         if not several:
             raise LabelError(f"initial names no class of the base for {label!r}; name at least one")
         old = tuple(_number(each, model.num_classes, model.class_names, "old") for each in several)

@@ -22,11 +22,11 @@ def look_up(
         num_classes: rows that stand for classes.
         null_row: whether a row behind them is the null class, which else is all zeros.
     """
-    known = (labels >= 0) & (labels < num_classes)
+    has_class = (labels >= 0) & (labels < num_classes)
     if null_row:
-        rows: Tensor = table(labels.where(known, num_classes))
+        rows: Tensor = table(labels.where(has_class, num_classes))
     else:
-        rows = table(labels.where(known, 0)).masked_fill(~known[:, None], 0)
+        rows = table(labels.where(has_class, 0)).masked_fill(~has_class[:, None], 0)
     # As a product of class weights and table, which autocast takes in its own type (float64 not).
     device = labels.device.type
     on = device != "meta" and torch.is_autocast_enabled(device)

@@ -61,8 +61,8 @@ def write_photographs(cifar_zip: Path, folder: Path, count: int = 20) -> Path:
 
 def finetune_config(data: Path, method: str, overrides: Sequence[str] = ()) -> FinetuneConfig:
     preset = method if method in preset_names("finetune") else None
-    told = [f"base={BASE}", f"data.path={data}", f"method.name={method}", *SETTINGS, *overrides]
-    return load(FinetuneConfig, preset, "finetune", told)
+    settings = [f"base={BASE}", f"data.path={data}", f"method.name={method}", *SETTINGS, *overrides]
+    return load(FinetuneConfig, preset, "finetune", settings)
 
 
 def trainer_of(data: Path, folder: Path, method: str, *overrides: str) -> FinetuneTrainer:

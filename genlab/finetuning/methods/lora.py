@@ -130,35 +130,35 @@ class LoRA(ThroughPeft):
         if word in WORDS:
             ends = {branch.layer for branch in layout.branches}
             if word == "all":
-                found = [
+                matched = [
                     p for p in layers if any(p == b or p.startswith(f"{b}.") for b in layout.blocks)
                 ]
             else:
                 members = layout.groups["attention" if word == "qkv" else word]
                 owners = {name.rpartition(".")[0] for name in members}
-                found = [p for p in layers if p in owners and not (word == "qkv" and p in ends)]
-            if not found:
+                matched = [p for p in layers if p in owners and not (word == "qkv" and p in ends)]
+            if not matched:
                 raise ConfigError(
                     f"targets={word}: {type(network).__name__} has no such layers; its layers are "
                     f"called {', '.join(layer_names(network))}"
                 )
-            return found
-        found = ending_with(word, [*layers, *paths_of(network, nn.Embedding)])
-        if not found:
+            return matched
+        matched = ending_with(word, [*layers, *paths_of(network, nn.Embedding)])
+        if not matched:
             raise ConfigError(
                 f"targets: no layer of {type(network).__name__} is called {word!r}; "
                 f"{nearest(word, [*WORDS, *layer_names(network)])}"
             )
-        if self.class_table and tables & set(found):
+        if self.class_table and tables & set(matched):
             raise ConfigError(
                 f"targets: {word} is the class table, which trains whole; to adapt it instead, "
                 "write class_table=false"
             )
-        linear = [isinstance(network.get_submodule(path), nn.Linear) for path in found]
+        linear = [isinstance(network.get_submodule(path), nn.Linear) for path in matched]
         if any(linear) and not all(linear):
-            others = [path for path, each in zip(found, linear, strict=True) if not each]
+            others = [path for path, each in zip(matched, linear, strict=True) if not each]
             raise ConfigError(
                 f"targets: {word!r} means {others[0]}, too, which is no linear layer; write more "
-                f"of the path, such as {found[linear.index(True)]}"
+                f"of the path, such as {matched[linear.index(True)]}"
             )
-        return found
+        return matched
