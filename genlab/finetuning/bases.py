@@ -112,6 +112,19 @@ def resolve_base(
     return base
 
 
+def check_has_weights(name: str) -> None:
+    """Refuse the name of an architecture where a trained model is needed.
+
+    Raises:
+        ConfigError: says what to give.
+    """
+    if _TRANSFORMER.fullmatch(name) and not Path(name).exists():
+        raise ConfigError(
+            f"{name} is an architecture without weights, enough for --dry-run; to train give a "
+            "model: one of 'genlab zoo list', or a folder that 'genlab convert' wrote"
+        )
+
+
 def base_of(name: str, generator: Generator) -> Base:
     """A loaded generator, as `resolve_base` describes one; its weights are not kept."""
     network: Any = generator.network

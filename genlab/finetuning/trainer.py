@@ -11,6 +11,7 @@ from torch import nn
 from genlab.checkpoints.loading import load
 from genlab.errors import TrainingError, is_out_of_memory
 from genlab.files import atomic_path, write_text
+from genlab.finetuning.bases import check_has_weights
 from genlab.finetuning.config import FinetuneConfig
 from genlab.finetuning.copying import CopyingCheck
 from genlab.finetuning.images import conform_to
@@ -64,6 +65,7 @@ class FinetuneTrainer(Trainer):
         watch: Callable[[dict[str, Any]], None] = lambda values: None,
         evaluations: Sequence[Evaluation] = (),
     ) -> None:
+        check_has_weights(config.base)
         base: Generator = load(config.base)
         run = FinetuneRun(folder, base.weights_sha256())
         run.check_base(config.base, str(run.base_sha256))

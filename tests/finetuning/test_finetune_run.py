@@ -406,6 +406,7 @@ def test_what_becomes_of_a_learned_variance_is_told(
         (["objective.augment={p: 0.1}"], ConfigError, "objective.augment needs a base"),
         (["objective.losss=1"], ConfigError, "did you mean 'loss'"),
         (["base=dit-fmnst"], GenLabError, "did you mean 'dit-fmnist'"),
+        (["base=DiT-XL/2"], ConfigError, "is an architecture without weights"),
         (["base=biggan-fmnist"], ConfigError, "blocks=none leaves out all"),
         (["method.name=peft"], ConfigError, "needs config.peft_type"),
         (["resolution=30"], ConfigError, "multiple of 4"),

@@ -93,7 +93,7 @@ class BottleneckAdapter(Method):
         if isinstance(network, AutoregressiveNetwork):
             raise ConfigError(
                 f"{type(network).__name__} cannot have adapters, since it decodes pixel by pixel "
-                "with the matrices of its layers; choose lora"
+                "with the matrices of its layers; choose class-table, bitfit or full"
             )
         layout = layout_of(network)
         names: list[str] = []
