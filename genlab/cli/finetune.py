@@ -184,6 +184,8 @@ def _report_of(settings: "FinetuneConfig", *, has_data: bool) -> "DryRun":
     from genlab.training.batches import Batches
 
     if not has_data:
+        if settings.forget.classes:  # what they are called, only the base itself tells
+            FinetuneObjective(settings, load(settings.base))
         number, size = settings.classes.number, settings.resolution
         return _costs(settings, resolve_base(settings.base, num_classes=number, resolution=size))
     objective = FinetuneObjective(settings, load(settings.base))
