@@ -25,6 +25,7 @@ if TYPE_CHECKING:  # torch is imported only when training starts: --help answers
     from genlab.finetuning.config import FinetuneConfig
     from genlab.finetuning.costs import DryRun
     from genlab.finetuning.trainer import FinetuneTrainer
+    from genlab.training.evaluation import Evaluation
 
 EXAMPLE_DATA = "my_images/"
 
@@ -34,6 +35,8 @@ Examples:
   genlab finetune dit-fmnist --method lora --data my_images.zip -o my-lora/ method.r=16
   genlab finetune dit-fmnist --data my_images/ classes.initial=nearest duration_kimg=16
   genlab finetune dit-fmnist --method bitfit --num-classes 3 --dry-run --json
+  genlab finetune dit-fmnist --data train.zip validation.path=test.zip --score cnn-fmnist \\
+    'stopping.metric=fd[cnn-fmnist]'
   accelerate launch --multi_gpu -m genlab finetune MODEL --data latents/ mixed_precision=bf16
   genlab train export my-model/ -o merged/                 # one plain model, nothing beside it
   genlab sample merged/ --seeds 0-63 -o samples/
@@ -92,6 +95,20 @@ after kill -9. Ctrl-C and SIGTERM save the state and stop with exit code 130 and
     help="Classes of the model to draw no more, separated by commas; the images are of the others. "
     "'genlab forgetting' measures what is left of them.",
 )
+@click.option(
+    "--score",
+    metavar="EXTRACTOR",
+    help="Draw samples each time snapshots are stored and score them by fd[EXTRACTOR], precision, "
+    "recall and nearest training images; against validation images where there are some.",
+)
+@click.option(
+    "--score-images",
+    type=click.IntRange(4),
+    default=500,
+    show_default=True,
+    metavar="N",
+    help="How many samples --score draws.",
+)
 @device_option
 @dry_run_option
 @json_option
@@ -104,6 +121,8 @@ def command(
     num_classes: int | None,
     resolution: int | None,
     forget: str | None,
+    score: str | None,
+    score_images: int,
     device: str | None,
     dry_run: bool,
     as_json: bool,
@@ -130,7 +149,8 @@ def command(
     if dry_run:
         _dry_run(settings, as_json, has_data=settings.data.path != EXAMPLE_DATA)
         return
-    _finetune(settings, output or _default_folder(settings), device, as_json)
+    scores = [] if score is None else [_scores(settings, score, score_images)]
+    _finetune(settings, output or _default_folder(settings), device, as_json, scores)
 
 
 def _settings(
@@ -208,12 +228,34 @@ def _costs(settings: "FinetuneConfig", base: "Base", processes: int = 1) -> "Dry
     )
 
 
-def _finetune(settings: "FinetuneConfig", folder: Path, device: str | None, as_json: bool) -> None:
+def _scores(settings: "FinetuneConfig", extractor: str, count: int) -> "Evaluation":
+    """What scores samples against the validation images, or else those in training."""
+    from dataclasses import replace
+
+    from genlab.eval.extractors.base import build_extractor
+    from genlab.eval.in_training import SampleScores
+
+    build_extractor(extractor)  # a name that nobody knows is refused before anything is computed
+    data, held_out = settings.data, settings.validation
+    path, split = held_out.path or data.path, held_out.split or data.split
+    reference = replace(data, path=path, split=split)
+    return SampleScores(extractor=extractor, reference=reference, training=data, count=count)
+
+
+def _finetune(
+    settings: "FinetuneConfig",
+    folder: Path,
+    device: str | None,
+    as_json: bool,
+    evaluations: Sequence["Evaluation"] = (),
+) -> None:
     from genlab.cli.train import follow
     from genlab.finetuning.trainer import FinetuneTrainer
 
     lines: list[dict[str, Any]] = []
-    trainer = FinetuneTrainer(settings, folder, device=device, watch=lines.append)
+    trainer = FinetuneTrainer(
+        settings, folder, device=device, watch=lines.append, evaluations=evaluations
+    )
     report = _show(trainer)
     outcome = follow(trainer, lines)
     early = outcome.early_stop
