@@ -29,7 +29,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from finetuning_runs import LOSS, Task, run, split
+from finetuning_runs import LOSS, SHOWN, Task, run, split
 
 from genlab.charts import Line, Panel, draw
 from genlab.checkpoints.loading import load as load_model
@@ -199,15 +199,16 @@ def summarise(
 def markdown(report: Mapping[str, Any]) -> str:
     """The table of a report."""
     scores = [key for key in next(iter(report["methods"].values()))[STEPS] if key != "steps"]
-    lines = []
+    lines = [f"Scores by {report['settings']['extractor']}.", ""]
     for when in (STEPS, SECONDS):
-        heads = ["method", "lr", "trains", "s/step", "memory", "stored", "steps", *scores]
+        plain = [score.partition("[")[0] for score in scores]
+        heads = ["method", "lr", "trains", "s/step", "memory", "stored", "steps", *plain]
         lines += [f"At {when}:", "", f"| {' | '.join(heads)} |", "| --- " * len(heads) + "|"]
         for name, entry in report["methods"].items():
             row = [
                 f"`{name}`",
                 f"{report['learning_rates'][name]:g}",
-                f"{entry['trainable_parameters']:,}",
+                f"{round(entry['trainable_parameters']):,}",
                 f"{entry['seconds_per_step']:.3f}",
                 f"{entry['training_memory_mib']:.0f} MiB",
                 f"{entry['stored_bytes'] / 1000:,.0f} kB",
@@ -220,24 +221,27 @@ def markdown(report: Mapping[str, Any]) -> str:
 
 
 def charts(report: Mapping[str, Any], stem: Path) -> None:
-    """Scores of the methods with their intervals."""
+    """Scores of each method over the seconds that it trained, with their intervals."""
     methods = report["methods"]
-    names = list(methods)
+    scores = [key for key in next(iter(methods.values()))[STEPS] if key != "steps"]
     panels = []
-    for score in [key for key in methods[names[0]][STEPS] if key != "steps"]:
+    for score in scores[:-1]:
         lines = []
-        for offset, when in ((-0.08, STEPS), (0.08, SECONDS)):
-            values = [methods[name][when][score] for name in names]
+        for name, entry in methods.items():
+            points = sorted(
+                {entry[when]["steps"]: entry[when][score] for when in (STEPS, SECONDS)}.items()
+            )
+            values = [value for _, value in points]
             lines.append(
                 Line(
-                    label=when,
-                    x=[place + offset for place in range(len(names))],
-                    y=[v["mean"] for v in values],
-                    low=[v["mean"] - v["plus_minus"] for v in values],
-                    high=[v["mean"] + v["plus_minus"] for v in values],
+                    label=name,
+                    x=[steps * entry["seconds_per_step"] for steps, _ in points],
+                    y=[value["mean"] for value in values],
+                    low=[value["mean"] - value["plus_minus"] for value in values],
+                    high=[value["mean"] + value["plus_minus"] for value in values],
                 )
             )
-        panels.append(Panel(lines=lines, title=score, x_names=names))
+        panels.append(Panel(lines=lines, title=score, x_label="seconds of training"))
     draw(panels, stem, title=report["settings"]["title"], columns=2, formats=("png",))
 
 
@@ -245,12 +249,7 @@ def samples(tasks: Mapping[str, Task], steps: Mapping[str, Mapping[str, int]], r
     """A row of images for each method, of the same seeds and classes."""
     images = {}
     for name, task in tasks.items():
-        paths = sorted(
-            runs.picture(task, steps[name][SECONDS], 0).parent.glob(
-                runs.picture(task, steps[name][SECONDS], 0).name.replace(".0.png", ".*.png")
-            ),
-            key=lambda path: int(path.suffixes[-2][1:]),
-        )
+        paths = [runs.picture(task, steps[name][SECONDS], number) for number in range(SHOWN)]
         images[name] = [decode_png(path.read_bytes()) for path in paths]
     return rows(images)
 
