@@ -37,7 +37,7 @@ def sample(output: Path, *arguments: object) -> dict[str, Any]:
 
 
 def pictures(output: Path) -> np.ndarray[Any, Any]:
-    return np.stack([np.asarray(Image.open(p)) for p in sorted(output.rglob("images/*.png"))])
+    return np.stack([np.asarray(Image.open(p)) for p in sorted((output / "images").rglob("*.png"))])
 
 
 def test_show(models: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -146,7 +146,8 @@ def test_a_dry_run_keeps_the_adapter(
 def test_eval_and_compare_take_an_adapter(
     models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    lora = models / "adapters/lora"
+    lora = tmp_path / "lora"
+    write_small_adapter(lora, models / "base", "lora", "resolution=32")  # as the extractor's
     options = ["--metrics", "vendi", "--extractor", "cnn-fmnist", "--count", "8", STEPS, "-q"]
     options += ["-o", tmp_path / "board", "--json"]
     assert run("eval", lora, *options) == 0

@@ -65,7 +65,7 @@ def test_an_adapter_that_peft_wrote(config: Any, base: Path, tmp_path: Path) -> 
     for name, parameter in theirs.network.named_parameters():
         if "lora_" in name or "hada_" in name or "modules_to_save" in name:
             parameter.add_(0.1 * torch.randn_like(parameter))
-    model.save_pretrained(tmp_path)
+    model.save_pretrained(tmp_path, save_embedding_layers=False)
     with pytest.raises(ConfigError, match="does not name its base; name it: 'genlab sample MODEL"):
         genlab.load(tmp_path)
     ours = load_adapter(tmp_path, base=str(base))
@@ -73,7 +73,7 @@ def test_an_adapter_that_peft_wrote(config: Any, base: Path, tmp_path: Path) -> 
     assert ours.class_names == theirs.class_names
     assert (draw(merged(ours)) - draw(ours)).abs().max() < 1e-3
     model.peft_config["default"].base_model_name_or_path = str(base)
-    model.save_pretrained(tmp_path)
+    model.save_pretrained(tmp_path, save_embedding_layers=False)
     assert torch.equal(draw(genlab.load(tmp_path)), draw(theirs))
 
 
