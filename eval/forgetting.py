@@ -23,8 +23,8 @@ from genlab.eval.moments import Moments
 from genlab.eval.samples import as_rgb
 from genlab.finetuning.families import family_objective
 from genlab.finetuning.layouts import layout_of
-from genlab.finetuning.objective import own_tensors
-from genlab.finetuning.rebuilding import rebuild
+from genlab.finetuning.merging import merged
+from genlab.finetuning.rebuilding import own_tensors, rebuild
 from genlab.generators.base import Generator
 from genlab.generators.diffusion import DiffusionGenerator
 from genlab.samplers.base import SamplerLike
@@ -152,7 +152,7 @@ def measure_forgetting(
 
     Args:
         base: the model before, on its device.
-        model: the model after, with the same classes, plain (an adapter merged).
+        model: the model after, with the same classes; an adapter of it is merged.
         classes: the forgotten labels.
         extractor: with ``logits`` of a classifier of the same classes, in the same order.
         images: real ones of all classes, of the models' shape: reference of the kept classes,
@@ -163,12 +163,12 @@ def measure_forgetting(
         on_stage: called with what comes next.
 
     Raises:
-        ConfigError: a sampler does not fit.
+        ConfigError: a sampler does not fit, or an adapter cannot be merged.
         EvaluationError: the models or the classifier do not fit each other, or images are too few.
     """
     check = check or ForgettingCheck()
     forgotten = tuple(dict.fromkeys(classes))
-    pair = _check_models(base, model, forgotten, extractor)
+    pair = _check_models(merged(base), merged(model), forgotten, extractor)
     kept = [label for label in range(base.num_classes) if label not in forgotten]
     real_kept = images[torch.isin(labels, torch.tensor(kept))]
     _check_images(pair[0], images, labels, forgotten, check, len(real_kept))

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 
 from genlab import config as configs
-from genlab.checkpoints import load
 from genlab.eval.config import EvalConfig
 from genlab.eval.subject import Subject
+from genlab.finetuning.loading import load
 from genlab.generators.base import Generator
 from genlab.generators.placing import dtype_of, place_parts
 
@@ -38,18 +38,21 @@ def merge_settings(
     return replace(configs.load(EvalConfig, protocol, "eval", overrides, defaults), **flags)
 
 
-def load_model(source: str, config: EvalConfig, device: torch.device | str) -> Generator:
+def load_model(
+    source: str, config: EvalConfig, device: torch.device | str, adapter: str | None = None
+) -> Generator:
     """Read a model and make it ready to be drawn from, as a configuration says.
 
     Args:
-        source: a bundled model, a zoo model, a folder or an official file.
+        source: a bundled model, a zoo model, a folder, an adapter or an official file.
         config: its ``dtype`` and ``compile`` count.
         device: where it goes.
+        adapter: of the model, by its folder or name.
 
     Raises:
         GenLabError: there is no such model, or it is damaged.
     """
-    generator = load(source)
+    generator = load(source, adapter=adapter)
     generator.to(device, dtype_of(config.dtype))
     if config.compile:
         generator.compile()

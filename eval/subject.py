@@ -10,6 +10,7 @@ from genlab.checkpoints.bundled import INDEX, bundled_card, bundled_names, card_
 from genlab.errors import EvaluationError
 from genlab.eval.datasets import dataset_name
 from genlab.eval.samples import StoredImages
+from genlab.finetuning.folders import is_adapter
 from genlab.generators.base import Generator
 from genlab.samplers.base import AnySampler
 
@@ -38,7 +39,8 @@ class Subject:
         """Images at rest, with the manifest of the run that made them, if one did."""
         manifest = _read_manifest(path)
         images = path / manifest["images"]["path"] if manifest else path
-        made = str(manifest.get("config", {}).get("model") or path.resolve().stem)
+        config = manifest.get("config", {})
+        made = str(config.get("adapter") or config.get("model") or path.resolve().stem)
         return cls(name=name or Path(made).name, images=StoredImages(images), manifest=manifest)
 
     @property
@@ -81,5 +83,5 @@ def _read_manifest(path: Path) -> dict[str, Any]:
 def holds_images(path: Path) -> bool:
     """Whether a path is a set of images rather than a model."""
     if path.is_dir():
-        return not (path / INDEX).is_file()
+        return not ((path / INDEX).is_file() or is_adapter(path))
     return path.suffix in (".zip", ".npz") and path.is_file()

@@ -20,7 +20,8 @@ except PackageNotFoundError:  # a checkout on the path, never installed
     __version__ = "0+unknown"
 
 if TYPE_CHECKING:
-    from genlab.checkpoints import convert, load
+    from genlab.checkpoints import convert
+    from genlab.finetuning.loading import load
     from genlab.generators import (
         AutoregressiveGenerator,
         Batch,
@@ -38,7 +39,7 @@ _HOMES = {
     "GenLabPipeline": "genlab.pipelines",
     "Generator": "genlab.generators",
     "convert": "genlab.checkpoints",
-    "load": "genlab.checkpoints",
+    "load": "genlab.finetuning.loading",
 }
 __all__ = [
     "AutoregressiveGenerator",
@@ -57,9 +58,22 @@ def _model_of_a_run(source: str) -> Any:
     return import_module("genlab.training.named").load_from_run(source)
 
 
-# Told from here, above all rooms, since a sampler cannot know of training; and by name, since every
-# room imports this module.
+def _model_with_adapter(source: str) -> Any:
+    folder = import_module("genlab.finetuning.folders").find_adapter(source)
+    if folder is None:
+        return None
+    return import_module("genlab.finetuning.loading").load_adapter(folder)
+
+
+def _adapter_names() -> list[str]:
+    return list(import_module("genlab.finetuning.folders").kept_adapters())
+
+
+# Told from here, above all rooms, since a sampler cannot know of training, nor a reader of files of
+# fine-tuning; and by name, since every room imports this module.
 import_module("genlab.samplers.parts").loads_from_runs("generator")(_model_of_a_run)
+_beside = import_module("genlab.checkpoints.beside")
+_beside.register("adapter", _beside.Beside(read=_model_with_adapter, names=_adapter_names))
 
 
 def __getattr__(name: str) -> Any:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import torch
 
+from genlab.checkpoints import beside
 from genlab.checkpoints.bundled import INDEX, bundled_folder, bundled_names
 from genlab.checkpoints.conversion import convert, is_readable_folder
 from genlab.checkpoints.zoo import entries, pulled_folder
@@ -24,9 +25,9 @@ def load(
 
     Args:
         name_or_path: a bundled model (``edm-fmnist``), a zoo model that ``genlab zoo pull`` has
-            fetched, a folder that ``save_pretrained`` or diffusers wrote, or an official file.
-            Names win over folders of the same name in the current folder; ``./name`` is always the
-            folder.
+            fetched, an adapter (its folder, or the name of one that ``genlab adapter add`` keeps),
+            a folder that ``save_pretrained`` or diffusers wrote, or an official file. Names win
+            over folders of the same name in the current folder; ``./name`` is always the folder.
         device: where to put it; None leaves it on the CPU.
         dtype: what the network computes in; None is float32.
 
@@ -44,14 +45,16 @@ def _find(name: str) -> Generator:
     pulled = pulled_folder(name) if name in entries() else None
     if pulled is not None:
         return _read(name, pulled)
+    if (model := beside.read(name)) is not None:
+        return model
     path = Path(name)
     if is_readable_folder(path):
         return _generator(path)
     if path.is_dir():
         if not (path / INDEX).is_file():
             raise CheckpointError(
-                f"{path} is no model: it has no {INDEX}; give the folder that save_pretrained or "
-                "genlab convert wrote"
+                f"{path} is no model: it has no {INDEX}; give the folder that save_pretrained, "
+                "genlab convert or genlab finetune wrote"
             )
         return _read(name, path)
     if path.is_file():
@@ -99,5 +102,5 @@ def _not_here(name: str) -> GenLabError:
             f"'genlab zoo pull {name}' (licence {zoo[name].licence})"
         )
     return UnknownNameError(
-        f"there is no model {name!r}; {nearest(name, [*bundled_names(), *zoo])}"
+        f"there is no model {name!r}; {nearest(name, [*bundled_names(), *zoo, *beside.names()])}"
     )

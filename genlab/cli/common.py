@@ -82,6 +82,14 @@ stitch_option: Decorator = click.option(
 """``--stitch``; the function gets ``stitch: tuple[str, ...]``, empty for the sampler's own."""
 
 
+adapter_option: Decorator = click.option(
+    "--adapter",
+    metavar="FOLDER",
+    help="A fine-tuned adapter of MODEL: its folder, or the name that it is kept under.",
+)
+"""``--adapter``; the function gets ``adapter: str | None``."""
+
+
 def split_arguments(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
     """The subject of a command, which may be left out, and the overrides behind it."""
     words = [word for word in arguments if "=" not in word]

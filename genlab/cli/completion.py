@@ -34,8 +34,15 @@ def command(context: click.Context, shell: str) -> None:
 def complete_models(
     ctx: click.Context, param: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
-    """Bundled models and those of the zoo; else files."""
-    return _or_files(_items(model_names(), incomplete), incomplete)
+    """Bundled models, those of the zoo and kept adapters; else files."""
+    return _or_files(_items([*model_names(), *adapter_names()], incomplete), incomplete)
+
+
+def complete_adapters(
+    ctx: click.Context, param: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    """Adapters that are kept by name; else files."""
+    return _or_files(_items(adapter_names(), incomplete), incomplete)
 
 
 def complete_zoo(
@@ -53,7 +60,7 @@ def complete_sampling(
     settings = complete_settings(words, incomplete)
     if words or "=" in incomplete:
         return settings
-    models = _items(model_names(), incomplete)
+    models = _items([*model_names(), *adapter_names()], incomplete)
     return _or_files([*models, *settings] if incomplete else models, incomplete)
 
 
@@ -147,6 +154,13 @@ def model_names() -> list[str]:
     from genlab.checkpoints.zoo import entries
 
     return [*bundled_names(), *entries()]
+
+
+def adapter_names() -> list[str]:
+    """Adapters that are kept by name."""
+    from genlab.finetuning.folders import kept_adapters
+
+    return list(kept_adapters())
 
 
 def method_names() -> list[str]:

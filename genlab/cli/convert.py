@@ -76,11 +76,12 @@ def command(
 def _export(
     source: Path, folder: Path, format_: str | None, arguments: dict[str, Any] | None
 ) -> None:
-    from genlab.checkpoints import convert, load
+    from genlab import convert, load
     from genlab.checkpoints.diffusers_models import export_dit
+    from genlab.finetuning.merging import merged
 
     known = format_ is None and arguments is None
-    generator = load(source) if known else convert(source, format_, arguments)
+    generator = merged(load(source)) if known else convert(source, format_, arguments)
     for note in export_dit(generator, folder):
         click.echo(f"note: {note}", err=True)
     click.echo(f"{folder}: {_summary(generator)}, for diffusers")

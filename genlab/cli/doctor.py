@@ -25,8 +25,8 @@ def command(checkpoint: str | None, as_json: bool) -> None:
     """Say what this machine can do, or what a checkpoint holds.
 
     Without CHECKPOINT: versions, devices, the number types each of them computes in, what GenLab
-    chose for them and why, memory and folders. With CHECKPOINT (a model's name, a folder or an
-    official file): its facts. Nothing in it is executed.
+    chose for them and why, memory and folders. With CHECKPOINT (a model's name, a folder, an
+    adapter or an official file): its facts. Nothing in it is executed.
     """
     facts = _machine() if checkpoint is None else _checkpoint(checkpoint)
     if as_json:
@@ -41,6 +41,7 @@ def _machine() -> Facts:
     from genlab import compute
     from genlab.checkpoints import zoo
     from genlab.checkpoints.bundled import bundled_names
+    from genlab.finetuning.folders import kept_adapters
 
     names = _devices()
     return {
@@ -63,6 +64,7 @@ def _machine() -> Facts:
         "models": {
             "bundled": bundled_names(),
             "pulled": [name for name in zoo.entries() if zoo.pulled_folder(name)],
+            "adapters": list(kept_adapters()),
             "cache folder": str(zoo.home()),
         },
     }
@@ -126,8 +128,11 @@ def _dtypes(device: str) -> list[str]:
 
 
 def _checkpoint(name: str) -> Facts:
-    from genlab.checkpoints import load
+    from genlab import load
+    from genlab.finetuning.folders import find_adapter
 
+    if (folder := find_adapter(name)) is not None:
+        return _adapter(folder)
     generator: Any = load(name)
     network = generator.network
     parameters = sum(parameter.numel() for parameter in network.parameters())
@@ -146,6 +151,15 @@ def _checkpoint(name: str) -> Facts:
             "weights sha256": generator.weights_sha256(),
         },
     }
+
+
+def _adapter(folder: Path) -> Facts:
+    """What an adapter is, also where its base is not here."""
+    from genlab.finetuning.adapters import read_adapter
+    from genlab.finetuning.describing import base_state, describe_adapter, describe_lines
+
+    read = read_adapter(folder)
+    return {"adapter": describe_lines(describe_adapter(read, base_state(read)))}
 
 
 def _diffusion_facts(generator: Any) -> Facts:

@@ -12,6 +12,7 @@ from genlab.cli.common import (
     FOLDER,
     Decorator,
     Progress,
+    adapter_option,
     best_device,
     device_option,
     dry_run_option,
@@ -36,6 +37,7 @@ Examples:
   genlab eval edm-fmnist --protocol offline-2k             # nothing to fetch, a few minutes
   genlab eval out/ --reference cifar10.zip --dataset cifar10 --metrics fid,is
   genlab eval my-model/ --protocol edm-50k --reference cifar10-32x32.npz
+  genlab eval dit-fmnist --adapter my-adapter/ --reference photos/ --metrics fd
   genlab eval edm-fmnist --protocol offline-2k --steps 6 --name edm-fmnist-6-steps
   genlab eval dit-fmnist --protocol offline-2k --stitch dit-fmnist-s:0.4 --name dit-stitched
   accelerate launch --multi_gpu -m genlab eval my-model/ --protocol quick-5k --reference data.zip
@@ -126,6 +128,7 @@ def settings_of(flags: Mapping[str, Any]) -> dict[str, Any]:
     "arguments", nargs=-1, metavar="SOURCE [KEY=VALUE]...", shell_complete=complete_sampling
 )
 @protocol_options
+@adapter_option
 @stitch_option
 @click.option("--name", metavar="NAME", help="How the leaderboard calls the model.")
 @click.option(
@@ -148,6 +151,7 @@ def run(
     protocol: str | None,
     steps: int | None,
     guidance: float | None,
+    adapter: str | None,
     stitch: tuple[str, ...],
     name: str | None,
     output: Path,
@@ -160,9 +164,10 @@ def run(
 ) -> None:
     """Score a model or a set of images.
 
-    SOURCE is a model (bundled, of the zoo, a folder, an official file) or images (a folder that
-    genlab sample wrote, any folder of images, a zip, an npz file). KEY=VALUE changes any setting;
-    --dry-run prints them all. 'genlab eval reference --help' tells about statistics of real images.
+    SOURCE is a model (bundled, of the zoo, a folder, an adapter, an official file) or images (a
+    folder that genlab sample wrote, any folder of images, a zip, an npz file). KEY=VALUE changes
+    any setting; --dry-run prints them all. 'genlab eval reference --help' tells about statistics of
+    real images.
     """
     source, overrides = split_arguments(arguments)
     if source is None:
@@ -180,7 +185,9 @@ def run(
     def with_own(sampler: Mapping[str, Any]) -> "EvalConfig":
         return merge_settings(protocol, overrides, chosen, sampler)
 
-    subject, config = _subject(source, config, with_own, processes, name, steps, guidance, stitch)
+    subject, config = _subject(
+        source, config, with_own, processes, name, steps, guidance, stitch, adapter
+    )
     if dry_run:
         click.echo(configs.to_yaml(config), nl=False)
         return
@@ -208,6 +215,7 @@ def _subject(
     steps: int | None,
     guidance: float | None,
     stitch: Sequence[str],
+    adapter: str | None,
 ) -> "tuple[Subject, EvalConfig]":
     """The model or the images, and the configuration with the model's own sampler below it."""
     from genlab.eval.prepare import load_model, model_name, model_subject
@@ -218,12 +226,14 @@ def _subject(
             raise click.UsageError(
                 f"{source} holds images: --steps, --guidance and --stitch need a model"
             )
+        if adapter is not None:
+            raise click.UsageError(f"{source} holds images: --adapter needs a model")
         return Subject.of_folder(Path(source), name), config
     device = processes.device or config.device or best_device()
-    generator = load_model(source, config, device)
+    generator = load_model(source, config, device, adapter)
     # Once more, now that the model's own sampler can stand below the changes to it.
     config = with_own(generator.sampler.config)
-    name = name or model_name(source)
+    name = name or model_name(adapter or source)
     return model_subject(generator, config, name, steps=steps, guidance=guidance, stitch=stitch)
 
 

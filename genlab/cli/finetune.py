@@ -38,8 +38,8 @@ Examples:
   genlab finetune dit-fmnist --data train.zip validation.path=test.zip --score cnn-fmnist \\
     'stopping.metric=fd[cnn-fmnist]'
   accelerate launch --multi_gpu -m genlab finetune MODEL --data latents/ mixed_precision=bf16
-  genlab train export my-model/ -o merged/                 # one plain model, nothing beside it
-  genlab sample merged/ --seeds 0-63 -o samples/
+  genlab sample my-model/ --seeds 0-63 -o samples/         # the adapter, on its base
+  genlab adapter merge my-model/ -o merged/                # one plain model, nothing beside it
 
 \b
 Methods (each is a preset, too: 'genlab presets show finetune/diffit'):
@@ -198,7 +198,7 @@ def _dry_run(settings: "FinetuneConfig", as_json: bool, *, has_data: bool) -> No
 def _report_of(settings: "FinetuneConfig", *, has_data: bool) -> "DryRun":
     """Without data the base's configuration is enough; with data all that can be wrong is found."""
     from genlab.checkpoints.loading import load
-    from genlab.finetuning.bases import base_of, resolve_base
+    from genlab.finetuning.bases import base_of, check_has_weights, resolve_base
     from genlab.finetuning.images import conform_to
     from genlab.finetuning.objective import FinetuneObjective
     from genlab.training.batches import Batches
@@ -208,6 +208,7 @@ def _report_of(settings: "FinetuneConfig", *, has_data: bool) -> "DryRun":
             FinetuneObjective(settings, load(settings.base))
         number, size = settings.classes.number, settings.resolution
         return _costs(settings, resolve_base(settings.base, num_classes=number, resolution=size))
+    check_has_weights(settings.base)
     objective = FinetuneObjective(settings, load(settings.base))
     data, _ = conform_to(settings.data, objective.base, settings.base)
     objective.build({}, Batches(data, settings.seed).facts)

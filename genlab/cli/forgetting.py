@@ -14,10 +14,9 @@ if TYPE_CHECKING:  # torch is imported only when models are asked: --help answer
 EPILOG = """\b
 Examples:
   genlab finetune dit-fmnist-s --forget bag --data fashion-mnist/ -o no-bag/ data.fit=pad
-  genlab train export no-bag/ -o no-bag-model/
-  genlab forgetting dit-fmnist-s no-bag-model/ --forget bag --data fashion-mnist/ --fit pad
+  genlab forgetting dit-fmnist-s no-bag/ --forget bag --data fashion-mnist/ --fit pad
 
-BASE is the model before, MODEL the one after. Asked of both:
+BASE is the model before, MODEL the one after, or its adapter. Asked of both:
 
 \b
   1. does a classifier see the class in samples at its label?

@@ -12,6 +12,7 @@ import click
 from genlab.cli.common import (
     FOLDER,
     Progress,
+    adapter_option,
     best_device,
     config_option,
     device_option,
@@ -40,6 +41,8 @@ Examples:
   genlab sample edm-fmnist --images shoes/ --mask hole.png   # white is drawn
   genlab sample edm-fmnist --images shoes/ --invert --guidance 1
   genlab sample edm-fmnist --between 3,7 --classes sneaker,bag --frames 12
+  genlab sample my-adapter/ --seeds 0-63                 # what genlab finetune wrote
+  genlab sample dit-fmnist --adapter my-adapter/         # the same, where its base has moved
   genlab sample my-pixelcnn/ --images shoes/ --keep 14
   genlab sample my-upsampler/ --low-res small/ --seeds 0-63
   genlab sample my-model/ sampler.schedule.num_steps=40 sampler.solver.S_churn=20
@@ -56,6 +59,7 @@ killed, goes on where it was when the same command is given again."""
     "arguments", nargs=-1, metavar="[MODEL] [KEY=VALUE]...", shell_complete=complete_sampling
 )
 @config_option
+@adapter_option
 @click.option("--seeds", metavar="LIST", help="One for each image: 0-63,100. Default: 0-15.")
 @click.option(
     "--labels",
@@ -148,8 +152,9 @@ def command(
 ) -> None:
     """Draw images from a generator.
 
-    MODEL is a bundled model (genlab doctor lists them), a zoo model, a folder or an official
-    checkpoint. KEY=VALUE changes any setting of the configuration; --dry-run prints them all.
+    MODEL is a bundled model (genlab doctor lists them), a zoo model, a folder, an adapter or an
+    official checkpoint. KEY=VALUE changes any setting of the configuration; --dry-run prints them
+    all.
     """
     model, overrides = split_arguments(arguments)
     flags = {key.rstrip("_"): value for key, value in flags.items() if value is not None}
@@ -208,7 +213,7 @@ class SamplingRun:
         first.check_inputs()
         _check_output(first.output)
         self.processes = join(first.device)
-        self.generator: Generator = generator or load(first.model)
+        self.generator: Generator = generator or load(first.model, adapter=first.adapter)
         # Once more, now that the model's own sampler can stand below the changes to it.
         self.config = merged({"sampler": self.generator.sampler.config})
         self.sampler: AnySampler = self.generator.build_sampler(
@@ -322,7 +327,7 @@ class SamplingRun:
     @property
     def name(self) -> str:
         """What the model is called in titles and folders."""
-        path = Path(str(self.config.model))
+        path = Path(str(self.config.adapter or self.config.model))
         return path.stem if path.is_file() else path.resolve().name
 
     def _labels(self, seeds: tuple[int, ...]) -> tuple[int, ...] | None:

@@ -175,7 +175,8 @@ def follow(trainer: "Trainer", lines: list[dict[str, Any]]) -> "Outcome":
     "--images",
     type=int,
     metavar="N",
-    help="The weights after N images, where a snapshot has them; default: the latest.",
+    help="The weights after N images, where a snapshot has them; default: the latest, or with "
+    "stopping.metric the best.",
 )
 @click.option("--dtype", type=DTYPES, help="What the weights are stored in; default: float32.")
 @click.option(

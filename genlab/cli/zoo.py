@@ -28,7 +28,7 @@ def command(context: click.Context) -> None:
 @command.command("list")
 @json_option
 def list_models(as_json: bool = False) -> None:
-    """List bundled and official models."""
+    """List bundled and official models, and adapters: kept ones, and those below runs/."""
     rows = _rows()
     if as_json:
         echo_json(rows)
@@ -55,7 +55,24 @@ def _rows() -> list[dict[str, Any]]:
                 "state": "pulled" if pulled_folder(name) else "not pulled",
             }
         )
-    return rows
+    return rows + _adapters()
+
+
+def _adapters() -> list[dict[str, Any]]:
+    from genlab.cli.adapter import adapter_rows
+
+    return [
+        {
+            "name": row["name"] if row["kept"] else row["folder"],
+            "data": "",
+            "images": "",
+            "classes": "" if row["classes"] is None else row["classes"],
+            "licence": "",
+            "published score": "",
+            "state": f"adapter of {row['base'] or 'a model that it does not name'}",
+        }
+        for row in adapter_rows(Path("runs"), kept=True)
+    ]
 
 
 @command.command("show")

@@ -20,6 +20,7 @@ from genlab.checkpoints.loading import load
 from genlab.checkpoints.zoo import ZooEntry, entries, pulled_folder
 from genlab.errors import CheckpointError, ConfigError, UnknownNameError, nearest
 from genlab.finetuning.classes import network_with_classes
+from genlab.finetuning.folders import check_no_adapter
 from genlab.finetuning.origins import ClassOrigin
 from genlab.finetuning.rebuilding import rebuild
 from genlab.finetuning.resolution import POSITIONS
@@ -113,11 +114,12 @@ def resolve_base(
 
 
 def check_has_weights(name: str) -> None:
-    """Refuse the name of an architecture where a trained model is needed.
+    """Refuse what is no trained model by itself: the name of an architecture, or an adapter.
 
     Raises:
         ConfigError: says what to give.
     """
+    check_no_adapter(name)
     if _TRANSFORMER.fullmatch(name) and not Path(name).exists():
         raise ConfigError(
             f"{name} is an architecture without weights, enough for --dry-run; to train give a "
@@ -134,6 +136,7 @@ def base_of(name: str, generator: Generator) -> Base:
 
 def _find(name: str) -> Base:
     """In the order in which `genlab.load` looks, then architectures."""
+    check_no_adapter(name)
     table = entries()
     folder = bundled_folder(name) if name in bundled_names() else None
     if folder is None and name in table:

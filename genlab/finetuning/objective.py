@@ -2,7 +2,6 @@
 
 import copy
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,19 +14,20 @@ from genlab.data.labels import plain_name
 from genlab.errors import ConfigError
 from genlab.finetuning.classes import with_classes
 from genlab.finetuning.config import FinetuneConfig
+from genlab.finetuning.facts import AdapterFacts
 from genlab.finetuning.families import family_objective
 from genlab.finetuning.forgetting import Forgetting
 from genlab.finetuning.gan.objective import GanFinetuning
 from genlab.finetuning.methods.base import METHODS, Method
 from genlab.finetuning.origins import ClassOrigin, class_origins
-from genlab.finetuning.rebuilding import rebuild
+from genlab.finetuning.products import product_of
+from genlab.finetuning.rebuilding import own_tensors, rebuild
 from genlab.finetuning.resolution import with_resolution
 from genlab.generators.autoencoder import Autoencoder
 from genlab.generators.base import Generator
 from genlab.generators.gan import GanGenerator
 from genlab.training.batches import DataFacts
 from genlab.training.objective import Loss, Objective, Product, Watch
-from genlab.training.trained import changing_tensors
 
 MAX_NAMED = 8
 """Classes that a sentence names one by one."""
@@ -231,17 +231,19 @@ class FinetuneObjective(Objective):
             sampler: what is laid over the base's own.
             card: text of the model card.
         """
-        facts: dict[str, Any] = {**self.start.facts(), **self.start.parts()}
-        if class_names is not None and self.start.num_classes and self.forgetting is None:
-            facts["class_names"] = list(class_names)
-        if "has_null_class" in facts and getattr(self.inner, "label_dropout", 0.0) > 0:
-            facts["has_null_class"] = True
-        if sampler:
-            own = ("the base's own sampler", self.start.sampler.config)
-            layers = [*self.start.defaults(), own, ("sampler", sampler)]
-            facts["sampler"] = self.start.sampler_class.from_layers(layers)
-        product: Product = type(self.start).from_facts(network, facts, card)
-        return product
+        named = self.start.num_classes and self.forgetting is None
+        return product_of(
+            self.start,
+            network,
+            class_names=class_names if named else None,
+            has_null_class=self._has_null_class(),
+            sampler=sampler,
+            card=card,
+        )
+
+    def _has_null_class(self) -> bool | None:
+        """True where the run trains one; None is as of the base."""
+        return True if getattr(self.inner, "label_dropout", 0.0) > 0 else None
 
     def finish(self, network: nn.Module) -> nn.Module:
         """Merge what the method added into weights of its own; see `Objective.finish`.
@@ -286,16 +288,31 @@ class FinetuneObjective(Objective):
         )
         return {"Variance": trained}
 
-    def told(self) -> dict[str, Any]:
-        """What an adapter has to know beside its tensors, in plain values."""
-        return {
-            "method": METHODS.entry_of(self.method),
-            "num_classes": self.start.num_classes,
-            "class_names": self._class_names(),
-            "classes": [asdict(origin) for origin in self.origins],
-            "resolution": self.config.resolution,
-            **({} if self.forgetting is None else {"forget": self.forgetting.told()}),
-        }
+    def adapter_facts(
+        self, base_sha256: str | None, conversion: Mapping[str, Any], images: int
+    ) -> AdapterFacts:
+        """What an adapter has to say beside its tensors.
+
+        Args:
+            base_sha256: of the base's weights.
+            conversion: how the images were converted, in plain values.
+            images: seen in training.
+        """
+        names = self._class_names()
+        return AdapterFacts(
+            base=self.config.base,
+            base_sha256=base_sha256,
+            method=METHODS.entry_of(self.method),
+            num_classes=self.start.num_classes,
+            class_names=None if names is None else tuple(names),
+            classes=self.origins,
+            resolution=self.config.resolution,
+            has_null_class=self._has_null_class() if self.start.num_classes else None,
+            forget=None if self.forgetting is None else self.forgetting.told(),
+            sampler=dict(self.config.sampler),
+            images=conversion,
+            trained_on_images=images,
+        )
 
     def _class_names(self) -> list[str] | None:
         known = None if self.forgetting is not None else self._known
@@ -303,23 +320,6 @@ class FinetuneObjective(Objective):
         if names is None:
             names = self.start.class_names
         return None if names is None else list(names)
-
-
-def own_tensors(network: nn.Module, names: Iterable[str]) -> None:
-    """Give a network that shares its tensors copies of those that training changes.
-
-    Args:
-        network: prepared.
-        names: of the parameters that train; statistics are added.
-    """
-    changing = {*names, *changing_tensors(network)}
-    for name, parameter in network.named_parameters():
-        if name in changing:
-            parameter.data = parameter.data.clone()
-    for path, module in network.named_modules():
-        for name, buffer in module._buffers.items():
-            if buffer is not None and (f"{path}.{name}" if path else name) in changing:
-                module._buffers[name] = buffer.clone()
 
 
 def state_shape(base: Generator) -> tuple[int, int, int]:

@@ -1,6 +1,6 @@
 """A network built again with other constructor arguments, around the same tensors."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import Any, TypeVar
 
 import torch
@@ -10,6 +10,7 @@ from genlab.errors import ConfigError
 from genlab.finetuning.layouts import layout_of
 from genlab.generators.models import own_config
 from genlab.networks.base import Network
+from genlab.training.trained import changing_tensors
 
 N = TypeVar("N", bound=Network)
 
@@ -46,6 +47,23 @@ def rebuild(network: N, *, new: Collection[str] = (), **changes: Any) -> N:
             if shared is not None:
                 module._buffers[name] = shared
     return built.train(network.training)
+
+
+def own_tensors(network: nn.Module, names: Iterable[str]) -> None:
+    """Give a network that shares its tensors copies of those that training changes.
+
+    Args:
+        network: prepared.
+        names: of the parameters that train; statistics are added.
+    """
+    changing = {*names, *changing_tensors(network)}
+    for name, parameter in network.named_parameters():
+        if name in changing:
+            parameter.data = parameter.data.clone()
+    for path, module in network.named_modules():
+        for name, buffer in module._buffers.items():
+            if buffer is not None and (f"{path}.{name}" if path else name) in changing:
+                module._buffers[name] = buffer.clone()
 
 
 def _shared(

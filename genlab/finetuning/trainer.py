@@ -1,7 +1,6 @@
 """A fine-tuning run from its start, or its latest state, to its end."""
 
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,27 +9,19 @@ from torch import nn
 
 from genlab.checkpoints.loading import load
 from genlab.errors import TrainingError, is_out_of_memory
-from genlab.files import atomic_path, write_text
+from genlab.files import write_text
 from genlab.finetuning.bases import check_has_weights
 from genlab.finetuning.config import FinetuneConfig
 from genlab.finetuning.copying import CopyingCheck
 from genlab.finetuning.images import conform_to
-from genlab.finetuning.methods.base import Method
 from genlab.finetuning.objective import FinetuneObjective
 from genlab.finetuning.run import FinetuneRun
+from genlab.finetuning.saving import USAGE, write_adapter
 from genlab.generators.base import Generator
 from genlab.training.card import model_card
 from genlab.training.evaluation import Evaluation, Inspection
 from genlab.training.loop import Outcome, Trainer
-from genlab.training.state import Progress, save_tensors, states, writing
-
-CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
-
-USAGE = (
-    "This folder is an adapter: it holds what was trained, and names the model that it belongs to. "
-    "To draw samples:\n\n```\ngenlab train export PATH_TO_THIS_FOLDER -o merged/\n"
-    "genlab sample merged/ --seeds 0-63 -o samples/\n```"
-)
+from genlab.training.state import Progress, states
 
 
 class FinetuneTrainer(Trainer):
@@ -119,41 +110,12 @@ class FinetuneTrainer(Trainer):
     def _keep(self, network: nn.Module, progress: Progress) -> None:
         """Write the adapter and its card."""
         config, objective, facts = self.config, self.objective, self.batches.facts
-        told = {
-            "base": config.base,
-            "base_sha256": self.run.base_sha256,
-            **objective.told(),
-            "sampler": dict(config.sampler),
-            "images": self.conversion.told(),
-            "trained_on_images": progress.images,
-        }
-        write_adapter(self.run.folder, objective.method, network, told)
+        adapter = objective.adapter_facts(
+            self.run.base_sha256, self.conversion.told(), progress.images
+        )
+        write_adapter(self.run.folder, objective.method, network, adapter)
         rows = {"Images": self.conversion.describe()} if self.conversion.changes else {}
         shown = replace(config, base=Path(config.base).name)
         choice = "average by half-life"
         card = model_card(self.run, shown, facts, objective, choice, progress.images, rows, USAGE)
         write_text(self.run.folder / "README.md", card)
-
-
-def write_adapter(
-    folder: Path, method: Method, network: nn.Module, facts: Mapping[str, Any]
-) -> None:
-    """Write an adapter, each file whole or not at all.
-
-    Args:
-        folder: gets ``adapter_config.json`` and ``adapter_model.safetensors``; where another
-            library says what the first holds, ``genlab.json`` holds the facts.
-        method: that has prepared the network.
-        network: whose delta is stored.
-        facts: about base and training, in plain values.
-    """
-    theirs = method.adapter_config(network, str(facts["base"]))
-    with writing(folder / TENSORS), atomic_path(folder / TENSORS) as temporary:
-        save_tensors(temporary, method.saved(network))
-    if theirs is not None:
-        _write_json(folder / "genlab.json", facts)
-    _write_json(folder / CONFIG, facts if theirs is None else theirs)
-
-
-def _write_json(path: Path, values: Mapping[str, Any]) -> None:
-    write_text(path, json.dumps(dict(values), indent=2) + "\n")

@@ -15,6 +15,7 @@ from genlab.data.labels import check_labels, random_label
 from genlab.data.writers import Pixels
 from genlab.diffusion.noise import Noise, NoiseStream
 from genlab.errors import ConfigError
+from genlab.generators.adapted import adaptation_of
 from genlab.generators.costs import Costs, Meter
 from genlab.generators.models import own_config, weights_sha256
 from genlab.generators.saved import SavedModel
@@ -420,7 +421,9 @@ class Generator(SavedModel):
             f"{kind}s_sha256": [model.sha256() for model in models]
             for kind, models in parts.items()
         }
-        return {**facts, "network": own_config(self.network), **hashes}
+        adaptation = adaptation_of(self.network)
+        adapted = {} if adaptation is None else {"adapted_by": adaptation.identity()}
+        return {**facts, "network": own_config(self.network), **adapted, **hashes}
 
     @classmethod
     def suits(cls, network: nn.Module) -> bool:

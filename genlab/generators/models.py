@@ -67,7 +67,7 @@ def read_model(
     try:
         with _LOADING:
             model, info = cls.from_pretrained(
-                folder,
+                str(folder),  # kept in the config, which other programs write as text
                 output_loading_info=True,
                 local_files_only=True,
                 use_safetensors=True,

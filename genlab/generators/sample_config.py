@@ -13,6 +13,7 @@ class SampleConfig:
 
     Attributes:
         model: a bundled model, a zoo model, a folder or an official file.
+        adapter: one that was trained on ``model``: its folder, or the name that it is kept under.
         seeds: one for each image, as numbers and ranges: ``0-63,100``.
         labels: ``random`` (each sample draws its own), ``balanced`` (the classes take turns), or
             one class for each seed, by number or name.
@@ -50,6 +51,7 @@ class SampleConfig:
     """
 
     model: str | None = None
+    adapter: str | None = None
     seeds: str = "0-15"
     labels: str = "random"
     classes: str | None = None

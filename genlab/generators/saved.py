@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from genlab.errors import CheckpointError, GenLabError, LabelError
+from genlab.generators.adapted import check_plain
 from genlab.generators.folder import (
     INDEX,
     read_card,
@@ -145,8 +146,10 @@ class SavedModel(ABC):
         """Write the folder that `from_pretrained` reads; safetensors and JSON only.
 
         Raises:
+            ConfigError: the network has an adapter that is not part of its weights.
             OutputError: the folder is not writable or the disk is full.
         """
+        check_plain(self.network, "this model")
         write_folder(Path(folder), self.network, self.facts(), self.card, self.parts())
 
     @classmethod

@@ -21,6 +21,11 @@ from genlab.data.pixels import to_uint8
 from genlab.data.writers import to_pil
 from genlab.diffusion.noise import MAX_SEED, NoiseStream
 from genlab.errors import ConfigError
+from genlab.finetuning.adapters import read_adapter
+from genlab.finetuning.folders import find_adapter
+from genlab.finetuning.loading import folder_of, load_base
+from genlab.finetuning.switching import AdapterSet
+from genlab.generators.adapted import check_plain
 from genlab.generators.base import Generator
 from genlab.generators.diffusion import DiffusionGenerator
 from genlab.generators.editing import Editing, invert
@@ -93,6 +98,7 @@ class GenLabPipeline(DiffusionPipeline):
             sampler=sampler,
         )
         self._interrupt = False
+        self._adapter_set: AdapterSet | None = None
 
     @classmethod
     def from_generator(cls, generator: Generator) -> "GenLabPipeline":
@@ -110,11 +116,14 @@ class GenLabPipeline(DiffusionPipeline):
     def from_pretrained(
         cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any
     ) -> "GenLabPipeline":
-        """Load a folder or a repository of the hub; arguments as in diffusers.
+        """Load a folder, an adapter or a repository of the hub; arguments as in diffusers.
 
         Raises:
             CheckpointError: it is no generator's folder, or weights are missing or damaged.
         """
+        adapter = find_adapter(str(pretrained_model_name_or_path))
+        if adapter is not None:
+            return cls._from_adapter(adapter, **kwargs)
         folder = Path(pretrained_model_name_or_path)
         if not folder.is_dir():
             hub = {key: kwargs.pop(key) for key in _HUB if key in kwargs}
@@ -135,6 +144,90 @@ class GenLabPipeline(DiffusionPipeline):
         source = str(pretrained_model_name_or_path)
         pipeline.register_to_config(_name_or_path=source)  # type: ignore[no-untyped-call]  # diffusers tells no types
         return pipeline
+
+    @classmethod
+    def _from_adapter(cls, folder: Path, **kwargs: Any) -> "GenLabPipeline":
+        others = kwargs.keys() - {*_DTYPE, *_HUB}
+        if others:
+            raise ConfigError(
+                f"{folder} is an adapter, for which {min(others)} has no effect; leave it out, or "
+                "load its base and call load_adapter"
+            )
+        read = read_adapter(folder)
+        pipeline = cls.from_generator(load_base(read))
+        pipeline.load_adapter(folder)
+        dtype = kwargs.get("dtype", kwargs.get("torch_dtype"))
+        return pipeline if dtype is None else pipeline.to(dtype)
+
+    def load_adapter(self, adapter: str | os.PathLike[str], adapter_name: str | None = None) -> str:
+        """Read an adapter of GenLab or peft onto this model, and use it.
+
+        Several share the model's tensors; `set_adapter` chooses among them. Classes, their names
+        and the default sampler become the adapter's.
+
+        Args:
+            adapter: its folder, or the name that ``genlab adapter add`` gave it.
+            adapter_name: what `set_adapter` calls it; None takes the folder's name.
+
+        Returns:
+            The name.
+
+        Raises:
+            CheckpointError: it is damaged, or belongs to another model.
+            ConfigError: the name is taken.
+        """
+        read = read_adapter(folder_of(Path(adapter)))
+        name = read.name if adapter_name is None else adapter_name
+        self._adapters().add(name, read)
+        self.set_adapter(name)
+        return name
+
+    def set_adapter(self, adapter_name: str | None) -> None:
+        """Use one of the adapters that are loaded, or with None the model without any.
+
+        Raises:
+            UnknownNameError: none of this name is loaded.
+        """
+        models = self._adapters()
+        models.base.to(self.network.device, self.network.dtype)  # where a pipeline was moved to
+        self._show(models.use(adapter_name))
+
+    def unload_adapter(self, adapter_name: str) -> None:
+        """Forget an adapter; where it is in use, the model without any is from now on.
+
+        Raises:
+            UnknownNameError: none of this name is loaded.
+        """
+        models = self._adapters()
+        active = models.active
+        models.remove(adapter_name)
+        if models.active != active:
+            self.set_adapter(None)
+
+    @property
+    def adapter(self) -> str | None:
+        """The adapter in use; None is the model without any."""
+        return None if self._adapter_set is None else self._adapter_set.active
+
+    def _adapters(self) -> AdapterSet:
+        if self._adapter_set is None:
+            self._adapter_set = AdapterSet(self.as_generator())
+        return self._adapter_set
+
+    def _show(self, generator: Generator) -> None:
+        """Have this generator's network and facts as one's own."""
+        facts = {key: value for key, value in generator.facts().items() if key in _FACTS}
+        self.register_modules(network=generator.network)  # type: ignore[no-untyped-call]  # diffusers tells no types
+        self.register_to_config(**facts)  # type: ignore[no-untyped-call]  # diffusers tells no types
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:
+        """Write the folder; arguments as in diffusers.
+
+        Raises:
+            ConfigError: an adapter is in use that is no part of the weights.
+        """
+        check_plain(self.network, "this pipeline")
+        super().save_pretrained(save_directory, **kwargs)
 
     @property
     def interrupt(self) -> bool:

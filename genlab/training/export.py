@@ -1,7 +1,7 @@
 """From a run to what it was for: choose an average of the weights, write folder and model card."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from genlab.training.posthoc import read_snapshot, reconstruct
 from genlab.training.run import Run
 from genlab.training.snapshots import Snapshot, list_snapshots
 from genlab.training.state import load_state, states
+from genlab.training.stopping import best_images
 
 HALFLIFE = "halflife"
 RAW = "none"
@@ -30,7 +31,8 @@ class Choice:
     Attributes:
         average: ``halflife``, ``none`` (the weights as they are, not averaged), or a width
             ``sigma_rel`` of a power-function average.
-        images: training time at which they are wanted; None is the latest.
+        images: training time at which they are wanted; None is the latest, or where a score may
+            stop the run the time at which that was best.
     """
 
     average: str | float = HALFLIFE
@@ -80,6 +82,8 @@ def choose_weights(run: Run, choice: Choice) -> Chosen:
         TrainingError: the run has not stored them.
     """
     snapshots = list_snapshots(run.snapshots)
+    if choice.images is None and choice.average != RAW:
+        choice = replace(choice, images=_best_images(run, snapshots))
     if isinstance(choice.average, float):
         weights, error = reconstruct(snapshots, choice.average, choice.images)
         end = choice.images or max(s.images for s in snapshots if s.sigma_rel is not None)
@@ -95,6 +99,15 @@ def choose_weights(run: Run, choice: Choice) -> Chosen:
         "some after "
         f"{', '.join(map(str, known)) or 'none'}"
     )
+
+
+def _best_images(run: Run, snapshots: list[Snapshot]) -> int | None:
+    """When the score that may stop the run was best; None where none may, or nothing is kept."""
+    found = states(run.states)
+    if not found or run.read_config().stopping.metric is None:
+        return None
+    images = best_images(load_state(found[-1]).record.get("stopping", {}))
+    return images if images in {snapshot.images for snapshot in snapshots} else None
 
 
 def _from_state(run: Run, choice: Choice, snapshots: list[Snapshot]) -> Chosen:

@@ -127,3 +127,8 @@ class Stopper:
             return
         self._best = math.nan if state["best"] is None else float(state["best"])
         self._best_images, self._since = int(state["images"]), int(state["since"])
+
+
+def best_images(state: Mapping[str, Any]) -> int | None:
+    """The images that a run had seen when its score was best, by what `Stopper.state_dict` gave."""
+    return None if state.get("best") is None else int(state["images"])

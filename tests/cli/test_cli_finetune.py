@@ -44,6 +44,9 @@ def test_sixty_photographs_from_one_command(
     assert {"adapter_config.json", "adapter_model.safetensors", "README.md", "config.yaml"} <= {
         path.name for path in out.iterdir()
     }
+    few = "sampler.schedule.num_steps=2"
+    drawn = str(tmp_path / "drawn")
+    assert main(["sample", str(out), "--classes", "ship", few, "-o", drawn, "--seeds", "0-1"]) == 0
     assert main(["train", "export", str(out), "-o", str(tmp_path / "plain")]) == 0
     pictures = str(tmp_path / "pictures")
     steps = "sampler.schedule.num_steps=2"

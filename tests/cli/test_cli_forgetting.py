@@ -4,7 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
+from small_adapters import write_small_adapter
 
+from genlab import load
 from genlab.cli import main
 
 MODEL = "dit-fmnist-s"
@@ -26,6 +28,25 @@ def test_a_model_that_forgot_nothing_is_its_base(
     for question in ("share", "kept_consistency", "kept_fd", "relearned_share", "probe_overall"):
         assert report[question]["before"] == report[question]["after"]
     assert "probing" in err
+
+
+@pytest.mark.filterwarnings("ignore:.*leave the covariance singular")
+def test_an_adapter_is_merged(
+    fashion_mnist: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept = tuple(name for name in load(MODEL).class_names or () if name != "Bag")
+    forget = ("forget.classes=[bag]",)
+    for method in ("lora", "vpt"):
+        write_small_adapter(tmp_path / method, Path(MODEL), method, *forget, names=kept)
+    options = [
+        "--forget", "Bag", "--data", fashion_mnist, "--fit", "pad", "--samples", 1, "--steps", 2,
+        "--real", 4, "--relearn-images", 2, "--relearn-steps", 1, "--json", "--device", "cpu",
+    ]  # fmt: skip
+    assert main(["forgetting", MODEL, str(tmp_path / "lora"), *map(str, options)]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["kept_fd"]["before"] != report["kept_fd"]["after"]
+    assert main(["forgetting", MODEL, str(tmp_path / "vpt"), *map(str, options)]) == 2
+    assert "prompts cannot be merged" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

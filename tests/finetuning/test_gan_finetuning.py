@@ -19,6 +19,7 @@ from genlab.finetuning.config import FinetuneConfig
 from genlab.finetuning.families import family_objective
 from genlab.finetuning.gan.objective import GanFinetuning, freeze_lower, settled
 from genlab.finetuning.run import open_run
+from genlab.finetuning.switching import AdapterSet
 from genlab.finetuning.trainer import FinetuneTrainer
 from genlab.generators.discriminator import GanDiscriminator
 from genlab.generators.gan import GanGenerator
@@ -316,4 +317,15 @@ def test_the_adapter_tells_its_base_and_where_classes_began(
     assert facts["method"] == {"name": "class-table"}
     assert facts["base_sha256"] == genlab.load(models / "G").weights_sha256()
     assert [origin["rule"] for origin in facts["classes"]] == ["mean", "mean"]
+    expected = trainer.recorder.generator
+    assert expected is not None
+    trainer.recorder._average()
+    adapted = genlab.load(tmp_path)
+    assert torch.equal(adapted.sample([0, 1], [0, 1]), expected.sample([0, 1], [0, 1]))
+    models_of_it = AdapterSet(genlab.load(models / "G"))
+    models_of_it.base.sample([0], [0])  # whose layers are folded now
+    models_of_it.add("pairs", tmp_path)
+    assert torch.equal(
+        models_of_it.use("pairs").sample([0, 1], [0, 1]), adapted.sample([0, 1], [0, 1])
+    )
     assert isinstance(family_objective(genlab.load(models / "G"), {}), GanFinetuning)

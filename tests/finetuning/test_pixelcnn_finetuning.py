@@ -13,9 +13,11 @@ from genlab.config import load
 from genlab.data.dataset import ImageDataset
 from genlab.data.pixels import from_uint8
 from genlab.finetuning.config import FinetuneConfig
+from genlab.finetuning.run import FinetuneRun
 from genlab.finetuning.trainer import FinetuneTrainer
 from genlab.generators.autoregressive import AutoregressiveGenerator
 from genlab.networks.gated_pixelcnn import GatedPixelCNN
+from genlab.training.export import Choice, make_product
 
 SETTINGS = (
     "batch_size=8",
@@ -85,6 +87,11 @@ def test_a_gated_pixelcnn_is_tuned_alike(method: str, turned: Tensor, tmp_path: 
     AutoregressiveGenerator(network.eval(), has_null_class=True).save_pretrained(tmp_path / "base")
     before, after = train(str(tmp_path / "base"), method, turned, tmp_path, "optimizer.lr=1e-2")
     assert after < before
+    exported: Any = make_product(FinetuneRun(tmp_path / "run"), Choice())[0]
+    adapted = genlab.load(tmp_path / "run")
+    assert adapted.class_names == ("turned",)
+    bits = [each.bits_per_dimension(from_uint8(turned[:2]), [0, 0]) for each in (adapted, exported)]
+    assert torch.equal(*bits)
 
 
 def test_bitfit_trains_every_bias_of_weight_normalised_layers() -> None:

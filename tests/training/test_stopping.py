@@ -19,6 +19,7 @@ from genlab.errors import ConfigError
 from genlab.training.config import StoppingConfig
 from genlab.training.diffusion import DiffusionObjective
 from genlab.training.evaluation import Evaluation, Score, Subject
+from genlab.training.export import Choice, choose_weights
 from genlab.training.loop import Outcome, Trainer
 from genlab.training.run import Run
 from genlab.training.snapshots import list_snapshots
@@ -110,6 +111,8 @@ def test_a_run_ends_when_its_score_no_longer_improves(
     assert kept[-1] == best
     assert best * 4 in {snapshot.images for snapshot in list_snapshots(tmp_path / "snapshots")}
     assert log_of(tmp_path)[-1]["step"] == steps
+    assert choose_weights(Run(tmp_path), Choice()).images == 4 * best
+    assert choose_weights(Run(tmp_path), Choice("none")).images == 4 * steps
     if steps == 6:
         assert outcome.early_stop is None
         return

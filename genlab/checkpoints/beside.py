@@ -1,0 +1,48 @@
+"""Models that are no folder of their own, such as an adapter beside its base.
+
+What they are is the business of a higher room, which registers here how `genlab.checkpoints.load`
+comes by them. Nothing heavy is imported.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from genlab.generators.base import Generator
+
+
+@dataclass(frozen=True, kw_only=True)
+class Beside:
+    """One kind of such models.
+
+    Attributes:
+        read: a name or path -> the model; None where it means nothing of this kind.
+        names: of those that are known on this machine.
+    """
+
+    read: Callable[[str], "Generator | None"]
+    names: Callable[[], list[str]]
+
+
+_KINDS: dict[str, Beside] = {}
+
+
+def register(kind: str, models: Beside) -> None:
+    """Let `genlab.checkpoints.load` find models of a kind; a second registration replaces it."""
+    _KINDS[kind] = models
+
+
+def read(name: str) -> "Generator | None":
+    """The model that a name or path means, or None.
+
+    Raises:
+        GenLabError: it is damaged, or lacks what it needs.
+    """
+    models = (kind.read(name) for kind in _KINDS.values())
+    return next((model for model in models if model is not None), None)
+
+
+def names() -> list[str]:
+    """All that are known on this machine."""
+    return [name for kind in _KINDS.values() for name in kind.names()]

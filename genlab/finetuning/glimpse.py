@@ -1,0 +1,59 @@
+"""An adapter at a glance, from its JSON alone; and text from files as a terminal may show it.
+
+Nothing heavy is imported: lists of adapters come at once.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from genlab.errors import CheckpointError
+from genlab.files import read_json_object
+from genlab.finetuning.folders import CONFIG, FACTS, TENSORS
+
+MAX_TEXT = 1000
+"""Characters of one text in a file."""
+
+
+def printable(text: str, limit: int = MAX_TEXT) -> str:
+    r"""Text from a file as a terminal may show it: no control characters, and not without end.
+
+    >>> print(printable("cat\x1b[2J"))
+    cat\x1b[2J
+    """
+    shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text[: limit + 1])
+    return shown if len(shown) <= limit else f"{shown[:limit]}..."
+
+
+def glimpse(folder: Path) -> dict[str, Any]:
+    """What a list says of an adapter; nothing of it is checked.
+
+    Returns:
+        ``name``, ``folder``, ``method``, ``base``, ``classes``, ``trained_on_images``, ``bytes``;
+        None where the files do not tell. Of damaged ones ``fault`` says why.
+    """
+    row: dict[str, Any] = {
+        "name": printable(folder.resolve().name),
+        "folder": str(folder),
+        **dict.fromkeys(("method", "base", "classes", "trained_on_images", "bytes", "fault")),
+    }
+    try:
+        config = read_json_object(folder / CONFIG)
+        facts = read_json_object(folder / FACTS) if (folder / FACTS).is_file() else config
+        row["bytes"] = (folder / TENSORS).stat().st_size
+    except CheckpointError as error:
+        return row | {"fault": printable(str(error))}
+    except OSError as error:
+        return row | {"fault": f"{folder / TENSORS}: {error.strerror or error}"}
+    method, kind = facts.get("method"), config.get("peft_type")
+    named = method.get("name") if isinstance(method, dict) else kind
+    base = facts.get("base", config.get("base_model_name_or_path"))
+    return row | {
+        "method": printable(named, 40) if isinstance(named, str) else None,
+        "base": printable(base, 200) if isinstance(base, str) else None,
+        "classes": _count(facts.get("num_classes")),
+        "trained_on_images": _count(facts.get("trained_on_images")),
+    }
+
+
+def _count(value: object) -> int | None:
+    return value if type(value) is int and 0 <= value < 1 << 63 else None

@@ -1,0 +1,110 @@
+"""`genlab.load`: also of adapters, whose base is found by name."""
+
+from pathlib import Path
+
+import torch
+
+from genlab.checkpoints import loading
+from genlab.errors import CheckpointError, ConfigError, UnknownNameError
+from genlab.finetuning.adapters import Adapter, apply, read_adapter
+from genlab.finetuning.folders import check_no_adapter, find_adapter, kept_adapters
+from genlab.generators.base import Generator
+
+
+def load(
+    name_or_path: Path | str,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+    *,
+    adapter: Path | str | None = None,
+) -> Generator:
+    """Load a generator.
+
+    Args:
+        name_or_path: a bundled model (``edm-fmnist``), a zoo model that ``genlab zoo pull`` has
+            fetched, an adapter (its folder, or the name of one that ``genlab adapter add`` keeps),
+            a folder that ``save_pretrained`` or diffusers wrote, or an official file. Names win
+            over folders of the same name in the current folder; ``./name`` is always the folder.
+        device: where to put it; None leaves it on the CPU.
+        dtype: what the network computes in; None is float32.
+        adapter: one that was trained on this model; the result is the adapted model.
+
+    Raises:
+        UnknownNameError: there is neither a model nor a file of this name.
+        CheckpointError: the folder or file cannot be read, or the adapter is another model's.
+        ConfigError: a setting is wrong.
+    """
+    if adapter is None:
+        return loading.load(name_or_path, device, dtype)
+    generator = load_adapter(adapter, base=str(name_or_path))
+    return generator if device is None and dtype is None else generator.to(device, dtype)
+
+
+def load_adapter(adapter: Path | str | Adapter, base: Generator | str | None = None) -> Generator:
+    """Load an adapter onto its base.
+
+    Args:
+        adapter: a folder that ``genlab finetune`` or peft wrote, the name of one that ``genlab
+            adapter add`` keeps, or what `read_adapter` gave.
+        base: the model that it belongs to, loaded or by name; None takes the one that the adapter
+            names. Loaded, its tensors are shared.
+
+    Raises:
+        UnknownNameError: no adapter is kept under this name.
+        CheckpointError: the adapter is damaged, its base is not here, or it is another model's.
+        ConfigError: the adapter names no base, or the base is an adapter itself.
+    """
+    read = adapter if isinstance(adapter, Adapter) else read_adapter(folder_of(adapter))
+    if isinstance(base, Generator):
+        return apply(read, base)
+    return apply(read, load_base(read, base), base)
+
+
+def load_base(adapter: Adapter, name: str | None = None) -> Generator:
+    """The model that an adapter belongs to; whether it is that very one, `apply` finds out.
+
+    Args:
+        adapter: read.
+        name: of the base; None takes the one that the adapter names.
+
+    Raises:
+        CheckpointError: the base is not here.
+        ConfigError: the adapter names no base, or the base is an adapter itself.
+    """
+    wanted = adapter.facts.base if name is None else name
+    folder = adapter.folder
+    if wanted is None:
+        raise ConfigError(
+            f"the adapter in {folder} does not name its base; name it: 'genlab sample MODEL "
+            f'--adapter {folder}\', or genlab.load("MODEL", adapter="{folder}")'
+        )
+    check_no_adapter(wanted)
+    try:
+        return loading.load(wanted)
+    except (UnknownNameError, CheckpointError) as error:
+        if name is not None:
+            raise
+        raise CheckpointError(
+            f"the adapter in {folder} belongs to the model {wanted}, which cannot be loaded here "
+            f"({error}); name it by --adapter: 'genlab sample MODEL --adapter {folder}'"
+        ) from error
+
+
+def folder_of(adapter: Path | str) -> Path:
+    """The folder of an adapter, by its path or the name that it is kept under.
+
+    Raises:
+        UnknownNameError: neither is there.
+        CheckpointError: it is a fine-tuning run that has stored none yet.
+    """
+    found = find_adapter(str(adapter))
+    if found is not None:
+        return found
+    path = Path(adapter)
+    if path.exists() or path.parent != Path():
+        return path
+    kept = ", ".join(kept_adapters()) or "none"
+    raise UnknownNameError(
+        f"there is no adapter {str(adapter)!r}: neither a folder nor the name of a kept one "
+        f"({kept})"
+    )
