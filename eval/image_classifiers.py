@@ -12,6 +12,9 @@ from genlab.eval.extractors.base import EXTRACTORS, build_extractor
 from genlab.eval.extractors.cnn import CNNExtractor
 from genlab.finetuning.gan.classifier import ImageClassifier, from_cnn, from_noisy
 
+CNNS = ("cnn-fmnist", "cnn-cifar10")
+"""Extractors whose networks are classifiers that gradients run through."""
+
 
 def load_image_classifier(name: str, device: torch.device | str | None = None) -> ImageClassifier:
     """Load a classifier that a generator can be tuned by.
@@ -43,12 +46,13 @@ def load_image_classifier(name: str, device: torch.device | str | None = None) -
 
 
 def _from_extractor(name: str, device: torch.device) -> ImageClassifier:
-    extractor = build_extractor(name)
-    if not isinstance(extractor, CNNExtractor):
+    if name not in CNNS:
         raise ConfigError(
             f"the extractor {name} gives no gradients, so nothing can be tuned by it; take one of "
             f"{', '.join(_names())}, or the folder of a classifier of your own"
         )
+    extractor = build_extractor(name)
+    assert isinstance(extractor, CNNExtractor)
     extractor.to(device)
     return from_cnn(extractor.network, extractor.name, extractor.weights_sha256)
 
@@ -56,4 +60,4 @@ def _from_extractor(name: str, device: torch.device) -> ImageClassifier:
 def _names() -> list[str]:
     """Classifiers that come with the package."""
     noisy = [name for name in bundled_names() if is_classifier(bundled_folder(name))]
-    return [*noisy, "cnn-fmnist", "cnn-cifar10"]
+    return [*noisy, *CNNS]
