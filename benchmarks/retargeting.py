@@ -295,7 +295,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--samples", type=int, default=500, help="of each class")
     parser.add_argument("--images", type=int, default=100, help="of each class, to train on")
-    parser.add_argument("--kimg", type=float, default=3.2, help="training by images")
+    parser.add_argument("--kimg", type=float, default=6.0, help="training by images")
     parser.add_argument("--search", nargs="*", default=[], metavar="KEY=VALUE")
     parser.add_argument("--settings", nargs="*", default=[], metavar="KEY=VALUE")
     return parser.parse_args()

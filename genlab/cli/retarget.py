@@ -1,8 +1,7 @@
 """``genlab retarget``: give a GAN classes that a classifier knows, without images of them."""
 
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -127,20 +126,7 @@ def command(
         return
     for line in record.lines():
         click.echo(line)
-    click.echo(f"{folder}: {search.count} classes; see {folder / 'before-after.png'}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Judge:
-    """Another classifier, and what it calls the classes.
-
-    Attributes:
-        classifier: that vectors are not moved by.
-        targets: name of a new class -> number of the class.
-    """
-
-    classifier: "ImageClassifier"
-    targets: Mapping[str, int]
+    click.echo(f"{folder}: {', '.join(record.classes)}; see {folder / 'before-after.png'}")
 
 
 class _Search:
@@ -165,15 +151,17 @@ class _Search:
         self.generator = _generator(model, overrides, place)
         self.classifier = load_image_classifier(classifier, place)
         self.targets = self.classifier.read_targets(classes)
-        self.judge = None if judge is None else self._judge(load_image_classifier(judge, place))
+        self.judge = None if judge is None else load_image_classifier(judge, place)
+        self.judged = {} if self.judge is None else self._judged(self.judge)
         check_retargeting(self.generator, self.classifier, self.targets, self.config)
 
-    def _judge(self, judge: "ImageClassifier") -> _Judge:
-        """The judge and the numbers of its classes, by the new names or the classifier's."""
+    def _judged(self, judge: "ImageClassifier") -> dict[str, int]:
+        """Numbers of the judge's classes, by the new names or the tuning classifier's."""
         from genlab.errors import LabelError
 
         judge.check_shape(self.generator.image_shape)
-        names, targets = self.classifier.class_names, {}
+        names = self.classifier.class_names
+        targets: dict[str, int] = {}
         for name, number in self.targets.items():
             try:
                 targets[name] = judge.find_class(name)
@@ -181,12 +169,7 @@ class _Search:
                 if names is None:
                     raise
                 targets[name] = judge.find_class(names[number])
-        return _Judge(classifier=judge, targets=targets)
-
-    @property
-    def count(self) -> int:
-        """How many classes the new model has, where no new name is an old one."""
-        return len(self.targets) + self.keep * self.generator.num_classes
+        return targets
 
     @property
     def num_steps(self) -> int:
@@ -263,22 +246,23 @@ class _Search:
 
         generator, judge = self.generator, self.judge
         judgements = {}
-        for each in result.found if judge is not None else ():
+        for each in result.found if judge else ():
             assert judge is not None
-            before, after = (
-                recognised(generator, vector, judge.classifier, judge.targets[each.name])
-                for vector in (each.start, each.vector)
+            target = self.judged[each.name]
+            judgements[each.name] = Judgement(
+                before=recognised(generator, each.start, judge, target),
+                after=recognised(generator, each.vector, judge, target),
             )
-            judgements[each.name] = Judgement(before=before, after=after)
         return RetargetRecord(
             base=Named(name=_shown(self.model), sha256=generator.weights_sha256()),
             classifier=_named(self.classifier),
             config=self.config,
             sampler=dict(generator.sampler.config),
+            classes=tuple(result.generator.class_names or ()),
             kept=self.keep,
             seconds=seconds,
             found=result.found,
-            judge=None if judge is None else _named(judge.classifier),
+            judge=None if judge is None else _named(judge),
             judgements=judgements,
             licence=licence_of(generator.card),
         )

@@ -109,7 +109,7 @@ def test_the_card_says_what_was_done_and_the_picture_shows_it(
     assert json.loads((folder / "retarget.json").read_text())["judge"]["sha256"] == judge.sha256
     assert "purse: from " in out
     assert "; cnn takes " in out
-    assert f"{folder}: 4 classes" in out
+    assert f"{folder}: one, two, bag, purse" in out
     with Image.open(folder / "before-after.png") as picture:
         assert picture.height >= 2 * pictures.MIN_TILE
         assert picture.width >= 8 * pictures.MIN_TILE

@@ -286,8 +286,15 @@ def test_classes_as_people_write_them() -> None:
 def test_the_share_that_a_judge_recognises() -> None:
     base = tiny()
     [vector, *_] = class_vectors(base)
-    bright = draw_vectors(base, [vector], range(64)).mean((1, 2, 3)) > 0
-    share = recognised(base, vector, LIGHT, 1, seeds=range(64))
-    assert share == bright.double().mean()
-    assert 0 < share < 1
-    assert recognised(base, vector, LIGHT, 0, seeds=range(64)) == 1 - share
+    means = draw_vectors(base, [vector], range(64)).mean((1, 2, 3))
+    middle = means.median()
+
+    def brighter(images: Tensor) -> Tensor:
+        over = images.mean((1, 2, 3)) - middle
+        return torch.stack([-over, over], 1)
+
+    judge = ImageClassifier(name="judge", logits=brighter, num_classes=2)
+    share = recognised(base, vector, judge, 1, seeds=range(64))
+    assert share == (means > middle).double().mean()
+    assert 0.4 < share < 0.6
+    assert recognised(base, vector, judge, 0, seeds=range(64)) == 1 - share

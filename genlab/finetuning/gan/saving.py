@@ -61,7 +61,8 @@ class RetargetRecord:
         classifier: that the class vectors were moved by.
         config: how they were moved.
         sampler: how latents were drawn, as the generator's configuration says it.
-        kept: whether the classes of the base are there, too.
+        classes: of the new model, in their order.
+        kept: whether the classes of the base are among them.
         seconds: that the search took.
         found: the classes that were looked for.
         judge: another classifier that was asked, or None.
@@ -73,6 +74,7 @@ class RetargetRecord:
     classifier: Named
     config: RetargetConfig
     sampler: dict[str, Any]
+    classes: tuple[str, ...]
     kept: bool
     seconds: float
     found: tuple[FoundClass, ...]
@@ -87,6 +89,7 @@ class RetargetRecord:
             "classifier": asdict(self.classifier),
             "judge": None if self.judge is None else asdict(self.judge),
             "kept": self.kept,
+            "class_names": list(self.classes),
             "seconds": round(self.seconds, 3),
             "classes": [self._class_json(each) for each in self.found],
             "settings": {**asdict(self.config), "sampler": self.sampler},
@@ -118,18 +121,16 @@ class RetargetRecord:
             lines.append(line)
         return lines
 
-    def card(self, name: str, generator: GanGenerator) -> str:
+    def card(self, name: str) -> str:
         """The model card, README.md.
 
         Args:
             name: of the model.
-            generator: of the new classes.
         """
-        names = generator.class_names or ()
         rows = {
-            "Family": generator.family,
+            "Family": GanGenerator.family,
             "Base": _with_hash(self.base),
-            "Classes": f"{generator.num_classes}: {', '.join(names)}",
+            "Classes": f"{len(self.classes)}: {', '.join(self.classes)}",
             "Moved by": _with_hash(self.classifier),
             "Time": f"{self.seconds:,.0f} s",
             "Licence": self.licence or "that of the base",
@@ -242,7 +243,7 @@ def save_retargeted(
     Raises:
         OutputError: the folder holds something, cannot be written, or the disk is full.
     """
-    result.generator.card = record.card(folder.resolve().name, result.generator)
+    result.generator.card = record.card(folder.resolve().name)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as name:
