@@ -26,6 +26,7 @@ COMMANDS = {
     "train": "Train a generator, or go on with a run.",
     "finetune": "Adapt a trained generator to your own images.",
     "adapter": "Look at fine-tuned adapters, keep them by name, merge them.",
+    "retarget": "Give a GAN classes that a classifier knows, without images of them.",
     "forgetting": "Measure what is left of classes that a model was made to forget.",
     "eval": "Score a model or a set of images; the record says how.",
     "sweep": "Score many ways of sampling a model; draw curves with their Pareto front.",

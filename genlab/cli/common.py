@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from genlab.cli.completion import complete_config
+from genlab.errors import OutputError
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -107,6 +108,27 @@ def best_device() -> str:
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def check_model_folder(folder: Path, *, overwrite: bool | None = None) -> None:
+    """Say before the work begins that a folder is taken.
+
+    Args:
+        folder: that a model is to be written to.
+        overwrite: whether a model that is there may be replaced; None where the command replaces
+            none.
+
+    Raises:
+        OutputError: it holds a model that may not be replaced, or other files.
+    """
+    from genlab.checkpoints.bundled import INDEX
+
+    if (folder / INDEX).is_file():
+        if not overwrite:
+            option = "" if overwrite is None else ", or give --overwrite"
+            raise OutputError(f"{folder} holds a model already; choose another folder{option}")
+    elif folder.is_dir() and any(folder.iterdir()):
+        raise OutputError(f"{folder} holds other files; choose a new or empty folder")
 
 
 def echo_json(value: Mapping[str, Any] | list[Any]) -> None:

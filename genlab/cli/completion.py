@@ -17,6 +17,9 @@ SHELLS = {
 
 EPILOG = "\b\nHow to switch it on:\n" + "\n".join(f"  {line}" for line in SHELLS.values())
 
+EXTRACTORS = ("cnn-fmnist", "cnn-cifar10")
+"""Feature extractors that are classifiers, by their names in `genlab.eval.extractors.base`."""
+
 VARIABLE = "_GENLAB_COMPLETE"
 """The environment variable by which a shell asks for completions."""
 
@@ -110,6 +113,13 @@ def complete_methods(
     return _items(method_names(), incomplete)
 
 
+def complete_classifiers(
+    ctx: click.Context, param: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    """Classifiers that come with the package; else files."""
+    return _or_files(_items(classifier_names(), incomplete), incomplete)
+
+
 def complete_presets(
     ctx: click.Context, param: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
@@ -161,6 +171,16 @@ def adapter_names() -> list[str]:
     from genlab.finetuning.folders import kept_adapters
 
     return list(kept_adapters())
+
+
+def classifier_names() -> list[str]:
+    """Bundled classifiers of noisy images, then those that scores are made with."""
+    from genlab.checkpoints.bundled import INDEX, bundled_folder, bundled_names
+    from genlab.files import read_json_object
+
+    indices = {name: read_json_object(bundled_folder(name) / INDEX) for name in bundled_names()}
+    noisy = [name for name, index in indices.items() if index["family"] == "noisy-classifier"]
+    return [*noisy, *EXTRACTORS]
 
 
 def method_names() -> list[str]:

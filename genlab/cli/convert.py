@@ -5,8 +5,7 @@ from typing import Any
 
 import click
 
-from genlab.cli.common import ANY_PATH, FOLDER, overrides_argument
-from genlab.errors import OutputError
+from genlab.cli.common import ANY_PATH, FOLDER, check_model_folder, overrides_argument
 
 EPILOG = """\b
 Examples:
@@ -59,7 +58,7 @@ def command(
     from genlab.checkpoints.card import Origin, with_card
     from genlab.checkpoints.pull import recognise
 
-    _check_folder(folder, overwrite)
+    check_model_folder(folder, overwrite=overwrite)
     if to == "diffusers":
         _export(source, folder, format_, _arguments(config, overrides))
         return
@@ -85,19 +84,6 @@ def _export(
     for note in export_dit(generator, folder):
         click.echo(f"note: {note}", err=True)
     click.echo(f"{folder}: {_summary(generator)}, for diffusers")
-
-
-def _check_folder(folder: Path, overwrite: bool) -> None:
-    """Say before the work begins that the folder is taken."""
-    from genlab.checkpoints.bundled import INDEX
-
-    if (folder / INDEX).is_file():
-        if not overwrite:
-            raise OutputError(
-                f"{folder} holds a model already; choose another folder, or give --overwrite"
-            )
-    elif folder.is_dir() and any(folder.iterdir()):
-        raise OutputError(f"{folder} holds other files; choose a new or empty folder")
 
 
 def _arguments(config: Path | None, overrides: tuple[str, ...]) -> dict[str, Any] | None:

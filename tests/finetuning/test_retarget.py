@@ -16,12 +16,12 @@ from genlab.errors import ConfigError, GenLabError, LabelError
 from genlab.eval.extractors.cnn import cnn_cifar10, cnn_fmnist
 from genlab.finetuning.gan.classifier import ImageClassifier, from_cnn, from_noisy
 from genlab.finetuning.gan.retarget import (
-    RetargetConfig,
-    attempts,
-    class_vectors,
+    check_retargeting,
     draw_vectors,
+    recognised,
     retarget,
 )
+from genlab.finetuning.gan.search import RetargetConfig, attempts, class_vectors
 from genlab.generators.gan import GanGenerator
 from genlab.networks.biggan import BigGANGenerator
 from genlab.networks.biggan_deep_hf import BigGANDeepHF
@@ -260,3 +260,41 @@ def test_a_table_in_every_layer_is_refused() -> None:
     base = tiny(shared_embedding=False, shared_dim=None, hierarchical=False)
     with pytest.raises(ConfigError, match="a table of classes in every layer"):
         retarget(base, LIGHT, ["dark"], RetargetConfig(**SHORT))
+
+
+def test_what_cannot_be_is_found_without_a_search() -> None:
+    base, config = tiny(), RetargetConfig(start="own")
+    assert check_retargeting(base, LIGHT, {"Two": 1}, config) == {"Two": 1}
+    with pytest.raises(LabelError, match="no class 'bright' to begin with"):
+        check_retargeting(base, LIGHT, ["bright"], config)
+    rgb = tiny(img_channels=3)
+    grey = ImageClassifier(name="g", logits=brightness, num_classes=2, image_shape=(1, 32, 32))
+    with pytest.raises(ConfigError, match=r"g looks at images of 1 channel.* draws 3"):
+        check_retargeting(rgb, grey, {"bright": 1}, RetargetConfig())
+    assert base.evaluations == rgb.evaluations == 0
+
+
+def test_classes_as_people_write_them() -> None:
+    assert LIGHT.read_targets("Bright, night=dark,day=1") == {"bright": 1, "night": 0, "day": 1}
+    assert LIGHT.read_targets("0") == {"dark": 0}
+    nameless = ImageClassifier(name="nameless", logits=brightness, num_classes=2)
+    assert nameless.read_targets("1,dark=0") == {"1": 1, "dark": 0}
+    with pytest.raises(LabelError, match="have no names"):
+        nameless.read_targets("dark")
+
+
+def test_the_share_that_a_judge_recognises() -> None:
+    base = tiny()
+    [vector, *_] = class_vectors(base)
+    means = draw_vectors(base, [vector], range(64)).mean((1, 2, 3))
+    middle = means.median()
+
+    def brighter(images: Tensor) -> Tensor:
+        over = images.mean((1, 2, 3)) - middle
+        return torch.stack([-over, over], 1)
+
+    judge = ImageClassifier(name="judge", logits=brighter, num_classes=2)
+    share = recognised(base, vector, judge, 1, seeds=range(64))
+    assert share == (means > middle).double().mean()
+    assert 0.4 < share < 0.6
+    assert recognised(base, vector, judge, 0, seeds=range(64)) == 1 - share

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from genlab.data.labels import class_index
+from genlab.data.labels import class_index, plain_name
 from genlab.errors import ConfigError, LabelError
 from genlab.generators.noisy_classifier import NoisyClassifier
 from genlab.networks.classifier_cnn import ClassifierCNN
@@ -30,6 +30,7 @@ class ImageClassifier:
         image_shape: (C, H, W) of the images that it takes; None takes all.
         class_names: of its classes, or None.
         features: from the same images to features (B, F), where it has some.
+        sha256: of its weights, for records; None where nobody told.
     """
 
     name: str
@@ -38,6 +39,22 @@ class ImageClassifier:
     image_shape: tuple[int, int, int] | None = None
     class_names: tuple[str, ...] | None = None
     features: Callable[[Float[Tensor, "B C H W"]], Float[Tensor, "B F"]] | None = None
+    sha256: str | None = None
+
+    def check_shape(self, image_shape: tuple[int, int, int]) -> None:
+        """Refuse images (C, H, W) that `fit` cannot bring to the classifier's shape.
+
+        Raises:
+            ConfigError: the classifier looks at grey images, and these are in colour.
+        """
+        if self.image_shape is None:
+            return
+        drawn, wanted = image_shape[0], self.image_shape[0]
+        if drawn != wanted and (drawn, wanted) != (GREY, RGB):
+            raise ConfigError(
+                f"the classifier {self.name} looks at images of {wanted} channel(s), and the "
+                f"generator draws {drawn}; take a classifier of such images"
+            )
 
     def fit(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D h w"]:
         """Bring a generator's images to the classifier's shape.
@@ -49,14 +66,11 @@ class ImageClassifier:
         """
         if self.image_shape is None:
             return images
-        channels, *size = self.image_shape
-        if images.shape[1] == GREY and channels == RGB:
-            images = images.expand(-1, RGB, -1, -1)
-        if images.shape[1] != channels:
-            raise ConfigError(
-                f"the classifier {self.name} looks at images of {channels} channel(s), and the "
-                f"generator draws {images.shape[1]}; take a classifier of such images"
-            )
+        _, channels, height, width = images.shape
+        self.check_shape((channels, height, width))
+        wanted, *size = self.image_shape
+        if channels != wanted:
+            images = images.expand(-1, wanted, -1, -1)
         if [*images.shape[2:]] != size:
             images = F.interpolate(images, size, mode="bilinear", antialias=True)
         return images
@@ -84,6 +98,36 @@ class ImageClassifier:
         except LabelError as error:
             raise LabelError(f"the classifier {self.name}: {error}") from error
 
+    def read_targets(self, text: str) -> dict[str, int]:
+        """Read a list of classes as people write them: ``sandal,bag`` or ``shoe=sandal,bag=8``.
+
+        Args:
+            text: names separated by commas; behind ``=`` stands the classifier's class, by name or
+                number. Without it the classifier must know the name; a number alone is the
+                classifier's class of that number, under its name.
+
+        Returns:
+            Name of the new class -> number of the class in the classifier.
+
+        Raises:
+            LabelError: the classifier knows no such class, or a name is empty or there twice.
+        """
+        targets: dict[str, int] = {}
+        for part in text.split(","):
+            name, equals, wanted = (word.strip() for word in part.partition("="))
+            if not name or (equals and not wanted):
+                raise LabelError(
+                    f"classes {text!r}: {part.strip()!r} names no class; write for instance "
+                    "sandal,bag=8"
+                )
+            number = self.find_class(wanted or name)
+            if not equals and self.class_names is not None:
+                name = self.class_names[number]
+            if plain_name(name) in map(plain_name, targets):
+                raise LabelError(f"classes {text!r} name {name!r} twice; leave one out")
+            targets[name] = number
+        return targets
+
 
 def from_noisy(classifier: NoisyClassifier, name: str) -> ImageClassifier:
     """A classifier of noisy images, told that there is no noise.
@@ -104,15 +148,17 @@ def from_noisy(classifier: NoisyClassifier, name: str) -> ImageClassifier:
         num_classes=classifier.num_classes,
         image_shape=classifier.image_shape,
         class_names=classifier.class_names,
+        sha256=classifier.sha256(),
     )
 
 
-def from_cnn(network: ClassifierCNN, name: str) -> ImageClassifier:
+def from_cnn(network: ClassifierCNN, name: str, sha256: str | None = None) -> ImageClassifier:
     """A network that classifies clean images; its pooled features are the features.
 
     Args:
         network: in evaluation mode.
         name: see `ImageClassifier`.
+        sha256: of its weights.
     """
     names = network.config["class_names"]
     size = network.img_resolution
@@ -123,4 +169,5 @@ def from_cnn(network: ClassifierCNN, name: str) -> ImageClassifier:
         image_shape=(network.in_channels, size, size),
         class_names=tuple(names) if names else None,
         features=lambda images: network.embed(images).pooled,
+        sha256=sha256,
     )
