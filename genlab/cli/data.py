@@ -117,10 +117,14 @@ def check(
     The exit code is 2 if the data cannot be trained on with these settings, otherwise 0.
     """
     from genlab.data.checks import check as check_data
-    from genlab.data.conform import Conform
+    from genlab.data.conform import OPTIONS, Conform
 
     conform = Conform(
-        image_size=size, fit=fit, channels=int(channels) if channels else None, alpha=alpha
+        image_size=size,
+        fit=fit,
+        channels=int(channels) if channels else None,
+        alpha=alpha,
+        wording=OPTIONS,
     )
     with ExitStack() as stack:
         report = check_data(
@@ -244,12 +248,16 @@ def prepare(
 
     The same images give the same bytes, and DEST is there whole or not at all.
     """
-    from genlab.data.conform import Conform
+    from genlab.data.conform import OPTIONS, Conform
     from genlab.data.prepare import prepare as pack
     from genlab.data.sources import open_source
 
     conform = Conform(
-        image_size=size, fit=fit, channels=int(channels) if channels else None, alpha=alpha
+        image_size=size,
+        fit=fit,
+        channels=int(channels) if channels else None,
+        alpha=alpha,
+        wording=OPTIONS,
     )
     opened = open_source(source, split)
     with progress("packing", len(opened)) as bar:
@@ -336,6 +344,7 @@ def encode(
     from dataclasses import asdict
 
     from genlab.checkpoints.diffusers_models import read_autoencoder
+    from genlab.data.conform import OPTIONS
     from genlab.data.dataset import ImageDataset
     from genlab.generators.encoding import encode_dataset
     from genlab.generators.processes import join
@@ -347,7 +356,7 @@ def encode(
         "alpha": alpha,
         "split": split,
     }
-    dataset = ImageDataset(source, labels=not no_labels, **options)
+    dataset = ImageDataset(source, labels=not no_labels, wording=OPTIONS, **options)
     processes = join(device)
     model = read_autoencoder(autoencoder).to(processes.device or device or best_device())
     model.prepare()

@@ -206,7 +206,7 @@ def find_name(name: str, class_names: Sequence[str]) -> int | None:
     """The number of the class that a name means; None where there is none.
 
     A name that matches to the letter comes first. Otherwise case does not count, and spaces,
-    hyphens and underscores are taken as equal.
+    hyphens, underscores and slashes are taken as equal (no folder has a slash in its name).
 
     Raises:
         LabelError: several classes match equally well (ImageNet has two cranes).
@@ -240,6 +240,52 @@ def find_names(names: Sequence[str], class_names: Sequence[str]) -> list[int | N
     return numbers
 
 
+def match_classes(
+    count: int,
+    names: Sequence[str] | None,
+    other_count: int,
+    other_names: Sequence[str] | None,
+) -> list[int | None]:
+    """The class of another numbering that each class is; None where it has no such class.
+
+    Classes are matched by name where both sides have names, and by number otherwise. Names that are
+    plain numbers (folders called 0 to 9) are numbers.
+
+    Args:
+        count: of the classes.
+        names: of the classes, or None.
+        other_count: of the other side's.
+        other_names: of the other side's, or None.
+
+    Raises:
+        LabelError: several classes of the other side match a name equally well.
+
+    >>> match_classes(2, ["bag", "Sneaker"], 3, ["sneaker", "boot", "bag"])
+    [2, 0]
+    >>> match_classes(2, ["0", "2"], 3, ["sneaker", "boot", "bag"])
+    [0, 2]
+    """
+    if names is not None and other_names is not None:
+        if same_names(names, other_names):
+            return list(range(count))
+        if not _are_numbers(names) and not _are_numbers(other_names):
+            return find_names(names, other_names)
+    numbers = _numbers(count, names)
+    places = {number: place for place, number in enumerate(_numbers(other_count, other_names))}
+    return [places.get(number) for number in numbers]
+
+
+def _are_numbers(names: Sequence[str] | None) -> bool:
+    return names is not None and all(re.fullmatch(r"[0-9]{1,9}", name) for name in names)
+
+
+def _numbers(count: int, names: Sequence[str] | None) -> list[int]:
+    """The number that each class stands for."""
+    if names is None or not _are_numbers(names):
+        return list(range(count))
+    return [int(name) for name in names]
+
+
 def same_names(a: Sequence[str], b: Sequence[str]) -> bool:
     """Whether two lists name the same classes in the same order.
 
@@ -270,7 +316,7 @@ def plain_name(name: str) -> str:
     'ankle boot'
     """
     composed = unicodedata.normalize("NFC", name)
-    return re.sub(r"[\s_-]+", " ", composed).strip().casefold()
+    return re.sub(r"[\s_/-]+", " ", composed).strip().casefold()
 
 
 def check_labels(labels: Sequence[int], seeds: Sequence[int], num_classes: int) -> None:
