@@ -21,6 +21,7 @@ from genlab.errors import DataError
 
 if TYPE_CHECKING:
     from genlab.data.checks import Report
+    from genlab.data.conform import Conform
 
 FITS = ("none", "pad", "resize", "crop")
 MAX_CLASSES_SHOWN = 20
@@ -135,7 +136,7 @@ def check(
     else:
         _print_report(report)
     if grid is not None:
-        _draw(path, split, size, grid)
+        _draw(path, split, conform, grid)
     return 0 if report.trainable else 2
 
 
@@ -151,7 +152,7 @@ def _bar(stack: ExitStack, description: str) -> Callable[[int, int], None]:
     return advance
 
 
-def _draw(path: Path, split: str, size: int | None, file: Path) -> None:
+def _draw(path: Path, split: str, conform: "Conform", file: Path) -> None:
     from genlab.data.contact_sheet import contact_sheet
     from genlab.data.pictures import write_grid
     from genlab.data.sources import open_source
@@ -161,7 +162,7 @@ def _draw(path: Path, split: str, size: int | None, file: Path) -> None:
     except DataError:
         click.echo(f"{file} is not drawn: the data cannot be opened", err=True)
         return
-    write_grid(file, contact_sheet(source, size))
+    write_grid(file, contact_sheet(source, conform))
     click.echo(f"drew {file}", err=True)
 
 
@@ -260,6 +261,9 @@ def prepare(
         wording=OPTIONS,
     )
     opened = open_source(source, split)
+    for finding in opened.findings:
+        if finding.level == "warning":
+            click.echo(f"warning: {finding.message}", err=True)
     with progress("packing", len(opened)) as bar:
         done = pack(
             opened,
