@@ -112,7 +112,7 @@ def collect(
         for number in range(_num_batches(samples, batch_size)):
             _take(part, number, samples, extractor, wanted, batch_size)
             on_progress(_size(samples, batch_size, number))
-        return _merge([part.tensors()], samples, wanted)
+        return _merge([part.tensors()], samples, extractor, wanted)
     key = _key(samples, extractor, wanted, batch_size)
     with _Work(folder, processes, key, keep) as work:
         done = {n for tensors in work.parts() for n in tensors["batches"].tolist()}
@@ -122,7 +122,8 @@ def collect(
         with work.failing_together():
             _run(work, todo[processes.rank :: processes.count], samples, extractor, wanted,
                  batch_size, every, on_progress)  # fmt: skip
-        merged = _merge(list(work.parts()), samples, wanted) if processes.rank == 0 else None
+        parts = list(work.parts()) if processes.rank == 0 else []
+        merged = _merge(parts, samples, extractor, wanted) if parts else None
         processes.wait()
         return merged
 
@@ -351,7 +352,10 @@ class _Work:
 
 
 def _merge(
-    parts: Sequence[Mapping[str, Tensor]], samples: Samples, needs: Sequence[Need]
+    parts: Sequence[Mapping[str, Tensor]],
+    samples: Samples,
+    extractor: FeatureExtractor,
+    needs: Sequence[Need],
 ) -> Collected:
     """Put parts together, in the order of the images."""
     parts = sorted(parts, key=lambda tensors: int(tensors["batches"].min()))
@@ -377,6 +381,8 @@ def _merge(
             moments=moments,
             rows=rows,
             labels=samples.labels,
+            class_names=_names(samples.class_names),
+            logit_names=_names(extractor.class_names),
             images=_in_order(parts, "rows.images.") if wants_images else None,
         ),
         first=_in_order(parts, "first."),
@@ -385,6 +391,10 @@ def _merge(
         costs=together([_costs(part) for part in parts]),
         tallies=add_up(map(_tallies, parts)),
     )
+
+
+def _names(names: Sequence[str] | None) -> tuple[str, ...] | None:
+    return None if names is None else tuple(names)
 
 
 def _costs(part: Mapping[str, Tensor]) -> Costs:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from genlab.data.conform import ALPHAS
 from genlab.errors import ConfigError
 
 
@@ -19,6 +20,8 @@ class EvalConfig:
         reference: ``train`` or ``test`` of a known data set, a file of statistics, or real images;
             null where no metric needs one.
         reference_split: part of the real images, where there are several.
+        alpha: what lies behind transparent images, scored or of the reference: ``black`` or
+            ``white``; ``refuse`` takes none.
         count: images to draw from a model; a folder of images is scored whole.
         labels: ``random`` (each sample draws its own class) or ``balanced``.
         repeats: independent draws of ``count`` images; the score is their mean, with an interval.
@@ -36,6 +39,7 @@ class EvalConfig:
     metrics: list[Any] = field(default_factory=lambda: ["fd"])
     reference: str | None = "train"
     reference_split: str = "train"
+    alpha: str = "refuse"
     count: int = 5000
     labels: str = "random"
     repeats: int = 1
@@ -54,6 +58,8 @@ class EvalConfig:
                 raise ConfigError(f"{name} must be at least {least}, got {getattr(self, name)}")
         if self.batch_size is not None and self.batch_size < 1:
             raise ConfigError(f"batch_size must be at least 1, got {self.batch_size}")
+        if self.alpha not in ALPHAS:
+            raise ConfigError(f"alpha must be one of {', '.join(ALPHAS)}, got {self.alpha!r}")
         if self.labels not in ("random", "balanced"):
             raise ConfigError(f"labels must be random or balanced, got {self.labels!r}")
         if self.dtype not in ("float32", "bfloat16", "float16"):

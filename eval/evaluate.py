@@ -256,6 +256,7 @@ class Evaluation:
             needs,
             dataset=self.dataset,
             split=self.config.reference_split,
+            alpha=self.config.alpha,
             on_progress=lambda done, total: self.on_progress("reading the reference", done, total),
         )
         if self.processes.rank == 0:

@@ -13,9 +13,10 @@ import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
+from genlab.data.labels import match_classes
 from genlab.data.pixels import from_uint8, to_uint8
 from genlab.diffusion.condition import NULL_CLASS, Condition
-from genlab.errors import ConfigError, EvaluationError
+from genlab.errors import ConfigError, EvaluationError, LabelError
 from genlab.eval.extractors.base import FeatureExtractor
 from genlab.eval.metrics.classification import class_consistency
 from genlab.eval.metrics.frechet import frechet_distance
@@ -154,7 +155,8 @@ def measure_forgetting(
         base: the model before, on its device.
         model: the model after, with the same classes; an adapter of it is merged.
         classes: the forgotten labels.
-        extractor: with ``logits`` of a classifier of the same classes, in the same order.
+        extractor: with ``logits`` of a classifier of the same classes, matched by name where both
+            have names.
         images: real ones of all classes, of the models' shape: reference of the kept classes,
             material for relearning and for the probe.
         labels: of the images, numbered as the models' classes.
@@ -179,7 +181,7 @@ def measure_forgetting(
         on_stage(f"sampling the {name}")
         shares.append(_share(each, forgotten, extractor, check, sampler))
         drawn, theirs = _draw(each, kept, check.samples, sampler)
-        agreements.append(class_consistency(_look(extractor, drawn, "logits"), theirs))
+        agreements.append(class_consistency(_logits(extractor, each, drawn), theirs))
         distances.append(
             frechet_distance(Moments.of(_look(extractor, drawn, "features")), reference)
         )
@@ -233,11 +235,7 @@ def _check_models(
         )
     if len(forgotten) == base.num_classes:
         raise EvaluationError("all classes are named as forgotten; leave at least one to keep")
-    if extractor.outputs.get("logits") != base.num_classes:
-        raise EvaluationError(
-            f"{extractor.name} does not classify into the model's {base.num_classes} classes; "
-            "take a classifier of the same classes (--extractor)"
-        )
+    _columns(extractor, base)
     return base, model
 
 
@@ -281,6 +279,30 @@ def _look(
     return torch.cat(parts)
 
 
+def _logits(
+    extractor: FeatureExtractor, generator: Generator, images: UInt8[Tensor, "N C H W"]
+) -> Float[Tensor, "N classes"]:
+    """The classifier's logits, in the order of the generator's classes."""
+    return _look(extractor, images, "logits")[:, _columns(extractor, generator)]
+
+
+def _columns(extractor: FeatureExtractor, generator: Generator) -> list[int]:
+    """The classifier's class that each of the generator's is."""
+    count = generator.num_classes
+    if extractor.outputs.get("logits") == count:
+        try:
+            found = match_classes(count, generator.class_names, count, extractor.class_names)
+        except LabelError as error:
+            raise EvaluationError(f"{extractor.name} has no class for each: {error}") from error
+        columns = [column for column in found if column is not None]
+        if len(set(columns)) == count:
+            return columns
+    raise EvaluationError(
+        f"{extractor.name} does not classify into the model's {count} classes; take a classifier "
+        "of the same classes (--extractor)"
+    )
+
+
 def _share(
     generator: Generator,
     classes: Sequence[int],
@@ -289,7 +311,7 @@ def _share(
     sampler: SamplerLike,
 ) -> float:
     images, labels = _draw(generator, classes, check.samples, sampler)
-    return class_consistency(_look(extractor, images, "logits"), labels)
+    return class_consistency(_logits(extractor, generator, images), labels)
 
 
 def relearn_rows(

@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import cache
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,13 @@ from genlab.eval.collect import collect
 from genlab.eval.datasets import DATASETS
 from genlab.eval.extractors.base import FeatureExtractor
 from genlab.eval.metrics.base import Need
-from genlab.eval.reference_files import Reference, is_statistics, read_reference, write_reference
+from genlab.eval.reference_files import (
+    Reference,
+    is_statistics,
+    read_identity,
+    read_reference,
+    write_reference,
+)
 from genlab.eval.samples import Drawn, Samples, StoredImages
 from genlab.files import text_sha256
 
@@ -35,6 +42,7 @@ def find_reference(
     *,
     dataset: str | None = None,
     split: str = "train",
+    alpha: str = "refuse",
     on_progress: OnProgress = lambda done, total: None,
 ) -> Reference:
     """The reference that a text names, with everything that the metrics need of it.
@@ -46,6 +54,7 @@ def find_reference(
         needs: of all metrics.
         dataset: decides how real images are brought to size, see `DATASETS`.
         split: part of the real images, where there are several.
+        alpha: what lies behind transparent ones, see `genlab.data.conform.Conform`.
         on_progress: called while real images are read.
 
     Raises:
@@ -60,11 +69,9 @@ def find_reference(
         check_extractor(reference, extractor, spec)
         return _with_images(_completed(reference, extractor, wanted, spec), wanted)
     known = DATASETS.get(dataset or "")
-    images = StoredImages(
-        spec, known.image_size if known else None, known.fit if known else "none", split
-    )
-    name = f"{dataset or Path(spec).resolve().stem}-{split}"
-    made = compute_reference(images, extractor, wanted, name=name, on_progress=on_progress)
+    size, fit = (known.image_size, known.fit) if known else (None, "none")
+    images = StoredImages(spec, size, fit, split, alpha)
+    made = compute_reference(images, extractor, wanted, on_progress=on_progress)
     return _with_images(made, wanted)
 
 
@@ -184,7 +191,7 @@ def compute_reference(
     extractor: FeatureExtractor,
     needs: Iterable[Need],
     *,
-    name: str,
+    name: str | None = None,
     batch_size: int = 50,
     on_progress: OnProgress = lambda done, total: None,
 ) -> Reference:
@@ -197,17 +204,21 @@ def compute_reference(
         images: the whole set.
         extractor: on its device.
         needs: of all metrics.
-        name: how the protocol card calls the set.
+        name: how the protocol card calls the set; None is the name of a bundled set where the
+            pixels are the same ones, else that of the file or folder, with the part that was read.
         batch_size: images at a time.
         on_progress: called as the work goes on.
     """
     identity = images.identity()
     wanted = sorted({*needs, *([Need("labels")] if images.labels is not None else [])})
     key = text_sha256([identity, extractor.identity(), [list(need) for need in wanted], 1])
-    cached = home() / "references" / f"{name}-{key[:16]}.safetensors"
+    called = name or _name_of(images)
+    cached = home() / "references" / f"{called}-{key[:16]}.safetensors"
     if cached.is_file():
         try:
-            return replace(read_reference(cached), images=images)
+            reference = read_reference(cached)
+            features = replace(reference.features, class_names=images.class_names)
+            return replace(reference, features=features, images=images)
         except EvaluationError:
             cached.unlink()  # damaged: made again
     hashed = _Hashed(images)
@@ -219,9 +230,11 @@ def compute_reference(
         on_progress=lambda count: on_progress(count, images.count),
     )
     assert gathered is not None
+    digest = hashed.digest()
+    called = name or _bundled_names().get(digest) or called
     reference = Reference(
         features=gathered.features,
-        identity={"name": name, "pixels_sha256": hashed.digest(), "count": images.count},
+        identity={"name": called, "pixels_sha256": digest, "count": images.count},
         extractor=extractor.identity(),
         image_size=images.image_shape[1],
         images=images,
@@ -229,6 +242,24 @@ def compute_reference(
     with suppress(OutputError):  # a cache that cannot be written costs time, not the score
         write_reference(cached, reference)
     return reference
+
+
+def _name_of(images: StoredImages) -> str:
+    """What a set is called that nobody named: what it is a part of is not to be guessed."""
+    stem = images.path.resolve().stem
+    return stem if images.split is None else f"{stem}-{images.split}"
+
+
+@cache
+def _bundled_names() -> Mapping[str, str]:
+    """SHA-256 of the pixels -> name of each bundled set."""
+    names = {}
+    for entry in bundled_references():
+        file = files("genlab.eval").joinpath("bundled", "references", f"{entry}.safetensors")
+        with as_file(file) as path:
+            identity = read_identity(path)
+        names[str(identity.get("pixels_sha256"))] = str(identity["name"])
+    return names
 
 
 def with_fewer_rows(reference: Reference, count: int) -> Reference:

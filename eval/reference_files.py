@@ -105,6 +105,7 @@ def _write_own(path: Path, reference: Reference) -> None:
         "extractor": None if reference.extractor is None else dict(reference.extractor),
         "image_size": reference.image_size,
         "count": features.count,
+        "class_names": features.class_names,
         "made_by": f"genlab {genlab.__version__}",
     }
     with atomic_path(path) as temporary:
@@ -124,6 +125,21 @@ def _read_own(path: Path) -> Reference:
         ) from error
 
 
+def read_identity(path: Path) -> Mapping[str, Any]:
+    """What a file of GenLab's own layout calls its set; no statistics are read.
+
+    Raises:
+        EvaluationError: it is damaged or of another layout.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            about = json.loads((file.metadata() or {})["genlab_reference"])
+        identity: Mapping[str, Any] = about["identity"]
+        return identity
+    except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
+        raise EvaluationError(f"{path} is not a file of reference statistics ({error})") from error
+
+
 def _from_tensors(about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Reference:
     outputs = {name.split(".")[1] for name in tensors if name.startswith("moments.")}
     moments = {
@@ -135,12 +151,21 @@ def _from_tensors(about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Re
     rows = {n.removeprefix("rows."): t.float() for n, t in tensors.items() if n.startswith("rows.")}
     return Reference(
         features=FeatureSet(
-            count=about["count"], moments=moments, rows=rows, labels=tensors.get("labels")
+            count=about["count"],
+            moments=moments,
+            rows=rows,
+            labels=tensors.get("labels"),
+            class_names=_class_names(about.get("class_names")),
         ),
         identity=about["identity"],
         extractor=about["extractor"],
         image_size=about["image_size"],
     )
+
+
+def _class_names(value: Any) -> tuple[str, ...] | None:
+    """The names of the classes; files from before they were kept have none."""
+    return None if value is None else tuple(map(str, value))
 
 
 def _npz_arrays(reference: Reference, layout: str) -> dict[str, Array]:

@@ -14,15 +14,19 @@ import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
-from genlab.data.conform import pad
+from genlab.data.conform import Wording, pad
 from genlab.data.dataset import ImageDataset
 from genlab.data.pixels import to_uint8
+from genlab.data.sources import open_source
 from genlab.errors import DataError, EvaluationError, SamplingError
 from genlab.files import content_sha256, text_sha256
 from genlab.generators.base import Generator
 from genlab.generators.costs import Costs
 from genlab.samplers.base import AnySampler
 from genlab.samplers.tallies import Tallies
+
+SETTINGS = Wording(has_fit=False)
+"""How the settings of an evaluation are written: images are scored at the size that they have."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,9 +80,14 @@ class StoredImages(Samples):
         image_size: height and width wanted; None keeps that of the first image.
         fit: what to do with images of another size: ``none`` refuses them; see `Conform`.
         split: which part, where there are several.
+        alpha: what to do with transparency, see `Conform`.
+        wording: how messages name these settings.
+
+    Attributes:
+        split: the part that was read; None where the set has no parts.
 
     Raises:
-        DataError: nothing there, or images of different sizes.
+        DataError: nothing there, images of different sizes, or transparent ones.
     """
 
     def __init__(
@@ -87,11 +96,16 @@ class StoredImages(Samples):
         image_size: int | None = None,
         fit: str = "none",
         split: str = "train",
+        alpha: str = "refuse",
+        wording: Wording = SETTINGS,
     ) -> None:
         self.path = Path(path).expanduser()
         self._options: dict[str, Any] = {"image_size": image_size, "fit": fit, "split": split}
-        has_labels = self._open(labels=False).source.labels is not None
-        self._dataset = self._open(labels=has_labels)
+        if alpha != "refuse":  # the keys of sets without it stay what they were
+            self._options["alpha"] = alpha
+        source = open_source(self.path, split)
+        has_labels, self.split, self._wording = source.labels is not None, source.split, wording
+        self._dataset = ImageDataset(source, labels=has_labels, wording=wording, **self._options)
         self.count = len(self._dataset)
         self.image_shape = self._dataset.image_shape
         self.labels = self._dataset.labels if has_labels else None
@@ -100,9 +114,6 @@ class StoredImages(Samples):
             raise DataError(
                 f"{path} has images with {self.image_shape[0]} channels; 1 or 3 can be scored"
             )
-
-    def _open(self, labels: bool) -> ImageDataset:
-        return ImageDataset(self.path, labels=labels, alpha="refuse", **self._options)
 
     def read(self, start: int, stop: int) -> Drawn:
         """See `Samples.read`."""
@@ -119,7 +130,8 @@ class StoredImages(Samples):
         Raises:
             DataError: they are not, and ``fit`` says nothing about it.
         """
-        return StoredImages(self.path, image_size, fit, self._options["split"])
+        options = {**self._options, "image_size": image_size, "fit": fit}
+        return StoredImages(self.path, wording=self._wording, **options)
 
 
 class GeneratedImages(Samples):

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from genlab.checkpoints.bundled import INDEX, bundled_card, bundled_names, card_header
+from genlab.data.conform import Wording
 from genlab.errors import EvaluationError
 from genlab.eval.datasets import dataset_name
-from genlab.eval.samples import StoredImages
+from genlab.eval.samples import SETTINGS, StoredImages
 from genlab.finetuning.folders import is_adapter
 from genlab.generators.base import Generator
 from genlab.samplers.base import AnySampler
@@ -35,13 +36,27 @@ class Subject:
     manifest: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def of_folder(cls, path: Path, name: str | None = None) -> "Subject":
-        """Images at rest, with the manifest of the run that made them, if one did."""
+    def of_folder(
+        cls,
+        path: Path,
+        name: str | None = None,
+        alpha: str = "refuse",
+        wording: Wording = SETTINGS,
+    ) -> "Subject":
+        """Images at rest, with the manifest of the run that made them, if one did.
+
+        Args:
+            path: of the images, or of the folder that ``genlab sample`` wrote.
+            name: how the leaderboard calls them.
+            alpha: what lies behind transparent ones, see `Conform`.
+            wording: how messages name the settings.
+        """
         manifest = _read_manifest(path)
         images = path / manifest["images"]["path"] if manifest else path
+        stored = StoredImages(images, alpha=alpha, wording=wording)
         config = manifest.get("config", {})
         made = str(config.get("adapter") or config.get("model") or path.resolve().stem)
-        return cls(name=name or Path(made).name, images=StoredImages(images), manifest=manifest)
+        return cls(name=name or Path(made).name, images=stored, manifest=manifest)
 
     @property
     def dataset(self) -> str | None:

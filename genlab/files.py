@@ -3,13 +3,20 @@
 import hashlib
 import json
 import os
+import re
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-from genlab.errors import CheckpointError, OutputError
+from genlab.errors import CheckpointError, DataError, GenLabError, OutputError
+
+try:
+    import fcntl
+except ImportError:  # Windows has none; there what a killed run leaves stays
+    fcntl = None  # type: ignore[assignment]
 
 CHUNK = 1 << 20
 
@@ -34,6 +41,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
     temporary = Path(name)
+    lock = _hold(temporary)
     try:
         yield temporary
         make_public(temporary)
@@ -45,6 +53,63 @@ def atomic_path(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+        if lock is not None:
+            lock.close()
+
+
+def _hold(temporary: Path) -> IO[bytes] | None:
+    """Mark a temporary file as in use, until it is closed or the process ends, however it ends."""
+    if fcntl is None:
+        return None
+    try:
+        file = temporary.open("rb")
+    except OSError:
+        return None
+    with suppress(OSError):  # a network file system without locks
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return file
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove what runs that were killed while they wrote ``path`` have left beside it.
+
+    What another process is writing just now stays, and so does everything where the file system
+    knows no locks.
+    """
+    if fcntl is None:
+        return
+    pattern = re.compile(rf"\.{re.escape(path.name)}\.[a-z0-9_]{{8}}\.tmp")
+    beside: list[Path] = []
+    with suppress(OSError):  # a folder that is not there yet, or cannot be listed
+        beside = list(path.parent.iterdir())
+    for left in beside:
+        if pattern.fullmatch(left.name) and not is_special(left):
+            with suppress(OSError), left.open("rb") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                left.unlink(missing_ok=True)
+
+
+def is_special(path: Path) -> bool:
+    """Whether something other than a file or folder lies there: a pipe, a device, a socket.
+
+    Opening one can wait forever, and reading one need not end. Links are followed.
+    """
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+
+
+def check_regular(path: Path, error: type[GenLabError] = DataError) -> None:
+    """Refuse to open what `is_special`.
+
+    Args:
+        path: what is to be read; where nothing is, opening it says so.
+        error: what is raised.
+    """
+    if is_special(path):
+        raise error(f"{path} is a pipe or a device and is not opened; give a file, or remove it")
 
 
 def make_public(path: Path) -> None:
@@ -80,6 +145,7 @@ def read_json_object(path: Path, cure: str = "fetch it again") -> dict[str, Any]
     Raises:
         CheckpointError: it is missing, larger than `MAX_JSON`, or holds no JSON object.
     """
+    check_regular(path, CheckpointError)
     try:
         if path.stat().st_size > MAX_JSON:
             raise ValueError("it is too large")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from genlab.errors import EvaluationError
+from genlab.files import check_regular
 
 PNG = b"\x89PNG\r\n\x1a\n"
 MAX_DEPTH = 32
@@ -19,6 +20,7 @@ def read_json(path: Path) -> Any:
     Raises:
         EvaluationError: it cannot be read or is not whole, valid JSON; names the file.
     """
+    check_regular(Path(path), EvaluationError)
     try:
         text = Path(path).read_text(encoding="utf-8")
         return json.loads(text, parse_constant=_no_number, object_pairs_hook=_unique)

@@ -47,6 +47,8 @@ class FeatureSet:
         moments: output -> moments in float64.
         rows: output -> (N, d) float32; a reference may keep the rows of some images only.
         labels: one for each row, or None where the images have none.
+        class_names: of the labels, ``class_names[label]``, or None.
+        logit_names: of the columns of the rows ``logits``, or None.
         images: (N, C, H, W), where a metric asked for them.
     """
 
@@ -54,6 +56,8 @@ class FeatureSet:
     moments: Mapping[str, Moments] = field(default_factory=dict)
     rows: Mapping[str, Float[Tensor, "N _"]] = field(default_factory=dict)
     labels: Int64[Tensor, " N"] | None = None
+    class_names: tuple[str, ...] | None = None
+    logit_names: tuple[str, ...] | None = None
     images: UInt8[Tensor, "N C H W"] | None = None
 
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from genlab.data.pixels import from_uint8
 from genlab.errors import ConfigError, EvaluationError
+from genlab.eval.classes import translate
 from genlab.eval.metrics.base import FeatureMetric, FeatureSet, Need, ScoreInfo
 from genlab.eval.metrics.checks import rows_of
 from genlab.training.batches import DataFacts, EpochOrder
@@ -39,7 +40,8 @@ class ClassConsistency(FeatureMetric):
 
     Its ceiling is not 1 but about the classifier's accuracy on real images, and guidance can take
     it above that: typical images are easier to tell than real ones. It knows nothing of diversity.
-    The classes must be numbered as in the classifier's training data.
+    Classes are matched by name where the samples and the classifier have names; otherwise they must
+    be numbered as in the classifier's training data.
     """
 
     scores = (ScoreInfo("consistency", lower_is_better=False),)
@@ -49,6 +51,14 @@ class ClassConsistency(FeatureMetric):
         """Give ``consistency``; see `FeatureMetric.__call__`."""
         logits = rows_of(samples, "logits", "samples", at_least=1)
         labels = _labels_of(samples, len(logits), "samples")
+        labels = translate(
+            labels,
+            samples.class_names,
+            logits.shape[1],
+            samples.logit_names,
+            "the samples",
+            "the classifier",
+        )
         return {"consistency": class_consistency(logits, labels)}
 
 
@@ -109,8 +119,16 @@ class ClassificationAccuracyScore(FeatureMetric):
                 f"a classifier learns from at least one batch of {self.batch_size} samples, got "
                 f"{len(images)}; give more, or set cas.batch_size"
             )
-        num_classes = int(real_labels.max()) + 1
-        _check_labels(labels, num_classes, "the reference")
+        assert reference is not None
+        num_classes = max(int(real_labels.max()) + 1, len(reference.class_names or ()))
+        labels = translate(
+            labels,
+            samples.class_names,
+            num_classes,
+            reference.class_names,
+            "the samples",
+            "the reference",
+        )
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         objective = ClassifierObjective(flip=self.flip, shift=self.shift)
         network = self._train(objective, images, labels, num_classes, device)

@@ -4,10 +4,12 @@ The command ``foo`` is the attribute ``command`` of ``genlab/cli/foo.py``, impor
 asked for, so that ``genlab --help`` answers at once and no command pays for the imports of another.
 """
 
+import signal
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
 from importlib import import_module
+from typing import NoReturn
 
 import click
 from click.shell_completion import CompletionItem
@@ -90,6 +92,11 @@ def genlab() -> None:
     """Sample, train, fine-tune, score and convert class-conditional image generators."""
 
 
+def _terminate(number: int, frame: object) -> NoReturn:
+    """End on SIGTERM as on Ctrl-C: what is half written is removed on the way out."""
+    sys.exit(128 + number)
+
+
 def main(args: Sequence[str] | None = None) -> int:
     """Run the command line.
 
@@ -98,11 +105,12 @@ def main(args: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit code: 0; 2 after an error that the user can mend (one sentence on stderr); 130
-        after Ctrl-C; 1 when the reader of a pipe went away.
+        after Ctrl-C; 143 after SIGTERM; 1 when the reader of a pipe went away.
     """
     ours = args is None  # the process
     if ours:
         keep_freed_memory()
+        signal.signal(signal.SIGTERM, _terminate)
     try:
         with plain_warnings() if ours else nullcontext():
             code = genlab.main(args, prog_name="genlab", standalone_mode=False)

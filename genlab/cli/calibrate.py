@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from genlab.cli.common import ANY_PATH, FOLDER, best_device, device_option, overrides_argument
-from genlab.cli.data import fit_option, split_option
+from genlab.cli.data import alpha_option, fit_option, split_option
 
 EPILOG = """\b
 Examples:
@@ -32,6 +32,7 @@ sure of those that it knows."""
 )
 @split_option
 @fit_option
+@alpha_option
 @device_option
 def command(
     discriminator: Path,
@@ -42,6 +43,7 @@ def command(
     count: int,
     split: str,
     fit: str,
+    alpha: str,
     device: str | None,
 ) -> None:
     """Calibrate DISCRIMINATOR by real IMAGES and as many that GENERATOR draws.
@@ -54,6 +56,7 @@ def command(
 
     from genlab import config, load
     from genlab.checkpoints.discriminators import load_discriminator
+    from genlab.data.conform import OPTIONS
     from genlab.data.dataset import ImageDataset
     from genlab.errors import ConfigError
     from genlab.generators.calibration import calibrate
@@ -72,7 +75,15 @@ def command(
     own = {"sampler": model.sampler.config}
     settings = config.load(SampleConfig, None, "sample", overrides, own)
     channels, size, _ = model.image_shape
-    dataset = ImageDataset(images, image_size=size, channels=channels, fit=fit, split=split)
+    dataset = ImageDataset(
+        images,
+        image_size=size,
+        channels=channels,
+        fit=fit,
+        split=split,
+        alpha=alpha,
+        wording=OPTIONS,
+    )
     # Any of them, always the same ones: sets are often sorted by class.
     rows = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(0))[:count]
     pixels, labels = zip(*(dataset[row] for row in rows.tolist()), strict=True)

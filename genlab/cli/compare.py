@@ -71,6 +71,11 @@ their names stand above the columns: draw them with equal --seeds and --labels."
     "--count", type=click.IntRange(min=1), metavar="N",
     help="Images of each run, the first ones. Default: 10.",
 )  # fmt: skip
+@click.option(
+    "--alpha",
+    type=click.Choice(["refuse", "black", "white"]),
+    help="What lies behind transparent images of a RUN. Default: refuse.",
+)
 @click.option("--cache", type=FOLDER, help="Where the images of --sampler are kept.")
 @device_option
 @dtype_option
@@ -79,6 +84,7 @@ def command(
     samplers: tuple[str, ...],
     output: Path,
     count: int | None,
+    alpha: str | None,
     cache: Path | None,
     **flags: Any,
 ) -> None:
@@ -99,18 +105,22 @@ def command(
             raise click.UsageError(f"--sampler draws with one model, got {len(runs)}")
         if count is not None:
             raise click.UsageError("--count is of runs; with --sampler, --seeds says how many")
+        if alpha is not None:
+            raise click.UsageError("--alpha is of runs; a model draws no transparent images")
         rows, captions = _columns(str(runs[0]), samplers, flags, cache)
     else:
         if unused := [*flags, *(["cache"] if cache else [])]:
             raise click.UsageError(f"--{unused[0]} has no effect without --sampler; leave it out")
-        rows, captions = _of_runs(runs, 10 if count is None else count)
+        rows, captions = _of_runs(runs, 10 if count is None else count, alpha or "refuse")
     pictures.write_grid(output, pictures.rows(rows, captions, TILE if samplers else MIN_TILE))
     click.echo(f"wrote {output}: {len(rows)} rows of {max(map(len, rows.values()))} images")
 
 
-def _of_runs(runs: tuple[Path, ...], count: int) -> "tuple[dict[str, list[Pixels]], Sequence[str]]":
+def _of_runs(
+    runs: tuple[Path, ...], count: int, alpha: str
+) -> "tuple[dict[str, list[Pixels]], Sequence[str]]":
     """A row for each run, and what stands above the columns."""
-    subjects = {_name(run, runs): _subject(run) for run in runs}
+    subjects = {_name(run, runs): _subject(run, alpha) for run in runs}
     rows = {name: _images(subject, count) for name, subject in subjects.items()}
     return rows, _captions(list(subjects.values()), count)
 
@@ -264,7 +274,8 @@ def _name(run: Path, runs: tuple[Path, ...]) -> str:
     return name if names.count(name) == 1 else str(run)
 
 
-def _subject(run: Path) -> "Subject":
+def _subject(run: Path, alpha: str = "refuse") -> "Subject":
+    from genlab.data.conform import Wording
     from genlab.errors import DataError
     from genlab.eval.subject import Subject
 
@@ -273,7 +284,7 @@ def _subject(run: Path) -> "Subject":
             f"there are no images at {run}; draw some with 'genlab sample MODEL -o', or compare "
             "the samplers of a model: --sampler SPEC"
         )
-    return Subject.of_folder(run)
+    return Subject.of_folder(run, alpha=alpha, wording=Wording("--", has_fit=False))
 
 
 def _images(subject: "Subject", count: int) -> "list[Pixels]":

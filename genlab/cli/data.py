@@ -21,6 +21,7 @@ from genlab.errors import DataError
 
 if TYPE_CHECKING:
     from genlab.data.checks import Report
+    from genlab.data.conform import Conform
 
 FITS = ("none", "pad", "resize", "crop")
 MAX_CLASSES_SHOWN = 20
@@ -117,10 +118,14 @@ def check(
     The exit code is 2 if the data cannot be trained on with these settings, otherwise 0.
     """
     from genlab.data.checks import check as check_data
-    from genlab.data.conform import Conform
+    from genlab.data.conform import OPTIONS, Conform
 
     conform = Conform(
-        image_size=size, fit=fit, channels=int(channels) if channels else None, alpha=alpha
+        image_size=size,
+        fit=fit,
+        channels=int(channels) if channels else None,
+        alpha=alpha,
+        wording=OPTIONS,
     )
     with ExitStack() as stack:
         report = check_data(
@@ -131,7 +136,7 @@ def check(
     else:
         _print_report(report)
     if grid is not None:
-        _draw(path, split, size, grid)
+        _draw(path, split, conform, grid)
     return 0 if report.trainable else 2
 
 
@@ -147,7 +152,7 @@ def _bar(stack: ExitStack, description: str) -> Callable[[int, int], None]:
     return advance
 
 
-def _draw(path: Path, split: str, size: int | None, file: Path) -> None:
+def _draw(path: Path, split: str, conform: "Conform", file: Path) -> None:
     from genlab.data.contact_sheet import contact_sheet
     from genlab.data.pictures import write_grid
     from genlab.data.sources import open_source
@@ -157,7 +162,7 @@ def _draw(path: Path, split: str, size: int | None, file: Path) -> None:
     except DataError:
         click.echo(f"{file} is not drawn: the data cannot be opened", err=True)
         return
-    write_grid(file, contact_sheet(source, size))
+    write_grid(file, contact_sheet(source, conform))
     click.echo(f"drew {file}", err=True)
 
 
@@ -244,14 +249,21 @@ def prepare(
 
     The same images give the same bytes, and DEST is there whole or not at all.
     """
-    from genlab.data.conform import Conform
+    from genlab.data.conform import OPTIONS, Conform
     from genlab.data.prepare import prepare as pack
     from genlab.data.sources import open_source
 
     conform = Conform(
-        image_size=size, fit=fit, channels=int(channels) if channels else None, alpha=alpha
+        image_size=size,
+        fit=fit,
+        channels=int(channels) if channels else None,
+        alpha=alpha,
+        wording=OPTIONS,
     )
     opened = open_source(source, split)
+    for finding in opened.findings:
+        if finding.level == "warning":
+            click.echo(f"warning: {finding.message}", err=True)
     with progress("packing", len(opened)) as bar:
         done = pack(
             opened,
@@ -336,6 +348,7 @@ def encode(
     from dataclasses import asdict
 
     from genlab.checkpoints.diffusers_models import read_autoencoder
+    from genlab.data.conform import OPTIONS
     from genlab.data.dataset import ImageDataset
     from genlab.generators.encoding import encode_dataset
     from genlab.generators.processes import join
@@ -347,7 +360,7 @@ def encode(
         "alpha": alpha,
         "split": split,
     }
-    dataset = ImageDataset(source, labels=not no_labels, **options)
+    dataset = ImageDataset(source, labels=not no_labels, wording=OPTIONS, **options)
     processes = join(device)
     model = read_autoencoder(autoencoder).to(processes.device or device or best_device())
     model.prepare()

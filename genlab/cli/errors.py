@@ -13,6 +13,9 @@ USER_ERROR = 2
 INTERRUPTED = 130  # 128 + SIGINT
 PIPE_CLOSED = 1  # as click does where it notices first
 
+NO_ARGUMENTS = getattr(click.exceptions, "NoArgsIsHelpError", None)
+"""What a group without a command raises; before click 8.2 it prints its help and ends well."""
+
 CURES = {
     errno.ENOSPC: "free some space or choose another folder",
     errno.EDQUOT: "free some space or choose another folder",
@@ -35,6 +38,8 @@ def explain(error: BaseException) -> tuple[str, int]:
         return "", error.code if isinstance(error.code, int) else int(error.code is not None)
     if isinstance(error, click.exceptions.Exit):
         return "", error.exit_code
+    if NO_ARGUMENTS is not None and isinstance(error, NO_ARGUMENTS):
+        return error.format_message(), USER_ERROR  # the whole help, as click has it
     if isinstance(error, (KeyboardInterrupt, click.Abort)):
         return "genlab: interrupted; the same command again goes on where it can", INTERRUPTED
     if isinstance(error, BrokenPipeError):

@@ -25,6 +25,7 @@ from genlab.cli.common import (
     stitch_option,
 )
 from genlab.cli.completion import complete_sampling
+from genlab.cli.data import alpha_option
 
 if TYPE_CHECKING:  # torch is imported only when something is scored: --help answers at once
     from genlab.eval.config import EvalConfig
@@ -228,7 +229,7 @@ def _subject(
             )
         if adapter is not None:
             raise click.UsageError(f"{source} holds images: --adapter needs a model")
-        return Subject.of_folder(Path(source), name), config
+        return Subject.of_folder(Path(source), name, config.alpha), config
     device = processes.device or config.device or best_device()
     generator = load_model(source, config, device, adapter)
     # Once more, now that the model's own sampler can stand below the changes to it.
@@ -321,6 +322,7 @@ def _cost(cost: Mapping[str, float]) -> str:
     show_default=True,
     help="How images of another size get there.",
 )
+@alpha_option
 @click.option("--split", default="train", show_default=True, help="Part of the data.")
 @click.option("--name", metavar="NAME", help="How protocol cards call it.")
 @click.option(
@@ -340,6 +342,7 @@ def reference(
     weights: str | None,
     size: int | None,
     fit: str,
+    alpha: str,
     split: str,
     name: str | None,
     rows: int | None,
@@ -352,12 +355,13 @@ def reference(
     DATA is a folder of images, a zip, a folder with idx files or an npz file. The file is what
     'genlab eval --reference FILE' takes; the layouts edm and adm are read by those projects' tools.
     """
+    from genlab.data.conform import OPTIONS
     from genlab.eval.extractors.base import build_extractor
     from genlab.eval.reference import compute_reference, everything, with_fewer_rows
     from genlab.eval.reference_files import write_reference
     from genlab.eval.samples import StoredImages
 
-    images = StoredImages(data, size, fit, split)
+    images = StoredImages(data, size, fit, split, alpha, OPTIONS)
     looking = build_extractor(extractor, weights).to(device or best_device())
     needs = everything(looking, None if outputs is None else outputs.split(","))
     with ExitStack() as stack:
@@ -366,7 +370,7 @@ def reference(
             images,
             looking,
             needs,
-            name=name or f"{data.resolve().stem}-{split}",
+            name=name,
             on_progress=lambda done, total: bars.advance("reading images", done, total),
         )
     if rows is not None:

@@ -126,11 +126,13 @@ def _real_images(data: str, fit: str, base: "Generator", count: int) -> tuple["T
     """The first images of each class, with the base's labels."""
     import torch
 
+    from genlab.data.conform import Wording
     from genlab.data.dataset import ImageDataset
     from genlab.data.labels import class_index
 
     channels, size, _ = base.image_shape
-    dataset = ImageDataset(data, image_size=size, channels=channels, fit=fit)
+    wording = Wording("--", has_alpha=False)
+    dataset = ImageDataset(data, image_size=size, channels=channels, fit=fit, wording=wording)
     labels = dataset.labels
     if dataset.class_names is not None and base.class_names is not None:
         numbers = [

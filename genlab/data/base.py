@@ -44,15 +44,32 @@ class Finding:
         return cls("note", code, message)
 
 
+MAX_SHOWN = 120
+"""Characters of a name that a message shows."""
+
+
 def some(items: Iterable[str], count: int = 3) -> str:
-    """A few names for a message.
+    """A few names for a message, made `printable`.
 
     >>> some(["a", "b", "c", "d", "e"])
     'a, b, c and 2 more'
     """
     listed = list(items)
     more = f" and {len(listed) - count:,} more" if len(listed) > count else ""
-    return ", ".join(listed[:count]) + more
+    return ", ".join(map(printable, listed[:count])) + more
+
+
+def printable(name: str) -> str:
+    r"""A name out of a file as any terminal can show it: cut, and with odd characters escaped.
+
+    >>> printable("caf\udce9\x1b[2J.png")
+    'caf\\udce9\\x1b[2J.png'
+    """
+    shown = name if len(name) <= MAX_SHOWN else f"{name[: MAX_SHOWN - 3]}..."
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode()
+        for letter in shown
+    )
 
 
 class ImageSource(ABC):
@@ -64,10 +81,12 @@ class ImageSource(ABC):
         labels: one class for each image, (N,), or None where the source has no labels.
         class_names: where the classes have names; ``class_names[label]``.
         findings: what opening it brought up, none of them an error.
+        split: the part of the set that was read; None where the set has no parts.
     """
 
     path: Path
     kind: str
+    split: str | None = None
     labels: Int64[np.ndarray, " N"] | None
     class_names: tuple[str, ...] | None
     findings: tuple[Finding, ...] = ()

@@ -11,7 +11,7 @@ import numpy as np
 
 from genlab.data.base import Finding, ImageSource
 from genlab.data.conform import Conform
-from genlab.data.layout import Layout, read_layout
+from genlab.data.layout import Layout, layout_of
 from genlab.data.members import MemberSource
 from genlab.data.rules import judge
 from genlab.data.sources import has_files, open_container, open_source
@@ -114,13 +114,14 @@ def _open(path: Path, split: str, findings: list[Finding]) -> ImageSource:
     """Open what is there; images in a wrong layout are looked at all the same."""
     if not has_files(path):
         source = open_source(path, split)
+        source.read_all()  # damage concerns the whole array, not each of its images
         findings += source.findings
         return source
     container = open_container(path)
-    layout = read_layout(container.names(), container.read, split)
+    layout = layout_of(container, split)
     findings += layout.findings
     if not layout.sound:  # the labels would be wrong, the pixels are worth a look
-        layout = Layout(layout.images)
+        layout = Layout(layout.images, split=layout.split)
     return MemberSource(container, layout=replace(layout, findings=()))
 
 

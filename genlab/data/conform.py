@@ -14,6 +14,34 @@ LUMA = (19595, 38470, 7471)
 """ITU-R BT.601 luma times 2**16; the sum is 65536, so that grey stored as RGB stays what it was."""
 
 
+@dataclass(frozen=True)
+class Wording:
+    """How a user writes the settings of `Conform` where a message is read.
+
+    Attributes:
+        prefix: of a setting's name: ``data.`` in training, ``--`` for options of a command.
+        has_alpha: whether there is a setting for transparency.
+        has_fit: whether there are settings for the size.
+    """
+
+    prefix: str = ""
+    has_alpha: bool = True
+    has_fit: bool = True
+
+    def setting(self, name: str, value: str) -> str:
+        """A setting as it is written.
+
+        >>> Wording("data.").setting("alpha", "white"), Wording("--").setting("alpha", "white")
+        ('data.alpha=white', '--alpha white')
+        """
+        return f"--{name} {value}" if self.prefix == "--" else f"{self.prefix}{name}={value}"
+
+
+KEYWORDS = Wording()
+TRAINING = Wording("data.")
+OPTIONS = Wording("--")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Conform:
     """How images are made alike.
@@ -27,12 +55,14 @@ class Conform:
             the centre (halving by box, then bicubic: the way of the ImageNet reference statistics).
         alpha: what to do with transparency: ``refuse`` it, or lay the image on ``black`` or
             ``white``. An alpha channel that is opaque everywhere is dropped in any case.
+        wording: how messages name these settings.
     """
 
     image_size: int | None = None
     channels: int | None = None
     fit: str = "none"
     alpha: str = "refuse"
+    wording: Wording = KEYWORDS
 
     def __post_init__(self) -> None:
         if self.image_size is not None and self.image_size < 1:
@@ -67,11 +97,16 @@ class Conform:
         if alpha.min(initial=255) == 255:
             return colour
         if self.alpha == "refuse":
-            raise DataError(
-                f"{name} is partly transparent; say what lies behind it: alpha=white or alpha=black"
-            )
+            raise DataError(f"{name} is partly transparent; {self._behind()}")
         behind = np.uint32(255 if self.alpha == "white" else 0)
         return ((colour * alpha + behind * (255 - alpha) + 127) // 255).astype(np.uint8)
+
+    def _behind(self) -> str:
+        """What to do about transparency."""
+        if not self.wording.has_alpha:
+            return "lay the images on a colour first: 'genlab data prepare' with --alpha white"
+        white, black = (self.wording.setting("alpha", colour) for colour in ("white", "black"))
+        return f"say what lies behind it: {white} or {black}"
 
     def _channels(self, pixels: UInt8[np.ndarray, "C H W"]) -> UInt8[np.ndarray, "C2 H W"]:
         if self.channels is None or len(pixels) == self.channels:
@@ -87,9 +122,13 @@ class Conform:
         if size is None or (height, width) == (size, size):
             return pixels
         if self.fit == "none":
-            raise DataError(
-                f"{name} is {width}x{height}, not {size}x{size}; choose fit=pad, resize or crop"
+            fit = self.wording.setting("fit", "pad")
+            cure = (
+                f"choose {fit}, resize or crop"
+                if self.wording.has_fit
+                else f"bring the images to {size}x{size} first, with 'genlab data prepare'"
             )
+            raise DataError(f"{name} is {width}x{height}, not {size}x{size}; {cure}")
         return {"pad": pad, "resize": resize, "crop": crop}[self.fit](pixels, size)
 
 

@@ -1,6 +1,7 @@
 """A picture of a data set: some images of each class."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import numpy as np
 from PIL import Image
@@ -10,21 +11,25 @@ from genlab.data.conform import Conform
 from genlab.data.pictures import grid
 from genlab.errors import DataError
 
+Pixels = np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
+
 MAX_CLASSES = 32
 PER_CLASS = 8
 UNLABELLED = 64
 MAX_SIDE = 128
 
 
-def contact_sheet(source: ImageSource, image_size: int | None = None) -> Image.Image:
+def contact_sheet(source: ImageSource, conform: Conform | None = None) -> Image.Image:
     """Draw some images of each class, evenly spaced over the set, one row a class.
 
-    Images are brought to one size with their shape kept, transparent ones laid on white, and broken
-    ones left out.
+    Images are shown as training would see them: of the size, channels and colour behind them that
+    are set. What is not set shows all of an image: its shape is kept, and it is laid on white.
+    Broken images are left out.
 
     Args:
         source: the images.
-        image_size: of each; None takes the larger side of the first image, 128 at most.
+        conform: how training is to make them alike. Without a size they get the larger side of the
+            first image, 128 at most.
 
     Raises:
         DataError: no image can be read.
@@ -33,14 +38,25 @@ def contact_sheet(source: ImageSource, image_size: int | None = None) -> Image.I
     groups = [group for group in groups if group]
     if not groups:
         raise DataError(f"{source.path} has no image that can be read; there is nothing to draw")
-    size = image_size or min(MAX_SIDE, max(groups[0][0][1].shape[1:]))
-    conform = Conform(image_size=size, channels=3, fit="pad", alpha="white")
+    shown = _shown(conform or Conform(), max(groups[0][0][1].shape[1:]))
     count = min(len(group) for group in groups) if source.labels is not None else UNLABELLED
     chosen = [entry for group in groups for entry in group[: max(count, 2)]]
-    images = [conform(pixels).transpose(1, 2, 0) for _, pixels in chosen]
+    images = [shown(pixels).transpose(1, 2, 0) for _, pixels in chosen]
     labels = None if source.labels is None else source.labels[[i for i, _ in chosen]].tolist()
     title = f"{source.path.name}: {len(source):,} images"
     return grid(images, labels, source.class_names, title)
+
+
+def _shown(conform: Conform, side: int) -> Callable[[Pixels], Pixels]:
+    """Brings an image into the shape that it is shown in."""
+    trained = replace(
+        conform,
+        image_size=conform.image_size or min(MAX_SIDE, side),
+        fit="pad" if conform.fit == "none" else conform.fit,
+        alpha="white" if conform.alpha == "refuse" else conform.alpha,
+    )
+    in_colour = Conform(channels=3)
+    return lambda pixels: in_colour(trained(pixels))
 
 
 def _groups(source: ImageSource) -> Iterator[np.ndarray[tuple[int], np.dtype[np.int64]]]:

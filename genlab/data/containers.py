@@ -9,15 +9,22 @@ from pathlib import Path
 from typing import Any
 
 from genlab.errors import DataError
+from genlab.files import check_regular
 
 MAX_MEMBER_BYTES = 2**28
 """The largest single file that is read; a training image is far smaller, a zip bomb is not."""
 
 
 class Container(ABC):
-    """Named files; names have forward slashes, and those of folders end in one."""
+    """Named files; names have forward slashes, and those of folders end in one.
+
+    Attributes:
+        path: of the whole.
+        special: pipes, devices and sockets that `names` came upon; they are never opened.
+    """
 
     path: Path
+    special: tuple[str, ...] = ()
 
     @abstractmethod
     def names(self) -> list[str]:
@@ -41,29 +48,38 @@ def _check_size(size: int, where: str) -> None:
 
 
 class FolderContainer(Container):
-    """A folder; links to folders are followed, each place once."""
+    """A folder; links to folders are followed, each place once, and special files passed over."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def names(self) -> list[str]:
         """Every file and folder below, with a path relative to it."""
-        found: list[str] = []
+        names: list[str] = []
+        special: list[str] = []
         seen = {os.path.realpath(self.path)}
-        for folder, subfolders, files in os.walk(self.path, followlinks=True, onerror=_raise):
-            inside = os.path.relpath(folder, self.path).replace(os.sep, "/")
-            prefix = "" if inside == "." else f"{inside}/"
-            found += [prefix + name for name in files]
-            places = {name: os.path.realpath(Path(folder, name)) for name in subfolders}
-            fresh = [name for name in subfolders if places[name] not in seen]
-            seen |= {places[name] for name in fresh}
-            subfolders[:] = fresh
-            found += [f"{prefix}{name}/" for name in fresh]
-        return found
+        pending = [""]
+        while pending:
+            prefix = pending.pop()
+            for entry in _entries(self.path / prefix):
+                name = prefix + entry.name
+                if _is_folder(entry):
+                    place = os.path.realpath(entry.path)
+                    if place not in seen:
+                        seen.add(place)
+                        names.append(f"{name}/")
+                        pending.append(f"{name}/")
+                elif _is_file(entry):
+                    names.append(name)
+                else:
+                    special.append(name)
+        self.special = tuple(sorted(special))
+        return names
 
     def read(self, name: str) -> bytes:
         """The bytes of one file."""
         file = self.path / name
+        check_regular(file)
         try:
             _check_size(file.stat().st_size, str(file))
             return file.read_bytes()
@@ -71,17 +87,37 @@ class FolderContainer(Container):
             raise DataError(f"cannot read {file}: {error.strerror or error}") from error
 
 
-def _raise(error: OSError) -> None:
-    raise DataError(f"cannot look into {error.filename}: {error.strerror or error}") from error
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    """What lies in a folder: real folders before links, which may lead to the same place."""
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(entries, key=lambda entry: (entry.is_symlink(), entry.name))
+    except OSError as error:
+        raise DataError(f"cannot look into {folder}: {error.strerror or error}") from error
 
 
-def _plain(name: str) -> str:
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads in a circle
+        return False
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    """Whether it is a file, or a link that leads nowhere: reading that says so."""
+    try:
+        return entry.is_file() or (entry.is_symlink() and not Path(entry.path).exists())
+    except OSError:
+        return True
+
+
+def plain_path(name: str) -> str:
     r"""A member's name as seen outside.
 
     Some Windows programs write backslashes, others begin with ``./`` or a slash. Nothing is ever
     unpacked to disk, so a name that climbs out of a folder does no harm.
 
-    >>> _plain(".\\cats\\1.png")
+    >>> plain_path(".\\cats\\1.png")
     'cats/1.png'
     """
     return re.sub(r"^(\.?/)+", "", name.replace("\\", "/"))
@@ -98,7 +134,7 @@ class ZipContainer(Container):
         self.path = path
         self._zip: zipfile.ZipFile | None = None
         self._owner = 0
-        self._members = {_plain(name): name for name in self._open().namelist()}
+        self._members = {plain_path(name): name for name in self._open().namelist()}
 
     def _open(self) -> zipfile.ZipFile:
         if self._zip is None or self._owner != os.getpid():

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from genlab.data.base import NO_LABEL, ImageSource
-from genlab.data.conform import Conform, pad
+from genlab.data.conform import KEYWORDS, Conform, Wording, pad
 from genlab.data.sources import open_source
 from genlab.errors import DataError
 
@@ -31,6 +31,7 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
         labels: whether labels are wanted; False gives every image `NO_LABEL`.
         split: ``train`` or ``test``, where the source has several parts.
         alpha: what to do with transparency, see `Conform`.
+        wording: how messages name these settings.
 
     Attributes:
         image_shape: (C, H, W) of every image.
@@ -55,13 +56,18 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
         labels: bool = True,
         split: str = "train",
         alpha: str = "refuse",
+        wording: Wording = KEYWORDS,
     ) -> None:
-        self.conform = Conform(image_size=image_size, channels=channels, fit=fit, alpha=alpha)
+        self.conform = Conform(
+            image_size=image_size, channels=channels, fit=fit, alpha=alpha, wording=wording
+        )
         self.source = path if isinstance(path, ImageSource) else open_source(path, split)
         if labels and self.source.labels is None:
+            reasons = [f.message for f in self.source.findings if f.code in ("labels", "shards")]
+            because = f" ({reasons[0]})" if reasons else ""
             raise DataError(
-                f"{self.source.path} has no labels; sort the images into one folder for each "
-                "class, or train without classes (labels=false)"
+                f"{self.source.path} has no labels{because}; sort the images into one folder for "
+                "each class, or train without classes (labels=false)"
             )
         first = self.conform(self.source.read(0), self._name(0))
         self.image_shape: tuple[int, int, int] = first.shape
@@ -96,10 +102,26 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
         if pixels.shape != self.image_shape:
             raise DataError(
                 f"{self._name(index)} has shape {_text(pixels.shape)} but the first image "
-                f"{_text(self.image_shape)}; set image_size with fit, and channels "
-                "('genlab data check' lists them all)"
+                f"{_text(self.image_shape)}; {self._cure(pixels.shape)} ('genlab data check' lists "
+                "them all)"
             )
         return pixels
+
+    def _cure(self, shape: tuple[int, ...]) -> str:
+        """What makes an image of this shape like the first one."""
+        wording = self.conform.wording
+        if not wording.has_fit:
+            return "make all alike first, with 'genlab data prepare'"
+        cures = []
+        if shape[1:] != self.image_shape[1:]:
+            size = "size" if wording.prefix == "--" else "image_size"
+            cures += [
+                wording.setting(size, str(self.image_shape[1])),
+                wording.setting("fit", "crop"),
+            ]
+        if shape[0] != self.image_shape[0]:
+            cures.append(wording.setting("channels", "3"))
+        return f"set {' and '.join(cures)}"
 
     def load_all(
         self,

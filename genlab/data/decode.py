@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
+from genlab.data.deep import deep_mode, is_deep, read_deep
 from genlab.errors import DataError
 
 EXTENSIONS = frozenset(
@@ -18,7 +19,16 @@ ORIENTATION = 0x0112
 """The EXIF tag."""
 
 _GREY = {"1", "L"}
-_DEEP = {"I", "F", "I;16", "I;16B", "I;16L", "I;16N"}
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""EXIF's orientation -> what sets the image upright."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +42,7 @@ class Picture:
         lossy: whether the file's compression loses detail.
         animated: whether the file holds more than the one frame that is read.
         turned: whether the file asks to be turned or mirrored (EXIF), which was done.
+        deep: whether it has 16 bits a channel, which were rounded to 8.
     """
 
     pixels: UInt8[np.ndarray, "C H W"]
@@ -40,6 +51,7 @@ class Picture:
     lossy: bool
     animated: bool
     turned: bool
+    deep: bool = False
 
 
 def decode(data: bytes, name: str) -> Picture:
@@ -50,7 +62,7 @@ def decode(data: bytes, name: str) -> Picture:
         name: what messages call it.
 
     Raises:
-        DataError: not an image, truncated, or with more than 8 bits a channel.
+        DataError: not an image, truncated, or with more than 16 bits a channel.
     """
     try:
         with Image.open(io.BytesIO(data)) as image:
@@ -72,16 +84,14 @@ def _reason(error: Exception, data: bytes) -> str:
 
 
 def _read(image: Image.Image, data: bytes, name: str) -> Picture:
-    mode, kind = image.mode, image.format or "?"
-    if mode in _DEEP:
-        raise DataError(
-            f"{name} has more than 8 bits a channel (mode {mode}); convert it to 8 bits"
-        )
+    deep, kind = is_deep(image), image.format or "?"
+    mode = deep_mode(image) if deep else image.mode
     animated = getattr(image, "n_frames", 1) > 1
+    shallow = read_deep(image, data, name) if deep else image
     image.load()
-    turned = _orientation(image) != 1
-    upright = ImageOps.exif_transpose(image) if turned else image
-    pixels = np.asarray(_plain(upright))
+    turn = _TURNS.get(_orientation(image))
+    plain = _plain(shallow)
+    pixels = np.asarray(plain if turn is None else plain.transpose(turn))
     return Picture(
         pixels=pixels[None]
         if pixels.ndim == 2
@@ -90,7 +100,8 @@ def _read(image: Image.Image, data: bytes, name: str) -> Picture:
         format=kind,
         lossy=_is_lossy(kind, data),
         animated=animated,
-        turned=turned,
+        turned=turn is not None,
+        deep=deep,
     )
 
 

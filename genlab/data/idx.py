@@ -6,6 +6,7 @@ http://yann.lecun.com/exdb/mnist, "File formats".
 """
 
 import gzip
+import math
 import re
 import struct
 import zlib
@@ -17,6 +18,7 @@ from jaxtyping import Int64, UInt8
 
 from genlab.data.base import ImageSource
 from genlab.errors import DataError
+from genlab.files import check_regular
 
 SPLITS = {"train": "train", "test": "t10k", "t10k": "t10k"}
 """Our word for a split -> how its files begin."""
@@ -24,6 +26,9 @@ SPLITS = {"train": "train", "test": "t10k", "t10k": "t10k"}
 UNSIGNED_BYTE = 0x08
 GZIP_MAX_RATIO = 1100
 """Deflate cannot shrink by more than about 1032, so a header that promises more is damaged."""
+
+MAX_AXES = 4
+"""Images (N, H, W), or (N, C, H, W)."""
 
 _FILE = re.compile(r"(?P<split>[\w-]+)-(?P<what>images|labels)[-.]idx[13]-ubyte(\.gz)?")
 
@@ -64,14 +69,14 @@ def read_idx(path: Path) -> UInt8[np.ndarray, "..."]:
     Raises:
         DataError: not an idx file, of another type, truncated, or longer than its header says.
     """
+    check_regular(path)
     try:
         size = path.stat().st_size
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+        packed = path.suffix == ".gz"
+        with gzip.open(path) if packed else path.open("rb") as file:
             shape = _read_header(file, path, size)
-            count = int(
-                np.prod(shape, dtype=np.float64)
-            )  # float: a damaged header must not overflow
-            if count > size * GZIP_MAX_RATIO:
+            count = math.prod(shape)
+            if count > size * (GZIP_MAX_RATIO if packed else 1):
                 raise DataError(
                     f"{path} is damaged: its header promises {count:,} bytes; fetch it again"
                 )
@@ -96,6 +101,8 @@ def _read_header(file: Any, path: Path, size: int) -> tuple[int, ...]:
         raise DataError(
             f"{path} holds idx type {magic[2]:#04x}; only unsigned bytes (0x08) are images"
         )
+    if not 1 <= magic[3] <= MAX_AXES:
+        raise DataError(f"{path} holds an array of {magic[3]} axes; images have 3, labels 1")
     axes = file.read(4 * magic[3])
     if len(axes) < 4 * magic[3]:
         raise DataError(f"{path} ends inside its header; fetch it again")
@@ -120,7 +127,9 @@ class IdxSource(ImageSource):
                 f"{', '.join(images) or 'none'}"
             )
         self._file = images[prefix]
+        self.split = "test" if prefix == SPLITS["test"] else split
         self._pixels: UInt8[np.ndarray, "N 1 H W"] | None = None
+        self.read_all()  # what is wrong with the file is said when it is opened
         self.labels = None if labels is None else self._read_labels(labels)
         crc = 0 if self.labels is None else zlib.crc32(self.labels.astype(np.uint8).tobytes())
         name, self.class_names = _KNOWN.get((prefix, crc), (None, None))

@@ -1,10 +1,12 @@
 """Seeds and class labels as people write them: ``0-63,100``, ``balanced``, ``sneaker,bag``."""
 
 import re
-from collections import Counter
-from collections.abc import Sequence
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from hashlib import sha256
 
+from genlab.data.base import some
 from genlab.errors import ConfigError, LabelError, nearest
 
 MAX_IMAGES = 10_000_000
@@ -12,7 +14,10 @@ MAX_IMAGES = 10_000_000
 
 MAX_SEED = 2**63 - 1
 
-_RANGE = re.compile(r"(\d+)(?:-(\d+))?")
+MAX_DIGITS = 20
+"""Digits of a number that is read at all: 2**63 has 19, and Python refuses thousands of them."""
+
+_RANGE = re.compile(r"([0-9]+)(?:-([0-9]+))?")
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:
@@ -43,6 +48,8 @@ def _parse_range(part: str, text: str) -> range:
         raise ConfigError(
             f"seeds {text!r}: {part!r} is neither a number nor a range; write for instance 0-63,100"
         )
+    if max(len(digits) for digits in match.groups(default="")) > MAX_DIGITS:
+        raise ConfigError(f"seeds must lie in 0 ... 2**63 - 1, got {part[:MAX_DIGITS]}...")
     first = int(match[1])
     last = int(match[2] or match[1])
     if last < first:
@@ -133,29 +140,60 @@ def cycle_classes(
 def parse_classes(
     text: str, num_classes: int, class_names: Sequence[str] | None = None
 ) -> tuple[int, ...]:
-    """Read a list of classes, by number or name, separated by commas."""
+    """Read a list of classes, by number or name, separated by commas.
+
+    A name may itself hold commas, as those of ImageNet do, if it is written out.
+
+    Raises:
+        LabelError: see `class_index`; or the model is unconditional.
+    """
     if num_classes == 0:
         raise LabelError(
             f"the model is unconditional and knows no class {text!r}; leave the labels out"
         )
-    return tuple(class_index(part.strip(), num_classes, class_names) for part in text.split(","))
+    parts = list(_parts(text, class_names or ()))
+    numbers = {part: class_index(part, num_classes, class_names) for part in set(parts)}
+    return tuple(numbers[part] for part in parts)
+
+
+def _parts(text: str, class_names: Sequence[str]) -> Iterator[str]:
+    """What stands between commas, but for those inside the name of a class."""
+    words = text.split(",")
+    longer = {name for name in class_names if "," in name}
+    most = max((name.count(",") for name in longer), default=0)
+    place = 0
+    while place < len(words):
+        ends = range(min(place + most + 1, len(words)), place, -1)
+        joined = (",".join(words[place:end]).strip() for end in ends)
+        size, part = next(
+            (end - place, part)
+            for end, part in zip(ends, joined, strict=True)
+            if part in longer or end == place + 1
+        )
+        yield part
+        place += size
 
 
 def class_index(name: str, num_classes: int, class_names: Sequence[str] | None = None) -> int:
     """The number of a class given by number or name.
 
-    Names match whatever their case, and with spaces, hyphens and underscores taken as equal.
+    See `find_name` for what a name matches; a name comes before a number.
+
+    Raises:
+        LabelError: there is no such class, or several have the name.
 
     >>> class_index("ankle_boot", 2, ["bag", "Ankle boot"])
     1
     """
-    names = {plain_name(known): index for index, known in enumerate(class_names or ())}
-    if plain_name(name) in names:
-        return names[plain_name(name)]
-    if re.fullmatch(r"\d+", name):
-        if int(name) < num_classes:
+    index = find_name(name, class_names or ())
+    if index is not None:
+        return index
+    if re.fullmatch(r"[0-9]+", name):
+        if len(name) <= MAX_DIGITS and int(name) < num_classes:
             return int(name)
-        raise LabelError(f"class {name} is out of range: the model knows 0 ... {num_classes - 1}")
+        raise LabelError(
+            f"class {name[:MAX_DIGITS]} is out of range: the model knows 0 ... {num_classes - 1}"
+        )
     if class_names is None:
         raise LabelError(
             f"the model's classes have no names, got {name!r}; "
@@ -164,13 +202,121 @@ def class_index(name: str, num_classes: int, class_names: Sequence[str] | None =
     raise LabelError(f"the model knows no class {name!r}; {nearest(name, class_names)}")
 
 
+def find_name(name: str, class_names: Sequence[str]) -> int | None:
+    """The number of the class that a name means; None where there is none.
+
+    A name that matches to the letter comes first. Otherwise case does not count, and spaces,
+    hyphens, underscores and slashes are taken as equal (no folder has a slash in its name).
+
+    Raises:
+        LabelError: several classes match equally well (ImageNet has two cranes).
+
+    >>> find_name("a", ["A", "a"]), find_name("b", ["A", "a"])
+    (1, None)
+    """
+    [index] = find_names([name], class_names)
+    return index
+
+
+def find_names(names: Sequence[str], class_names: Sequence[str]) -> list[int | None]:
+    """The number of the class that each name means; see `find_name`.
+
+    Raises:
+        LabelError: several classes match a name equally well.
+    """
+    exact: Mapping[str, list[int]] = _places(class_names)
+    plain: Mapping[str, list[int]] = _places([plain_name(known) for known in class_names])
+    numbers: list[int | None] = []
+    for name in names:
+        key = plain_name(name)
+        matches = exact.get(name) or (plain.get(key, []) if key else [])
+        if len(matches) > 1:
+            listed = [f"{number} ({class_names[number]!r})" for number in matches]
+            raise LabelError(
+                f"{name!r} names {len(matches)} classes, {some(listed, 5)}; give the number of the "
+                "one that is meant"
+            )
+        numbers.append(matches[0] if matches else None)
+    return numbers
+
+
+def match_classes(
+    count: int,
+    names: Sequence[str] | None,
+    other_count: int,
+    other_names: Sequence[str] | None,
+) -> list[int | None]:
+    """The class of another numbering that each class is; None where it has no such class.
+
+    Classes are matched by name where both sides have names, and by number otherwise. Names that are
+    plain numbers (folders called 0 to 9) are numbers.
+
+    Args:
+        count: of the classes.
+        names: of the classes, or None.
+        other_count: of the other side's.
+        other_names: of the other side's, or None.
+
+    Raises:
+        LabelError: several classes of the other side match a name equally well.
+
+    >>> match_classes(2, ["bag", "Sneaker"], 3, ["sneaker", "boot", "bag"])
+    [2, 0]
+    >>> match_classes(2, ["0", "2"], 3, ["sneaker", "boot", "bag"])
+    [0, 2]
+    """
+    if names is not None and other_names is not None:
+        if same_names(names, other_names):
+            return list(range(count))
+        if not _are_numbers(names) and not _are_numbers(other_names):
+            return find_names(names, other_names)
+    numbers = _numbers(count, names)
+    places = {number: place for place, number in enumerate(_numbers(other_count, other_names))}
+    return [places.get(number) for number in numbers]
+
+
+def _are_numbers(names: Sequence[str] | None) -> bool:
+    return names is not None and all(re.fullmatch(r"[0-9]{1,9}", name) for name in names)
+
+
+def _numbers(count: int, names: Sequence[str] | None) -> list[int]:
+    """The number that each class stands for."""
+    if names is None or not _are_numbers(names):
+        return list(range(count))
+    return [int(name) for name in names]
+
+
+def same_names(a: Sequence[str], b: Sequence[str]) -> bool:
+    """Whether two lists name the same classes in the same order.
+
+    >>> same_names(["Ankle boot"], ["ankle_boot"]), same_names(["A", "a"], ["a", "A"])
+    (True, False)
+    """
+    if list(a) == list(b):
+        return True
+    plain = [plain_name(name) for name in a]
+    # Names that differ only in spelling tell classes apart by their spelling alone.
+    return plain == [plain_name(name) for name in b] and len(set(plain)) == len(plain)
+
+
+def _places(values: Sequence[str]) -> dict[str, list[int]]:
+    places: dict[str, list[int]] = defaultdict(list)
+    for index, value in enumerate(values):
+        places[value].append(index)
+    return dict(places)
+
+
 def plain_name(name: str) -> str:
     """What two spellings of a class's name have in common.
+
+    Letters with marks count as equal whether they are stored as one character or as two, as file
+    systems differ in this.
 
     >>> plain_name("Ankle_boot ")
     'ankle boot'
     """
-    return re.sub(r"[\s_-]+", " ", name.strip()).casefold()
+    composed = unicodedata.normalize("NFC", name)
+    return re.sub(r"[\s_/-]+", " ", composed).strip().casefold()
 
 
 def check_labels(labels: Sequence[int], seeds: Sequence[int], num_classes: int) -> None:

@@ -6,14 +6,16 @@ Labels come from ``dataset.json`` where there is one (NVlabs/edm: ``{"labels": [
 
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 
 import numpy as np
 from jaxtyping import Int64
 
 from genlab.data.base import Finding, some
+from genlab.data.containers import Container
 from genlab.data.decode import EXTENSIONS
+from genlab.data.limits import check_class_names
 from genlab.data.manifest import MANIFEST, Labelled, labels_from_manifest
 from genlab.errors import DataError
 
@@ -35,12 +37,14 @@ class Layout:
         labels: (N,), or None.
         class_names: or None where the classes have none.
         findings: what is odd; a layout with an error among them cannot be trusted.
+        split: the part that was read; None where there are no parts.
     """
 
     images: list[str] = field(default_factory=list)
     labels: Int64[np.ndarray, " N"] | None = None
     class_names: tuple[str, ...] | None = None
     findings: tuple[Finding, ...] = ()
+    split: str | None = None
 
     @property
     def sound(self) -> bool:
@@ -79,7 +83,27 @@ def read_layout(names: Iterable[str], read: Callable[[str], bytes], split: str =
             labels, class_names = None, None
     else:
         labels, class_names = _from_folders(inside, images, findings)
-    return Layout([prefix + n for n in images], labels, class_names, tuple(findings))
+    part = split if prefix else None
+    return Layout([prefix + n for n in images], labels, class_names, tuple(findings), part)
+
+
+def layout_of(container: Container, split: str = "train") -> Layout:
+    """The images of a folder or zip; see `read_layout`.
+
+    Args:
+        container: where the files lie.
+        split: which part, where there are several.
+    """
+    layout = read_layout(container.names(), container.read, split)
+    if not container.special:
+        return layout
+    count = len(container.special)
+    finding = Finding.warning(
+        "special",
+        f"{count:,} {'entry is a pipe or device' if count == 1 else 'entries are pipes or devices'}"
+        f" and passed over: {some(container.special)}; remove what is no image",
+    )
+    return replace(layout, findings=(*layout.findings, finding))
 
 
 def _is_junk(name: str) -> bool:
@@ -155,6 +179,11 @@ def _from_folders(names: list[str], images: list[str], findings: list[Finding]) 
         return None, None
     findings += _nesting(images, classes)
     findings += _odd_folders(names, classes)
+    try:
+        check_class_names(classes, "the folders of classes have", "rename the folder")
+    except DataError as error:
+        findings.append(Finding.error("class-name", str(error)))
+        return None, None
     numbers = {name: label for label, name in enumerate(classes)}
     return np.array([numbers[_first(n)] for n in images], np.int64), tuple(classes)
 

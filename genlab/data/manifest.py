@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int64
 
-from genlab.data.base import Finding, some
+from genlab.data.base import Finding, printable, some
+from genlab.data.containers import plain_path
+from genlab.data.limits import check_class_names, check_range
 from genlab.errors import DataError
 
 MANIFEST = "dataset.json"
@@ -31,17 +33,18 @@ def labels_from_manifest(images: list[str], data: bytes, findings: list[Finding]
         DataError: the manifest is malformed, contradicts itself, or leaves images out.
     """
     content = _parse(data)
-    labels = _parse_labels(content["labels"])
+    labels = _parse_labels(content["labels"], set(images))
     class_names = _parse_names(content.get("class_names"))
     if labels is None:
         return None, None
     absent = [n for n in images if n not in labels]
+    extra = sorted(set(labels) - set(images))
     if absent:
+        others = f" (it lists {some(extra)}, which are not there)" if extra else ""
         raise DataError(
             f"{MANIFEST} has no label for {len(absent):,} of {len(images):,} images: "
-            f"{some(absent)}; add them or remove the images"
+            f"{some(absent)}{others}; add them or remove the images"
         )
-    extra = sorted(set(labels) - set(images))
     if extra:
         message = f"{MANIFEST} lists {len(extra):,} files that are not there: {some(extra)}"
         findings.append(Finding.warning("manifest", f"{message}; is the set complete?"))
@@ -64,7 +67,8 @@ def _parse(data: bytes) -> dict[str, Any]:
     return content
 
 
-def _parse_labels(value: Any) -> dict[str, int] | None:
+def _parse_labels(value: Any, images: set[str]) -> dict[str, int] | None:
+    """Label by image; a name that is no image's as it stands is read with forward slashes."""
     if value is None:
         return None
     pairs = list(value.items()) if isinstance(value, dict) else value
@@ -74,13 +78,17 @@ def _parse_labels(value: Any) -> dict[str, int] | None:
         raise DataError(f'"labels" in {MANIFEST} must be a list of pairs like ["a.png", 0]')
     labels: dict[str, int] = {}
     for name, label in pairs:
-        if isinstance(label, bool) or not isinstance(label, int) or label < 0:
+        shown = printable(name)
+        if isinstance(label, bool) or not isinstance(label, int):
             raise DataError(
-                f"{MANIFEST} gives {name} the label {label!r}; labels are whole numbers from 0"
+                f"{MANIFEST} gives {shown} the label {printable(repr(label))}; labels are whole "
+                "numbers from 0"
             )
-        if labels.setdefault(name, label) != label:
+        check_range(label, label, f"{MANIFEST} gives {shown}")
+        image = name if name in images else plain_path(name)
+        if labels.setdefault(image, label) != label:
             raise DataError(
-                f"{MANIFEST} gives {name} two labels, {labels[name]} and {label}; keep one"
+                f"{MANIFEST} gives {shown} two labels, {labels[image]} and {label}; keep one"
             )
     return labels
 
@@ -90,6 +98,7 @@ def _parse_names(value: Any) -> tuple[str, ...] | None:
         return None
     if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
         raise DataError(f'"class_names" in {MANIFEST} must be a list of texts, one for each class')
+    check_class_names(value, f"{MANIFEST} has", "write another name in class_names")
     return tuple(value)
 
 
@@ -104,5 +113,9 @@ def _names_from_folders(
         folders.setdefault(label, set()).add(name.partition("/")[0])
     names = [next(iter(folders[k])) for k in sorted(folders) if len(folders[k]) == 1]
     if len(set(names)) != len(folders) or sorted(folders) != list(range(len(folders))):
+        return None
+    try:
+        check_class_names(names, "folders have", "rename the folder")
+    except DataError:  # the labels stand without names
         return None
     return tuple(names)

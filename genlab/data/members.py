@@ -3,10 +3,10 @@
 import numpy as np
 from jaxtyping import UInt8
 
-from genlab.data.base import ImageSource
+from genlab.data.base import ImageSource, printable
 from genlab.data.containers import Container, ZipContainer
 from genlab.data.decode import Picture, decode
-from genlab.data.layout import Layout, read_layout
+from genlab.data.layout import Layout, layout_of
 from genlab.errors import DataError
 
 
@@ -25,7 +25,7 @@ class MemberSource(ImageSource):
     def __init__(
         self, container: Container, split: str = "train", layout: Layout | None = None
     ) -> None:
-        layout = layout or read_layout(container.names(), container.read, split)
+        layout = layout or layout_of(container, split)
         for finding in layout.findings:
             if finding.level == "error":
                 raise DataError(f"{container.path}: {finding.message}")
@@ -33,7 +33,7 @@ class MemberSource(ImageSource):
         self.path = container.path
         self.kind = "zip of images" if isinstance(container, ZipContainer) else "folder of images"
         self.labels, self.class_names = layout.labels, layout.class_names
-        self.findings = layout.findings
+        self.findings, self.split = layout.findings, layout.split
         self._names = layout.images
 
     def __len__(self) -> int:
@@ -41,12 +41,12 @@ class MemberSource(ImageSource):
 
     def name(self, index: int) -> str:
         """The image's path inside the folder or zip."""
-        return self._names[index]
+        return printable(self._names[index])
 
     def picture(self, index: int) -> Picture:
         """One image with what is to be known about its file."""
         name = self._names[index]
-        return decode(self.container.read(name), f"{self.path}: {name}")
+        return decode(self.container.read(name), f"{self.path}: {printable(name)}")
 
     def read(self, index: int) -> UInt8[np.ndarray, "C H W"]:
         """One image, upright."""

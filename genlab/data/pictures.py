@@ -3,8 +3,9 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
+from genlab.data.fonts import Font, pen_for
 from genlab.data.writers import Pixels, to_pil
 from genlab.files import atomic_path
 
@@ -19,8 +20,6 @@ _LINE = 18
 _MOST_LINES = 6
 _BACKGROUND = (255, 255, 255)
 _INK = (32, 32, 32)
-
-_Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
 def grid(
@@ -125,10 +124,6 @@ def _enlarge(image: Image.Image, factor: int | None = None) -> Image.Image:
     return image.convert("RGB").resize(size, Image.Resampling.NEAREST)
 
 
-def _font() -> _Font:
-    return ImageFont.load_default(_TEXT)
-
-
 def _sheet(
     tiles: Sequence[Image.Image],
     columns: int,
@@ -141,41 +136,42 @@ def _sheet(
 
     What is wider than its place goes on in the next line, over a few lines.
     """
-    font = _font()
+    pen = pen_for([title, *left, *below, *above], _TEXT)
+    font, left = pen.font, [pen.spell(name) for name in left]
     width, height = tiles[0].size
     margin = 2 * _GAP + max((int(font.getlength(name)) for name in left), default=-_GAP)
     page_width = margin + columns * (width + _GAP)
-    titles = _wrap(title, page_width - 2 * _GAP, font)
-    heads = [_wrap(name, width, font) for name in above]
-    feet = [_wrap(name, width, font) for name in below]
+    titles = _wrap(pen.spell(title), page_width - 2 * _GAP, font)
+    heads = [_wrap(pen.spell(name), width, font) for name in above]
+    feet = [_wrap(pen.spell(name), width, font) for name in below]
     head = _LINE * max(map(len, heads), default=0)
     foot = _LINE * max(map(len, feet), default=0)
     top = (_LINE * len(titles) + 2 * _GAP if titles else _GAP) + head
     pitch = (width + _GAP, height + _GAP + foot)
     page = Image.new("RGB", (page_width, top + -(-len(tiles) // columns) * pitch[1]), _BACKGROUND)
-    pen = ImageDraw.Draw(page)
+    draw = ImageDraw.Draw(page)
     for line, text in enumerate(titles):
-        pen.text((_GAP, _GAP + line * _LINE), text, _INK, font)
+        draw.text((_GAP, _GAP + line * _LINE), text, _INK, font)
     for row, name in enumerate(left):
-        pen.text((_GAP, top + row * pitch[1] + height // 2), name, _INK, font, anchor="lm")
+        draw.text((_GAP, top + row * pitch[1] + height // 2), name, _INK, font, anchor="lm")
     for column, lines in enumerate(heads):
         x = margin + column * pitch[0] + width // 2
-        _centre(pen, lines, x, top - _LINE * len(lines), font)
+        _centre(draw, lines, x, top - _LINE * len(lines), font)
     for i, tile in enumerate(tiles):
         x, y = margin + i % columns * pitch[0], top + i // columns * pitch[1]
         page.paste(tile, (x, y))
         if feet:
-            _centre(pen, feet[i], x + width // 2, y + height, font)
+            _centre(draw, feet[i], x + width // 2, y + height, font)
     return page
 
 
-def _centre(pen: ImageDraw.ImageDraw, lines: Sequence[str], x: int, y: int, font: _Font) -> None:
+def _centre(draw: ImageDraw.ImageDraw, lines: Sequence[str], x: int, y: int, font: Font) -> None:
     """Write lines below each other, the first from ``y`` on."""
     for line, text in enumerate(lines):
-        pen.text((x, y + line * _LINE + _LINE // 2), text, _INK, font, anchor="mm")
+        draw.text((x, y + line * _LINE + _LINE // 2), text, _INK, font, anchor="mm")
 
 
-def _wrap(text: str, width: int, font: _Font) -> list[str]:
+def _wrap(text: str, width: int, font: Font) -> list[str]:
     """Break a text into lines that fit: between words, and within one that is too long itself."""
     paragraphs = [_broken(paragraph, width, font) for paragraph in text.split("\n")]
     lines = [line for paragraph in paragraphs for line in paragraph]
@@ -184,7 +180,7 @@ def _wrap(text: str, width: int, font: _Font) -> list[str]:
     return lines
 
 
-def _broken(text: str, width: int, font: _Font) -> list[str]:
+def _broken(text: str, width: int, font: Font) -> list[str]:
     lines: list[str] = []
     for word in text.split():
         if lines and font.getlength(f"{lines[-1]} {word}") <= width:

@@ -3,6 +3,7 @@
 import io
 import json
 import multiprocessing
+import os
 import signal
 import zipfile
 from collections import deque
@@ -11,6 +12,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Thread
 
 import numpy as np
 from jaxtyping import UInt8
@@ -21,7 +23,7 @@ from genlab.data.manifest import MANIFEST
 from genlab.data.sources import open_source
 from genlab.data.writers import image_name, to_pil
 from genlab.errors import ConfigError, DataError, OutputError
-from genlab.files import atomic_path
+from genlab.files import atomic_path, remove_leftovers
 
 ENCODINGS = ("png", "webp")
 
@@ -137,6 +139,7 @@ def prepare(
     if not isinstance(source, ImageSource):
         source = open_source(source, split)
     job = _Job(source, conform or Conform(), encoding)
+    remove_leftovers(dest)
     with atomic_path(dest) as temporary, zipfile.ZipFile(temporary, "w") as archive:
         return _write(archive, job, dest, workers, skip_broken, progress)
 
@@ -265,7 +268,16 @@ _job: _Job | None = None
 def _start(job: _Job) -> None:
     global _job
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    Thread(target=_end_with_parent, daemon=True).start()
     _job = job
+
+
+def _end_with_parent() -> None:
+    """Wait for the parent's end: one that is killed cannot tell its workers to stop."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _pack(chunk: range) -> list[_Packed]:

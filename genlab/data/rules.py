@@ -1,8 +1,9 @@
 """What the counts of a data set mean for training: one sentence each, with the cure."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
+from jaxtyping import Int64
 
 from genlab.data.base import Finding, ImageSource, some
 from genlab.data.conform import Conform
@@ -15,7 +16,7 @@ UNEVEN = 10
 HALVINGS = 8
 """U-Nets halve the image three times or so."""
 
-GREY_MODES = {"1", "L", "LA", "La"}
+GREY_MODES = {"1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N", "LA;16"}
 
 
 def judge(source: ImageSource, tally: Tally, conform: Conform) -> Iterator[Finding]:
@@ -26,7 +27,7 @@ def judge(source: ImageSource, tally: Tally, conform: Conform) -> Iterator[Findi
         tally: what the images are like.
         conform: how training is to make them alike; what it settles is no error.
     """
-    yield from _broken(tally, len(source))
+    yield from _broken(source, tally)
     if not tally.sizes:
         return
     yield from _sizes(tally, conform)
@@ -44,16 +45,16 @@ def judge(source: ImageSource, tally: Tally, conform: Conform) -> Iterator[Findi
         )
 
 
-def _broken(tally: Tally, count: int) -> Iterable[Finding]:
+def _broken(source: ImageSource, tally: Tally) -> Iterable[Finding]:
     if not tally.broken:
         return
     name, reason = next(iter(tally.broken.items()))
-    reason = reason.partition(name)[2].strip() or reason
+    reason = reason.removeprefix(f"{source.path}: {name} ")
     yield Finding.error(
         "broken",
-        f"{len(tally.broken):,} of {count:,} images cannot be read: {some(tally.broken)} (the "
-        f"first {reason.partition(';')[0]}); replace them, or leave them out with 'genlab data "
-        "prepare --skip-broken'",
+        f"{len(tally.broken):,} of {len(source):,} images cannot be read: {some(tally.broken)} "
+        f"(the first {reason.partition(';')[0]}); replace them, or leave them out with 'genlab "
+        "data prepare --skip-broken'",
     )
 
 
@@ -107,7 +108,8 @@ def _channels(tally: Tally, conform: Conform) -> Iterable[Finding]:
     if grey and colour:
         text = f"{grey:,} images are grey and {colour:,} RGB"
         if conform.channels is None:
-            odd = min(tally.modes, key=lambda mode: tally.modes[mode])
+            fewer = [mode for mode in tally.modes if (mode in GREY_MODES) == (grey <= colour)]
+            odd = min(fewer, key=lambda mode: tally.modes[mode])
             yield Finding.error(
                 "mixed-channels",
                 f"{text} (for instance {tally.examples[odd]}); choose --channels 3 or 1",
@@ -138,11 +140,12 @@ def _transparency(tally: Tally, conform: Conform) -> Iterable[Finding]:
         )
     elif count:
         yield Finding.note("transparent", f"{count:,} images are laid on {conform.alpha}")
-    with_alpha = sum(tally.modes[mode] for mode in ("LA", "La", "PA", "RGBA", "RGBa"))
-    if with_alpha > count:
+    opaque = tally.traits["opaque"]
+    if opaque:
         yield Finding.note(
             "opaque-alpha",
-            f"{with_alpha - count:,} images have an alpha channel that is opaque; it is dropped",
+            f"{opaque:,} images have an alpha channel that is opaque ({tally.examples['opaque']}); "
+            "it is dropped",
         )
 
 
@@ -163,13 +166,7 @@ def _labels(source: ImageSource) -> Iterable[Finding]:
             "conditional on; train without classes, or check the labels",
         )
         return
-    empty = [names[i] for i in np.flatnonzero(counts == 0)]
-    if empty:
-        yield Finding.warning(
-            "empty-class",
-            f"{len(empty):,} of {len(counts):,} labels have no image: {some(empty)}; number the "
-            "classes 0, 1, 2, ... without gaps, or add the images",
-        )
+    yield from empty_classes(counts, source.class_names)
     tiny = np.flatnonzero((counts > 0) & (counts < FEW_IN_CLASS))
     few = [f"{names[i]} ({counts[i]})" for i in tiny]
     if few:
@@ -184,6 +181,25 @@ def _labels(source: ImageSource) -> Iterable[Finding]:
             "uneven-classes",
             f"the largest class ({names[int(counts.argmax())]}, {counts.max():,}) has more than "
             f"{UNEVEN} times the images of the smallest ({least:,})",
+        )
+
+
+def empty_classes(
+    counts: Int64[np.ndarray, " classes"], class_names: Sequence[str] | None
+) -> Iterable[Finding]:
+    """Say which classes a model would have without having seen an image of them.
+
+    Args:
+        counts: images of each class.
+        class_names: or None where the classes have none.
+    """
+    empty = np.flatnonzero(counts == 0).tolist()
+    if empty:
+        names = [class_names[i] if class_names else f"class {i}" for i in empty]
+        yield Finding.warning(
+            "empty-class",
+            f"{len(empty):,} of {len(counts):,} labels have no image: {some(names)}; number the "
+            "classes 0, 1, 2, ... without gaps, or add the images",
         )
 
 
@@ -236,6 +252,12 @@ def _oddities(tally: Tally) -> Iterable[Finding]:
             "animated",
             f"{tally.traits['animated']:,} files hold several frames "
             f"({tally.examples['animated']}); only the first is used",
+        )
+    if tally.traits["deep"]:
+        yield Finding.note(
+            "deep",
+            f"{tally.traits['deep']:,} files have 16 bits a channel ({tally.examples['deep']}); "
+            "they are rounded to 8",
         )
     if tally.traits["turned"]:
         yield Finding.note(

@@ -9,6 +9,7 @@ from genlab.data.idx import IdxSource, is_idx_folder
 from genlab.data.members import MemberSource
 from genlab.data.npz import NpzSource
 from genlab.errors import DataError
+from genlab.files import check_regular
 
 
 def open_source(path: str | Path, split: str = "train") -> ImageSource:
@@ -26,17 +27,19 @@ def open_source(path: str | Path, split: str = "train") -> ImageSource:
     path = Path(path).expanduser()
     if has_files(path):
         return MemberSource(open_container(path), split)
-    return IdxSource(path, split) if path.is_dir() else NpzSource(path)
+    return IdxSource(path, split) if path.is_dir() else NpzSource(path, split)
 
 
 def has_files(path: Path) -> bool:
     """Whether the images are files of their own (in a folder or zip), not rows of an array.
 
     Raises:
-        DataError: there is nothing at ``path``.
+        DataError: there is nothing at ``path``, or a pipe or device.
     """
     if not path.exists():
         raise DataError(f"there is no {path}; check the path of the data")
+    if not path.is_dir():
+        check_regular(path)
     return not is_idx_folder(path) if path.is_dir() else path.suffix != ".npz"
 
 

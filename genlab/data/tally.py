@@ -22,7 +22,7 @@ SAMPLE_SIDE = 64
 
 BLOCK = 256
 
-TRAITS = ("lossy", "animated", "turned", "transparent", "coloured", "blank")
+TRAITS = ("lossy", "animated", "turned", "transparent", "coloured", "opaque", "blank", "deep")
 """The yes-or-no entries of `Facts`."""
 
 
@@ -37,8 +37,10 @@ class Facts:
     animated: bool
     turned: bool
     transparent: bool
+    opaque: bool
     coloured: bool
     blank: bool
+    deep: bool
     digest: bytes
     corner: UInt8[np.ndarray, "C H W"]
 
@@ -132,7 +134,9 @@ def _facts(source: ImageSource, index: int) -> Facts:
         animated=picture.animated,
         turned=picture.turned,
         transparent=len(pixels) in (2, 4) and bool((pixels[-1] < 255).any()),
+        opaque=len(pixels) in (2, 4) and bool((pixels[-1] == 255).all()),
         coloured=len(colour) == 3 and bool((colour != colour[:1]).any()),
+        deep=picture.deep,
         blank=bool((pixels == pixels[:, :1, :1]).all()),
         digest=blake2b(shape + pixels.tobytes(), digest_size=16).digest(),
         corner=colour[:, :SAMPLE_SIDE, :SAMPLE_SIDE].copy(),

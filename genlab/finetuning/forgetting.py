@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from genlab.data.labels import class_index, plain_name
+from genlab.data.labels import class_index, find_names
 from genlab.diffusion.condition import NULL_CLASS, Condition
 from genlab.diffusion.denoiser import rows
 from genlab.diffusion.losses import LOSSES, DenoisingLoss
@@ -123,14 +123,14 @@ class Forgetting:
                 )
             labels = list(range(data.num_classes))
         else:
-            numbers = {plain_name(name): number for number, name in enumerate(base_names)}
-            for name in names:
-                if plain_name(name) not in numbers:
+            labels = []
+            for name, number in zip(names, find_names(names, base_names), strict=True):
+                if number is None:
                     raise ConfigError(
                         f"{name!r} is no class of the base, and forgetting adds none; "
                         f"{nearest(name, base_names)}"
                     )
-            labels = [numbers[plain_name(name)] for name in names]
+                labels.append(number)
         if set(labels) <= set(self.classes):
             raise ConfigError(
                 "the images are all of classes to be forgotten; give images of the others, which "

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from genlab import compute
-from genlab.data.labels import plain_name
+from genlab.data.labels import same_names
 from genlab.errors import ConfigError
 from genlab.finetuning.classes import with_classes
 from genlab.finetuning.config import FinetuneConfig
@@ -367,4 +367,4 @@ def _same_classes(base: Generator, count: int, names: Sequence[str] | None) -> b
         return False
     if names is None or base.class_names is None:
         return True
-    return [*map(plain_name, names)] == [*map(plain_name, base.class_names)]
+    return same_names(names, base.class_names)

@@ -7,12 +7,17 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
-from genlab.data.conform import Conform
+from genlab.data.base import ImageSource
+from genlab.data.conform import Conform, Wording
 from genlab.data.dataset import ImageDataset
 from genlab.data.decode import EXTENSIONS, decode
+from genlab.data.labels import match_classes
 from genlab.data.pixels import from_uint8
-from genlab.errors import ConfigError, DataError
+from genlab.errors import ConfigError, DataError, LabelError
 from genlab.generators.base import Generator
+
+WORDING = Wording(has_alpha=False)
+"""How the settings of given images are written: ``fit=pad``."""
 
 
 def by_seed(images: Float[Tensor, "N C H W"], seeds: Sequence[int]) -> dict[int, Tensor]:
@@ -57,10 +62,25 @@ def read_given(
     """
     channels = generator.image_shape[0]
     pixels, images = _read(path, len(seeds), image_size, channels, fit)
-    known = None if images is None else images.source.labels
-    if images is None or known is None or images.source.num_classes != generator.num_classes:
+    if images is None or images.source.labels is None:
         return from_uint8(pixels), None
-    return from_uint8(pixels), tuple(int(known[n % len(images)]) for n in range(len(seeds)))
+    classes = _model_classes(images.source, generator)
+    stored = images.source.labels
+    labels = [classes[int(stored[n % len(images)])] for n in range(len(seeds))]
+    known = tuple(label for label in labels if label is not None)
+    return from_uint8(pixels), known if len(known) == len(labels) else None
+
+
+def _model_classes(source: ImageSource, generator: Generator) -> list[int | None]:
+    """The model's class that each class of the images is: by name where both have names."""
+    count, own = source.num_classes, generator.num_classes
+    by_name = source.class_names is not None and generator.class_names is not None
+    if not by_name and count != own:
+        return [None] * count
+    try:
+        return match_classes(count, source.class_names, own, generator.class_names)
+    except LabelError:  # two classes of the model could be meant
+        return [None] * count
 
 
 def read_masks(
@@ -93,11 +113,11 @@ def _read(
             pixels = decode(file.read_bytes(), path).pixels
         except OSError as error:
             raise DataError(f"cannot read {path}: {error.strerror or error}") from error
-        conform = Conform(image_size=image_size, channels=channels, fit=fit)
+        conform = Conform(image_size=image_size, channels=channels, fit=fit, wording=WORDING)
         one = torch.from_numpy(conform(pixels, path).copy())
         return one.expand(count, *one.shape), None
     try:
-        images = ImageDataset(path, image_size, channels, fit, labels=False, split="test")
+        images = ImageDataset(path, image_size, channels, fit, False, "test", wording=WORDING)
     except DataError:  # what has no parts counts as its training part
-        images = ImageDataset(path, image_size, channels, fit, labels=False, split="train")
+        images = ImageDataset(path, image_size, channels, fit, False, "train", wording=WORDING)
     return torch.stack([images[number % len(images)][0] for number in range(count)]), images

@@ -4,19 +4,24 @@ Step s takes the places s * B ... (s + 1) * B - 1 of an endless sequence of shuf
 order depends on the seed alone, so it is the same after a resume and for any number of processes.
 """
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
+import numpy as np
 import torch
 from jaxtyping import Float16, Int64, UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
+from genlab.data.base import Finding
+from genlab.data.conform import TRAINING
 from genlab.data.dataset import ImageDataset
 from genlab.data.latents import LatentDataset, is_latents
+from genlab.data.rules import empty_classes
 from genlab.errors import ConfigError
-from genlab.training.config import DataConfig, Fit
+from genlab.training.config import Alpha, DataConfig, Fit
 from genlab.training.seeds import generator
 
 
@@ -122,8 +127,16 @@ def open_dataset(config: DataConfig) -> ImageDataset | LatentDataset:
             fit=config.fit.value,
             labels=config.labels,
             split=config.split,
+            alpha=config.alpha.value,
+            wording=TRAINING,
         )
-    done = {"image_size": None, "channels": None, "fit": Fit.none, "split": "train"}
+    done = {
+        "image_size": None,
+        "channels": None,
+        "fit": Fit.none,
+        "alpha": Alpha.refuse,
+        "split": "train",
+    }
     for name, left_out in done.items():
         if getattr(config, name) != left_out:
             raise ConfigError(
@@ -131,6 +144,19 @@ def open_dataset(config: DataConfig) -> ImageDataset | LatentDataset:
                 f"{config.path} was encoded; leave it out"
             )
     return LatentDataset(config.path, labels=config.labels)
+
+
+def _warn(dataset: ImageDataset | LatentDataset) -> None:
+    """Say what ``genlab data check`` warns of and can be seen without reading the images."""
+    findings: list[Finding] = []
+    if isinstance(dataset, ImageDataset):
+        findings += dataset.source.findings
+    if dataset.num_classes:
+        counts = np.bincount(dataset.labels.numpy(), minlength=dataset.num_classes)
+        findings += empty_classes(counts, dataset.class_names)
+    for finding in findings:
+        if finding.level == "warning":
+            warnings.warn(finding.message, stacklevel=3)
 
 
 class Batches:
@@ -146,6 +172,7 @@ class Batches:
 
     def __init__(self, config: DataConfig, seed: int) -> None:
         self.dataset = open_dataset(config)
+        _warn(self.dataset)
         shape = self.dataset.image_shape
         if shape[1] != shape[2]:
             raise ConfigError(

@@ -43,6 +43,14 @@ class SnapshotDtype(Enum):
     float32 = "float32"
 
 
+class Alpha(Enum):
+    """What lies behind transparent images; see `genlab.data.conform.Conform`."""
+
+    refuse = "refuse"
+    black = "black"
+    white = "white"
+
+
 @dataclass(kw_only=True)
 class DataConfig:
     """The training images.
@@ -53,6 +61,7 @@ class DataConfig:
         image_size: height and width; null takes that of the images.
         channels: 1 or 3; null takes those of the images.
         fit: what to do with images of another size.
+        alpha: what lies behind transparent images; they are refused unless it is said.
         labels: whether to train on classes.
         max_memory_gib: sets up to this size are read into memory once; larger ones are read from
             disk as needed.
@@ -64,6 +73,7 @@ class DataConfig:
     image_size: int | None = None
     channels: int | None = None
     fit: Fit = Fit.none
+    alpha: Alpha = Alpha.refuse
     labels: bool = True
     max_memory_gib: float = 4.0
     num_workers: int = 4

@@ -6,7 +6,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from genlab.data.base import some
 from genlab.data.dataset import ImageDataset
+from genlab.data.labels import same_names
 from genlab.data.latents import LatentDataset
 from genlab.data.pixels import from_uint8
 from genlab.errors import ConfigError
@@ -58,6 +60,12 @@ def build_validation(
         raise ConfigError(
             f"the validation images are {dataset.image_shape} of {dataset.num_classes} classes, "
             f"those in training {data.image_shape} of {data.num_classes}; check validation.path"
+        )
+    ours, theirs = dataset.class_names, data.class_names
+    if ours is not None and theirs is not None and not same_names(ours, theirs):
+        raise ConfigError(
+            f"the classes of the validation images ({some(ours)}) are not those in training "
+            f"({some(theirs)}), or in another order; name and number them alike"
         )
     return lambda network: objective.evaluate(network, _batches(dataset, device))
 

@@ -174,3 +174,31 @@ def test_encode(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     code, _, err = run(capfd, "data", *arguments[:-2], "--channels", "1")
     assert code == 2
     assert "made for images of 3 channels" in err
+
+
+def test_bare_data_prints_its_help(capfd: pytest.CaptureFixture[str]) -> None:
+    code, out, err = run(capfd, "data")
+    assert code == 2
+    lines = (out + err).splitlines()
+    assert lines[0].startswith("Usage: genlab data")
+    assert any(line.split()[:1] == ["prepare"] for line in lines)
+
+
+def test_transparent_images_are_refused_with_an_option_of_the_command(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    image = picture(0, (16, 16), "RGBA")
+    root = write_folder(tmp_path / "set", {"0.png": encoded(image), "1.png": encoded(image)})
+    code, _, err = run(capfd, "data", "prepare", root, tmp_path / "a.zip")
+    assert code == 2
+    assert "--alpha white or --alpha black" in err
+    assert run(capfd, "data", "prepare", root, tmp_path / "a.zip", "--alpha", "white")[0] == 0
+
+
+def test_prepare_says_what_it_passes_over(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    root = write_folder(tmp_path / "set", {**class_files(), "bag/raw.cr2": b"camera"})
+    code, _, err = run(capfd, "data", "prepare", root, tmp_path / "a.zip")
+    assert code == 0
+    assert "warning: 1 files are not images and are passed over: bag/raw.cr2" in err

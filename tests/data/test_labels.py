@@ -1,5 +1,7 @@
 """Seeds and labels as people write them."""
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,6 +13,7 @@ from genlab.data.labels import (
     parse_labels,
     parse_seeds,
     random_label,
+    same_names,
 )
 from genlab.errors import ConfigError, LabelError
 
@@ -94,3 +97,50 @@ def test_names_need_a_model_with_names() -> None:
 def test_as_many_labels_as_seeds() -> None:
     with pytest.raises(LabelError, match="--classes 1,2"):
         parse_labels("1,2", range(5), 3)
+
+
+# --- names that several classes could have -----------------------------------------------------
+
+CRANES = ["A", "a", "crane", "crane", "T shirt", "t-shirt"]
+
+
+@pytest.mark.parametrize(("name", "number"), [("A", 0), ("a", 1), ("T shirt", 4), ("t-shirt", 5)])
+def test_an_exact_name_comes_before_one_that_differs_in_case(name: str, number: int) -> None:
+    assert class_index(name, 6, CRANES) == number
+
+
+@pytest.mark.parametrize(
+    ("name", "numbers"),
+    [("crane", "2 ('crane'), 3 ('crane')"), ("T_SHIRT", "4 ('T shirt'), 5 ('t-shirt')")],
+)
+def test_a_name_that_several_classes_have_is_refused_with_their_numbers(
+    name: str, numbers: str
+) -> None:
+    with pytest.raises(LabelError, match=re.escape(numbers)) as refusal:
+        cycle_classes(name, range(3), 6, CRANES)
+    assert "number" in str(refusal.value)
+    assert cycle_classes("2", range(1), 6, CRANES) == (2,)  # the cure works
+
+
+def test_a_mark_may_be_stored_with_its_letter_or_behind_it() -> None:
+    assert class_index("cafe\u0301", 1, ["caf\u00e9"]) == 0
+
+
+def test_a_name_may_hold_commas() -> None:
+    names = ["tench, Tinca tinca", "goldfish, Carassius auratus", "crane"]
+    assert cycle_classes("crane, tench, Tinca tinca,1", range(3), 3, names) == (2, 0, 1)
+
+
+@pytest.mark.parametrize("digits", ["9" * 5000, "0" * 5000])
+def test_numbers_of_thousands_of_digits_are_refused(digits: str) -> None:
+    with pytest.raises(LabelError, match="out of range"):
+        class_index(digits, 3, NAMES)
+    with pytest.raises(ConfigError, match=r"2\*\*63"):
+        parse_seeds(f"0-{digits}")
+
+
+def test_lists_name_the_same_classes_only_in_the_same_order() -> None:
+    assert same_names(CRANES, CRANES)  # ImageNet with itself, two cranes or not
+    assert same_names(["Ankle_boot", "bag"], ["ankle boot", "Bag"])
+    assert not same_names(["a", "A"], ["A", "a"])
+    assert not same_names(["bag", "boot"], ["boot", "bag"])

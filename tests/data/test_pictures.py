@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from genlab.data import pictures
+from genlab.data import fonts, pictures
+from genlab.data.fonts import pen_for
+from genlab.data.pictures import grid
 
 
 def shades(values: list[int], channels: int = 1, size: int = 8) -> list[np.ndarray]:
@@ -92,3 +94,40 @@ def test_pictures_are_the_same_bytes_each_time(tmp_path: Path) -> None:
     for name in ("a.png", "b.png"):
         pictures.write_grid(tmp_path / name, pictures.grid(shades([1, 2, 3]), title="x"))
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+
+
+# --- letters that Pillow's own font does not have ----------------------------------------------
+
+
+def ink(name: str) -> bytes:
+    pixels = [np.zeros((8, 8, 1), np.uint8)] * 2
+    return grid(pixels, [0, 0], [name]).tobytes()
+
+
+def test_names_with_umlauts_and_other_letters_are_legible() -> None:
+    drawn = {name: ink(name) for name in ("Apfel", "Äpfel", "Öpfel", "\uffff\uffff")}
+    missing = drawn.pop("\uffff\uffff")
+    assert missing not in drawn.values()
+    assert ink("Äpfel") != ink("\uffffpfel")  # not the box of a letter that is missing
+    assert ink("A\u0308pfel") == drawn["Äpfel"]  # one character or two
+
+
+def test_plain_names_do_not_depend_on_the_fonts_of_the_system() -> None:
+    assert pen_for(["Ankle boot, 2.5 %"], 12).font.getname() == ("Aileron", "Regular")
+
+
+def test_without_fonts_letters_are_spelled_without_their_marks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(fonts, "SYSTEM_FONTS", ())
+    pen = pen_for(["Äpfel, Straße, café, Łódź, 猫"], 12)
+    assert pen.spell("Äpfel, Straße, café, Łódź, 猫") == "Apfel, Strasse, cafe, Lodz, ?"
+    assert pen.spell("cafe\u0301\tau\nlait") == "cafe au\nlait"
+    assert ink("猫")  # drawn all the same
+
+
+def test_a_font_that_has_the_letters_is_found() -> None:
+    pen = pen_for(["Я", "ä"], 12)
+    if pen.font == pen_for(["a"], 12).font:
+        pytest.skip("this system has no fonts")
+    assert pen.spell("Яä") == "Яä"

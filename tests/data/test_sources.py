@@ -319,12 +319,6 @@ def test_cmyk_is_read_as_rgb(tmp_path: Path) -> None:
     assert one(tmp_path, data, "a.jpg").read(0).shape == (3, 8, 8)
 
 
-def test_sixteen_bits_are_refused(tmp_path: Path) -> None:
-    deep = Image.fromarray(np.arange(64, dtype=np.uint16).reshape(8, 8) * 1000)
-    with pytest.raises(DataError, match="more than 8 bits"):
-        one(tmp_path, encoded(deep)).read(0)
-
-
 def test_exif_orientation_is_followed(tmp_path: Path) -> None:
     image = picture(0, (6, 4))
     exif = Image.Exif()

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from genlab.checkpoints.discriminators import load_discriminator
-from genlab.data.labels import plain_name
+from genlab.data.labels import same_names
 from genlab.errors import ConfigError
 from genlab.finetuning.classes import network_with_classes
 from genlab.finetuning.layouts import layout_of
@@ -211,4 +211,4 @@ def settled(network: nn.Module, *, stored: bool = False) -> Iterator[None]:
 
 
 def _alike(a: Sequence[str] | None, b: Sequence[str] | None) -> bool:
-    return a is None or b is None or [*map(plain_name, a)] == [*map(plain_name, b)]
+    return a is None or b is None or same_names(a, b)

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from genlab.data.labels import plain_name
+from genlab.data.labels import find_name
 from genlab.diffusion.noise import NoiseStream
 from genlab.errors import ConfigError, LabelError
 from genlab.finetuning.gan.classifier import ImageClassifier
@@ -209,9 +209,9 @@ class ClassSearch:
         return [(each, began) for each in noisy]
 
     def _own_row(self, name: str) -> int:
-        for row, known in enumerate(self.generator.class_names or ()):
-            if plain_name(known) == plain_name(name):
-                return row
+        row = find_name(name, self.generator.class_names or ())
+        if row is not None:
+            return row
         raise LabelError(
             f"the generator has no class {name!r} to begin with; set start to top or mean"
         )

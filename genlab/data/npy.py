@@ -1,0 +1,115 @@
+"""Arrays in an npz file, without trust: what a header claims is held against the file's size."""
+
+import math
+import zipfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from genlab.data.base import printable
+from genlab.errors import DataError
+from genlab.files import check_regular
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError, RuntimeError)
+"""What zipfile and NumPy raise over changed bytes: damage can look like an unknown version."""
+
+MAX_RATIO = 1100
+"""Deflate cannot shrink by more than about 1032, so a size that promises more is damaged."""
+
+MAX_ARRAYS = 10_000
+"""Arrays in one file; each header takes a moment."""
+
+_HEADERS = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+}
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a file says of one of its arrays.
+
+    Attributes:
+        shape: of the array.
+        dtype: of the array.
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+    def __str__(self) -> str:
+        return f"{self.dtype} {self.shape}"
+
+
+def read_headers(path: Path) -> dict[str, Header]:
+    """Name -> header of every array in an npz file, none of which is read.
+
+    Raises:
+        DataError: the file is damaged, or promises more than it holds.
+    """
+    check_regular(path)
+    try:
+        size = path.stat().st_size
+        with zipfile.ZipFile(path) as archive:
+            members = [info for info in archive.infolist() if info.filename.endswith(".npy")]
+            if len(members) > MAX_ARRAYS:
+                raise ValueError(f"it has {len(members):,} arrays")
+            headers = {}
+            for info in members:
+                name = info.filename.removesuffix(".npy")
+                with archive.open(info) as file:
+                    headers[name] = _read_header(file, info, size)
+            return headers
+    except DAMAGED as error:
+        reason = printable(str(error))
+        raise DataError(f"{path} is not a sound npz file ({reason}); fetch it again") from error
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def _read_header(file: zipfile.ZipExtFile, info: zipfile.ZipInfo, size: int) -> Header:
+    """The header of one member; a ValueError says what is wrong with it."""
+    name = printable(info.filename)
+    version = np.lib.format.read_magic(file)
+    if version not in _HEADERS:
+        raise ValueError(f"{name} has npy format {version}")
+    try:
+        shape, _, dtype = _HEADERS[version](file)
+    except Exception as error:  # NumPy evaluates the header, and Python's parser has many errors
+        raise ValueError(f"the header of {name} cannot be read") from error
+    if not all(isinstance(axis, int) and axis >= 0 for axis in shape):
+        raise ValueError(f"{name} has the shape {printable(str(shape))}")
+    promised, stored = math.prod(shape) * dtype.itemsize, info.file_size - file.tell()
+    # Objects are pickled, so their bytes are not those of an array; none is ever loaded.
+    if not dtype.hasobject and promised != stored:
+        claim = printable(f"{promised:,}")
+        raise ValueError(f"the header of {name} promises {claim} bytes, there are {stored:,}")
+    if stored > size * MAX_RATIO:
+        raise ValueError(f"{name} promises {stored:,} bytes")
+    return Header(tuple(shape), dtype)
+
+
+def read_array(path: Path, name: str) -> Array:
+    """One array of a file that `read_headers` found sound; pickled objects are never loaded.
+
+    Raises:
+        DataError: it is damaged, or larger than the memory.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            array: Array = file[name]
+            return array
+    except MemoryError as error:
+        raise DataError(
+            f"{path}: {printable(name)} is larger than the memory; store the images as files"
+        ) from error
+    except (*DAMAGED, OSError) as error:
+        reason = printable(str(error))
+        raise DataError(
+            f"{path}: {printable(name)} is damaged ({reason}); fetch it again"
+        ) from error
