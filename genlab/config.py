@@ -10,8 +10,8 @@ merging:
 - So does the path of a YAML file, in an override: ``sampler.schedule=levels.yaml``.
 - In a free mapping (one that no dataclass describes), ``name`` says what the other keys belong to,
   so another ``name`` drops them: ``sampler.solver.name=euler`` does not keep Heun's options. Text
-  in its place is the name (``sampler.solver=euler``), and one named mapping in the place of a list
-  of them is the whole list.
+  in its place is the name (``sampler.solver=euler``), and one name or named mapping in the place of
+  a list of them is the whole list (``sampler.guidance=cfg``).
 """
 
 import dataclasses
@@ -110,6 +110,15 @@ def _as_plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_as_plain(each) for each in value]
     return value.name if isinstance(value, Enum) else value
+
+
+def setting_text(key: str, value: Any) -> str:
+    """``KEY=VALUE`` as an override reads it.
+
+    >>> setting_text("a.b", [1.5, None]), setting_text("c", True), setting_text("d", float("inf"))
+    ('a.b=[1.5, null]', 'c=true', 'd=.inf')
+    """
+    return f"{key}={yaml_text.one_line(_as_plain(value))}"
 
 
 def preset_names(kind: str) -> list[str]:
@@ -265,6 +274,8 @@ def _merge(base: Any, layer: Any, hint: Any, source: str, path: str) -> Any:
         layer = _spell_out(base, layer, hint)
     if not isinstance(layer, Mapping):
         return _copy(layer)
+    if isinstance(base, str) and _are_numbers(layer):
+        base = [base]  # one name in the place of a list of named mappings
     if isinstance(base, (list, tuple)) and all(str(key).isdigit() for key in layer):
         return _merge_by_index(base, layer, hint, source, path)
     if not isinstance(base, dict):
@@ -284,11 +295,16 @@ def _spell_out(base: Any, layer: Any, hint: Any) -> Any:
     if isinstance(layer, str) and isinstance(base, Mapping) and "name" in base:
         return {"name": layer}
     if get_origin(hint) is list and schemas.wants_mapping(get_args(hint)[0]):
-        if isinstance(layer, Mapping) and "name" in layer:
+        is_name = isinstance(layer, str) and schemas.dataclass_in(get_args(hint)[0]) is None
+        if is_name or (isinstance(layer, Mapping) and "name" in layer):
             layer = [layer]
         if isinstance(layer, list | tuple):
             return [{"name": each} if isinstance(each, str) else each for each in layer]
     return layer
+
+
+def _are_numbers(keys: Mapping[Any, Any]) -> bool:
+    return bool(keys) and all(str(key).isdigit() for key in keys)
 
 
 def _copy(value: Any) -> Any:
@@ -310,5 +326,7 @@ def _merge_by_index(
                 f"{source}: {path.rstrip('.')} has {len(result)} entries, so none with the number "
                 f"{index} (they count from 0); give the whole list"
             )
+        if isinstance(result[index], str) and isinstance(value, Mapping):
+            result[index] = {"name": result[index]}
         result[index] = _merge(result[index], value, inner, source, f"{path}{key}.")
     return result

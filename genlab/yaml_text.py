@@ -7,10 +7,11 @@ a whole text is refused in a file, as it may be meant. Everything else is plain 
 number, there are no dates, and a key that stands twice is refused.
 """
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from typing import Any, ClassVar, get_args, get_origin
 
 import yaml
 
@@ -28,7 +29,7 @@ _TEXT, _BOOL, _FLOAT, _NULL, _DATE = (
 class _Loader(yaml.SafeLoader):
     """Plain values alone: nothing in a file can make it build an object."""
 
-    yaml_implicit_resolvers = {
+    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {
         first: [(tag, pattern) for tag, pattern in resolvers if tag not in (_FLOAT, _DATE)]
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
@@ -115,6 +116,14 @@ _Dumper.add_multi_representer(Path, lambda dumper, path: _write_text(dumper, str
 def dump(plain: Any) -> str:
     """Plain values as YAML that `parse` reads back; text that YAML would change is quoted."""
     return yaml.dump(plain, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=1000)
+
+
+def one_line(plain: Any) -> str:
+    """A plain value on one line, as `parse` reads it back."""
+    written = yaml.dump(
+        plain, Dumper=_Dumper, default_flow_style=True, allow_unicode=True, width=math.inf
+    )
+    return written.removesuffix("...\n").strip()
 
 
 def _keep_text(

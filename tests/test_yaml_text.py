@@ -57,7 +57,7 @@ def test_text_and_choices_are_as_typed_everywhere(
     file.write_text(f"{key}: {typed}\n", encoding="utf-8")
     assert getattr(config.load(Settings, None, "sample", [f"{key}={typed}"]), key) == value
     if key in ("name", "note", "path") and typed in ("no", "yes", "on"):
-        with pytest.raises(ConfigError, match="not a boolean.*put such a word in quotes"):
+        with pytest.raises(ConfigError, match=r"not a boolean.*put such a word in quotes"):
             config.load(Settings, str(file), "sample")
         file.write_text(f"{key}: '{typed}'\n", encoding="utf-8")  # the cure
     assert getattr(config.load(Settings, str(file), "sample"), key) == value

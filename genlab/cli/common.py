@@ -60,8 +60,21 @@ json_option: Decorator = click.option(
 )
 """``--json``; the function gets ``as_json: bool``."""
 
+
+def _check_device(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    """Refuse a device that does not compute here before anything else is done."""
+    if value is not None and value != "cpu":
+        from genlab.compute import usable_device
+
+        usable_device(value)
+    return value
+
+
 device_option: Decorator = click.option(
-    "--device", metavar="DEVICE", help="cpu, cuda, cuda:1, mps; default: the best there is."
+    "--device",
+    metavar="DEVICE",
+    callback=_check_device,
+    help="cpu, cuda, cuda:1, mps; default: the best there is.",
 )
 """``--device``; the function gets ``device: str | None``."""
 
@@ -92,6 +105,33 @@ def split_arguments(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
     return (words[0] if words else None), [word for word in arguments if "=" in word]
 
 
+def said_once(overrides: Sequence[str], flags: Mapping[str, Any]) -> None:
+    """Refuse a setting that an option and a KEY=VALUE both give: one would be dropped silently."""
+    for text in overrides:
+        key = text.partition("=")[0]
+        if key.partition(".")[0] in flags:
+            option = f"--{key.partition('.')[0].replace('_', '-')}"
+            raise click.UsageError(
+                f"{option} and {text!r} say the same twice; leave one of them out"
+            )
+
+
+def echo_settings(config: Any, left_out: Mapping[str, Any]) -> None:
+    """Print a configuration as YAML for ``--config``, and in comments what it leaves out.
+
+    Args:
+        config: merged.
+        left_out: dotted key -> the default that holds.
+    """
+    from genlab.config import setting_text, to_yaml
+
+    click.echo(to_yaml(config), nl=False)
+    if left_out:
+        click.echo("# Left at their defaults; each line is a setting to change:")
+    for key, value in left_out.items():
+        click.echo(f"#   {setting_text(key, value)}")
+
+
 def best_device() -> str:
     """The accelerator where there is one, else the CPU."""
     import torch
@@ -103,7 +143,8 @@ def best_device() -> str:
 
 def echo_json(value: Mapping[str, Any] | list[Any]) -> None:
     """Print one JSON document on stdout; paths and other plain objects as text."""
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+    letters = str(getattr(sys.stdout, "encoding", "")).lower().startswith("utf")
+    click.echo(json.dumps(value, indent=2, ensure_ascii=not letters, default=str))
 
 
 class Progress:

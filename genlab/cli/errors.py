@@ -3,6 +3,8 @@
 import errno
 import os
 import sys
+from contextlib import suppress
+from typing import TextIO, cast
 
 import click
 
@@ -12,6 +14,9 @@ from genlab.errors import GenLabError, is_out_of_memory
 USER_ERROR = 2
 INTERRUPTED = 130  # 128 + SIGINT
 PIPE_CLOSED = 1  # as click does where it notices first
+
+NO_ARGUMENTS = getattr(click.exceptions, "NoArgsIsHelpError", None)
+"""What a group without a command raises; before click 8.2 it prints its help and ends well."""
 
 CURES = {
     errno.ENOSPC: "free some space or choose another folder",
@@ -35,10 +40,12 @@ def explain(error: BaseException) -> tuple[str, int]:
         return "", error.code if isinstance(error.code, int) else int(error.code is not None)
     if isinstance(error, click.exceptions.Exit):
         return "", error.exit_code
+    if NO_ARGUMENTS is not None and isinstance(error, NO_ARGUMENTS):
+        return error.format_message(), USER_ERROR  # the whole help, as click has it
     if isinstance(error, (KeyboardInterrupt, click.Abort)):
         return "genlab: interrupted; the same command again goes on where it can", INTERRUPTED
     if isinstance(error, BrokenPipeError):
-        _silence_stdout()
+        silence(sys.stdout)
         return "", PIPE_CLOSED
     if os.environ.get("GENLAB_TRACEBACK") == "1":
         raise error
@@ -83,8 +90,10 @@ def _plain(message: str) -> str:
     return line[:1].lower() + line[1:]
 
 
-def _silence_stdout() -> None:
-    """Point stdout at nothing, so that the interpreter's own flush at exit stays quiet."""
-    sink = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(sink, sys.stdout.fileno())
-    os.close(sink)
+def silence(stream: TextIO | None) -> None:
+    """Point a stream at nothing, so that the interpreter's own flush at exit stays quiet."""
+    with suppress(AttributeError, OSError, ValueError):  # it is none, has no file, or is closed
+        place = cast(TextIO, stream).fileno()
+        sink = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(sink, place)
+        os.close(sink)

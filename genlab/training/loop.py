@@ -18,6 +18,7 @@ from genlab.data.pixels import from_uint8
 from genlab.errors import ConfigError
 from genlab.generators.base import Generator
 from genlab.generators.lock import lock_folder
+from genlab.generators.processes import launched
 from genlab.training.batches import Batches, Micro, Share
 from genlab.training.config import TrainConfig
 from genlab.training.evaluation import Evaluation, Inspection
@@ -263,6 +264,7 @@ class Trainer:
 def _accelerator(config: TrainConfig, device: str | None) -> Accelerator:
     # accelerate keeps one precision for the whole process; a second run in it may want another.
     AcceleratorState._reset_state()
+    launched()
     try:
         if device is not None and device.startswith("cuda"):
             torch.cuda.set_device(torch.device(device))
