@@ -48,8 +48,8 @@ def usable_device(name: str | torch.device) -> torch.device:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         reason = "no device is called so" if first.startswith("Expected one of") else first
         raise ConfigError(
-            f"cannot use the device {str(name)!r}: {reason.rstrip('.!')}; 'genlab doctor' lists the "
-            "devices of this machine"
+            f"cannot use the device {str(name)!r}: {reason.rstrip('.!')}; 'genlab doctor' lists "
+            "the devices of this machine"
         ) from error
     return device
 

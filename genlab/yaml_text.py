@@ -2,9 +2,9 @@
 
 YAML makes a boolean of ``no`` and ``on``, nothing of ``null``, and a number of ``1e3`` and ``007``.
 Where a schema wants one of several words or text, what was typed counts: ``mixed_precision: no`` is
-the precision ``no``, in a file as on the command line. Only an unquoted boolean in the place of
-a whole text is refused in a file, as it may be meant. Everything else is plain YAML 1.1, but ``1e-4`` is a
-number, there are no dates, and a key that stands twice is refused.
+the precision ``no``, in a file as on the command line. Only an unquoted boolean in the place of a
+whole text is refused in a file, as it may be meant. Everything else is plain YAML 1.1, but ``1e-4``
+is a number, there are no dates, and a key that stands twice is refused.
 """
 
 import math

@@ -17,7 +17,6 @@ from genlab.samplers.guidance.weights import Weight
 from genlab.samplers.parts import Part
 from genlab.samplers.stitching import Stitch, Stitched
 
-
 MAX_GUIDANCE = 16
 """Guidance around guidance; each asks those inside it, and no use needs more than a few."""
 

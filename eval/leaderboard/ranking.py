@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 from genlab.eval.leaderboard.records import Score
 
-
 ROUNDING = 1e-6
 """Relative; two values of one measurement are as near as that."""
 
@@ -40,9 +39,9 @@ def rank(scores: Sequence[Score], lower: bool) -> list[Rank]:
     """Rank scores; a score is better than another only if their 95 % intervals do not overlap.
 
     A single run has no interval and counts as a point: its place may be chance. Values that differ
-    by no more than `ROUNDING` tie: a run that was resumed adds up the same numbers in another order. Overlap does not
-    carry over (A may tie with B and B with C, and A still beat C), so places are counted from the
-    scores that are clearly better rather than by putting ties into classes.
+    by no more than `ROUNDING` tie, since a resumed run adds the same numbers in another order.
+    Overlap does not carry over (A may tie with B and B with C, and A still beat C), so places are
+    counted from the scores that are clearly better rather than by putting ties into classes.
 
     >>> [str(r) for r in rank([Score(value=2.0, low=1.0, high=3.0), Score(value=2.5)], lower=True)]
     ['=1', '=1']

@@ -78,8 +78,11 @@ def arrow(column: Column) -> str:
 
 
 def entry_names(group: Group) -> dict[str, str]:
-    """Key of an entry -> how its row is called: the model, and whose record it is if several have
-    the same: ``edm-fmnist (bundled)``, ``edm-fmnist (2026-11-30, 4f2a91)``."""
+    """Key of an entry -> how its row is called: the model, and where several have it, whose it is.
+
+    ``edm-fmnist (bundled, 03b7d2)`` came with GenLab, ``edm-fmnist (2026-11-30, 4f2a91)`` did not;
+    the digits begin the record's hash, which ends the name of its file.
+    """
     counts = Counter(entry.record.model for entry in group.entries)
     return {
         entry.key: entry.record.model

@@ -1,8 +1,8 @@
 """The kernel distance: squared maximum mean discrepancy between two sets of features."""
 
 from collections.abc import Iterator
-from typing import NoReturn
 from dataclasses import dataclass
+from typing import NoReturn
 
 import numpy as np
 import torch

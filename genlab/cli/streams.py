@@ -3,6 +3,7 @@
 import codecs
 import os
 import sys
+from pathlib import Path
 
 ASCII = {
     "\u2192": "->", "\u2190": "<-", "\u2191": "^", "\u2193": "v", "\u00b1": "+-", "\u00d7": "x",
@@ -22,7 +23,7 @@ def open_streams() -> None:
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:  # closed by who started us: ``genlab ... >&-``
-            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115
         elif hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="genlab")
 

@@ -98,7 +98,7 @@ class Trainer:
         self.evaluations = evaluations
         self.config = config
         self.run = Run(folder) if run is None else run
-        self.accelerator = _accelerator(config, device)
+        self.accelerator = build_accelerator(config, device)
         self.device: torch.device = self.accelerator.device
         self.is_main = bool(self.accelerator.is_main_process)
         self.share = Share(
@@ -261,7 +261,12 @@ class Trainer:
         return int(self.accelerator.gather(heard).max()) or None
 
 
-def _accelerator(config: TrainConfig, device: str | None) -> Accelerator:
+def build_accelerator(config: TrainConfig, device: str | None) -> Accelerator:
+    """Where a run trains, with how many others, and in which precision.
+
+    Raises:
+        ConfigError: this machine cannot do it.
+    """
     # accelerate keeps one precision for the whole process; a second run in it may want another.
     AcceleratorState._reset_state()
     launched()

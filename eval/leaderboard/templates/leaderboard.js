@@ -156,7 +156,10 @@
     return chosen.filter((_, i) => i % every === 0).map((tick) => [tick, short(tick)]);
   }
 
-  const short = (value) => String(Number(value.toPrecision(4)));
+  function short(value) {
+    const digits = Number(value.toPrecision(4));
+    return Math.abs(digits) >= 1e9 ? digits.toExponential() : String(digits);
+  }
 
   function drawChart(figure, data, quality, cost) {
     const plot = figure.querySelector(".plot");
