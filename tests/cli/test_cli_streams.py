@@ -10,6 +10,7 @@ import click
 import pytest
 
 from genlab import cli
+from genlab.cli.common import progress
 from genlab.compute import usable_device
 from genlab.errors import ConfigError
 from genlab.generators.processes import join
@@ -132,3 +133,25 @@ def test_every_command_refuses_such_a_device(
     _, err = capfd.readouterr()
     assert "cannot use the device 'meta'" in err
     assert len(err.splitlines()) == 1
+
+
+def test_without_a_terminal_long_work_tells_how_far_it_is(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr("genlab.cli.common.time.monotonic", lambda: now[0])
+    with progress("sampling", 1000, done=200) as bar:
+        for _ in range(80):
+            now[0] += 1.5
+            bar.advance(5)
+    lines = capfd.readouterr().err.splitlines()
+    assert lines == [
+        "sampling: 300 of 1,000 (30%), 4 min left",
+        "sampling: 400 of 1,000 (40%), 3 min left",
+        "sampling: 500 of 1,000 (50%), 2 min left",
+        "sampling: 600 of 1,000 (60%), 2 min left",
+    ]
+    with progress("training", 10, lines=False) as bar:
+        now[0] += 1000
+        bar.advance(5)
+    assert capfd.readouterr().err == ""

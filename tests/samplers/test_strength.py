@@ -1,4 +1,4 @@
-"""Guidance that is named without a scale takes the model's, or is refused: in every way to say it."""
+"""Guidance named without a scale takes the model's, or is refused: in every way to say it."""
 
 from pathlib import Path
 from typing import Any
