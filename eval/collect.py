@@ -53,7 +53,9 @@ class Collected:
         features: what metrics read.
         first: the first images, (min(N, `FIRST_IMAGES`), 3, H, W).
         nfe: network evaluations for each image.
-        seconds: that drawing took, over all processes.
+        seconds: that drawing took in this run, over all processes; not in earlier sittings, whose
+            machine may have been busy with other things.
+        timed: images that were drawn in this run.
         costs: of a stitched run, what each of its models cost, likewise.
         tallies: what the sampler counted beside evaluations, likewise.
     """
@@ -62,6 +64,7 @@ class Collected:
     first: Tensor
     nfe: int
     seconds: float
+    timed: int = 0
     costs: Costs = field(default_factory=dict)
     tallies: Tallies = field(default_factory=dict)
 
@@ -112,18 +115,24 @@ def collect(
         for number in range(_num_batches(samples, batch_size)):
             _take(part, number, samples, extractor, wanted, batch_size)
             on_progress(_size(samples, batch_size, number))
-        return _merge([part.tensors()], samples, extractor, wanted)
+        tensors = part.tensors()
+        return _merge([tensors], [tensors], samples, extractor, wanted, samples.count)
     key = _key(samples, extractor, wanted, batch_size)
     with _Work(folder, processes, key, keep) as work:
-        done = {n for tensors in work.parts() for n in tensors["batches"].tolist()}
+        earlier = dict(work.parts())
+        done = {n for tensors in earlier.values() for n in tensors["batches"].tolist()}
+        timed = samples.count - sum(_size(samples, batch_size, n) for n in done)
         todo = [n for n in range(_num_batches(samples, batch_size)) if n not in done]
         on_progress(sum(_size(samples, batch_size, n) for n in done))
         processes.wait()  # nobody writes before all have looked
         with work.failing_together():
             _run(work, todo[processes.rank :: processes.count], samples, extractor, wanted,
                  batch_size, every, on_progress)  # fmt: skip
-        parts = list(work.parts()) if processes.rank == 0 else []
-        merged = _merge(parts, samples, extractor, wanted) if parts else None
+        merged = None
+        if processes.rank == 0:
+            parts = dict(work.parts())
+            own = [tensors for name, tensors in parts.items() if name not in earlier]
+            merged = _merge(list(parts.values()), own, samples, extractor, wanted, timed)
         processes.wait()
         return merged
 
@@ -330,12 +339,13 @@ class _Work:
         if reasons:
             raise SharedError(reasons[0])
 
-    def parts(self) -> Iterator[dict[str, Tensor]]:
-        """All parts on the disk; what cannot be read is computed again."""
+    def parts(self) -> Iterator[tuple[str, dict[str, Tensor]]]:
+        """All parts on the disk, by name; what cannot be read is computed again."""
         for path in sorted(self.folder.glob("part-*.safetensors")):
             try:
                 with safe_open(path, framework="pt") as file:
-                    yield {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+                    names = list(file.keys())
+                    yield path.name, {name: file.get_tensor(name) for name in names}
             except (SafetensorError, OSError):
                 path.unlink(missing_ok=True)
 
@@ -353,11 +363,13 @@ class _Work:
 
 def _merge(
     parts: Sequence[Mapping[str, Tensor]],
+    own: Sequence[Mapping[str, Tensor]],
     samples: Samples,
     extractor: FeatureExtractor,
     needs: Sequence[Need],
+    timed: int,
 ) -> Collected:
-    """Put parts together, in the order of the images."""
+    """Put parts together, in the order of the images; ``own`` are those that this run has made."""
     parts = sorted(parts, key=lambda tensors: int(tensors["batches"].min()))
     moments: dict[str, Moments] = {}
     for output in sorted({need.output for need in needs if need.what == "moments"}):
@@ -387,7 +399,8 @@ def _merge(
         ),
         first=_in_order(parts, "first."),
         nfe=max(int(part["nfe"]) for part in parts),
-        seconds=sum(float(part["seconds"]) for part in parts),
+        seconds=sum(float(part["seconds"]) for part in own),
+        timed=timed,
         costs=together([_costs(part) for part in parts]),
         tallies=add_up(map(_tallies, parts)),
     )

@@ -15,6 +15,7 @@ from torch import Tensor
 
 import genlab
 from genlab.checkpoints.zoo import home
+from genlab.compute import usable_device
 from genlab.data.labels import format_seeds, parse_labels
 from genlab.data.pictures import grid, write_grid
 from genlab.data.pixels import PIXEL_RULE
@@ -113,6 +114,7 @@ class Evaluation:
         self.num_classes = self._num_classes()
         self._check_outputs()
         self.runs = self._runs()
+        self._check_counts(None)
 
     def _extractor(self) -> FeatureExtractor:
         metrics = self.feature_metrics.values()
@@ -137,6 +139,16 @@ class Evaluation:
                         f"the metric {name} needs the class of every image, and "
                         f"{self.subject.name} has none; leave the metric out"
                     )
+
+    def _check_counts(self, reference: Reference | None) -> None:
+        """Refuse too few images before any is drawn: by the samples alone, or by both."""
+        known = None
+        if reference is not None:
+            rows = reference.features.rows.values()
+            known = min([reference.features.count, *map(len, rows)])
+        for name, metric in self.feature_metrics.items():
+            with _naming(name):
+                metric.check_counts(self.runs[0].count, known if metric.reference_needs else None)
 
     def _sampler(self) -> AnySampler | None:
         """How the generator is sampled, made once for all repeats and batches."""
@@ -218,6 +230,7 @@ class Evaluation:
         """See `evaluate`."""
         reference = self._reference
         self._check_sizes(reference)
+        self._check_counts(reference)
         bits = self._bits_per_dimension(reference)
         needs = [need for metric in self.feature_metrics.values() for need in metric.needs]
         values: dict[str, list[float]] = {}
@@ -421,22 +434,16 @@ class Evaluation:
     def _cost(self, gathered: Sequence[Collected]) -> dict[str, float]:
         if self.subject.generator is None:
             spent = self.subject.manifest.get("spent", {})
-            count = self.runs[0].count
-            return (
-                {
-                    "nfe": self.subject.manifest.get("nfe", spent["nfe"]),
-                    "seconds_per_image": spent["seconds"] / count,
-                }
-                if spent
-                else {}
-            )
+            return _cost_of(spent, self.subject.manifest, self.runs[0].count) if spent else {}
         images = sum(collected.features.count for collected in gathered)
         if images == 0:
             return {"peak_memory_mib": peak_memory_mib()}
         mean = mean_nfe(add_up(collected.tallies for collected in gathered))
+        timed = sum(collected.timed for collected in gathered)
+        seconds = sum(collected.seconds for collected in gathered)
         return {
             "nfe": gathered[0].nfe if mean is None else mean,
-            "seconds_per_image": sum(c.seconds for c in gathered) / images,
+            **({"seconds_per_image": seconds / timed} if timed else {}),
             "peak_memory_mib": peak_memory_mib(),
         }
 
@@ -447,6 +454,15 @@ class Evaluation:
         buffer = io.BytesIO()
         grid(pixels).save(buffer, format="png", optimize=True)
         return base64.b64encode(buffer.getvalue()).decode()
+
+
+def _cost_of(spent: Mapping[str, Any], manifest: Mapping[str, Any], count: int) -> dict[str, float]:
+    """What a run of ``genlab sample`` cost; batches that were drawn twice count in neither mean."""
+    drawn = spent["nfe_total"] / spent["nfe"] if spent.get("nfe_total") else count
+    return {
+        "nfe": manifest.get("nfe", spent["nfe"]),
+        "seconds_per_image": spent["seconds"] / drawn,
+    }
 
 
 def _as_numbers(values: Any) -> dict[str, float]:
@@ -477,4 +493,4 @@ def _device(subject: Subject, config: EvalConfig, processes: Processes) -> torch
         return processes.device
     if subject.generator is not None:
         return subject.generator.device
-    return torch.device(config.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    return usable_device(config.device or ("cuda" if torch.cuda.is_available() else "cpu"))

@@ -18,6 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from genlab.errors import ConfigError
+
 FAST_GAIN = 1.2
 """A type is fast when its convolutions are at least so many times as fast as float32's. Processors
 without matrix units may have bfloat16 instructions of half the float32 rate: it has to be measured.
@@ -31,6 +33,25 @@ PRODUCT_GAIN = 1.2
 """How much faster a 1x1 convolution must be than the same product before it takes its place: on an
 Intel processor both are equally fast, and one measurement differs from the next by some per cent.
 """
+
+
+def usable_device(name: str | torch.device) -> torch.device:
+    """A device that computes here, found out by trying.
+
+    Raises:
+        ConfigError: there is none of this name, or it holds no numbers (``meta``).
+    """
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device).cpu()
+    except (RuntimeError, AssertionError, AttributeError, ImportError, TypeError) as error:
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = "no device is called so" if first.startswith("Expected one of") else first
+        raise ConfigError(
+            f"cannot use the device {str(name)!r}: {reason.rstrip('.!')}; 'genlab doctor' lists "
+            "the devices of this machine"
+        ) from error
+    return device
 
 
 @dataclass(frozen=True, kw_only=True)

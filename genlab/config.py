@@ -10,23 +10,24 @@ merging:
 - So does the path of a YAML file, in an override: ``sampler.schedule=levels.yaml``.
 - In a free mapping (one that no dataclass describes), ``name`` says what the other keys belong to,
   so another ``name`` drops them: ``sampler.solver.name=euler`` does not keep Heun's options. Text
-  in its place is the name (``sampler.solver=euler``), and one named mapping in the place of a list
-  of them is the whole list.
+  in its place is the name (``sampler.solver=euler``), and one name or named mapping in the place of
+  a list of them is the whole list (``sampler.guidance=cfg``).
 """
 
 import dataclasses
 import typing
 from collections.abc import Mapping, Sequence
+from enum import Enum
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin
 
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
+from omegaconf import OmegaConf
 
 import genlab
 from genlab import schema as schemas
+from genlab import yaml_text
 from genlab.errors import ConfigError, UnknownNameError, nearest
+from genlab.schema import check_plain
 
 T = TypeVar("T")
 
@@ -49,7 +50,8 @@ def load(
         spec: a ``.yaml`` file, or the name of a preset (with or without ``configs/``, the kind and
             ``.yaml``); None reads no file.
         kind: the folder of presets below ``configs/``.
-        overrides: ``a.b.0.c=value``, later ones win; values are YAML, an empty one is null.
+        overrides: ``a.b.0.c=value``, later ones win; values are YAML, an empty one is null. Text
+            and choices are as they are typed, see `genlab.yaml_text`.
         defaults: what stands below the file, for instance a model's own sampler.
 
     Raises:
@@ -61,7 +63,7 @@ def load(
     if defaults is not None:
         layers.append(("the defaults", defaults))
     if spec is not None:
-        layers.append(read_spec(kind, spec))
+        layers.append(read_spec(kind, spec, schema))
     source = layers[-1][0] if layers else "the configuration"
     layers += [(f"the setting {text!r}", _override(schema, text)) for text in overrides]
     return fill(schema, layers, source)
@@ -90,14 +92,33 @@ def fill(
 
 def to_yaml(config: Any) -> str:
     """A configuration (dataclass or mapping) as YAML, ready for ``--config``."""
-    return OmegaConf.to_yaml(OmegaConf.create(to_plain(config)))
+    return yaml_text.dump(to_plain(config))
 
 
 def to_plain(config: Any) -> dict[str, Any]:
     """A configuration (dataclass or mapping) as plain dicts, lists and numbers, for JSON."""
-    is_schema = dataclasses.is_dataclass(config)
-    node = OmegaConf.structured(config) if is_schema else OmegaConf.create(dict(config))
-    return _plain(node)
+    return typing.cast(dict[str, Any], _as_plain(config))
+
+
+def _as_plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {
+            each.name: _as_plain(getattr(value, each.name)) for each in dataclasses.fields(value)
+        }
+    if isinstance(value, Mapping):
+        return {key: _as_plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_as_plain(each) for each in value]
+    return value.name if isinstance(value, Enum) else value
+
+
+def setting_text(key: str, value: Any) -> str:
+    """``KEY=VALUE`` as an override reads it.
+
+    >>> setting_text("a.b", [1.5, None]), setting_text("c", True), setting_text("d", float("inf"))
+    ('a.b=[1.5, null]', 'c=true', 'd=.inf')
+    """
+    return f"{key}={yaml_text.one_line(_as_plain(value))}"
 
 
 def preset_names(kind: str) -> list[str]:
@@ -120,21 +141,22 @@ def preset_path(kind: str, name: str) -> Path:
     raise UnknownNameError(f"there is no {kind} preset {name!r}; {nearest(name, known)}")
 
 
-def read_preset(kind: str, name: str) -> dict[str, Any]:
-    """A shipped preset as plain dicts and lists."""
-    return read_yaml(preset_path(kind, name))
+def read_preset(kind: str, name: str, schema: type | None = None) -> dict[str, Any]:
+    """A shipped preset as plain dicts and lists; for ``schema`` see `read_yaml`."""
+    return read_yaml(preset_path(kind, name), schema)
 
 
-def read_spec(kind: str, spec: str) -> tuple[str, dict[str, Any]]:
+def read_spec(kind: str, spec: str, schema: type | None = None) -> tuple[str, dict[str, Any]]:
     """Read what ``--config SPEC`` means: (where it was read, what it says).
 
     A ``.yaml`` file that exists is read as it is; otherwise a leading ``configs/`` (and kind) and a
-    trailing ``.yaml`` are dropped and what is left names a shipped preset.
+    trailing ``.yaml`` are dropped and what is left names a shipped preset. For ``schema`` see
+    `read_yaml`.
     """
     path = Path(spec)
     is_yaml = path.suffix in {".yaml", ".yml"}
     if is_yaml and path.is_file():
-        return spec, read_yaml(path)
+        return spec, read_yaml(path, schema)
     name = spec.removeprefix("configs/").removeprefix(f"{kind}/").removesuffix(".yaml")
     known = preset_names(kind)
     if name not in known:
@@ -142,30 +164,41 @@ def read_spec(kind: str, spec: str) -> tuple[str, dict[str, Any]]:
         raise UnknownNameError(
             f"--config {spec}: {what} {kind} preset {name!r}; {nearest(name, known)}"
         )
-    return f"the {kind} preset {name!r}", read_preset(kind, name)
+    return f"the {kind} preset {name!r}", read_preset(kind, name, schema)
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    """A YAML file as plain dicts and lists; ``1e-4`` is a number (to plain YAML it is text)."""
-    node = load_yaml(path)
-    if not isinstance(node, DictConfig):
+def read_yaml(path: Path, schema: type | None = None) -> dict[str, Any]:
+    """A YAML file as plain dicts and lists; ``1e-4`` is a number (to plain YAML it is text).
+
+    Args:
+        path: the file.
+        schema: the dataclass that it is to fill: its text and choices are kept as they are typed.
+
+    Raises:
+        ConfigError: it cannot be read, or holds something else than settings.
+    """
+    content = load_yaml(path, schema)
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
         raise ConfigError(f"{path} must hold settings (KEY: VALUE), not a list or a single value")
-    return _plain(node)
+    check_plain(content, str(path))
+    return content
 
 
-def load_yaml(path: Path) -> Any:
-    """What a YAML file holds, whatever it is, as an OmegaConf node.
+def load_yaml(path: Path, schema: type | None = None) -> Any:
+    """What a YAML file holds, whatever it is; nothing in it is interpolated.
 
     Raises:
         ConfigError: it cannot be read, or is no YAML.
     """
     try:
-        return OmegaConf.load(path)
+        text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror or error}") from error
-    except (YAMLError, UnicodeDecodeError, OmegaConfBaseException) as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"{path} is not valid YAML: {reason}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}") from error
+    return yaml_text.parse(text, str(path), schema)
 
 
 def _folders(kind: str) -> list[Path]:
@@ -186,15 +219,10 @@ def _override(schema: type, text: str) -> dict[str, Any]:
     keys = path.split(".")
     if not equals or not all(keys):
         raise ConfigError(f"{text!r} is not a setting: write KEY=VALUE, for instance batch_size=8")
-    try:
-        parsed = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={value}"]))
-    except (YAMLError, OmegaConfBaseException) as error:
-        raise ConfigError(f"the value of {text!r} is not valid YAML; put it in quotes") from error
-    assert isinstance(parsed, dict)
-    layer = parsed["value"]
-    if layer is not None and schemas.without_none(schemas.hint_of(schema, keys)) is str:
-        layer = value.strip("'\"")  # as typed: YAML makes a number of 007
-    elif isinstance(layer, str) and _is_file_of_settings(schema, keys, layer):
+    hint = schemas.hint_of(schema, keys)
+    layer = yaml_text.parse_value(value, f"the value of {text!r}", hint)
+    check_plain(layer, f"the setting {text!r}")
+    if isinstance(layer, str) and _is_file_of_settings(schema, keys, layer):
         layer = _Whole(read_yaml(Path(layer)))
     for key in reversed(keys):
         layer = {key: layer}
@@ -246,6 +274,8 @@ def _merge(base: Any, layer: Any, hint: Any, source: str, path: str) -> Any:
         layer = _spell_out(base, layer, hint)
     if not isinstance(layer, Mapping):
         return _copy(layer)
+    if isinstance(base, str) and _are_numbers(layer):
+        base = [base]  # one name in the place of a list of named mappings
     if isinstance(base, (list, tuple)) and all(str(key).isdigit() for key in layer):
         return _merge_by_index(base, layer, hint, source, path)
     if not isinstance(base, dict):
@@ -265,11 +295,16 @@ def _spell_out(base: Any, layer: Any, hint: Any) -> Any:
     if isinstance(layer, str) and isinstance(base, Mapping) and "name" in base:
         return {"name": layer}
     if get_origin(hint) is list and schemas.wants_mapping(get_args(hint)[0]):
-        if isinstance(layer, Mapping) and "name" in layer:
+        is_name = isinstance(layer, str) and schemas.dataclass_in(get_args(hint)[0]) is None
+        if is_name or (isinstance(layer, Mapping) and "name" in layer):
             layer = [layer]
         if isinstance(layer, list | tuple):
             return [{"name": each} if isinstance(each, str) else each for each in layer]
     return layer
+
+
+def _are_numbers(keys: Mapping[Any, Any]) -> bool:
+    return bool(keys) and all(str(key).isdigit() for key in keys)
 
 
 def _copy(value: Any) -> Any:
@@ -291,5 +326,7 @@ def _merge_by_index(
                 f"{source}: {path.rstrip('.')} has {len(result)} entries, so none with the number "
                 f"{index} (they count from 0); give the whole list"
             )
+        if isinstance(result[index], str) and isinstance(value, Mapping):
+            result[index] = {"name": result[index]}
         result[index] = _merge(result[index], value, inner, source, f"{path}{key}.")
     return result

@@ -1,5 +1,6 @@
 """Nothing half written: a file is made under a temporary name beside its place, then renamed."""
 
+import errno
 import hashlib
 import json
 import os
@@ -45,7 +46,10 @@ def atomic_path(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         make_public(temporary)
+        sync(temporary)  # else a power cut may leave the name with nothing behind it
         temporary.replace(path)
+        with suppress(OSError):  # not every system lets a folder be synchronised
+            sync(path.parent)
     except OSError as error:
         if isinstance(error, OutputError):
             raise
@@ -110,6 +114,24 @@ def check_regular(path: Path, error: type[GenLabError] = DataError) -> None:
     """
     if is_special(path):
         raise error(f"{path} is a pipe or a device and is not opened; give a file, or remove it")
+
+
+def sync(path: Path) -> None:
+    """Have the system put a file, or a folder's names, on the disk before going on.
+
+    Raises:
+        OSError: the disk could not take it; not where a file system knows no such thing.
+    """
+    if os.name == "nt":  # where a file that is only read cannot be synchronised
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EROFS):
+            raise
+    finally:
+        os.close(handle)
 
 
 def make_public(path: Path) -> None:

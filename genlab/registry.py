@@ -147,7 +147,7 @@ class Registry(Generic[T]):
                 self._loaded[name] = entry.load()
             except GenLabError:
                 raise
-            except Exception as error:  # a plug-in may fail in any way while it is imported
+            except (Exception, SystemExit) as error:  # a plug-in may fail in any way on import
                 raise ConfigError(
                     f"{self.title(name)} ({entry.value}) cannot be loaded: "
                     f"{type(error).__name__}: {error}"

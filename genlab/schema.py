@@ -20,6 +20,18 @@ from genlab.errors import ConfigError, nearest
 
 T = TypeVar("T")
 
+MAX_DEPTH = 32
+"""Levels of nesting; a sampler has about five, and Python's own recursion ends at some hundred."""
+
+MAX_VALUES = 100_000
+MAX_BITS = 64
+
+WORDS = {
+    False: ("no", "off", "false", "n"),
+    True: ("yes", "on", "true", "y"),
+}
+"""What YAML, or a person, writes for a boolean; see `_choose_words`."""
+
 
 def make(schema: type[T], values: Mapping[str, Any], source: str) -> T:
     """Fill a dataclass, whose own ``__post_init__`` checks what types cannot say.
@@ -50,13 +62,8 @@ def check(schema: type, values: Mapping[str, Any], source: str) -> None:
         ConfigError: see `make`.
     """
     _check_fields(schema, source)
+    check_plain(values, source)
     _reject_booleans(schema, values, source, "")
-    for text in _texts(values):
-        if "${" in text:
-            raise ConfigError(
-                f"{source}: {text!r} would be interpolated, which GenLab does not do; write the "
-                "value itself"
-            )
     try:
         _structured(schema, values)
     except ConfigKeyError as error:
@@ -70,7 +77,7 @@ def check(schema: type, values: Mapping[str, Any], source: str) -> None:
     except OmegaConfBaseException as error:
         key, value = _culprit(schema, values)
         wanted = takes(hint_of(schema, key.split(".")))
-        raise ConfigError(f"{source}: {key} takes {wanted}, not {value!r}") from error
+        raise ConfigError(f"{source}: {key} takes {wanted}, not {_shown(value)}") from error
 
 
 def _check_fields(schema: type, source: str) -> None:
@@ -87,12 +94,54 @@ def _check_fields(schema: type, source: str) -> None:
         ) from error
 
 
-def _texts(values: Any) -> Iterator[str]:
-    if isinstance(values, str):
-        yield values
-    elif isinstance(values, Mapping | list | tuple):
-        for value in values.values() if isinstance(values, Mapping) else values:
-            yield from _texts(value)
+def check_plain(values: Any, source: str) -> None:
+    """Refuse what no setting can be, whoever wrote it.
+
+    Args:
+        values: nested mappings and lists; other values are looked at, objects are not.
+        source: where they come from, as messages begin.
+
+    Raises:
+        ConfigError: text that would be interpolated, a whole number of more than 64 bits, or more
+            values, or deeper ones, than `MAX_VALUES` and `MAX_DEPTH`.
+    """
+    for text in _scalars(values, source):
+        if isinstance(text, str) and "${" in text:
+            raise ConfigError(
+                f"{source}: {_shown(text)} would be interpolated, which GenLab does not do; write "
+                "the value itself"
+            )
+        if isinstance(text, int) and not isinstance(text, Enum) and text.bit_length() > MAX_BITS:
+            raise ConfigError(
+                f"{source}: a whole number of {text.bit_length()} bits is larger than any setting "
+                "can be; check its digits, or write a large number as 1e30"
+            )
+
+
+def _scalars(values: Any, source: str) -> Iterator[Any]:
+    """What stands in nested containers, keys included; refused where it has no end."""
+    stack, count = [(values, 0)], 0
+    while stack:
+        value, depth = stack.pop()
+        count += 1
+        if depth > MAX_DEPTH:
+            raise ConfigError(
+                f"{source}: it is nested more than {MAX_DEPTH} deep; write it flatter"
+            )
+        if count > MAX_VALUES:
+            raise ConfigError(f"{source}: it holds more than {MAX_VALUES:,} values; leave some out")
+        if isinstance(value, Mapping):
+            stack += [(each, depth + 1) for pair in value.items() for each in pair]
+        elif isinstance(value, list | tuple):
+            stack += [(each, depth + 1) for each in value]
+        else:
+            yield value
+
+
+def _shown(value: Any) -> str:
+    """A value in a message, cut short."""
+    text = repr(value)
+    return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 def fields_of(hint: Any) -> dict[str, Any]:
@@ -138,6 +187,23 @@ def _is_schema(hint: Any) -> bool:
     return isinstance(hint, type) and dataclasses.is_dataclass(hint)
 
 
+def choices(hint: Any) -> tuple[str, ...]:
+    """The words that a setting of this type may be; none where it is no choice among words."""
+    inner = without_none(hint)
+    if get_origin(inner) is Literal:
+        words = get_args(inner)
+        return words if all(isinstance(word, str) for word in words) else ()
+    if isinstance(inner, type) and issubclass(inner, Enum):
+        return tuple(member.name for member in inner)
+    return ()
+
+
+def is_textual(hint: Any) -> bool:
+    """Whether a setting of this type is text, a path, or a choice among words."""
+    inner = without_none(hint)
+    return inner in (str, Path) or bool(choices(inner))
+
+
 def takes(hint: Any) -> str:
     """What a setting of this type may be, in words; null apart."""
     inner = without_none(hint)
@@ -168,7 +234,7 @@ def _reject_booleans(hint: Any, layer: Mapping[str, Any], source: str, path: str
     """Refuse a boolean where text or a number stands; OmegaConf would make it 'False' or 0."""
     for key, inner in fields_of(hint).items():
         value = layer.get(key)
-        if isinstance(value, bool) and without_none(inner) in {str, int, float}:
+        if isinstance(value, bool) and without_none(inner) in {str, Path, int, float}:
             raise ConfigError(
                 f"{source}: {path}{key} takes {takes(inner)}, not a boolean; YAML reads yes, no, "
                 "on and off as booleans, so put such a word in quotes"
@@ -182,6 +248,7 @@ def _structured(schema: type, values: Mapping[str, Any]) -> Any:
     try:
         # Objects (a classifier, say) stand where a field takes any value. The node keeps this very
         # dict and changes it: each needs its own.
+        values = _as_meant(schema, values)
         node = OmegaConf.structured(schema, flags={"allow_objects": True})
         with read_write(node):
             for key, hint in fields_of(schema).items():
@@ -193,6 +260,25 @@ def _structured(schema: type, values: Mapping[str, Any]) -> Any:
         raise
     except (TypeError, ValueError) as error:
         raise ValidationError(str(error)) from error
+
+
+def _as_meant(schema: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    """What YAML made something else of, where the schema tells what was meant.
+
+    A boolean is the one word of a choice that YAML reads so (``no``, ``off``); ``1e3`` is a whole
+    number where one is wanted.
+    """
+    result = dict(values)
+    for key, hint in fields_of(schema).items():
+        value = result.get(key)
+        if isinstance(value, bool):
+            words = [word for word in WORDS[value] if word in choices(hint)]
+            result[key] = words[0] if len(words) == 1 else value
+        elif isinstance(value, float) and value.is_integer() and without_none(hint) is int:
+            result[key] = int(value)
+        elif isinstance(value, Mapping) and (inner := dataclass_in(hint)) is not None:
+            result[key] = _as_meant(inner, value)
+    return result
 
 
 def _is_free(hint: Any) -> bool:

@@ -141,6 +141,21 @@ class AnySampler(ABC):
     def config(self) -> Mapping[str, Any]:
         """The whole configuration that says the same, as plain values."""
 
+    def left_out(self) -> Mapping[str, Any]:
+        """Dotted key below ``sampler`` -> value of every option that `config` leaves out."""
+        return {}
+
+    def with_scales_of(self, own: "AnySampler | None") -> "AnySampler":
+        """The same with a scale for each guidance that was named without one.
+
+        Args:
+            own: the model's own sampler, whose scale it takes; None where this is it.
+
+        Raises:
+            ConfigError: there is no scale to take, and without one the guidance would do nothing.
+        """
+        return self
+
     @abstractmethod
     def describe(self) -> str:
         """What matters most of it, in a few words."""

@@ -151,6 +151,12 @@ class GanSampler(GanConfig, AnySampler):
         plain = {each.name: _plain(getattr(self, each.name)) for each in fields(GanConfig)}
         return {key: value for key, value in plain.items() if not _is_left_out(key, value)}
 
+    def left_out(self) -> Mapping[str, Any]:
+        """See `AnySampler.left_out`."""
+        known = self.config
+        plain = {each.name: _plain(getattr(self, each.name)) for each in fields(GanConfig)}
+        return {key: value for key, value in plain.items() if key not in known}
+
     @property
     def parts(self) -> Mapping[str, Sequence[Part]]:
         """See `AnySampler.parts`; parts that are named still must be loaded first."""

@@ -9,13 +9,16 @@ from genlab.diffusion.denoiser import Denoiser
 from genlab.diffusion.noise_levels import NoiseLevels
 from genlab.errors import ConfigError, SamplingError, UnknownNameError
 from genlab.registry import Registry, class_path
-from genlab.samplers import parts, stitching
+from genlab.samplers import parts, stitching, strength
 from genlab.samplers.base import SCHEDULES, SOLVERS, AnySampler, Grid, Layers, Schedule, Solver
 from genlab.samplers.combining import Combinable, check_combinable, check_data_space
 from genlab.samplers.guidance.base import GUIDANCE, GuidanceOptions, When
 from genlab.samplers.guidance.weights import Weight
 from genlab.samplers.parts import Part
 from genlab.samplers.stitching import Stitch, Stitched
+
+MAX_GUIDANCE = 16
+"""Guidance around guidance; each asks those inside it, and no use needs more than a few."""
 
 
 @dataclass(kw_only=True)
@@ -80,7 +83,7 @@ class Sampler(AnySampler):
         return {
             "solver": SOLVERS.entry_of(self.solver),
             "schedule": SCHEDULES.entry_of(self.schedule),
-            "guidance": [GUIDANCE.entry_of(options) for options in self.guidance],
+            "guidance": [_entry(options) for options in self.guidance],
             **({"stitch": [each.to_config() for each in self.stitch]} if self.stitch else {}),
         }
 
@@ -104,6 +107,10 @@ class Sampler(AnySampler):
                 raise ConfigError(f"the number of steps must be at least 1, got {num_steps}")
             layers.append(("the number of steps", {"schedule": {"num_steps": num_steps}}))
         whole = configs.fill(SamplerConfig, layers, "the sampler")
+        if len(whole.guidance) > MAX_GUIDANCE:
+            raise ConfigError(
+                f"sampler.guidance has {len(whole.guidance):,} entries; name at most {MAX_GUIDANCE}"
+            )
         if guidance_scale is not None:
             whole = replace(whole, guidance=_rescale(whole.guidance, guidance_scale))
         if guidance_interval is not None:
@@ -120,6 +127,30 @@ class Sampler(AnySampler):
             stitch=stitching.build(stitch),
             text=text,
         )
+
+    def with_scales_of(self, own: AnySampler | None) -> "Sampler":
+        """See `AnySampler.with_scales_of`; objects have their scale."""
+        if self.text is None:
+            return self
+        theirs = own.guidance if isinstance(own, Sampler) else ()
+        entries = strength.with_scales(self.text["guidance"], theirs)
+        if entries == self.text["guidance"]:
+            return self
+        guidance = tuple(GUIDANCE.build_named(entry) for entry in entries)
+        return replace(self, guidance=guidance, text={**self.text, "guidance": entries})
+
+    def left_out(self) -> Mapping[str, Any]:
+        """See `AnySampler.left_out`."""
+        config = self.config
+        parts = [("solver", config["solver"], self.solver)]
+        parts += [("schedule", config["schedule"], self.schedule)]
+        for number, pair in enumerate(zip(config["guidance"], self.guidance, strict=True)):
+            parts.append((f"guidance.{number}", *pair))
+        return {
+            key: value
+            for place, entry, built in parts
+            for key, value in strength.left_out(entry, built, place)
+        }
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "Sampler":
@@ -256,6 +287,13 @@ def _title(made: Solver | GuidanceOptions) -> str:
         return f"the {registry.entry_of(made)['name']} {kind}"
     except UnknownNameError:
         return f"the {kind} {class_path(type(made))}"
+
+
+def _entry(options: GuidanceOptions) -> dict[str, Any]:
+    """A guidance as text, its scale included: without one it would take the model's."""
+    entry = GUIDANCE.entry_of(options)
+    scale = {"scale": getattr(options, "scale")} if options.by_class else {}  # noqa: B009
+    return {"name": entry["name"], **scale, **entry}
 
 
 def _words(entry: Mapping[str, Any], built: Any) -> str:

@@ -29,10 +29,17 @@ CUSTOM = "custom"
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """A record in a leaderboard; ``key`` is `record_id` of the whole record, also if filtered."""
+    """A record in a leaderboard.
+
+    Attributes:
+        key: `record_id` of the whole record, also if filtered.
+        record: the record, or what was asked for of it.
+        origin: whose it is, where that is known: ``bundled`` came with GenLab.
+    """
 
     key: str
     record: Record
+    origin: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,6 +157,7 @@ def read_default(folder: Path) -> tuple[list[Entry], list[EvaluationError]]:
     """
     with as_file(files("genlab.eval").joinpath("bundled", "records")) as bundled:
         entries, broken = read_folder(bundled)
+    entries = [replace(entry, origin="bundled") for entry in entries]
     if folder.exists():
         own, bad = read_folder(folder)
         entries, broken = list({entry.key: entry for entry in entries + own}.values()), broken + bad

@@ -19,7 +19,14 @@ from genlab.eval.leaderboard.board import Column, Group, Section
 from genlab.eval.leaderboard.page_rows import facts, own_row, published_row
 from genlab.eval.leaderboard.ranking import plain_name
 from genlab.eval.leaderboard.records import Record
-from genlab.eval.leaderboard.wording import COSTS, arrow, column_notes, group_title, value_text
+from genlab.eval.leaderboard.wording import (
+    COSTS,
+    arrow,
+    column_notes,
+    entry_names,
+    group_title,
+    value_text,
+)
 
 TITLE = "GenLab leaderboard"
 EMPTY = (
@@ -114,7 +121,8 @@ def _section(section: Section, anchor: str) -> dict[str, Any]:
 
 def _group(group: Group, beside: Sequence[Record], anchor: str, number: int) -> dict[str, Any]:
     notes = column_notes(group)
-    ours = [own_row(group, entry.key, entry.record, notes) for entry in group.entries]
+    called = entry_names(group)
+    ours = [own_row(group, e.key, e.record, notes, called[e.key]) for e in group.entries]
     names = [column.score for column in group.columns]
     theirs = [
         published_row(record, names, notes, f"{anchor}-p{i}") for i, record in enumerate(beside)
@@ -136,7 +144,12 @@ def _group(group: Group, beside: Sequence[Record], anchor: str, number: int) -> 
 
 def _by_first_column(rows: list[dict[str, Any]], column: Column) -> list[dict[str, Any]]:
     sign = -1 if column.lower is False else 1
-    return sorted(rows, key=lambda row: sign * row["points"][0][0] if row["points"][0] else 1e308)
+
+    def place(row: dict[str, Any]) -> tuple[bool, float]:
+        point = row["points"][0]
+        return point is None, sign * point[0] if point else 0.0
+
+    return sorted(rows, key=place)
 
 
 def _published(records: Sequence[Record], anchor: str) -> dict[str, Any]:

@@ -26,8 +26,10 @@ _CARD = {
 """Field of a record -> the heading of its part of the card."""
 
 
-def own_row(group: Group, key: str, record: Record, notes: Sequence[str]) -> dict[str, Any]:
-    """A record of ours, with its places."""
+def own_row(
+    group: Group, key: str, record: Record, notes: Sequence[str], name: str
+) -> dict[str, Any]:
+    """A record of ours, with its places, under a name that no other of the group has."""
     cells, points, ranks = [], [], []
     for column, note in zip(group.columns, notes, strict=True):
         score, rank = column.cells.get(key), column.ranks.get(key)
@@ -41,6 +43,7 @@ def own_row(group: Group, key: str, record: Record, notes: Sequence[str]) -> dic
     summary = ", ".join(part for part in parts if part) or "protocol card"
     return {
         **_row(record, f"r-{key}", cells, points, group.names),
+        "model": name,
         "key": key,
         "ranks": ranks,
         "place": "" if ranks[0] == "-" else ranks[0],

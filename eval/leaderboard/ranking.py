@@ -6,6 +6,9 @@ from typing import NamedTuple
 
 from genlab.eval.leaderboard.records import Score
 
+ROUNDING = 1e-6
+"""Relative; two values of one measurement are as near as that."""
+
 
 def plain_name(score: str) -> tuple[str, str]:
     """A score's plain name and, for one that is not official, the extractor it was made with.
@@ -35,15 +38,16 @@ class Rank(NamedTuple):
 def rank(scores: Sequence[Score], lower: bool) -> list[Rank]:
     """Rank scores; a score is better than another only if their 95 % intervals do not overlap.
 
-    A single run has no interval and counts as a point: its place may be chance. Overlap does not
-    carry over (A may tie with B and B with C, and A still beat C), so places are counted from the
-    scores that are clearly better rather than by putting ties into classes.
+    A single run has no interval and counts as a point: its place may be chance. Values that differ
+    by no more than `ROUNDING` tie, since a resumed run adds the same numbers in another order.
+    Overlap does not carry over (A may tie with B and B with C, and A still beat C), so places are
+    counted from the scores that are clearly better rather than by putting ties into classes.
 
     >>> [str(r) for r in rank([Score(value=2.0, low=1.0, high=3.0), Score(value=2.5)], lower=True)]
     ['=1', '=1']
     """
     sign = 1 if lower else -1
-    ends = [sorted((sign * _low(score), sign * _high(score))) for score in scores]
+    ends = [_widened(*sorted((sign * _low(score), sign * _high(score)))) for score in scores]
     lows, highs = sorted(low for low, _ in ends), sorted(high for _, high in ends)
     ranks = []
     for low, high in ends:
@@ -51,6 +55,10 @@ def rank(scores: Sequence[Score], lower: bool) -> list[Rank]:
         worse = len(lows) - bisect_right(lows, high)
         ranks.append(Rank(better + 1, better + worse < len(scores) - 1))
     return ranks
+
+
+def _widened(low: float, high: float) -> tuple[float, float]:
+    return low - abs(low) * ROUNDING / 2, high + abs(high) * ROUNDING / 2
 
 
 def _low(score: Score) -> float:

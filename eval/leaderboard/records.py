@@ -247,7 +247,7 @@ def _score(plain: Any, where: str) -> Score:
     if (low, high) != (None, None) and (low is None or high is None or not low <= value <= high):
         raise EvaluationError(f"{where}: low, {value!r}, high must rise, got {low} and {high}")
     if values and not math.isclose(
-        math.fsum(values) / len(values), value, rel_tol=MEAN_TOLERANCE, abs_tol=1e-12
+        math.fsum(run / len(values) for run in values), value, rel_tol=MEAN_TOLERANCE, abs_tol=1e-12
     ):
         raise EvaluationError(f"{where} is {value!r} and the mean of its values is another number")
     return Score(value=value, low=low, high=high, values=values)

@@ -11,6 +11,7 @@ from genlab.eval.leaderboard.wording import (
     arrow,
     column_notes,
     cost_text,
+    entry_names,
     group_title,
     sampling_text,
     score_text,
@@ -101,7 +102,8 @@ def _group_table(group: Group, published: Sequence[Record]) -> str:
         " ".join(part for part in (_escape(column.score), _escape(note), arrow(column)) if part)
         for column, note in zip(group.columns, column_notes(group), strict=True)
     ]
-    rows = [_own_cells(group, entry) for entry in group.entries]
+    called = entry_names(group)
+    rows = [_own_cells(group, entry, called[entry.key]) for entry in group.entries]
     rows += [_published_cells(record, [c.score for c in group.columns]) for record in published]
     title = f"**{_escape(' / '.join(group.names))}**: {_escape(group_title(group))}"
     return f"{title}\n\n{_table(['#', 'model', *heads, 'NFE', 's/image'], rows)}"
@@ -113,11 +115,11 @@ def _published_table(records: Sequence[Record]) -> str:
     return f"**published**\n\n{_table(['#', 'model', *names, 'NFE', 's/image'], rows)}"
 
 
-def _own_cells(group: Group, entry: Entry) -> list[str]:
+def _own_cells(group: Group, entry: Entry, name: str) -> list[str]:
     first = group.columns[0].ranks.get(entry.key)
     scores = [_own_score(column, entry.key) for column in group.columns]
     costs = [cost_text(entry.record, cost) for cost in COSTS]
-    return [str(first or ""), _escape(entry.record.model), *scores, *costs]
+    return [str(first or ""), _escape(name), *scores, *costs]
 
 
 def _own_score(column: Column, key: str) -> str:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from rich import box
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -16,6 +17,7 @@ from genlab.eval.leaderboard.wording import (
     arrow,
     column_notes,
     cost_text,
+    entry_names,
     group_title,
     printable,
     score_text,
@@ -71,12 +73,12 @@ def _print_group(console: Console, group: Group, beside: Sequence[Record]) -> No
     names = [column.score for column in group.columns]
     notes = column_notes(group)
     heads = [_head(column, note) for column, note in zip(group.columns, notes, strict=True)]
-    rows = []
+    rows, called = [], entry_names(group)
     for entry in group.entries:
         scores = [column.cells.get(entry.key) for column in group.columns]
         place = group.columns[0].ranks.get(entry.key)
         cells = [score_text(score) if score else "" for score in scores]
-        rows.append(_Row(str(place or ""), entry.record.model, cells, _costs(entry.record)))
+        rows.append(_Row(str(place or ""), called[entry.key], cells, _costs(entry.record)))
     rows += [_published_row(record, names) for record in beside]
     _print_table(console, heads, rows)
 
@@ -103,33 +105,34 @@ def _head(column: Column, note: str) -> str:
 
 
 def _print_table(console: Console, heads: Sequence[str], rows: Sequence[_Row]) -> None:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("#", no_wrap=True)
-    fits = console.width < PIPE_WIDTH
-    table.add_column("model", overflow="fold", max_width=MODEL_WIDTH if fits else None)
-    shown = _that_fit(console.width, heads, rows)
-    for head in (*heads[:shown], "NFE", "s/image"):
-        table.add_column(Text(_printable_lines(head)), justify="right", no_wrap=True)
-    for row in rows:
-        cells = (row.place, row.model, *row.cells[:shown], *row.costs)
-        table.add_row(*(Text(printable(cell)) for cell in cells), style=row.style)
-    console.print(table, soft_wrap=False)
+    shown = next(
+        (n for n in range(len(heads), 1, -1) if _fits(console, _table(console, heads[:n], rows))),
+        min(1, len(heads)),
+    )
+    console.print(_table(console, heads[:shown], rows), soft_wrap=False)
     if left := [printable(" ".join(head.split("\n"))) for head in heads[shown:]]:
         console.print(Text(f"not shown for want of room (--score): {', '.join(left)}\n", "dim"))
+
+
+def _table(console: Console, heads: Sequence[str], rows: Sequence[_Row]) -> Table:
+    """The table with these scores; models fold before a number is cut."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("#", no_wrap=True)
+    narrow = console.width < PIPE_WIDTH
+    table.add_column("model", overflow="fold", max_width=MODEL_WIDTH if narrow else None)
+    for head in (*heads, "NFE", "s/image"):
+        table.add_column(Text(_printable_lines(head)), justify="right", no_wrap=True)
+    for row in rows:
+        cells = (row.place, row.model, *row.cells[: len(heads)], *row.costs)
+        table.add_row(*(Text(printable(cell)) for cell in cells), style=row.style)
+    return table
+
+
+def _fits(console: Console, table: Table) -> bool:
+    """Whether every column has the width that it wants."""
+    return Measurement.get(console, console.options, table).maximum < console.width
 
 
 def _printable_lines(text: str) -> str:
     """Like `printable`, line by line."""
     return "\n".join(map(printable, text.split("\n")))
-
-
-def _that_fit(width: int, heads: Sequence[str], rows: Sequence[_Row]) -> int:
-    """How many scores have room beside place, model and costs; at least one."""
-    longest = max((len(row.model) for row in rows), default=0)
-    left = width - 4 - min(longest, MODEL_WIDTH) - 2 * 11
-    for number, head in enumerate(heads):
-        lines = [*head.split("\n"), *(row.cells[number] for row in rows)]
-        left -= max(map(len, lines)) + 2
-        if left < 0:
-            return max(1, number)
-    return len(heads)

@@ -3,16 +3,20 @@
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from genlab.eval.leaderboard.board import Column, Group
+from genlab.eval.leaderboard.board import Column, Entry, Group
 from genlab.eval.leaderboard.facts import differences
 from genlab.eval.leaderboard.ranking import plain_name
 from genlab.eval.leaderboard.records import Record, Score
 
 SIGNIFICANT = 4
 """Digits of a score without an interval."""
+
+LARGE = 1e9
+"""From here on numbers have an exponent."""
 
 _ORDER = {"solver": 0, "decoder": 0, "schedule": 1, "guidance": 2}
 
@@ -33,13 +37,14 @@ def score_text(score: Score, published: bool = False) -> str:
     """
     value = score.value
     if published:
-        return f"{value:.2f}" if round(value, 2) == value else repr(value)
+        return f"{value:.2f}" if abs(value) < LARGE and round(value, 2) == value else repr(value)
     if score.low is None or score.high is None:
         return number_text(value)
-    half = float(f"{(score.high - score.low) / 2:.1e}")  # so that 0.0999... has the digits of 0.1
+    # Halves first: the difference of two large numbers may be none.
+    half = float(f"{score.high / 2 - score.low / 2:.1e}")  # so that 0.0999... has 0.1's digits
     if not half:
         return f"{number_text(value)} ± 0"
-    if half < 1e-4:
+    if half < 1e-4 or abs(value) >= LARGE or half >= LARGE:
         return f"{value:.3e} ± {half:.1e}"
     decimals = max(0, 1 - math.floor(math.log10(half)))
     return f"{value:.{decimals}f} ± {half:.{decimals}f}"
@@ -70,6 +75,26 @@ def cost_text(record: Record, cost: str) -> str:
 def arrow(column: Column) -> str:
     """Which way is better."""
     return {True: "↓", False: "↑", None: ""}[column.lower]
+
+
+def entry_names(group: Group) -> dict[str, str]:
+    """Key of an entry -> how its row is called: the model, and where several have it, whose it is.
+
+    ``edm-fmnist (bundled, 03b7d2)`` came with GenLab, ``edm-fmnist (2026-11-30, 4f2a91)`` did not;
+    the digits begin the record's hash, which ends the name of its file.
+    """
+    counts = Counter(entry.record.model for entry in group.entries)
+    return {
+        entry.key: entry.record.model
+        if counts[entry.record.model] == 1
+        else f"{entry.record.model} ({_whose(entry)})"
+        for entry in group.entries
+    }
+
+
+def _whose(entry: Entry) -> str:
+    parts = [entry.origin or entry.record.created[:10], entry.key[:6]]
+    return ", ".join(part for part in parts if part)
 
 
 def column_notes(group: Group) -> list[str]:

@@ -140,6 +140,18 @@ class FeatureMetric(Metric):
     needs: ClassVar[tuple[Need, ...]]
     reference_needs: ClassVar[tuple[Need, ...]] = ()
 
+    def check_counts(self, samples: int, reference: int | None) -> None:
+        """Refuse numbers of images that cannot be scored, before one is drawn; by default none.
+
+        Args:
+            samples: how many there will be.
+            reference: how many the reference has; None where that is not known yet, or has no part.
+
+        Raises:
+            EvaluationError: says how many it takes, or which option changes that.
+        """
+        return
+
     @abstractmethod
     def __call__(self, samples: FeatureSet, reference: FeatureSet | None) -> dict[str, float]:
         """Compute.

@@ -46,10 +46,7 @@ def rows_of(
 
 def checked_rows(rows: Float[Tensor, "N d"], whose: str, at_least: int = 1) -> Float[Tensor, "N d"]:
     """The same rows, if there are enough and all are finite; see `rows_of`."""
-    if len(rows) < at_least:
-        raise EvaluationError(
-            f"this metric needs at least {at_least} {whose}, got {len(rows)}; give more images"
-        )
+    check_enough(len(rows), whose, at_least)
     # One quick pass; only sums that are not finite ask for a look at every number.
     finite = rows.sum(1).isfinite()
     if not finite.all():
@@ -60,6 +57,18 @@ def checked_rows(rows: Float[Tensor, "N d"], whose: str, at_least: int = 1) -> F
             f"rows, first in row {int((~finite).nonzero()[0])}; check the images and the extractor"
         )
     return rows
+
+
+def check_enough(count: int | None, whose: str, at_least: int) -> None:
+    """Refuse too few images; see `FeatureMetric.check_counts`.
+
+    Raises:
+        EvaluationError: there are fewer than ``at_least``.
+    """
+    if count is not None and count < at_least:
+        raise EvaluationError(
+            f"this metric needs at least {at_least} {whose}, got {count}; give more images"
+        )
 
 
 def moments_of(features: FeatureSet | None, output: str, whose: str) -> Moments:

@@ -105,6 +105,14 @@ class ClassificationAccuracyScore(FeatureMetric):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"cas: {name} must be above 0, got {getattr(self, name)}")
 
+    def check_counts(self, samples: int, reference: int | None) -> None:
+        """See `FeatureMetric.check_counts`."""
+        if samples < self.batch_size:
+            raise EvaluationError(
+                f"a classifier learns from at least one batch of {self.batch_size} samples, got "
+                f"{samples}; give more, or write metrics=[{{name: cas, batch_size: {samples}}}]"
+            )
+
     def __call__(self, samples: FeatureSet, reference: FeatureSet | None) -> dict[str, float]:
         """Give ``cas``; see `FeatureMetric.__call__`."""
         images, labels = _images_of(samples, "samples")
@@ -114,11 +122,7 @@ class ClassificationAccuracyScore(FeatureMetric):
                 f"the samples are {tuple(images.shape[1:])} and the reference "
                 f"{tuple(real.shape[1:])} (channels, height, width); bring them to one size"
             )
-        if len(images) < self.batch_size:
-            raise EvaluationError(
-                f"a classifier learns from at least one batch of {self.batch_size} samples, got "
-                f"{len(images)}; give more, or set cas.batch_size"
-            )
+        self.check_counts(len(images), None)
         assert reference is not None
         num_classes = max(int(real_labels.max()) + 1, len(reference.class_names or ()))
         labels = translate(

@@ -74,17 +74,21 @@ class ClassifierScore(FeatureMetric):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
 
+    def check_counts(self, samples: int, reference: int | None) -> None:
+        """See `FeatureMetric.check_counts`."""
+        if self.variant != "adm" and samples < self.splits:
+            raise EvaluationError(
+                f"{samples} samples cannot be cut into {self.splits} chunks; give more samples, or "
+                f"write metrics=[{{name: cs, splits: {samples}}}]"
+            )
+
     def __call__(self, samples: FeatureSet, reference: FeatureSet | None) -> dict[str, float]:
         """Compute ``cs`` and, for torch-fidelity, ``cs_std``."""
         logits = rows_of(samples, "logits", "samples")
         if self.variant == "adm":
             chunks = logits.split(self.split_size)
             return {"cs": float(_scores(chunks).mean())}
-        if len(logits) < self.splits:
-            raise EvaluationError(
-                f"{len(logits)} samples cannot be cut into {self.splits} chunks; give more samples "
-                "or set splits"
-            )
+        self.check_counts(len(logits), None)
         scores = _scores(self._chunks(logits))
         return {"cs": float(scores.mean()), "cs_std": float(scores.std(correction=0))}
 

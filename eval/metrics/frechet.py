@@ -8,7 +8,7 @@ from torch import Tensor
 
 from genlab.errors import ConfigError, EvaluationError
 from genlab.eval.metrics.base import FeatureMetric, FeatureSet, Need, ScoreInfo
-from genlab.eval.metrics.checks import check_width, moments_of, rows_of, warn
+from genlab.eval.metrics.checks import check_enough, check_width, moments_of, rows_of, warn
 from genlab.eval.moments import Moments
 
 EPS = 2.0**-52
@@ -202,6 +202,10 @@ class FrechetDistanceInfinity(FeatureMetric):
             raise ConfigError(
                 f"num_sizes and least must be at least 2, got {self.num_sizes} and {self.least}"
             )
+
+    def check_counts(self, samples: int, reference: int | None) -> None:
+        """See `FeatureMetric.check_counts`."""
+        check_enough(samples, "samples", 10 * self.num_sizes)
 
     def __call__(self, samples: FeatureSet, reference: FeatureSet | None) -> dict[str, float]:
         """Compute ``fd-infinity``."""

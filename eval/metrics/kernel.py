@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NoReturn
 
 import numpy as np
 import torch
@@ -91,6 +92,14 @@ class KernelDistance(FeatureMetric):
         if self.sigma <= 0:
             raise ConfigError(f"sigma must be positive, got {self.sigma}")
 
+    def check_counts(self, samples: int, reference: int | None) -> None:
+        """See `FeatureMetric.check_counts`."""
+        counts = [count for count in (samples, reference) if count is not None]
+        if self.variant != "exact":
+            self._subset_size(*counts)
+        elif self.estimator == "u-statistic" and len({*counts}) > 1:
+            _refuse_unequal(*counts)
+
     def __call__(self, samples: FeatureSet, reference: FeatureSet | None) -> dict[str, float]:
         """Compute ``kd`` and, for torch-fidelity, ``kd_std``."""
         x = rows_of(samples, "features", "samples")
@@ -122,8 +131,9 @@ class KernelDistance(FeatureMetric):
             return min(self.subset_size, *counts)
         if min(counts) < self.subset_size:
             raise EvaluationError(
-                f"subsets of {self.subset_size} cannot be drawn from {min(counts)} images; set "
-                "subset_size, or variant=exact, which takes all pairs"
+                f"subsets of {self.subset_size} cannot be drawn from {min(counts)} images; write "
+                f"metrics=[{{name: kd, subset_size: {min(counts)}}}], or metrics=[{{name: kd, "
+                "variant: exact}], which takes all pairs"
             )
         return self.subset_size
 
@@ -143,10 +153,7 @@ class KernelDistance(FeatureMetric):
         if self.estimator == "unbiased":
             return within - 2 * xy / (n * m)
         if n != m:
-            raise EvaluationError(
-                f"the u-statistic pairs the images of both sets, and there are {n} and {m}; take "
-                "equally many, or estimator=unbiased"
-            )
+            _refuse_unequal(n, m)
         return within - 2 * (xy - paired) / (n * (n - 1))
 
     def _sums(self, x: Float[Tensor, "N d"], y: Float[Tensor, "M d"]) -> tuple[float, float]:
@@ -171,3 +178,10 @@ class KernelDistance(FeatureMetric):
             return products.mul_(gamma).add_(self.coef0).pow_(self.degree)
         norms = x.square().sum(1)[:, None] + y.square().sum(1)
         return products.mul_(2).sub_(norms).div_(2 * self.sigma**2).exp_()
+
+
+def _refuse_unequal(samples: int, reference: int) -> NoReturn:
+    raise EvaluationError(
+        f"the u-statistic pairs the images of both sets, and there are {samples} and {reference}; "
+        "take equally many, or write metrics=[{name: kd, estimator: unbiased}]"
+    )

@@ -10,7 +10,7 @@ from genlab.data.points import together
 from genlab.errors import ConfigError
 from genlab.eval.metrics.adm_distances import adm_precision_recall
 from genlab.eval.metrics.base import FeatureMetric, FeatureSet, Need, ScoreInfo
-from genlab.eval.metrics.checks import check_width, rows_of
+from genlab.eval.metrics.checks import check_enough, check_width, rows_of
 
 VARIANTS = ("torch-fidelity", "adm", "adm-evaluate", "prdc")
 
@@ -56,6 +56,11 @@ class PrecisionRecall(FeatureMetric):
         _check_k(self.k)
         if self.variant not in VARIANTS:
             raise ConfigError(f"variant must be one of {', '.join(VARIANTS)}, got {self.variant!r}")
+
+    def check_counts(self, samples: int, reference: int | None) -> None:
+        """See `FeatureMetric.check_counts`."""
+        check_enough(samples, "samples", self.k + 1)
+        check_enough(reference, "reference", self.k + 1)
 
     def __call__(self, samples: FeatureSet, reference: FeatureSet | None) -> dict[str, float]:
         """Compute ``precision``, ``recall`` and ``f_score``."""
@@ -105,6 +110,10 @@ class DensityCoverage(FeatureMetric):
 
     def __post_init__(self) -> None:
         _check_k(self.k)
+
+    def check_counts(self, samples: int, reference: int | None) -> None:
+        """See `FeatureMetric.check_counts`."""
+        check_enough(reference, "reference", self.k + 1)
 
     def __call__(self, samples: FeatureSet, reference: FeatureSet | None) -> dict[str, float]:
         """Compute ``density`` and ``coverage``."""

@@ -12,10 +12,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from omegaconf import ListConfig, OmegaConf
-
 from genlab.config import load_yaml
 from genlab.errors import ConfigError
+from genlab.schema import check_plain
 
 SHORT_KEYS = ("model", "steps", "guidance")
 """Keys that are no settings of a configuration: the model, and what ``--steps`` and ``--guidance``
@@ -210,10 +209,10 @@ def read_points(path: Path) -> list[tuple[str, dict[str, str]]]:
     Raises:
         ConfigError: it cannot be read, or is no list of points.
     """
-    node = load_yaml(path)
-    plain = OmegaConf.to_container(node, resolve=False)
-    if not isinstance(node, ListConfig) or not isinstance(plain, list) or not plain:
+    plain = load_yaml(path)
+    if not isinstance(plain, list) or not plain:
         raise ConfigError(f"{path} must hold a list of points, each with its settings")
+    check_plain(plain, str(path))
     return [_read_point(each, f"{path}, point {i}") for i, each in enumerate(plain, start=1)]
 
 

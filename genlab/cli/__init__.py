@@ -16,8 +16,9 @@ from click.shell_completion import CompletionItem
 
 from genlab import __version__
 from genlab.cli.common import plain_warnings
-from genlab.cli.errors import explain
+from genlab.cli.errors import explain, silence
 from genlab.cli.memory import keep_freed_memory
+from genlab.cli.streams import open_streams
 from genlab.errors import nearest
 
 COMMANDS = {
@@ -111,12 +112,25 @@ def main(args: Sequence[str] | None = None) -> int:
     if ours:
         keep_freed_memory()
         signal.signal(signal.SIGTERM, _terminate)
+        open_streams()
     try:
         with plain_warnings() if ours else nullcontext():
             code = genlab.main(args, prog_name="genlab", standalone_mode=False)
         sys.stdout.flush()  # here, so that a reader who left is noticed here
     except BaseException as error:
         message, code = explain(error)
+        _say(message)
+    return code if isinstance(code, int) else 0
+
+
+def _say(message: str) -> None:
+    """Print a message on stderr, where somebody reads it, and leave nothing to fail at exit."""
+    try:
         if message:
             click.echo(message, err=True)
-    return code if isinstance(code, int) else 0
+    except OSError:
+        silence(sys.stderr)
+    try:
+        sys.stdout.flush()
+    except OSError:  # what could not be written is what the message says
+        silence(sys.stdout)

@@ -1,7 +1,9 @@
 """What several commands share: options that read alike everywhere, progress bars, JSON."""
 
 import json
+import math
 import sys
+import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -61,8 +63,21 @@ json_option: Decorator = click.option(
 )
 """``--json``; the function gets ``as_json: bool``."""
 
+
+def _check_device(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    """Refuse a device that does not compute here before anything else is done."""
+    if value is not None and value != "cpu":
+        from genlab.compute import usable_device
+
+        usable_device(value)
+    return value
+
+
 device_option: Decorator = click.option(
-    "--device", metavar="DEVICE", help="cpu, cuda, cuda:1, mps; default: the best there is."
+    "--device",
+    metavar="DEVICE",
+    callback=_check_device,
+    help="cpu, cuda, cuda:1, mps; default: the best there is.",
 )
 """``--device``; the function gets ``device: str | None``."""
 
@@ -101,6 +116,33 @@ def split_arguments(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
     return (words[0] if words else None), [word for word in arguments if "=" in word]
 
 
+def said_once(overrides: Sequence[str], flags: Mapping[str, Any]) -> None:
+    """Refuse a setting that an option and a KEY=VALUE both give: one would be dropped silently."""
+    for text in overrides:
+        key = text.partition("=")[0]
+        if key.partition(".")[0] in flags:
+            option = f"--{key.partition('.')[0].replace('_', '-')}"
+            raise click.UsageError(
+                f"{option} and {text!r} say the same twice; leave one of them out"
+            )
+
+
+def echo_settings(config: Any, left_out: Mapping[str, Any]) -> None:
+    """Print a configuration as YAML for ``--config``, and in comments what it leaves out.
+
+    Args:
+        config: merged.
+        left_out: dotted key -> the default that holds.
+    """
+    from genlab.config import setting_text, to_yaml
+
+    click.echo(to_yaml(config), nl=False)
+    if left_out:
+        click.echo("# Left at their defaults; each line is a setting to change:")
+    for key, value in left_out.items():
+        click.echo(f"#   {setting_text(key, value)}")
+
+
 def best_device() -> str:
     """The accelerator where there is one, else the CPU."""
     import torch
@@ -133,7 +175,8 @@ def check_model_folder(folder: Path, *, overwrite: bool | None = None) -> None:
 
 def echo_json(value: Mapping[str, Any] | list[Any]) -> None:
     """Print one JSON document on stdout; paths and other plain objects as text."""
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+    letters = str(getattr(sys.stdout, "encoding", "")).lower().startswith("utf")
+    click.echo(json.dumps(value, indent=2, ensure_ascii=not letters, default=str))
 
 
 class Progress:
@@ -151,16 +194,20 @@ class Progress:
 
 
 @contextmanager
-def progress(description: str, total: int | None, done: int = 0) -> Iterator[Progress]:
-    """A progress bar on stderr; nothing at all where stderr is not a terminal.
+def progress(
+    description: str, total: int | None, done: int = 0, *, lines: bool = True
+) -> Iterator[Progress]:
+    """A progress bar on stderr, or where that is no terminal, a line now and then.
 
     Args:
         description: what is being done, at the left of the bar.
         total: how much there is to do, in any unit; None if unknown.
         done: how much of it an earlier run did.
+        lines: whether there are lines without a terminal; False for who prints some of its own.
     """
     if not sys.stderr.isatty():
-        yield Progress(lambda amount: None, lambda text: None, lambda total: None)
+        log = _Lines(description, total, done, math.inf if not lines else LINE_SECONDS)
+        yield Progress(log.advance, log.describe, log.set_total)
         return
     # Heavy, so only where a bar is drawn.
     from rich.console import Console
@@ -175,6 +222,50 @@ def progress(description: str, total: int | None, done: int = 0) -> Iterator[Pro
             lambda text: bars.update(task, description=text),
             lambda total: bars.update(task, total=total),
         )
+
+
+LINE_SECONDS = 30.0
+"""How often a line of progress is printed where no terminal shows a bar: none for short work."""
+
+
+class _Lines:
+    """What a progress bar shows, as lines for a log: done, total, share, time left."""
+
+    def __init__(self, description: str, total: int | None, done: int, every: float) -> None:
+        self._text, self._total, self._done, self._first = description, total, done, done
+        self._every = every
+        self._began = self._printed = time.monotonic()
+
+    def advance(self, amount: int) -> None:
+        """Count work; say so if nothing was said for a while."""
+        self._done += amount
+        now = time.monotonic()
+        if now - self._printed >= self._every:
+            self._printed = now
+            click.echo(self._line(now - self._began), err=True)
+
+    def describe(self, text: str) -> None:
+        """Change what is being done."""
+        self._text = text
+
+    def set_total(self, total: int) -> None:
+        """Tell how much there is to do."""
+        self._total = total
+
+    def _line(self, seconds: float) -> str:
+        if self._total is None:
+            return f"{self._text}: {self._done:,}"
+        fresh, left = self._done - self._first, self._total - self._done
+        rest = f", {duration(seconds / fresh * left)} left" if fresh > 0 and left > 0 else ""
+        share = self._done / max(1, self._total)
+        return f"{self._text}: {self._done:,} of {self._total:,} ({share:.0%}){rest}"
+
+
+def duration(seconds: float) -> str:
+    """A time as people say it: ``45 s``, ``12 min``, ``3.5 h``."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 @contextmanager

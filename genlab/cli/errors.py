@@ -3,6 +3,8 @@
 import errno
 import os
 import sys
+from contextlib import suppress
+from typing import TextIO, cast
 
 import click
 
@@ -43,7 +45,7 @@ def explain(error: BaseException) -> tuple[str, int]:
     if isinstance(error, (KeyboardInterrupt, click.Abort)):
         return "genlab: interrupted; the same command again goes on where it can", INTERRUPTED
     if isinstance(error, BrokenPipeError):
-        _silence_stdout()
+        silence(sys.stdout)
         return "", PIPE_CLOSED
     if os.environ.get("GENLAB_TRACEBACK") == "1":
         raise error
@@ -88,8 +90,10 @@ def _plain(message: str) -> str:
     return line[:1].lower() + line[1:]
 
 
-def _silence_stdout() -> None:
-    """Point stdout at nothing, so that the interpreter's own flush at exit stays quiet."""
-    sink = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(sink, sys.stdout.fileno())
-    os.close(sink)
+def silence(stream: TextIO | None) -> None:
+    """Point a stream at nothing, so that the interpreter's own flush at exit stays quiet."""
+    with suppress(AttributeError, OSError, ValueError):  # it is none, has no file, or is closed
+        place = cast(TextIO, stream).fileno()
+        sink = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(sink, place)
+        os.close(sink)

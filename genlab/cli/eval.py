@@ -18,9 +18,11 @@ from genlab.cli.common import (
     dry_run_option,
     dtype_option,
     echo_json,
+    echo_settings,
     json_option,
     plain_warnings,
     progress,
+    said_once,
     split_arguments,
     stitch_option,
 )
@@ -45,7 +47,7 @@ Examples:
   genlab eval reference data.zip -o reference.npz --layout edm
   genlab leaderboard show
 
-Protocols (genlab presets eval): adm-50k, edm-50k, quick-5k, offline-2k. Metrics: fd (fid), sfd
+Protocols (genlab presets list eval): adm-50k, edm-50k, quick-5k, offline-2k. Metrics: fd (fid), sfd
 (sfid), cs (is), kd (kid), pr, dc (both: prdc), vendi, similarity, fd-infinity, nearest,
 consistency, cas, bpd. The official names in brackets belong to the official Inception network; with
 any other extractor a score carries the extractor's name: fd[cnn-fmnist].
@@ -94,7 +96,9 @@ def protocol_options(function: Any) -> Any:
         click.option(
             "--reference", metavar="WHAT", help="train, test, a file of statistics, or images."
         ),
-        click.option("--metrics", metavar="LIST", help="For instance fd,cs,kd,prdc."),
+        click.option(
+            "--metrics", metavar="LIST", multiple=True, help="For instance fd,cs,kd,prdc."
+        ),
         click.option("--extractor", metavar="NAME", help="What looks at the images."),
         click.option("--weights", metavar="FILE", help="A local file of the extractor's weights."),
         click.option(
@@ -118,9 +122,9 @@ def protocol_options(function: Any) -> Any:
 
 def settings_of(flags: Mapping[str, Any]) -> dict[str, Any]:
     """What was given of `protocol_options`, as fields of the configuration."""
-    chosen = {key.rstrip("_"): value for key, value in flags.items() if value is not None}
+    chosen = {key.rstrip("_"): value for key, value in flags.items() if value not in (None, ())}
     if "metrics" in chosen:
-        chosen["metrics"] = chosen["metrics"].split(",")
+        chosen["metrics"] = ",".join(chosen["metrics"]).split(",")
     return chosen
 
 
@@ -173,13 +177,13 @@ def run(
     source, overrides = split_arguments(arguments)
     if source is None:
         raise click.UsageError("what is to be scored? name a model or a folder of images")
-    from genlab import config as configs
     from genlab.eval.leaderboard.records import to_json, write_record
     from genlab.eval.prepare import merge_settings
     from genlab.files import check_writable
     from genlab.generators.processes import join
 
     chosen = settings_of(flags)
+    said_once(overrides, chosen)
     config = merge_settings(protocol, overrides, chosen)
     processes = join(config.device)
 
@@ -190,7 +194,8 @@ def run(
         source, config, with_own, processes, name, steps, guidance, stitch, adapter
     )
     if dry_run:
-        click.echo(configs.to_yaml(config), nl=False)
+        left_out = {} if subject.sampler is None else subject.sampler.left_out()
+        echo_settings(config, {f"sampler.{key}": value for key, value in left_out.items()})
         return
     if not no_record:
         check_writable(output)

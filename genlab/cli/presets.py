@@ -7,6 +7,7 @@ from genlab.cli.completion import complete_presets
 from genlab.errors import UnknownNameError, nearest
 
 HOW = {
+    "eval": "genlab eval MODEL --protocol NAME",
     "finetune": "genlab finetune MODEL --method NAME",
     "sample": "genlab sample --config NAME",
     "sampler": "genlab sample MODEL sampler=NAME",
@@ -28,21 +29,24 @@ def command(context: click.Context) -> None:
 
 
 @command.command("list")
+@click.argument("kind", required=False)
 @json_option
-def list_presets(as_json: bool = False) -> None:
-    """List the presets of every kind, with what their first line says."""
-    found = _all_presets()
+def list_presets(kind: str | None = None, as_json: bool = False) -> None:
+    """List the presets of every kind, or of one KIND, with what their first line says."""
+    found = [preset for preset in _all_presets() if kind in (None, preset[0])]
+    if not found:
+        kinds = {each for each, _ in _all_presets()}
+        raise UnknownNameError(f"there is no kind of presets {kind!r}; {nearest(str(kind), kinds)}")
     if as_json:
         echo_json(
             [{"kind": kind, "name": name, "about": _about(kind, name)} for kind, name in found]
         )
         return
     width = max(len(name) for _, name in found)
-    kinds = dict.fromkeys(kind for kind, _ in found)
-    for kind in kinds:
-        click.echo(f"{kind} ({HOW.get(kind, 'see the README')}):")
-        for name in (name for its_kind, name in found if its_kind == kind):
-            click.echo(f"  {name:<{width}}  {_about(kind, name)}".rstrip())
+    for each in dict.fromkeys(kind for kind, _ in found):
+        click.echo(f"{each} ({HOW.get(each, 'see the README')}):")
+        for name in (name for its_kind, name in found if its_kind == each):
+            click.echo(f"  {name:<{width}}  {_about(each, name)}".rstrip())
 
 
 @command.command("show")

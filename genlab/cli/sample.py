@@ -18,7 +18,9 @@ from genlab.cli.common import (
     device_option,
     dry_run_option,
     dtype_option,
+    echo_settings,
     progress,
+    said_once,
     split_arguments,
     stitch_option,
 )
@@ -170,6 +172,7 @@ def command(
         _check_between(flags)
     overrides += [f"edit.strength={strength}"] * (strength is not None)
     overrides += ["edit.invert=true"] * invert
+    said_once(overrides, flags)
     run = SamplingRun(config, overrides, flags, steps, guidance, stitch)
     if dry_run:
         run.show()
@@ -292,10 +295,9 @@ class SamplingRun:
 
     def show(self) -> None:
         """Print the merged configuration, ready for --config."""
-        from genlab.config import to_yaml
-
         if self.processes.rank == 0:
-            click.echo(to_yaml(self.config), nl=False)
+            left_out = self.sampler.left_out().items()
+            echo_settings(self.config, {f"sampler.{key}": value for key, value in left_out})
 
     def _plan(self) -> "SamplePlan":
         from genlab.data.labels import format_seeds, parse_seeds

@@ -18,6 +18,7 @@ from genlab.cli.common import (
     json_option,
     plain_warnings,
     progress,
+    said_once,
     split_arguments,
 )
 from genlab.cli.eval import protocol_options, settings_of
@@ -160,6 +161,8 @@ def command(
 
     plan = make_plan(base, grid, variants, points)
     flags = settings_of(options)
+    for point in plan.points:
+        said_once(point.config_overrides, flags)
     device = merge_settings(protocol, plan.points[0].config_overrides, flags).device
     processes = join(device)
     common = Common(

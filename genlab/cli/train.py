@@ -15,6 +15,8 @@ from genlab.cli.common import (
     config_option,
     device_option,
     dry_run_option,
+    duration,
+    echo_settings,
     plain_warnings,
     progress,
 )
@@ -84,15 +86,36 @@ def run(
     dry_run: bool,
 ) -> None:
     """Train by CONFIG, or go on with the run in its folder; 'run' may be left out."""
-    from genlab.config import load, to_yaml
+    from genlab.config import load
     from genlab.training.config import TrainConfig
 
     spec, overrides = _split(arguments, config)
     settings = load(TrainConfig, spec, "train", overrides)
+    folder = output or Path("runs") / Path(spec).stem
     if dry_run:
-        click.echo(to_yaml(settings), nl=False)
+        own = Path(spec).is_file() or any(text.startswith("data.path=") for text in overrides)
+        _rehearse(settings, folder, device, data_is_named=own)
         return
-    _train(settings, output or Path("runs") / Path(spec).stem, device)
+    _train(settings, folder, device)
+
+
+def _rehearse(
+    settings: "TrainConfig", folder: Path, device: str | None, *, data_is_named: bool
+) -> None:
+    """Refuse what the run would be refused for, and print its settings."""
+    from genlab.training.rehearsal import rehearse
+    from genlab.training.settings import left_out
+
+    there = Path(settings.data.path).expanduser().exists()
+    with plain_warnings():
+        rehearse(settings, folder, device, with_data=there or data_is_named)
+    if not (there or data_is_named):
+        click.echo(
+            f"genlab: there is nothing at {settings.data.path}, the data.path of the "
+            "configuration, so what follows from the images was not checked",
+            err=True,
+        )
+    echo_settings(settings, left_out(settings))
 
 
 def _split(arguments: tuple[str, ...], config: str | None) -> tuple[str, tuple[str, ...]]:
@@ -135,7 +158,7 @@ def follow(trainer: "Trainer", lines: list[dict[str, Any]]) -> "Outcome":
     if trainer.is_main:
         verb = "going on with" if images else "training into"
         click.echo(f"{verb} {folder} at image {images:,} of {total:,}", err=True)
-    with progress("training", total, images) as bar:
+    with progress("training", total, images, lines=False) as bar:
 
         def show(now: "Progress") -> None:
             bar.advance(settings.batch_size)
@@ -147,7 +170,8 @@ def follow(trainer: "Trainer", lines: list[dict[str, Any]]) -> "Outcome":
                 text += f", {name} {line[name]:{score.form}}" if name in line else ""
             bar.describe(text)
             if not sys.stderr.isatty():
-                click.echo(f"{now.images / 1000:.1f} kimg, {text}", err=True)
+                rest = _rest(now.images, total, line["images_per_second"])
+                click.echo(f"{now.images / 1000:.1f} kimg, {text}, {rest}", err=True)
 
         with plain_warnings():
             outcome = trainer.train(show)
@@ -158,6 +182,12 @@ def follow(trainer: "Trainer", lines: list[dict[str, Any]]) -> "Outcome":
         again = "the state is saved; the same command goes on"
         click.echo(f"genlab: stopped after {done}, {again}", err=True)
     return outcome
+
+
+def _rest(images: int, total: int, rate: float) -> str:
+    """How far it is: the share of all images, and how long the rest takes."""
+    left = f", {duration((total - images) / rate)} left" if rate > 0 and total > images else ""
+    return f"{images / max(1, total):.0%} of {total / 1000:.1f} kimg{left}"
 
 
 @command.command("export", short_help="Write what a run has trained as a model's folder.")

@@ -90,7 +90,8 @@ class Generator(SavedModel):
         self._evaluations = 0
         if not isinstance(sampler, AnySampler):
             own = ("the model's own sampler", sampler or {})
-            sampler = self.sampler_class.from_layers([*self.defaults(), own])
+            made = self.sampler_class.from_layers([*self.defaults(), own])
+            sampler = made.with_scales_of(None)
         self.sampler: AnySampler = sampler
 
     def defaults(self) -> Layers:
@@ -149,7 +150,8 @@ class Generator(SavedModel):
             layers = [*self.defaults(), *sampler_layers(sampler, own)]
             if stitch is not None:
                 layers.append(("the argument stitch", self.stitched(stitch)))
-            sampler = self.sampler_class.from_layers(layers, **short)
+            made = self.sampler_class.from_layers(layers, **short)
+            sampler = made.with_scales_of(self.sampler)
         built = sampler.load_parts()
         self.check_sampler(built)
         return built

@@ -1,9 +1,9 @@
 """The sample ledger: a folder that knows which samples are done, so a run can stop and go on.
 
-Every finished sample is a PNG file, written whole or not at all; a batch whose files all exist is
-done. Batches are cut from the whole list of seeds and never from what is left of it, so a batch
-that is computed after an interruption, or by another process, is composed as it always was and
-gives the very same bytes.
+Every finished sample is a PNG file, written whole or not at all, whose size and hash are noted; a
+batch whose files are all there, as they were noted, is done. Batches are cut from the whole list of
+seeds and never from what is left of it, so a batch that is computed after an interruption, or by
+another process, is composed as it always was and gives the very same bytes.
 
 Layout of the folder::
 
@@ -28,11 +28,20 @@ from typing import IO, Any
 import numpy as np
 
 from genlab.data import pictures, writers
-from genlab.data.labels import format_seeds
+from genlab.data.labels import format_seeds, parse_seeds
 from genlab.data.writers import Pixels
 from genlab.errors import OutputError
 from genlab.files import write_bytes, write_text
 from genlab.generators.costs import Costs, from_plain, report, to_plain, together
+from genlab.generators.finished import (
+    Finished,
+    fingerprint,
+    fingerprint_of,
+    from_manifest,
+    in_manifest,
+    is_archive,
+    is_picture,
+)
 from genlab.generators.lock import lock_folder
 from genlab.generators.plan import ANIMATION_STEMS, ANIMATIONS, SamplePlan
 from genlab.samplers.tallies import Tallies, add_up, mean_nfe, with_rates
@@ -71,6 +80,7 @@ class SampleLedger:
         self.rank = rank
         self._state = folder / _STATE
         self._lock: IO[str] | None = None
+        self._finished = Finished()
 
     # Opening
 
@@ -101,11 +111,19 @@ class SampleLedger:
             before = None  # a run that failed before its first image binds nobody
         else:
             self.plan.check(before, str(self.folder))
+            self._learn(before)
             if self._complete(before):
+                self._clear_state()
                 return False
         self._check_lock()
         self._remove_leftovers()
-        record = {**self.plan.record(), "spent": (before or {}).get("spent", {})}
+        if before is None or (self.folder / MANIFEST).is_file():
+            self._clear_state(but="lock")  # of a run that made nothing, or has ended
+        record = {
+            **self.plan.record(),
+            "spent": (before or {}).get("spent", {}),
+            "files": {} if before is None else before["files"],
+        }
         if before is not None and before["seeds"] != record["seeds"]:
             self._remove_pictures()
         write_text(self._state / "plan.json", json.dumps(record, indent=1))
@@ -113,16 +131,17 @@ class SampleLedger:
         return True
 
     def _earlier_record(self) -> dict[str, Any] | None:
-        """What the run said of itself: the plan of an unfinished one, else the manifest."""
-        for path in (self._state / "plan.json", self.folder / MANIFEST):
+        """What the run said of itself: the manifest, or the plan of an unfinished one.
+
+        A run that goes on has no manifest; where there is one, a plan beside it is stale.
+        """
+        for path in (self.folder / MANIFEST, self._state / "plan.json"):
             if path.is_file():
                 try:
-                    record = json.loads(path.read_text())
-                    return {
-                        key: record[key]
-                        for key in ("identity", "format", "seeds", "labels", "spent")
-                    }
-                except (ValueError, KeyError, TypeError) as error:
+                    record = json.loads(path.read_text(encoding="utf-8"))
+                    kept = ("identity", "format", "seeds", "labels", "spent")
+                    return {key: record[key] for key in kept} | {"files": _files_of(record)}
+                except (ValueError, KeyError, TypeError, AttributeError) as error:
                     raise OutputError(
                         f"{path} is not a run of genlab sample ({error!r}); "
                         "choose another folder with -o"
@@ -147,9 +166,22 @@ class SampleLedger:
             (self.folder / MANIFEST).is_file()
             and before["seeds"] == format_seeds(self.plan.seeds)
             and all(map(self._has_image, self.plan.seeds))
-            and (not self.plan.grid or (self.folder / GRID).is_file())
-            and (self.plan.animation is None or self._animation.is_file())
+            and (not self.plan.grid or _is_filled(self.folder / GRID))
+            and (self.plan.animation is None or _is_filled(self._animation))
         )
+
+    def _learn(self, before: Mapping[str, Any]) -> None:
+        """Take in what an earlier run, and this one in all its processes, has noted of files."""
+        self._finished.learn(before.get("files"))
+        for entry in self._notes():
+            self._finished.learn(entry.get("files"))
+
+    def _notes(self) -> Iterator[dict[str, Any]]:
+        """What was noted of each batch; a line that was cut short counts for nothing."""
+        for path in sorted(self._state.glob("progress-*.jsonl")):
+            for line in path.read_text(encoding="utf-8").splitlines():
+                with suppress(ValueError):
+                    yield json.loads(line)
 
     # Where things are
 
@@ -180,9 +212,15 @@ class SampleLedger:
 
     def _has_image(self, seed: int) -> bool:
         # A finished archive holds every image; only then is it there.
-        return (self._tree / writers.image_name(seed)).is_file() or (
-            self.archive is not None and self.archive.is_file()
+        name, (channels, height, width) = writers.image_name(seed), self.plan.image_shape
+        shape = (height, width, channels)
+        return self._has_archive() or self._finished.holds(
+            self._tree / name, name, lambda path: is_picture(path, shape)
         )
+
+    def _has_archive(self) -> bool:
+        archive = self.archive
+        return archive is not None and self._finished.holds(archive, archive.name, is_archive)
 
     def _is_empty(self) -> bool:
         """Whether the folder holds no image yet, in any format."""
@@ -196,6 +234,7 @@ class SampleLedger:
 
     def work(self, batch_size: int, rank: int = 0, num_processes: int = 1) -> list[Work]:
         """The batches of one process that are not done yet."""
+        self._learn_from_plan()
         seeds, labels = self.plan.seeds, self.plan.labels
         todo = []
         for start in range(rank * batch_size, len(seeds), num_processes * batch_size):
@@ -208,6 +247,11 @@ class SampleLedger:
             if images or frames:
                 todo.append(Work(batch, None if labels is None else labels[part], images, frames))
         return todo
+
+    def _learn_from_plan(self) -> None:
+        path = self._state / "plan.json"
+        if path.is_file():
+            self._learn(json.loads(path.read_text(encoding="utf-8")))
 
     def wants_frames(self, seed: int) -> bool:
         """Whether the animation shows this sample and is still to be made."""
@@ -242,22 +286,30 @@ class SampleLedger:
         """
         each: dict[str, Any] = {"costs": to_plain(costs)} if costs else {}
         each |= {"tallies": tallies} if tallies else {}
-        self._note({"images": len(images), "nfe": nfe, "seconds": seconds, **each})
+        encoded = self._encoded(work, images)
+        files = {name: fingerprint(data) for name, data in encoded.items()}
+        self._note({"images": len(images), "nfe": nfe, "seconds": seconds, "files": files, **each})
         for seed, animation in frames.items():
             buffer = BytesIO()
             np.savez(buffer, frames=animation, captions=np.asarray(captions))
             write_bytes(self._frames(seed), buffer.getvalue())
-        if work.images:
-            for seed, pixels in zip(work.seeds, images, strict=True):
-                writers.write_png(self._tree / writers.image_name(seed), pixels)
+        for name, data in encoded.items():
+            write_bytes(self._tree / name, data)
+            self._finished.wrote(name, files[name])
+
+    def _encoded(self, work: Work, images: Sequence[Pixels]) -> dict[str, bytes]:
+        """Name and bytes of each file that a batch is written to."""
+        pairs = zip(work.seeds, images, strict=True) if work.images else ()
+        return {writers.image_name(seed): writers.encode_png(pixels) for seed, pixels in pairs}
 
     def _note(self, entry: Mapping[str, Any]) -> None:
         # Appended, not renamed: a line that is cut short by a crash costs the statistics of one
         # batch, no image.
         path = self._state / f"progress-{self.rank}.jsonl"
         try:
-            with path.open("a") as file:
-                file.write(json.dumps(entry) + "\n")
+            with path.open("ab+") as file:
+                cut = file.tell() > 0 and (file.seek(-1, 2), file.read(1))[1] != b"\n"
+                file.write(b"\n" * cut + json.dumps(entry).encode() + b"\n")
         except OSError as error:
             raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
 
@@ -269,6 +321,7 @@ class SampleLedger:
         Args:
             about: what the manifest says beyond the plan.
         """
+        self._learn_from_plan()  # the other processes have noted theirs, too
         missing = [seed for seed in self.plan.seeds if not self._has_image(seed)]
         if missing:
             raise OutputError(
@@ -301,15 +354,18 @@ class SampleLedger:
             if labels is not None:
                 write_text(self._images / "dataset.json", writers.dataset_json(names, labels))
             return
-        if self.archive.is_file():
+        if self._has_archive():
             return
         if self.plan.format == "zip":
             encoded = ((name, (self._tree / name).read_bytes()) for name in names)
             writers.write_zip(self.archive, encoded, labels)
-            return
-        channels, height, width = self.plan.image_shape
-        decoded = (writers.decode_png((self._tree / name).read_bytes()) for name in names)
-        writers.write_npz(self.archive, decoded, (len(seeds), height, width, channels), labels)
+        else:
+            channels, height, width = self.plan.image_shape
+            decoded = (writers.decode_png((self._tree / name).read_bytes()) for name in names)
+            writers.write_npz(self.archive, decoded, (len(seeds), height, width, channels), labels)
+        written = fingerprint_of(self.archive)
+        self._finished.wrote(self.archive.name, written)
+        self._note({"files": {self.archive.name: written}})
 
     def _write_grid(self) -> None:
         if not self.plan.grid:
@@ -358,6 +414,7 @@ class SampleLedger:
                 "count": len(self.plan.seeds),
                 "shape": list(self.plan.image_shape),
                 "path": self.archive.name if self.archive else "images",
+                **in_manifest(*self._result_files()),
             },
             "nfe": spent.get("nfe", 0) if mean is None else mean,
             "spent": spent,
@@ -367,6 +424,12 @@ class SampleLedger:
             manifest["stitch"] = report(costs, spent["images"])
         manifest |= with_rates(counted)
         write_text(self.folder / MANIFEST, _readable(manifest))
+
+    def _result_files(self) -> tuple[list[str], dict[str, Path]]:
+        """The files that hold the images, in the order in which a manifest tells of them."""
+        names = _result_names(self.plan.format, self.plan.seeds)
+        folder = self._images if self.archive is None else self.folder
+        return names, {name: folder / name for name in names}
 
     def _round_trip(self) -> dict[str, Any]:
         """How far the images are from what they were made from, where they should be the same."""
@@ -395,16 +458,14 @@ class SampleLedger:
         costs = [from_plain(total.pop("costs", {}))]
         counted = [total.pop("tallies", {})]
         images = total.pop("images", 0)
-        for path in sorted(self._state.glob("progress-*.jsonl")):
-            for line in path.read_text().splitlines():
-                with suppress(ValueError):
-                    entry = json.loads(line)
-                    total["nfe"] = entry["nfe"]
-                    total["nfe_total"] += entry["nfe"] * entry["images"]
-                    total["seconds"] += entry["seconds"]
-                    costs.append(from_plain(entry.get("costs", {})))
-                    counted.append(entry.get("tallies", {}))
-                    images += entry["images"]
+        for entry in self._notes():
+            if "nfe" in entry:
+                total["nfe"] = entry["nfe"]
+                total["nfe_total"] += entry["nfe"] * entry["images"]
+                total["seconds"] += entry["seconds"]
+                costs.append(from_plain(entry.get("costs", {})))
+                counted.append(entry.get("tallies", {}))
+                images += entry["images"]
         total["seconds"] = round(total["seconds"], 3)
         if whole := together(costs):
             total |= {"images": images, "costs": to_plain(whole)}
@@ -426,9 +487,16 @@ class SampleLedger:
         for folder in [*self._images.glob("*/"), self._images]:
             with suppress(OSError):  # it holds files that are not ours, or is not there
                 folder.rmdir()
-        for path in self._state.iterdir():
-            if path.name != "lock":
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        self._clear_state(but="lock")
+
+    def _clear_state(self, but: str = "") -> None:
+        """Remove what is left of a run that has ended."""
+        with suppress(OSError):  # it does no harm
+            for path in self._state.iterdir():
+                if path.name != but:
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+            if not but:
+                self._state.rmdir()
 
     def _remove_pictures(self) -> None:
         for path in [self.folder / GRID, *self._animations()]:
@@ -443,6 +511,23 @@ class SampleLedger:
                 ) or (self._state in path.parents):
                     with suppress(OSError):
                         path.unlink()
+
+
+def _is_filled(path: Path) -> bool:
+    return path.is_file() and path.stat().st_size > 0
+
+
+def _result_names(format_: str, seeds: Sequence[int]) -> list[str]:
+    return [*map(writers.image_name, seeds)] if format_ == "png" else [f"images.{format_}"]
+
+
+def _files_of(record: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The fingerprints in a plan or a manifest, by name; None in those of old runs."""
+    if "images" not in record:
+        files: Mapping[str, Any] | None = record.get("files")
+        return files
+    names = _result_names(record["format"], parse_seeds(record["seeds"]))
+    return from_manifest(names, record["images"])
 
 
 def _readable(manifest: Mapping[str, Any]) -> str:

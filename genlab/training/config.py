@@ -263,7 +263,7 @@ class TrainConfig:
         seed: of everything random.
         class_names: one for each class; null takes those of the data.
         sampler: how a trained generator is sampled by default, stored with it.
-        license: of the data and the model, for the model card.
+        license: of the data and the model, for the model card; recipes leave it to who trains.
     """
 
     data: DataConfig = field(default_factory=DataConfig)

@@ -18,6 +18,7 @@ from genlab.data.pixels import from_uint8
 from genlab.errors import ConfigError
 from genlab.generators.base import Generator
 from genlab.generators.lock import lock_folder
+from genlab.generators.processes import launched
 from genlab.training.batches import Batches, Micro, Share
 from genlab.training.config import TrainConfig
 from genlab.training.evaluation import Evaluation, Inspection
@@ -97,7 +98,7 @@ class Trainer:
         self.evaluations = evaluations
         self.config = config
         self.run = Run(folder) if run is None else run
-        self.accelerator = _accelerator(config, device)
+        self.accelerator = build_accelerator(config, device)
         self.device: torch.device = self.accelerator.device
         self.is_main = bool(self.accelerator.is_main_process)
         self.share = Share(
@@ -260,9 +261,15 @@ class Trainer:
         return int(self.accelerator.gather(heard).max()) or None
 
 
-def _accelerator(config: TrainConfig, device: str | None) -> Accelerator:
+def build_accelerator(config: TrainConfig, device: str | None) -> Accelerator:
+    """Where a run trains, with how many others, and in which precision.
+
+    Raises:
+        ConfigError: this machine cannot do it.
+    """
     # accelerate keeps one precision for the whole process; a second run in it may want another.
     AcceleratorState._reset_state()
+    launched()
     try:
         if device is not None and device.startswith("cuda"):
             torch.cuda.set_device(torch.device(device))

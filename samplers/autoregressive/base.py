@@ -25,6 +25,7 @@ from genlab.networks.precision import wide
 from genlab.samplers.autoregressive.levels import ByLevels
 from genlab.samplers.base import AnySampler, Layers, Step
 from genlab.samplers.registries import DECODERS as DECODERS
+from genlab.samplers.strength import left_out
 
 SPACES = ("parameters", "levels")
 """Where guidance acts: on what the network says of a pixel, or on the log-probabilities of the
@@ -274,6 +275,10 @@ class PixelSampler(AnySampler):
             "guidance_scale": self.guidance_scale,
             "guidance_space": self.guidance_space,
         }
+
+    def left_out(self) -> Mapping[str, Any]:
+        """See `AnySampler.left_out`."""
+        return dict(left_out(self.config["decoder"], self.decoder, "decoder"))
 
     def describe(self) -> str:
         """Decoder, and temperature and guidance where they do something."""

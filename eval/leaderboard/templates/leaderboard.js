@@ -107,28 +107,38 @@
     return node;
   }
 
+  /* Any finite numbers: also those whose difference, or whose neighbours, no double can tell. */
   function makeScale(values, from, to, logRatio) {
     let low = Math.min(...values), high = Math.max(...values);
     const log = low > 0 && high / low > logRatio;
+    const largest = Math.max(Math.abs(low), Math.abs(high));
     if (log) {
-      low /= 1.15; high *= 1.15;
+      low = Math.max(low / 1.15, Number.MIN_VALUE); high = Math.min(high * 1.15, Number.MAX_VALUE);
     } else {
-      const room = (high - low) * 0.08 || Math.abs(high) * 0.1 || 1;
-      low = low >= 0 && low < room ? 0 : low - room;
-      high += room;
+      const span = high / 2 - low / 2;
+      const room = (span > largest * 1e-9 ? span * 0.16 : 0) || largest * 0.1 || 1;
+      low = low >= 0 && low < room ? 0 : Math.max(low - room, -Number.MAX_VALUE);
+      high = Math.min(high + room, Number.MAX_VALUE);
     }
-    const f = log ? Math.log : (v) => v;
+    const unit = Math.max(Math.abs(low), Math.abs(high));
+    const f = log ? Math.log : (v) => v / unit;
     const scale = (v) => from + ((f(v) - f(low)) / (f(high) - f(low))) * (to - from);
     return { scale, ticks: log ? logTicks(low, high) : linearTicks(low, high) };
   }
 
   function linearTicks(low, high) {
-    const rough = (high - low) / 5;
+    const rough = high / 5 - low / 5;
     const power = 10 ** Math.floor(Math.log10(rough));
-    const step = [1, 2, 5, 10].map((m) => m * power).find((s) => s >= rough);
-    const ticks = [];
+    const step = [1, 2, 5, 10].map((m) => m * power).find((s) => s >= rough) || rough;
     const decimals = Math.max(0, -Math.floor(Math.log10(step) + 1e-9));
-    for (let i = Math.ceil(low / step); i * step <= high; i++) ticks.push([i * step, (i * step).toFixed(decimals)]);
+    const first = Math.ceil(low / step);
+    const ticks = [];
+    for (let i = 0; i <= 12; i++) {
+      const tick = (first + i) * step;
+      if (tick > high) break;
+      const plain = decimals < 8 && Math.abs(tick) < 1e9;
+      ticks.push([tick, plain ? tick.toFixed(decimals) : short(tick)]);
+    }
     return ticks;
   }
 
@@ -137,14 +147,19 @@
     for (let p = Math.floor(Math.log10(low)); p <= Math.ceil(Math.log10(high)); p++) {
       for (const m of [1, 2, 5]) {
         const tick = m * 10 ** p;
-        if (tick >= low && tick <= high) ticks.push(tick);
+        if (tick > 0 && tick >= low && tick <= high) ticks.push(tick);
       }
     }
     const powers = ticks.filter((tick) => Math.abs(Math.log10(tick) - Math.round(Math.log10(tick))) < 1e-9);
-    return (ticks.length > 8 ? powers : ticks).map((tick) => [tick, short(tick)]);
+    const chosen = ticks.length > 8 ? powers : ticks;
+    const every = Math.ceil(chosen.length / 8);
+    return chosen.filter((_, i) => i % every === 0).map((tick) => [tick, short(tick)]);
   }
 
-  const short = (value) => String(Number(value.toPrecision(4)));
+  function short(value) {
+    const digits = Number(value.toPrecision(4));
+    return Math.abs(digits) >= 1e9 ? digits.toExponential() : String(digits);
+  }
 
   function drawChart(figure, data, quality, cost) {
     const plot = figure.querySelector(".plot");
@@ -170,11 +185,27 @@
     const place = new Map(points.map((p) => [p.key, [x.scale(p.costs[cost]), y.scale(p.scores[quality][0])]]));
     const front = column.fronts[cost].filter((key) => place.has(key));
     draw("polyline", { class: "front", points: front.map((key) => place.get(key).join(",")).join(" ") }, svg);
-    // No name stands on a point, or nearer to another one; records that say the same are named once.
+    // No name stands on a point or on the front, or nearer to another one; records that say the same
+    // are named once.
+    const line = front.slice(1).map((key, i) => [...place.get(front[i]), ...place.get(key)]);
     const places = [...place.values()], named = new Set();
     const taken = places.map(([px, py]) => [px - 6, py - 6, px + 6, py + 6]);
     const order = [...points].sort((a, b) => front.includes(b.key) - front.includes(a.key));
-    for (const point of order) drawPoint(svg, point, place.get(point.key), front, { column, quality, cost, y, box, places, taken, named, data, figure });
+    for (const point of order) drawPoint(svg, point, place.get(point.key), front, { column, quality, cost, y, box, places, taken, named, line, data, figure });
+  }
+
+  /* Whether a line from (x1, y1) to (x2, y2) touches a box (left, top, right, bottom). */
+  function meets([x1, y1, x2, y2], [left, top, right, bottom]) {
+    let start = 0, end = 1;
+    for (const [at, by, low, high] of [[x1, x2 - x1, left, right], [y1, y2 - y1, top, bottom]]) {
+      if (by === 0) {
+        if (at < low || at > high) return false;
+        continue;
+      }
+      const [near, far] = [(low - at) / by, (high - at) / by].sort((a, b) => a - b);
+      start = Math.max(start, near); end = Math.min(end, far);
+    }
+    return start <= end;
   }
 
   function drawPoint(svg, point, [px, py], front, view) {
@@ -192,6 +223,7 @@
       const area = [left, py + dy - 12, left + wide, py + dy + 3];
       const free = left > view.box.left && left + wide < view.box.right + 14 && area[1] > 14 && area[3] < view.box.bottom + 4 &&
         !view.taken.some((t) => area[0] < t[2] && area[2] > t[0] && area[1] < t[3] && area[3] > t[1]) &&
+        !view.line.some((segment) => meets(segment, area)) &&
         !view.places.some(([x, y]) => Math.hypot(px + dx - x, py + dy - 4 - y) < Math.hypot(dx, dy - 4) - 1e-6);
       if (!free || view.named.has(name)) continue;
       view.named.add(name);

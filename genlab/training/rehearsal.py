@@ -1,0 +1,88 @@
+"""Find out what a run would be refused for, without building or writing anything."""
+
+import inspect
+from pathlib import Path
+
+import torch
+
+from genlab.errors import ConfigError, nearest
+from genlab.generators.base import Generator
+from genlab.training.batches import Batches, DataFacts, Share
+from genlab.training.config import TrainConfig
+from genlab.training.loop import build_accelerator
+from genlab.training.objective import NETWORKS, Objective, build_objective
+from genlab.training.run import Run
+from genlab.training.validation import build_validation
+
+
+def rehearse(
+    config: TrainConfig, folder: Path, device: str | None = None, *, with_data: bool = True
+) -> None:
+    """Check a training run's settings against each other, its images, its folder and the machine.
+
+    Networks are built without their weights, images are opened and not read through.
+
+    Args:
+        config: merged.
+        folder: of the run, which may hold one.
+        device: where it would train; None is the best there is.
+        with_data: whether the images are there; without them the shapes of networks, which follow
+            from them, are not checked.
+
+    Raises:
+        GenLabError: what the run itself would raise.
+    """
+    accelerator = build_accelerator(config, device)
+    objective = build_objective(config.objective)
+    Share(
+        config.batch_size,
+        accelerator.num_processes,
+        accelerator.process_index,
+        config.gradient_accumulation,
+    )
+    _check_optimizers(config, objective)
+    _check_network(config)
+    if with_data:
+        facts = Batches(config.data, config.seed).facts
+        _check_product(config, objective, facts)
+        build_validation(config, objective, facts, torch.device("cpu"))
+        Run(folder).check(config, facts, objective.recuttable)
+
+
+def _check_optimizers(config: TrainConfig, objective: Objective) -> None:
+    for name in config.optimizer.networks:
+        if name not in objective.phases:
+            raise ConfigError(
+                f"optimizer.networks has settings for {name!r}, which this objective does not "
+                f"train; {nearest(name, objective.phases)}"
+            )
+    for name in objective.phases:
+        config.optimizer.of(name)
+
+
+def _check_network(config: TrainConfig) -> None:
+    """The network's name, and the names of its arguments."""
+    name = config.network.get("name")
+    if not isinstance(name, str):
+        raise ConfigError(f"network.name is missing; {nearest('', NETWORKS)}")
+    known = [key for key in inspect.signature(NETWORKS[name]).parameters if key != "self"]
+    for key in config.network:
+        if key not in ("name", *known):
+            raise ConfigError(
+                f"the network {name!r} has no argument {key!r}; {nearest(str(key), known)}"
+            )
+
+
+def _check_product(config: TrainConfig, objective: Objective, facts: DataFacts) -> None:
+    """Shapes of the networks, the default sampler, and that of previews."""
+    with torch.device("meta"):  # shapes alone: no memory, no random numbers
+        network = objective.build(config.network, facts)[objective.main]
+    names = facts.class_names if config.class_names is None else tuple(config.class_names)
+    product = objective.product(network, names, config.sampler)
+    if isinstance(product, Generator):
+        product.build_sampler(config.output.preview_sampler)
+    elif config.sampler or config.output.preview_sampler:
+        raise ConfigError(
+            f"sampler and output.preview_sampler have no effect: the objective "
+            f"{config.objective['name']!r} trains no generator; leave them out"
+        )
