@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as registration
 
-from genlab.errors import CheckpointError, printable
+from genlab.errors import CheckpointError, GenLabError, printable, reason
 
 LARGEST = 1_000_000
 """A whole number in a network's config; only counts of classes come near it."""
@@ -85,7 +85,11 @@ def build_empty(make: Callable[[], N], num_tensors: int, where: str) -> N:
     except _TooManyPartsError:
         raise
     except Exception as error:
-        raise CheckpointError(f"{where} cannot be built: {error}") from error
+        # The same sentence for settings that a network refuses and for what trips over them.
+        why = str(error) if isinstance(error, GenLabError) else reason(error)
+        raise CheckpointError(
+            f"{where} cannot be built: {why}; check the config against the file"
+        ) from error
 
 
 @contextmanager

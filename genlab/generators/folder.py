@@ -7,7 +7,10 @@
 writes: config.json and safetensors. A latent diffusion model has its ``autoencoder/`` beside it.
 """
 
+import glob
 import json
+import re
+import shutil
 import sys
 import tempfile
 from collections.abc import Mapping
@@ -78,6 +81,18 @@ def write_folder(
         raise OutputError(
             f"cannot write the model to {folder}: {getattr(error, 'strerror', None) or error}"
         ) from error
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what `write_folder` leaves beside a folder when it is killed.
+
+    Only for those who know that nobody is writing the folder now.
+    """
+    for path in folder.parent.glob(f".{glob.escape(folder.name)}.*"):
+        if path.is_dir() and re.fullmatch(r"\w{8}", path.suffix[1:], re.ASCII):
+            inside = list(path.iterdir())
+            if not inside or [item.name for item in inside] == ["new"]:
+                shutil.rmtree(path, ignore_errors=True)
 
 
 def _component(model: nn.Module) -> list[str]:
