@@ -45,9 +45,11 @@ def test_every_message_is_printable(kind: type[GenLabError]) -> None:
     "error", [IndexError("0"), RecursionError(), ZeroDivisionError("division by zero"), OSError()]
 )
 def test_what_a_reader_raises_names_the_file(error: Exception) -> None:
-    with pytest.raises(DataError, match=r"^images\.zip cannot be read \(.*\); ask") as caught:
-        with reading(Path("images.zip"), DataError, "ask for another"):
-            raise error
+    with (
+        pytest.raises(DataError, match=r"^images\.zip cannot be read \(.*\); ask") as caught,
+        reading(Path("images.zip"), DataError, "ask for another"),
+    ):
+        raise error
     assert caught.value.__cause__ is error
 
 
@@ -59,9 +61,9 @@ def test_our_own_errors_and_interrupts_pass() -> None:
 
 
 def test_memory_for_a_file_is_no_matter_of_batches() -> None:
-    with pytest.raises(CheckpointError, match=r"^w\.pt takes more memory than there is; fetch"):
-        with reading("w.pt"):
-            raise MemoryError
+    message = r"^w\.pt takes more memory than there is; fetch"
+    with pytest.raises(CheckpointError, match=message), reading("w.pt"):
+        raise MemoryError
 
 
 def test_reasons_say_what_went_wrong() -> None:
