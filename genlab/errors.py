@@ -6,12 +6,53 @@ that a caller would expect.
 """
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
+from pathlib import Path
+
+MOST_TEXT = 300
+"""Characters of one piece of text from a file that a message, a table or a progress line shows."""
+MOST_MESSAGE = 1_500
+"""Characters of a whole message; only lists of everything that is known come near it."""
+
+
+def printable(text: object, most: int = MOST_TEXT) -> str:
+    r"""Text from a file as a terminal or a page may show it: no control characters, not too long.
+
+    What is no printable character (control characters, line breaks, marks that turn the direction
+    of writing) becomes an escape sequence. Of long text both ends stay.
+
+    Args:
+        text: anything; other things than text are written with ``str``.
+        most: characters of the result.
+
+    >>> printable("\x1b[31mred")
+    '\\x1b[31mred'
+    >>> printable("a" * 1000, most=9)
+    'aaaa...aa'
+    """
+    whole = str(text)
+    if len(whole) > most:  # first, so that escapes of a large file's text are not all made
+        whole = _ends(whole, most)
+    escaped = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in whole)
+    return _ends(escaped, most)
+
+
+def _ends(text: str, most: int) -> str:
+    if len(text) <= most:
+        return text
+    kept = max(most - 3, 0)
+    tail = kept // 3
+    return f"{text[: kept - tail]}...{text[len(text) - tail :]}"
 
 
 class GenLabError(Exception):
-    """Base of everything that a user can cause and mend."""
+    """Base of everything that a user can cause and mend; its message can always be printed."""
+
+    def __str__(self) -> str:
+        """The message without control characters, and cut where it is far too long."""
+        return printable(super().__str__().replace("\n", " "), MOST_MESSAGE)
 
 
 class ConfigError(GenLabError, ValueError):
@@ -52,6 +93,47 @@ class EvaluationError(GenLabError, ValueError):
 
 class DownloadError(GenLabError, OSError):
     """A file could not be fetched, or what arrived is not what was promised."""
+
+
+@contextmanager
+def reading(
+    where: Path | str,
+    kind: type[GenLabError] = CheckpointError,
+    cure: str = "fetch or save it again",
+) -> Iterator[None]:
+    """Read a file of somebody else's: whatever goes wrong becomes a sentence that names the file.
+
+    What a damaged or forged file makes libraries raise cannot be listed. Errors of our own pass as
+    they are; all others stay as the cause, for ``GENLAB_TRACEBACK=1``.
+
+    Args:
+        where: the file or folder, as the message begins.
+        kind: what to raise.
+        cure: what to do about it.
+
+    Raises:
+        GenLabError: of that kind, in place of any other exception.
+    """
+    try:
+        yield
+    except GenLabError:
+        raise
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise kind(f"{where} takes more memory than there is; {cure}") from error
+        raise kind(f"{where} cannot be read ({reason(error)}); {cure}") from error
+
+
+def reason(error: BaseException) -> str:
+    """Another library's message within one of ours: one line, printable, not too long.
+
+    >>> reason(KeyError("blocks"))
+    "KeyError: 'blocks'"
+    """
+    line = printable(" ".join((getattr(error, "strerror", None) or str(error)).split()), 200)
+    line = line.rstrip(".")
+    # Messages such as "'blocks'" or "0" say nothing without their class.
+    return line if " " in line else f"{type(error).__name__}{f': {line}' if line else ''}"
 
 
 def is_out_of_memory(error: BaseException) -> bool:

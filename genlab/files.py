@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-from genlab.errors import CheckpointError, DataError, GenLabError, OutputError
+from genlab.errors import CheckpointError, DataError, GenLabError, OutputError, reason
 
 try:
     import fcntl
@@ -171,11 +171,13 @@ def read_json_object(path: Path, cure: str = "fetch it again") -> dict[str, Any]
     try:
         if path.stat().st_size > MAX_JSON:
             raise ValueError("it is too large")
+        if not path.is_file():  # reading a pipe would wait for ever
+            raise ValueError("it is no ordinary file")
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise CheckpointError(f"there is no file {path}; {cure}") from error
     except (ValueError, RecursionError, OSError) as error:
-        raise CheckpointError(f"{path} cannot be read ({error}); {cure}") from error
+        raise CheckpointError(f"{path} cannot be read ({reason(error)}); {cure}") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} must be a JSON object; {cure}")
     return content

@@ -13,7 +13,7 @@ from genlab.checkpoints.biggan_config import (
     generator_arguments,
 )
 from genlab.checkpoints.weights import StateDict, build_network, mentions, read_state_dict
-from genlab.errors import CheckpointError, ConfigError
+from genlab.errors import CheckpointError, ConfigError, printable
 from genlab.generators.discriminator import GanDiscriminator
 from genlab.generators.gan import GanGenerator
 from genlab.networks.biggan import BigGANDiscriminator, BigGANGenerator
@@ -33,6 +33,7 @@ class BigGANReader:
     def read(self, source: Path, config: Config | None) -> GanGenerator | GanDiscriminator:
         """Read either of them; see `genlab.checkpoints.base.Reader`."""
         weights = read_state_dict(source)
+        _refuse_cross_replica(weights, str(source))
         if _is_discriminator(weights):
             return GanDiscriminator(discriminator_network(weights, config, str(source)))
         return GanGenerator(generator_network(weights, config, str(source)))
@@ -57,6 +58,7 @@ def generator_network(
         raise CheckpointError(
             f"{where} is a discriminator, which draws no images; convert the file of G or G_ema"
         )
+    _refuse_cross_replica(weights, where)
     deep = "blocks.0.0.conv4.weight" in weights
     arguments = _arguments(generator_arguments, weights, config, where, deep=deep)
     if deep and not ("shared.weight" in weights and (config or {}).get("hier", True)):
@@ -102,6 +104,15 @@ def discriminator_network(
     return network
 
 
+def _refuse_cross_replica(weights: StateDict, where: str) -> None:
+    running = next((name for name in weights if name.endswith(".bn.running_mean")), None)
+    if running is not None:
+        raise CheckpointError(
+            f"{where} was trained with cross_replica=True (it holds {printable(running, 80)}): "
+            "GenLab has no batch norm across GPUs; convert a network that was trained without"
+        )
+
+
 def _is_discriminator(weights: StateDict) -> bool:
     return "embed.weight" in weights and "linear.weight" in weights
 
@@ -120,7 +131,8 @@ def _arguments(
         raise
     except (LookupError, ValueError, ArithmeticError) as error:
         raise CheckpointError(
-            f"the shapes in {where} are those of no BigGAN that GenLab knows; check the file"
+            f"the shapes in {where} are those of no BigGAN{'-deep' if deep else ''} that GenLab "
+            f"knows; check the file{', and G_depth or D_depth in the config' if deep else ''}"
         ) from error
 
 

@@ -23,6 +23,7 @@ from genlab.checkpoints.options import (
     refuse_unknown,
     values_of,
 )
+from genlab.errors import ConfigError
 from genlab.networks import biggan, biggan_deep
 from genlab.networks.gan_base import BOTTOM
 
@@ -38,10 +39,18 @@ def _only(wanted: Any) -> Check:
     return check
 
 
+_POWERS = (0, *(1 << power for power in range(2, 14)))
+
+
 def _resolutions(value: Any) -> list[int]:
-    """Officially resolutions joined by ``_``; "0" is none."""
+    """Officially resolutions joined by ``_``; "0" is none.
+
+    YAML reads a single one as a number, which is meant, and ``32_64`` as 3264, which is not.
+    """
+    if not isinstance(value, bool) and value in _POWERS:
+        value = str(value)
     if not isinstance(value, str) or not re.fullmatch(r"\d{1,4}(_\d{1,4}){0,15}", value):
-        raise ValueError("resolutions joined by _, for instance 32_64, or 0 for none")
+        raise ValueError("resolutions joined by _, for instance '32_64' in quotes, or 0 for none")
     return [int(part) for part in value.split("_")]
 
 
@@ -181,7 +190,7 @@ def _discriminator_table(resolution: int, deep: bool) -> list[int]:
 
 def _generator_shapes(state: State, deep: bool, config: Mapping[str, Any]) -> dict[str, Any]:
     num_blocks = _length(state, r"blocks\.(\d+)\.0\.conv1\.weight")
-    depth = _DEPTH.check(config.get("G_depth", _DEPTH.default)) if deep else 1
+    depth = _generator_depth(state, num_blocks, config) if deep else 1
     resolution = BOTTOM << (num_blocks // depth)
     multiples = biggan.GENERATOR_WIDTHS[resolution]
     shared = state.get("shared.weight")
@@ -208,12 +217,41 @@ def _generator_shapes(state: State, deep: bool, config: Mapping[str, Any]) -> di
     return {**told, "hier": hier, "dim_z": first.shape[1] * num_chunks}
 
 
+def _generator_depth(state: State, num_blocks: int, config: Mapping[str, Any]) -> int:
+    """Blocks for each resolution: given, or the official default; the widths have to allow it.
+
+    Raises:
+        ConfigError: they do not; names the depths that they do allow.
+    """
+    [depth] = values_of("BigGAN-deep's G", {"G_depth": _DEPTH}, config).values()
+    fitting = [each for each in range(1, num_blocks + 1) if _fits_depth(state, num_blocks, each)]
+    if fitting and depth not in fitting:
+        allowed = " or ".join(f"G_depth={each}" for each in fitting)
+        raise ConfigError(
+            f"the {num_blocks} blocks of this BigGAN-deep generator are not those of "
+            f"G_depth={depth}{'' if 'G_depth' in config else ', the official default'}; give "
+            f"{allowed} in the config"
+        )
+    return int(depth)
+
+
+def _fits_depth(state: State, num_blocks: int, depth: int) -> bool:
+    """Whether the blocks' widths are those of a resolution with so many blocks each."""
+    widths = biggan_deep.GENERATOR_WIDTHS.get(BOTTOM << (num_blocks // depth))
+    if widths is None or num_blocks % depth:
+        return False
+    inputs = [state[f"blocks.{index}.0.conv1.weight"].shape[1] for index in range(num_blocks)]
+    channels = inputs[0] // widths[0]
+    # Only the last block of a resolution changes the width.
+    each = [widths[0], *widths]
+    return inputs == [channels * each[index // depth] for index in range(num_blocks)]
+
+
 def _discriminator_shapes(state: State, deep: bool) -> dict[str, Any]:
     tables = (biggan_deep if deep else biggan).DISCRIMINATOR_WIDTHS
     num_blocks = _length(state, r"blocks\.(\d+)\.0\.conv1\.weight")
     [resolution] = [size for size, widths in tables.items() if len(widths) == num_blocks]
     multiple = tables[resolution][-1]
-    widening = state["blocks.1.0.conv1.weight"]
     told = {
         "resolution": resolution,
         "D_ch": state["linear.weight"].shape[1] // multiple,
@@ -223,7 +261,12 @@ def _discriminator_shapes(state: State, deep: bool) -> dict[str, Any]:
     }
     if deep:
         return {**told, "D_depth": _length(state, r"blocks\.0\.(\d+)\.conv1\.weight")}
-    return {**told, "D_wide": widening.shape[:1] == state["blocks.1.0.conv2.weight"].shape[:1]}
+    # Any block tells it whose two widths differ, as those of the first do: it takes the image.
+    widths = [
+        {state[f"blocks.{index}.0.{conv}.weight"].shape[0] for conv in ("conv1", "conv2")}
+        for index in range(num_blocks)
+    ]
+    return {**told, "D_wide": all(len(both) == 1 for both in widths)}
 
 
 def _length(state: State, pattern: str) -> int:

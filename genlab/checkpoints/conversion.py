@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from genlab.checkpoints.base import READERS, Product, Reader
-from genlab.errors import CheckpointError
+from genlab.checkpoints.companions import companion_hint, other_repository
+from genlab.errors import CheckpointError, reading
 from genlab.registry import class_path
 
 
@@ -32,16 +33,25 @@ def convert(
     path = Path(source)
     if not path.exists():
         raise CheckpointError(f"there is no file {path}; check the path")
+    if not (path.is_file() or path.is_dir()):  # reading a pipe would wait for ever
+        raise CheckpointError(f"{path} is neither a file nor a folder; give the checkpoint itself")
     name = format if format is not None else guess_format(path, config)
     reader: Reader = READERS.build(name)
     if path.is_dir() and not _reads_folders(reader):
         raise CheckpointError(f"{path} is a folder; the format {format!r} is one of files")
-    product = reader.read(path, config)
+    product = _read(reader, path, config)
     if not isinstance(product, Product):
         raise CheckpointError(
             f"{READERS.title(name)} read {path} as a {class_path(type(product))}, not a generator"
         )
     return product
+
+
+def _read(reader: Reader, path: Path, config: Mapping[str, Any] | None) -> Product:
+    if not type(reader).__module__.startswith("genlab."):
+        return reader.read(path, config)  # what goes wrong in a plug-in is the plug-in's to mend
+    with reading(path):
+        return reader.read(path, config)
 
 
 def _reads_folders(reader: Reader) -> bool:
@@ -68,6 +78,8 @@ def guess_format(path: Path, config: Mapping[str, Any] | None = None) -> str:
             f"{path} is a folder of no format that GenLab can tell; convert reads official files "
             "and folders of diffusers' models, load reads GenLab's own folders"
         )
+    if not names and (hint := companion_hint(path) or other_repository(path)):
+        raise CheckpointError(hint)
     said = (
         f"could be any of {', '.join(names)}" if names else "is of no format that GenLab can tell"
     )

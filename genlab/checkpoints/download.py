@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import re
 import ssl
 import time
 import urllib.error
@@ -15,7 +16,7 @@ from typing import IO, Any
 from urllib.parse import urlsplit
 
 import genlab
-from genlab.errors import DownloadError, OutputError
+from genlab.errors import DownloadError, OutputError, printable, reason
 from genlab.files import CHUNK, sha256
 
 OnProgress = Callable[[int, int | None], None]
@@ -25,6 +26,10 @@ ATTEMPTS = 3
 STALL_SECONDS = 60.0
 """Give up when fewer than `STALL_BYTES` arrive in this time, as well as when nothing does."""
 STALL_BYTES = 64 << 10
+
+
+_WHOLE = re.compile(r"\d{1,18}", re.ASCII)
+"""Numbers in headers: more digits than these are no size of a file."""
 
 
 class _RetryError(Exception):
@@ -88,8 +93,7 @@ def download(
             the file is not the expected one.
         OutputError: it cannot be written.
     """
-    if urlsplit(url).scheme not in ("http", "https"):
-        raise DownloadError(f"cannot fetch {url}: only http and https addresses are supported")
+    check_address(url)
     part = _Part.of(path)
     with _writing(part, path):
         if path.is_file():  # whole, since only whole files get this name
@@ -109,6 +113,56 @@ def download(
         part.data.replace(path)
         part.drop()
     return found
+
+
+def check_address(url: str) -> None:
+    """Refuse what is no address of the web, before anything is asked for.
+
+    Raises:
+        DownloadError: says what is wrong with it.
+    """
+    try:
+        parts = urlsplit(url)
+        port_is_right = parts.port is None or parts.port > 0
+        host = (parts.hostname or "").encode("idna")
+    except ValueError as error:  # of brackets, ports and hosts; UnicodeError is one
+        raise DownloadError(f"{url} is no address ({reason(error)}); check it") from error
+    if parts.scheme not in ("http", "https"):
+        raise DownloadError(
+            f"cannot fetch {url}: only http and https addresses are supported, for instance "
+            "https://example.org/models"
+        )
+    if not host or not port_is_right or parts.username is not None or not _is_plain(url):
+        raise DownloadError(
+            f"{url} is no plain address: give the server's name, without user names, spaces and "
+            "letters beyond ASCII"
+        )
+
+
+def _is_plain(url: str) -> bool:
+    return url.isascii() and url.isprintable() and " " not in url
+
+
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """Follows to addresses of the same protection only."""
+
+    max_redirections = 5
+
+    def redirect_request(
+        self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any, newurl: str
+    ) -> urllib.request.Request | None:
+        """See `urllib.request.HTTPRedirectHandler.redirect_request`.
+
+        Raises:
+            DownloadError: the server leads to something else than a protected address of the web.
+        """
+        try:
+            check_address(newurl)
+        except DownloadError as error:
+            raise DownloadError(f"{req.full_url} leads elsewhere: {error}") from error
+        if urlsplit(req.full_url).scheme == "https" != urlsplit(newurl).scheme:
+            raise DownloadError(f"{req.full_url} leads to an unprotected address, {newurl}")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
 @contextmanager
@@ -163,7 +217,7 @@ def _fetch(url: str, part: _Part, on_progress: OnProgress | None, stall: float) 
             raise _RetryError("the server sent another part of the file than asked for")
         _remember(response, url, part)
         length = response.headers.get("Content-Length")
-        total = have + int(length) if length and length.isdecimal() else None
+        total = have + int(length) if length and _WHOLE.fullmatch(length) else None
         with part.data.open("ab") as file:
             _copy(response, file, have, total, on_progress, stall)
 
@@ -172,11 +226,8 @@ def _fetch(url: str, part: _Part, on_progress: OnProgress | None, stall: float) 
 def _connection(request: Any, part: _Part, stall: float) -> Iterator[Any]:
     """The open response, or None when all bytes are here already; failures become our errors."""
     try:
-        with urllib.request.urlopen(request, timeout=stall) as response:
-            if urlsplit(request.full_url).scheme == "https" != urlsplit(response.url).scheme:
-                raise DownloadError(
-                    f"{request.full_url} leads to an unprotected address, {response.url}"
-                )
+        opener = urllib.request.build_opener(_Redirects)
+        with opener.open(request, timeout=stall) as response:
             yield response
     except urllib.error.HTTPError as error:
         with error:
@@ -187,9 +238,9 @@ def _connection(request: Any, part: _Part, stall: float) -> Iterator[Any]:
             part.drop()
             raise _RetryError("what is here does not fit the server's file") from error
         if error.code in (408, 429) or error.code >= 500:
-            raise _RetryError(f"the server answers {error.code} {error.reason}") from error
+            raise _RetryError(f"the server answers {error.code} {_said(error)}") from error
         raise DownloadError(
-            f"cannot fetch {request.full_url}: the server answers {error.code} {error.reason}; "
+            f"cannot fetch {request.full_url}: the server answers {error.code} {_said(error)}; "
             "check the address, or give another one with --base-url"
         ) from error
     except TimeoutError as error:
@@ -198,12 +249,22 @@ def _connection(request: Any, part: _Part, stall: float) -> Iterator[Any]:
         reason = getattr(error.reason, "strerror", None) or error.reason
         raise _RetryError(f"the server cannot be reached ({reason})") from error
     except (http.client.HTTPException, ConnectionError, ssl.SSLError) as error:
-        raise _RetryError(f"the connection broke ({error or type(error).__name__})") from error
+        raise _RetryError(f"the connection broke ({reason(error)})") from error
+    except ValueError as error:  # urllib's, for answers that make no sense to it
+        raise DownloadError(
+            f"cannot fetch {request.full_url}: the server's answer cannot be read "
+            f"({reason(error)}); give another address with --base-url"
+        ) from error
+
+
+def _said(error: urllib.error.HTTPError) -> str:
+    """What a server says beside its number, which for endless redirects is a paragraph."""
+    return printable(" ".join(str(error.reason).split()), 100)
 
 
 def _range_start(response: Any) -> int:
     start = response.headers.get("Content-Range", "").removeprefix("bytes ").partition("-")[0]
-    return int(start) if start.isdecimal() else -1
+    return int(start) if _WHOLE.fullmatch(start) else -1
 
 
 def _remember(response: Any, url: str, part: _Part) -> None:

@@ -4,14 +4,20 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor
 
 from genlab.checkpoints.base import Config
 from genlab.checkpoints.edm_config import EDM_CLASSES, EDMModel, parse
 from genlab.checkpoints.edm_pickle import read_pickle
 from genlab.checkpoints.torch_storage import TensorRecord
-from genlab.checkpoints.weights import SAFETENSORS, build_network, read_state_dict
+from genlab.checkpoints.weights import (
+    SAFETENSORS,
+    build_network,
+    own_names,
+    read_state_dict,
+    unwrapped,
+)
 from genlab.diffusion import preconditioning
 from genlab.diffusion.preconditioning import IDDPM, Preconditioning
 from genlab.errors import CheckpointError, ConfigError
@@ -27,6 +33,7 @@ NETWORKS: dict[str, type[SongUNet] | type[DhariwalUNet]] = {
     "DhariwalUNet": DhariwalUNet,
 }
 _PREFIX = "model."
+_FIRST = "model.map_layer0.weight"
 
 
 class EDMReader:
@@ -38,7 +45,9 @@ class EDMReader:
             return True
         if config is not None and (config.get("cls") in EDM_CLASSES or "img_resolution" in config):
             return True
-        return source.suffix in SAFETENSORS and "model.map_layer0.weight" in _names(source)
+        return source.suffix in SAFETENSORS and any(
+            name.endswith(_FIRST) for name in unwrapped(_names(source))
+        )
 
     def read(self, source: Path, config: Config | None) -> DiffusionGenerator:
         """Read a checkpoint; see `genlab.checkpoints.base.Reader`."""
@@ -74,7 +83,7 @@ def _names(source: Path) -> set[str]:
     try:
         with safe_open(source, framework="pt") as file:
             return set(file.keys())
-    except (SafetensorError, OSError):
+    except Exception:  # a damaged file is of no format that this tells
         return set()
 
 
@@ -87,7 +96,7 @@ def build(model: EDMModel, weights: Mapping[str, Weight], where: str) -> Diffusi
             may be in it. Floating-point weights of any precision become float32.
         where: the file, for error messages.
     """
-    state = {name.removeprefix(_PREFIX): value for name, value in weights.items()}
+    state = {name.removeprefix(_PREFIX): value for name, value in own_names(weights).items()}
     precond = preconditioning.from_config(model.preconditioning)
     _drop_table(state, precond, where)
     network = build_network(

@@ -10,9 +10,12 @@ from genlab.checkpoints.edm_config import EDM_CLASSES, positional_names
 from genlab.checkpoints.pickle_machine import Budget, PickleMachine, RefusedError
 from genlab.checkpoints.pickle_records import NAMES, ModuleRecord
 from genlab.checkpoints.torch_storage import TensorRecord
-from genlab.errors import CheckpointError
+from genlab.errors import CheckpointError, reason
+from genlab.generators.claims import listed
 
 _MAX_MODULES = 5_000
+_LETTERS = 100
+"""Letters of a name that cost as much as an instruction."""
 
 
 @dataclass(frozen=True)
@@ -40,19 +43,20 @@ def read_pickle(path: Path) -> PickledNetwork:
     """
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            content = PickleMachine(data, NAMES, Budget()).run()
-            return _describe(content, len(data))
+            budget = Budget()
+            content = PickleMachine(data, NAMES, budget).run()
+            return _describe(content, len(data), budget)
     except RefusedError as refusal:
         raise CheckpointError(f"{path} {refusal}") from refusal
-    except (OSError, ValueError) as error:  # mmap calls an empty file a ValueError
-        raise CheckpointError(f"{path} cannot be read ({error}); check the file") from error
+    except Exception as error:  # mmap calls an empty file a ValueError
+        raise CheckpointError(f"{path} cannot be read ({reason(error)}); check the file") from error
 
 
-def _describe(content: Any, file_size: int) -> PickledNetwork:
+def _describe(content: Any, file_size: int, budget: Budget) -> PickledNetwork:
     network = _network(content)
     if network.class_name not in EDM_CLASSES:
         raise RefusedError(_other_class(network))
-    tensors = dict(_tensors(network))
+    tensors = dict(_tensors(network, budget))
     if sum(tensor.nbytes for tensor in tensors.values()) > file_size:
         raise RefusedError("describes more numbers than it holds, as if made to exhaust")
     return PickledNetwork(
@@ -66,8 +70,8 @@ def _network(content: Any) -> ModuleRecord:
     network = content.get("ema") if isinstance(content, dict) else content
     if isinstance(network, ModuleRecord):
         return network
-    found = ", ".join(map(str, content)) if isinstance(content, dict) else type(content).__name__
-    raise RefusedError(f"holds no network under the key 'ema' (found: {found[:200] or 'nothing'})")
+    found = listed(list(content)) if isinstance(content, dict) else type(content).__name__
+    raise RefusedError(f"holds no network under the key 'ema' (found: {found or 'nothing'})")
 
 
 def _other_class(network: ModuleRecord) -> str:
@@ -94,8 +98,11 @@ def _arguments(network: ModuleRecord) -> dict[str, Any] | None:
     return {**dict(zip(names, args, strict=False)), **kwargs}
 
 
-def _tensors(root: ModuleRecord) -> Iterator[tuple[str, TensorRecord]]:
-    """Walk the modules as ``state_dict`` does: parameters, lasting buffers, the modules inside."""
+def _tensors(root: ModuleRecord, budget: Budget) -> Iterator[tuple[str, TensorRecord]]:
+    """Walk the modules as ``state_dict`` does: parameters, lasting buffers, the modules inside.
+
+    One record may stand in many places, and is paid for in each, with the letters of its names.
+    """
     pending = [("", root)]
     for _ in range(_MAX_MODULES):
         if not pending:
@@ -107,8 +114,13 @@ def _tensors(root: ModuleRecord) -> Iterator[tuple[str, TensorRecord]]:
             *module.table("_parameters").items(),
             *module.table("_buffers").items(),
         ]:
+            budget.spend(1 + (len(prefix) + len(str(name))) // _LETTERS)
             if isinstance(value, TensorRecord) and name not in skipped:
                 yield f"{prefix}{name}", value
-        inner = [(f"{prefix}{name}.", part) for name, part in module.table("_modules").items()]
-        pending += [item for item in reversed(inner) if isinstance(item[1], ModuleRecord)]
+        inner = []
+        for name, part in module.table("_modules").items():
+            budget.spend(1 + (len(prefix) + len(str(name))) // _LETTERS)
+            if isinstance(part, ModuleRecord):
+                inner.append((f"{prefix}{name}.", part))
+        pending += reversed(inner)
     raise RefusedError(f"holds more than {_MAX_MODULES} modules, as if made to exhaust")

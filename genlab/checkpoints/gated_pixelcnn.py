@@ -6,6 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from genlab.checkpoints.base import Config
+from genlab.checkpoints.companions import OTHER_PIXELCNNS
 from genlab.checkpoints.options import (
     Option,
     check_claims,
@@ -81,7 +82,7 @@ def _arguments(state: StateDict, where: str) -> dict[str, int]:
     except (LookupError, ValueError) as error:
         raise CheckpointError(
             f"{where} is no Gated PixelCNN of pytorch-vqvae: its tensors have other names or "
-            "shapes; check the file"
+            f"shapes; {OTHER_PIXELCNNS}"
         ) from error
 
 

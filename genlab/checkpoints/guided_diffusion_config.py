@@ -9,6 +9,7 @@ Source: openai/guided-diffusion, script_util.py and unet.py (names and default v
 """
 
 import re
+import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -35,6 +36,13 @@ _SIZES = integer(1, 8192)
 # The flags say -1 for "not given".
 _OR_MINUS_ONE = integer(-1, 8192)
 
+
+def _respacing(value: Any) -> str:
+    if isinstance(value, bool) or not isinstance(value, str | int) or len(str(value)) > 1000:
+        raise ValueError("a number, sections such as '10,15,20', or 'ddim25'")
+    return str(value)
+
+
 _NETWORK = {
     "image_size": Option(None, _SIZES),
     "dropout": Option(0.0, number(0, 1)),
@@ -58,7 +66,7 @@ _LISTS = ("attention_resolutions", "channel_mult")
 _DIFFUSION = {
     "diffusion_steps": Option(1000, integer(1, 100_000)),
     "noise_schedule": Option("linear", one_of("linear", "cosine")),
-    "timestep_respacing": Option("", lambda value: str(value)),
+    "timestep_respacing": Option("", _respacing),
     "sigma_small": Option(False, flag),
     "predict_xstart": Option(False, flag),
     "rescale_timesteps": Option(False, flag),
@@ -215,12 +223,17 @@ def _attention(value: Any, size: int, found: "_Inferred") -> list[int]:
     if value is None:
         return [size >> level for level in found.attention_levels]
     numbers = [int(n) for n in _numbers(value, "attention_resolutions", int)]
-    # The scripts' text is in pixels, the constructors' list in factors of downsampling.
-    return numbers if isinstance(value, str) else [size // factor for factor in numbers if factor]
+    # The scripts' text is in pixels, the constructors' list in factors of downsampling. A text of
+    # one number has become a number on its way through YAML.
+    if isinstance(value, str | int):
+        return numbers
+    return [size // factor for factor in numbers if factor]
 
 
 def _numbers(value: Any, name: str, kind: type[float] | type[int]) -> list[float]:
     """A list, or the scripts' text with commas; empty where nothing is said."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        value = [value]
     try:
         parts = [kind(p) for p in value.split(",") if p] if isinstance(value, str) else value
         return [
@@ -228,7 +241,9 @@ def _numbers(value: Any, name: str, kind: type[float] | type[int]) -> list[float
             for n in several(number(0, 8192), longest=64, shortest=0)(parts)
         ]
     except ValueError as error:
-        raise ConfigError(f"{name} must be numbers with commas or a list, got {value!r}") from error
+        raise ConfigError(
+            f"{name} must be numbers with commas or a list, got {reprlib.repr(value)}"
+        ) from error
 
 
 def _diffusion(given: Mapping[str, Any], learned: bool) -> dict[str, dict[str, Any]]:

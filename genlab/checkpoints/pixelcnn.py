@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from genlab.checkpoints.base import Config
+from genlab.checkpoints.companions import OTHER_PIXELCNNS
 from genlab.checkpoints.options import (
     Option,
     check_claims,
@@ -69,7 +70,7 @@ def _arguments(state: StateDict, where: str) -> dict[str, int]:
     except (LookupError, ValueError, TypeError) as error:
         raise CheckpointError(
             f"{where} is no PixelCNN++ of pixel-cnn-pp: its tensors have other names or shapes; "
-            "check the file"
+            f"{OTHER_PIXELCNNS}"
         ) from error
     return {
         "in_channels": seen - 1,

@@ -11,9 +11,10 @@ from genlab.checkpoints.bundled import INDEX
 from genlab.checkpoints.card import Origin, with_card
 from genlab.checkpoints.conversion import convert
 from genlab.checkpoints.diffusers_models import read_autoencoder
-from genlab.checkpoints.download import OnProgress, download
+from genlab.checkpoints.download import OnProgress, check_address, download
 from genlab.checkpoints.zoo import (
     ZooEntry,
+    checksums_file,
     entries,
     find,
     home,
@@ -24,6 +25,7 @@ from genlab.checkpoints.zoo import (
 from genlab.errors import CheckpointError, DownloadError
 from genlab.generators.autoencoder import Autoencoder
 from genlab.generators.diffusion import DiffusionGenerator
+from genlab.generators.folder import remove_unfinished
 from genlab.generators.lock import lock_folder
 
 
@@ -59,7 +61,11 @@ def origin_of(entry: ZooEntry, checksum: str) -> Origin:
 
 
 def recognise(source: Path, checksum: str) -> Origin | None:
-    """The zoo's facts about a file: told by checksum where that is known, else by name."""
+    """The zoo's facts about a file: told by checksum where that is known, else by name.
+
+    Raises:
+        CheckpointError: the record of first downloads is damaged.
+    """
     for entry in entries().values():
         known = entry.sha256 or recorded_checksum(entry)
         if known == checksum or (known is None and entry.file == source.name):
@@ -98,16 +104,22 @@ def pull(
             autoencoder.
     """
     entry = find(name)
+    if base_url is not None:
+        _check_base(base_url)
     if not entry.direct:
         raise DownloadError(
             f"{name} has no direct address: fetch it by hand from {entry.url}, then run genlab "
             f"convert FILE -o FOLDER --format {entry.format}"
         )
     folder = to or model_folder(name)
-    if (folder / INDEX).is_file() and not again:
-        return Pulled(folder=folder)
     file = home() / "downloads" / entry.file
+    if (folder / INDEX).is_file() and not again and not file.exists():
+        return Pulled(folder=folder)
     with lock_folder(file.with_name(f"{file.name}.lock"), str(file)):
+        _remove_leftovers(folder, file)
+        if (folder / INDEX).is_file() and not again:
+            file.unlink(missing_ok=True)  # a pull was killed between its last two lines
+            return Pulled(folder=folder)
 
         def fetch(url: str, to: Path, checksum: str | None = None) -> str:
             where = url if base_url is None else f"{base_url.rstrip('/')}/{_last_parts(url)}"
@@ -130,10 +142,31 @@ def pull(
             raise
         origin = origin_of(entry, checksum)
         dressed = with_card(product, name, origin, entry.class_names, entry.sampler)
-        dressed.save_pretrained(folder)
         record_checksum(entry, checksum)
+        dressed.save_pretrained(folder)
         file.unlink(missing_ok=True)
     return Pulled(folder=folder, sha256=checksum, first_use=known is None)
+
+
+def _check_base(base_url: str) -> None:
+    """Refuse mirrors whose files would have no address.
+
+    Raises:
+        DownloadError: says what is wrong with it.
+    """
+    check_address(base_url)
+    if "?" in base_url or "#" in base_url:
+        raise DownloadError(
+            f"--base-url {base_url} is no folder: leave out what begins with ? or #"
+        )
+
+
+def _remove_leftovers(folder: Path, file: Path) -> None:
+    """Remove what pulls that were killed have left; the caller holds the lock of the file."""
+    remove_unfinished(folder)
+    file.with_name(f"{file.name}.config.json").unlink(missing_ok=True)
+    for path in checksums_file().parent.glob(f".{checksums_file().name}.*.tmp"):
+        path.unlink(missing_ok=True)
 
 
 Fetch = Callable[[str, Path], str]

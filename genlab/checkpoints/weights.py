@@ -2,19 +2,22 @@
 
 import pickle
 import re
+import warnings
 import zipfile
 from argparse import Namespace
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor, nn
 
+from genlab.checkpoints.companions import HEAD, companion_hint
 from genlab.checkpoints.pickle_machine import readable_name
-from genlab.errors import CheckpointError
+from genlab.errors import CheckpointError, printable, reason
+from genlab.generators.claims import build_empty, check_state_dict, listed
 
 StateDict = dict[str, Tensor]
 
@@ -24,8 +27,20 @@ TORCH = (".pt", ".pth", ".ckpt", ".bin")
 _CONTAINERS = ("ema", "state_dict", "model", "net")
 """Keys under which training scripts keep the state dict, the averaged weights first."""
 
-_PARALLEL = "module."
-"""Before every name in files of ``DataParallel``, which wraps the network."""
+_WRAPPERS = re.compile(
+    r"(?:^|(?<=\.))(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."
+)
+"""What ``torch.compile`` and others put into names, wherever they wrapped a module."""
+
+_PREFIXES = ("module.", "model.", "net.", "network.")
+"""Before every name where ``DataParallel`` or a training script's class holds the network."""
+
+_NUMBERS = (
+    *(torch.float64, torch.float32, torch.float16, torch.bfloat16),
+    *(torch.float8_e4m3fn, torch.float8_e5m2),
+    *(torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool),
+)
+"""Types of numbers that networks are stored in."""
 
 MOST_SHARED = 2
 """Times that a file's bytes may stand in its tensors: tied weights have two names."""
@@ -37,7 +52,7 @@ class Checkpoint:
 
     Attributes:
         state: the state dict, the averaged one where there are several, under the network's own
-            names also where ``DataParallel`` wrapped it.
+            names also where ``DataParallel``, ``torch.compile`` or another class wrapped it.
         arguments: those of the training script, where it kept them; plain values, unchecked.
     """
 
@@ -66,12 +81,14 @@ def read_checkpoint(path: Path) -> Checkpoint:
     if not path.is_file():
         raise CheckpointError(f"there is no file {path}; check the path")
     if path.suffix in SAFETENSORS:
-        return Checkpoint(_own_names(as_float32(_read_safetensors(path))), {})
+        state = _read_safetensors(path)
+        _check_held(state, path)
+        return Checkpoint(own_names(as_float32(state)), {})
     if path.suffix in TORCH:
         content = _read_torch(path)
         state = _tensors_of(content, path)
         _check_held(state, path)
-        return Checkpoint(_own_names(as_float32(state)), _arguments_of(content))
+        return Checkpoint(own_names(as_float32(state)), _arguments_of(content))
     raise CheckpointError(
         f"{path} is not a file of tensors that GenLab knows; it reads "
         f"{', '.join(SAFETENSORS + TORCH)}"
@@ -86,49 +103,59 @@ def as_float32(tensors: Mapping[str, Tensor]) -> StateDict:
     }
 
 
-def _own_names(state: StateDict) -> StateDict:
-    if not all(name.startswith(_PARALLEL) for name in state):
-        return state
-    return {name.removeprefix(_PARALLEL): value for name, value in state.items()}
+def own_names(state: Mapping[str, Any]) -> dict[str, Any]:
+    """A state dict under the network's own names, whatever wrapped the network.
+
+    Args:
+        state: by the file's names. They stay as they are where two would become one.
+    """
+    names = dict(zip(state, unwrapped(state), strict=True))
+    while prefix := _common_prefix(names.values()):
+        names = {name: own.removeprefix(prefix) for name, own in names.items()}
+    if len(set(names.values())) < len(names):
+        return dict(state)
+    return {names[name]: value for name, value in state.items()}
+
+
+def unwrapped(names: Iterable[str]) -> list[str]:
+    """Names without what compilation, sharding and checkpointing put into them."""
+    return [_WRAPPERS.sub("", name) for name in names]
+
+
+def _common_prefix(names: Collection[str]) -> str | None:
+    common = (p for p in _PREFIXES if names and all(name.startswith(p) for name in names))
+    return next(common, None)
 
 
 def _read_safetensors(path: Path) -> StateDict:
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
-    except (SafetensorError, OSError) as error:
+    except Exception as error:  # also for types of numbers that PyTorch lacks
         raise CheckpointError(
-            f"{path} is cut short or damaged ({str(error).rstrip('.')}); fetch or save it again"
+            f"{path} is cut short or damaged ({reason(error)}); fetch or save it again"
         ) from error
 
 
 def _read_torch(path: Path) -> Any:
     try:
         _check_unpacked(path)
-        with torch.serialization.safe_globals([Namespace]):
+        with torch.serialization.safe_globals([Namespace]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of old ways to store, which are no news to the user
             return torch.load(path, map_location="cpu", weights_only=True)
+    except CheckpointError:
+        raise
     except pickle.UnpicklingError as error:
         wanted = re.search(r"GLOBAL ([\w.]+)", str(error))
         what = f"asks for {readable_name(wanted[1])}" if wanted else "holds more than tensors"
         raise CheckpointError(
-            f"{path} {what}, which GenLab never runs; save the bare state dict as safetensors "
+            companion_hint(path)
+            or f"{path} {what}, which GenLab never runs; save the bare state dict as safetensors "
             "where you trust the file"
         ) from error
-    except (
-        RuntimeError,
-        OSError,
-        EOFError,
-        ValueError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        RecursionError,
-        MemoryError,
-        zipfile.BadZipFile,
-    ) as error:
-        reason = str(error).strip().split("\n")[0].rstrip(".") or type(error).__name__
+    except Exception as error:  # what a damaged file makes PyTorch raise cannot be listed
         raise CheckpointError(
-            f"{path} is cut short or damaged ({reason}); fetch or save it again"
+            f"{path} is cut short or damaged ({reason(error)}); fetch or save it again"
         ) from error
 
 
@@ -152,16 +179,28 @@ def _arguments_of(content: Any) -> dict[str, Any]:
 
 
 def _check_held(state: StateDict, path: Path) -> None:
-    """Refuse tensors without numbers of their own.
+    """Refuse tensors without numbers of their own, or with numbers of another kind.
 
     A forged stride makes terabytes of one number, and so do many names for the same ones.
     """
     for name, value in state.items():
         plain = value.layout == torch.strided and value.device.type == "cpu"
+        if plain and value.dtype not in _NUMBERS:
+            kind = str(value.dtype).removeprefix("torch.")
+            raise CheckpointError(
+                f"{path} holds {printable(name, 80)} as {kind}"
+                f"{' (quantized)' if value.is_quantized else ''}, which no network of GenLab "
+                "computes with; save the model in float32"
+            )
+        if not value.numel():
+            raise CheckpointError(
+                f"{path} holds no numbers of {printable(name, 80)}, a tensor of "
+                f"{list(value.shape)}; fetch or save it again"
+            )
         if not plain or value.numel() * value.element_size() > value.untyped_storage().nbytes():
             raise CheckpointError(
-                f"{path} does not hold all numbers of {name}, a tensor of {list(value.shape)}; "
-                "save a contiguous copy of it"
+                f"{path} does not hold all numbers of {printable(name, 80)}, a tensor of "
+                f"{list(value.shape)}; save a contiguous copy of it"
             )
     total = sum(value.numel() * value.element_size() for value in state.values())
     if total > MOST_SHARED * path.stat().st_size:
@@ -179,15 +218,13 @@ def _tensors_of(content: Any, path: Path, depth: int = 0) -> StateDict:
             # Each container at most once inside another; a forged one may hold itself.
             if isinstance(content.get(key), Mapping) and depth < len(_CONTAINERS):
                 return _tensors_of(content[key], path, depth + 1)
-    found = ", ".join(map(str, content)) if isinstance(content, Mapping) else type(content).__name__
+    hint = companion_hint(path, content)
+    found = listed(list(content)) if isinstance(content, Mapping) else type(content).__name__
     raise CheckpointError(
-        f"{path} holds no state dict (found: {found or 'nothing'}); "
+        hint
+        or f"{path} holds no state dict (found: {found or 'nothing'}); "
         "save network.state_dict() itself"
     )
-
-
-HEAD = 1 << 21
-"""Bytes at the beginning of a file: all formats name their tensors there, before the numbers."""
 
 
 def mentions(path: Path, name: str) -> bool:
@@ -226,11 +263,7 @@ def build_network(
     Raises:
         CheckpointError: it cannot be built so, or the weights do not fit it.
     """
-    try:
-        with torch.device("meta"):
-            network = cls(**arguments)
-    except (ValueError, TypeError, AssertionError, RuntimeError) as error:
-        raise CheckpointError(f"{where} cannot be built: {error}") from error
+    network = build_empty(lambda: cls(**arguments), len(state), where)
     expected = {name: t for name, t in network.state_dict().items() if name not in computed}
     check_state_dict(expected, state, where)
     # Copies, because tensors in a mapped file begin anywhere, and matrix libraries round
@@ -241,37 +274,3 @@ def build_network(
         network = cls(**arguments)
     network.load_state_dict(copies, strict=not computed, assign=True)  # the names were compared
     return network.eval()
-
-
-def check_state_dict(expected: Mapping[str, Tensor], got: Mapping[str, Any], where: str) -> None:
-    """Compare names and shapes.
-
-    Args:
-        expected: the network's own state dict (meta tensors will do).
-        got: what the file holds: tensors, or anything with a ``shape``.
-        where: file and network, as the error message begins.
-
-    Raises:
-        CheckpointError: names what is missing, unexpected or of another shape, in one sentence.
-    """
-    missing = [name for name in expected if name not in got]
-    unexpected = [name for name in got if name not in expected]
-    shapes = [
-        f"{name} is {list(got[name].shape)} where {list(value.shape)} is needed"
-        for name, value in expected.items()
-        if name in got and tuple(got[name].shape) != tuple(value.shape)
-    ]
-    faults = [
-        *(["missing: " + _some(missing)] if missing else []),
-        *(["unexpected: " + _some(unexpected)] if unexpected else []),
-        *([_some(shapes)] if shapes else []),
-    ]
-    if faults:
-        raise CheckpointError(
-            f"{where} does not fit: {'; '.join(faults)}; check the config against the file"
-        )
-
-
-def _some(names: list[str], shown: int = 3) -> str:
-    rest = len(names) - shown
-    return ", ".join(names[:shown]) + (f" and {rest} more" if rest > 0 else "")

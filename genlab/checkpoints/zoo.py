@@ -2,7 +2,8 @@
 
 import json
 import os
-from contextlib import suppress
+import re
+import reprlib
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
@@ -13,8 +14,15 @@ from urllib.parse import urlsplit
 from omegaconf import OmegaConf
 
 from genlab.checkpoints.bundled import INDEX
-from genlab.errors import UnknownNameError, nearest
-from genlab.files import write_text
+from genlab.errors import (
+    CheckpointError,
+    ConfigError,
+    UnknownNameError,
+    nearest,
+    printable,
+    reason,
+)
+from genlab.files import read_json_object, write_text
 
 
 @dataclass(kw_only=True)
@@ -118,8 +126,23 @@ def find(name: str) -> ZooEntry:
 
 
 def home() -> Path:
-    """Where fetched models are kept: ``$GENLAB_HOME``, by default ``~/.cache/genlab``."""
-    return Path(os.environ.get("GENLAB_HOME") or "~/.cache/genlab").expanduser()
+    """Where fetched models are kept: ``$GENLAB_HOME``, by default ``~/.cache/genlab``.
+
+    Raises:
+        ConfigError: the variable names something that can be no folder.
+    """
+    text = os.environ.get("GENLAB_HOME") or "~/.cache/genlab"
+    try:
+        folder = Path(text).expanduser()
+        usable = folder.is_dir() or not folder.exists()
+    except (RuntimeError, OSError, ValueError) as error:  # no such user, too long, not readable
+        raise ConfigError(
+            f"GENLAB_HOME={text} can be no folder ({reason(error)}); set it to a folder that you "
+            "may write"
+        ) from error
+    if not usable:
+        raise ConfigError(f"GENLAB_HOME={text} is no folder; set it to one that you may write")
+    return folder
 
 
 def model_folder(name: str) -> Path:
@@ -133,25 +156,43 @@ def pulled_folder(name: str) -> Path | None:
     return folder if (folder / INDEX).is_file() else None
 
 
-def _checksums() -> Path:
+def checksums_file() -> Path:
+    """Where the checksums of first downloads are kept."""
     return home() / "zoo" / "checksums.json"
 
 
 def _recorded() -> dict[str, str]:
-    """Checksums of first downloads, by address."""
-    with suppress(OSError, ValueError):
-        known = json.loads(_checksums().read_text(encoding="utf-8"))
-        if isinstance(known, dict):
-            return {str(url): str(value) for url, value in known.items()}
-    return {}
+    """Checksums of first downloads, by address.
+
+    A file that was cut short counts as none; the next download writes it anew.
+
+    Raises:
+        CheckpointError: it records something that is no checksum.
+    """
+    path = checksums_file()
+    try:
+        known = read_json_object(path)
+    except CheckpointError:
+        return {}
+    for url, value in known.items():
+        if not isinstance(value, str) or not re.fullmatch(r"[0-9a-fA-F]{64}", value):
+            raise CheckpointError(
+                f"{path} records {reprlib.repr(value)} for {printable(url, 200)}, which is no "
+                f"SHA-256; remove the line, and the next download of that file is trusted"
+            )
+    return known
 
 
 def recorded_checksum(entry: ZooEntry) -> str | None:
-    """The checksum of this checkpoint's first download here, if there was one."""
+    """The checksum of this checkpoint's first download here, if there was one.
+
+    Raises:
+        CheckpointError: the record is damaged.
+    """
     return _recorded().get(entry.url)
 
 
 def record_checksum(entry: ZooEntry, checksum: str) -> None:
     """Hold later downloads against this one."""
     known = {**_recorded(), entry.url: checksum}
-    write_text(_checksums(), json.dumps(known, indent=2, sort_keys=True) + "\n")
+    write_text(checksums_file(), json.dumps(known, indent=2, sort_keys=True) + "\n")

@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from genlab.cli.completion import complete_config
-from genlab.errors import OutputError
+from genlab.errors import MOST_MESSAGE, OutputError, printable
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -216,10 +216,10 @@ def progress(
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Bars(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bars:
-        task = bars.add_task(description, total=total, completed=done)
+        task = bars.add_task(_label(description), total=total, completed=done)
         yield Progress(
             lambda amount: bars.advance(task, amount),
-            lambda text: bars.update(task, description=text),
+            lambda text: bars.update(task, description=_label(text)),
             lambda total: bars.update(task, total=total),
         )
 
@@ -268,11 +268,20 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
+def _label(description: str) -> str:
+    """Text beside a progress bar: names in it may come from files."""
+    from rich.markup import escape
+
+    return escape(printable(description, 100))
+
+
 @contextmanager
 def plain_warnings() -> Iterator[None]:
     """Say warnings as sentences, without the line of code that they come from."""
     with warnings.catch_warnings():
-        warnings.showwarning = lambda message, *_: click.echo(f"warning: {message}", err=True)
+        warnings.showwarning = lambda message, *_: click.echo(
+            f"warning: {printable(' '.join(str(message).split()), MOST_MESSAGE)}", err=True
+        )
         yield
 
 
@@ -302,14 +311,14 @@ def print_table(
     for column in columns:
         table.add_column(column, no_wrap=column in no_wrap)
     for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
+        table.add_row(*(Text(printable(cell)) for cell in row))
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else PIPE_WIDTH
     Console(width=width).print(table)
 
 
 def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table as Markdown has it."""
-    lines = [columns, ["---"] * len(columns), *rows]
+    lines = [columns, ["---"] * len(columns), *([printable(cell) for cell in row] for row in rows)]
     return "\n".join(
         f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines
     )

@@ -11,6 +11,7 @@ import click
 
 from genlab.cli.common import echo_json, json_option
 from genlab.cli.completion import complete_models
+from genlab.errors import printable
 
 PACKAGES = ("torchvision", "diffusers", "accelerate", "safetensors", "numpy", "Pillow")
 DTYPES = ("float64", "float32", "bfloat16", "float16")
@@ -192,7 +193,7 @@ def _lines(facts: Facts, indent: str = "") -> list[str]:
         elif isinstance(value, dict) and any(isinstance(v, (dict, list)) for v in value.values()):
             lines += [f"{indent}{key}:", *_lines(value, indent + "  ")]
         else:
-            lines.append(f"{indent}{key:<{width}}  {_inline(value)}")
+            lines.append(f"{indent}{printable(key):<{width}}  {_inline(value)}")
     return lines
 
 
@@ -201,4 +202,4 @@ def _inline(value: Any) -> str:
         return ", ".join(f"{key}={_inline(inner)}" for key, inner in value.items())
     if isinstance(value, (list, tuple)):
         return ", ".join(_inline(inner) for inner in value) or "none"
-    return str(value)
+    return printable(value)

@@ -3,13 +3,14 @@
 import errno
 import os
 import sys
+import traceback
 from contextlib import suppress
 from typing import TextIO, cast
 
 import click
 
 from genlab.cli.plugins import plugin_at_fault
-from genlab.errors import GenLabError, is_out_of_memory
+from genlab.errors import MOST_MESSAGE, GenLabError, is_out_of_memory, printable
 
 USER_ERROR = 2
 INTERRUPTED = 130  # 128 + SIGINT
@@ -17,6 +18,9 @@ PIPE_CLOSED = 1  # as click does where it notices first
 
 NO_ARGUMENTS = getattr(click.exceptions, "NoArgsIsHelpError", None)
 """What a group without a command raises; before click 8.2 it prints its help and ends well."""
+
+_READING = ("genlab.checkpoints.", "genlab.data.", "genlab.generators.models")
+"""Modules that read whole files, whatever the batch."""
 
 CURES = {
     errno.ENOSPC: "free some space or choose another folder",
@@ -52,7 +56,7 @@ def explain(error: BaseException) -> tuple[str, int]:
     sentence = _sentence(error)
     if sentence is None:
         raise error
-    return f"{_program(error)}: {sentence}", USER_ERROR
+    return f"{_program(error)}: {printable(sentence, MOST_MESSAGE)}", USER_ERROR
 
 
 def _sentence(error: BaseException) -> str | None:
@@ -64,12 +68,24 @@ def _sentence(error: BaseException) -> str | None:
     if isinstance(error, GenLabError):
         return " ".join(str(error).split("\n"))
     if is_out_of_memory(error):
+        if _reads_or_builds(error):
+            return "out of memory; use a smaller model or less data, or close other programs"
         return "out of memory; use a smaller batch, a smaller image or a smaller model"
     if isinstance(error, Exception) and (plugin := plugin_at_fault(error)):
         return plugin
     if isinstance(error, OSError):
         return _os_sentence(error)
     return None
+
+
+def _reads_or_builds(error: BaseException) -> bool:
+    """Whether memory ran out on a file or on a network itself, which no smaller batch cures."""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        module = str(frame.f_globals.get("__name__", ""))
+        builds = frame.f_code.co_name == "__init__" and module.startswith("genlab.networks.")
+        if builds or module.startswith(_READING):
+            return True
+    return False
 
 
 def _os_sentence(error: OSError) -> str:

@@ -1,5 +1,9 @@
 """``genlab zoo``: official checkpoints by name."""
 
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -156,7 +160,7 @@ def pull(name: str, to: Path | None, base_url: str | None, again: bool) -> None:
     entry = find(name)
     use = "" if entry.commercial_use else ": no commercial use"
     click.echo(f"{name}: {entry.paper}; licence {entry.licence}{use}", err=True)
-    with _download_bar(entry.file) as advance:
+    with _download_bar(entry.file) as advance, _ended_in_order():
         pulled = fetch(name, to, base_url=base_url, again=again, on_progress=advance)
     if pulled.sha256 is None:
         click.echo(f"{pulled.folder} is there already; --again fetches it anew")
@@ -170,9 +174,25 @@ def pull(name: str, to: Path | None, base_url: str | None, again: bool) -> None:
     click.echo(f"{pulled.folder}: ready, use it as '{pulled.folder if to else name}'")
 
 
+@contextmanager
+def _ended_in_order() -> Iterator[None]:
+    """Let SIGTERM end the command as Ctrl-C does: what is half written goes, the download stays."""
+
+    def end(number: int, _: Any) -> None:
+        raise SystemExit(128 + number)
+
+    if threading.current_thread() is not threading.main_thread():  # which alone gets signals
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def _download_bar(file: str) -> Any:
     """A progress bar in megabytes that learns the size from the first answer."""
-    from contextlib import contextmanager
 
     @contextmanager
     def bar() -> Any:

@@ -7,6 +7,8 @@ Dividing by ``sqrt(alpha_bar_t)`` gives the unscaled frame of all samplers, with
 """
 
 import math
+import re
+import reprlib
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import ClassVar
@@ -16,7 +18,7 @@ from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
 from genlab.diffusion.noise_levels import VARIANCES
-from genlab.diffusion.preconditioning import Coefficients, Preconditioning
+from genlab.diffusion.preconditioning import MOST_LEVELS, Coefficients, Preconditioning
 from genlab.diffusion.tables import gather, placed
 from genlab.errors import ConfigError, nearest
 
@@ -44,12 +46,15 @@ def betas(
         beta_end: last beta; None is 0.02 times 1000 / T or 0.012.
 
     Raises:
-        ConfigError: the schedule is unknown, or a beta does not lie between 0 and 1.
+        ConfigError: the schedule is unknown, T is out of bounds, or a beta does not lie between 0
+            and 1.
 
     Source: Ho et al. (arXiv:2006.11239), Sec. 4; Nichol and Dhariwal (arXiv:2102.09672), Eq. 17.
     """
-    if T < 1:
-        raise ConfigError(f"a discrete model needs T >= 1 noise levels, got {T}")
+    if not 1 <= T <= MOST_LEVELS:
+        raise ConfigError(
+            f"a discrete model needs T >= 1 noise levels, and at most {MOST_LEVELS:,}, got {T}"
+        )
     if schedule == "cosine":
         if beta_start is not None or beta_end is not None:
             raise ConfigError(
@@ -112,9 +117,11 @@ def respaced_timesteps(T: int, steps: int | str) -> list[int]:
 
 
 def _count(text: str, steps: int | str) -> int:
-    if not text.isdecimal() or int(text) < 1:
+    # Six digits reach every timestep, and int() reads no more than a few thousand.
+    if not re.fullmatch(r"\d{1,6}", text, re.ASCII) or int(text) < 1:
         raise ConfigError(
-            f"steps must be a number, sections such as '10,15,20', or 'ddim25', got {steps!r}"
+            f"steps must be a number, sections such as '10,15,20', or 'ddim25', got "
+            f"{reprlib.repr(steps)}"
         )
     return int(text)
 

@@ -22,6 +22,9 @@ from genlab.diffusion.tables import placed
 from genlab.errors import ConfigError
 from genlab.registry import Registry
 
+MOST_LEVELS = 100_000
+"""Discrete noise levels of a model; published ones have 1000 or 4000."""
+
 
 @dataclass(frozen=True)
 class Coefficients:
@@ -146,7 +149,7 @@ class VP(Preconditioning):
     def __post_init__(self) -> None:
         _require(self.beta_d > 0, "beta_d must be > 0", self.beta_d)
         _require(self.beta_min > 0, "beta_min must be > 0", self.beta_min)
-        _require(self.M >= 1, "M must be >= 1", self.M)
+        _require(1 <= self.M <= MOST_LEVELS, f"M must be >= 1 and <= {MOST_LEVELS}", self.M)
         _require(0 < self.epsilon_t < 1, "epsilon_t must lie between 0 and 1", self.epsilon_t)
 
     @cached_property
@@ -230,7 +233,7 @@ class IDDPM(Preconditioning):
     def __post_init__(self) -> None:
         _require(self.C_1 > 0, "C_1 must be > 0", self.C_1)
         _require(self.C_2 >= 0, "C_2 must be >= 0", self.C_2)
-        _require(self.M >= 1, "M must be >= 1", self.M)
+        _require(1 <= self.M <= MOST_LEVELS, f"M must be >= 1 and <= {MOST_LEVELS}", self.M)
 
     @cached_property
     def u(self) -> Float32[Tensor, " levels"]:

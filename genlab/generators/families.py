@@ -1,5 +1,6 @@
 """The families of generators, and which of them a folder holds."""
 
+import reprlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -29,8 +30,8 @@ def family_of(folder: Path, index: Mapping[str, Any]) -> type[Generator]:
     family = index.get("family")
     if not isinstance(family, str) or family not in FAMILIES:
         raise CheckpointError(
-            f"{folder / INDEX} names the family {family!r}, which is none of generators; known: "
-            f"{', '.join(FAMILIES)}"
+            f"{folder / INDEX} names the family {reprlib.repr(family)}, which is none of "
+            f"generators; known: {', '.join(FAMILIES)}"
         )
     return FAMILIES[family]
 

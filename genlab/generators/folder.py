@@ -7,7 +7,10 @@
 writes: config.json and safetensors. A latent diffusion model has its ``autoencoder/`` beside it.
 """
 
+import glob
 import json
+import re
+import shutil
 import sys
 import tempfile
 from collections.abc import Mapping
@@ -17,12 +20,13 @@ from typing import Any
 
 import diffusers
 import torch
+from diffusers.configuration_utils import ConfigMixin
 from diffusers.models.modeling_utils import ModelMixin
 from safetensors import SafetensorError
 from torch import nn
 
 from genlab.errors import CheckpointError, GenLabError, OutputError
-from genlab.files import read_json_object
+from genlab.files import MAX_JSON, read_json_object
 from genlab.generators.models import read_model, write_model
 
 INDEX = "model_index.json"
@@ -77,6 +81,18 @@ def write_folder(
         raise OutputError(
             f"cannot write the model to {folder}: {getattr(error, 'strerror', None) or error}"
         ) from error
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what `write_folder` leaves beside a folder when it is killed.
+
+    Only for those who know that nobody is writing the folder now.
+    """
+    for path in folder.parent.glob(f".{glob.escape(folder.name)}.*"):
+        if path.is_dir() and re.fullmatch(r"\w{8}", path.suffix[1:], re.ASCII):
+            inside = list(path.iterdir())
+            if not inside or [item.name for item in inside] == ["new"]:
+                shutil.rmtree(path, ignore_errors=True)
 
 
 def _component(model: nn.Module) -> list[str]:
@@ -170,7 +186,7 @@ def _model_class(folder: Path, module: str, name: str) -> type[ModelMixin]:
     if module.startswith(_OUR_NETWORKS):
         try:
             found = import_module(module)
-        except ImportError as error:
+        except (ImportError, ValueError) as error:  # the latter for names that are none
             raise CheckpointError(
                 f"{folder / INDEX} names the module {module}, which this version of "
                 "GenLab lacks; update GenLab"
@@ -183,12 +199,19 @@ def _model_class(folder: Path, module: str, name: str) -> type[ModelMixin]:
             f"if you trust it, import {module} before loading"
         )
     cls = getattr(found, name, None)
-    if not (isinstance(cls, type) and issubclass(cls, ModelMixin)):
-        raise CheckpointError(f"{folder / INDEX}: {module} has no model {name}")
+    # A base class has no config, so that nothing tells how to build it.
+    if not (isinstance(cls, type) and issubclass(cls, ModelMixin) and issubclass(cls, ConfigMixin)):
+        raise CheckpointError(
+            f"{folder / INDEX}: {module} has no model {name} that a folder can hold; fetch or save "
+            "the model again"
+        )
     return cls
 
 
 def read_card(folder: Path) -> str | None:
     """The model card, where there is one."""
     path = folder / CARD
-    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else None
+    if not path.is_file():
+        return None
+    with path.open("rb") as file:
+        return file.read(MAX_JSON).decode(errors="replace")

@@ -9,13 +9,15 @@ from typing import Any
 
 import torch
 from diffusers.models.modeling_utils import ModelMixin
-from safetensors import SafetensorError
+from safetensors import safe_open
 from torch import Tensor, nn
 
-from genlab.errors import CheckpointError, GenLabError
+from genlab.errors import CheckpointError, GenLabError, printable, reading, reason
 from genlab.files import make_public, read_json_object
+from genlab.generators.claims import build_empty, check_config
 
 MODEL_CONFIG = "config.json"
+_WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 _LOADING = Lock()
 """diffusers changes how torch makes parameters while it loads: one thread at a time, then."""
@@ -44,7 +46,7 @@ def model_class(folder: Path, classes: Mapping[str, type[Any]]) -> type[Any]:
     name = read_config(folder).get("_class_name")
     if not isinstance(name, str) or name not in classes:
         raise CheckpointError(
-            f"{folder / MODEL_CONFIG} names the class {name!r}; wanted is one of "
+            f"{folder / MODEL_CONFIG} names the class {printable(name)!r}; wanted is one of "
             f"{', '.join(classes)}"
         )
     return classes[name]
@@ -62,10 +64,19 @@ def read_model(
         what: the model's part, for messages.
 
     Raises:
-        CheckpointError: weights that are missing, cut short or of other shapes.
+        CheckpointError: weights that are missing, cut short or of other shapes; or a config that
+            claims another network, of which nothing is built then.
     """
+    if not (folder / MODEL_CONFIG).is_file():
+        raise CheckpointError(
+            f"the {what} in {folder} cannot be read, there is no {MODEL_CONFIG}; fetch or save the "
+            "model again"
+        )
+    config = read_config(folder)
+    check_config(config, str(folder / MODEL_CONFIG))
     try:
         with _LOADING:
+            _check_shapes(folder, cls, config)
             model, info = cls.from_pretrained(
                 str(folder),  # kept in the config, which other programs write as text
                 output_loading_info=True,
@@ -75,21 +86,73 @@ def read_model(
             )
     except GenLabError:
         raise
-    except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
-        reason = " ".join(str(error).split())
+    except Exception as error:  # what diffusers and safetensors raise cannot be listed
         raise CheckpointError(
             f"the {what} in {folder} cannot be read, a file is missing, cut short or does not fit "
-            f"its config.json ({reason[:300]}); fetch or save the model again"
+            f"its config.json ({reason(error)}); fetch or save the model again"
         ) from error
     # diffusers only logs these and goes on with random weights.
     for fault in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if info[fault]:
-            raise CheckpointError(
-                f"the weights in {folder} do not fit its config.json: {fault.replace('_', ' ')} "
-                f"such as {sorted(map(str, info[fault]))[0]}; fetch or save the model again"
-            )
+            raise _misfit(folder, fault.replace("_", " "), sorted(map(str, info[fault]))[0])
     _realign(model)
     return model.eval()
+
+
+def _check_shapes(folder: Path, cls: type[Any], config: Mapping[str, Any]) -> None:
+    """Hold the config against the shapes in the files' heads, before diffusers takes memory."""
+    stored = _stored_shapes(folder)
+    if stored is None:  # no weights at all: diffusers says which files it looked for
+        return
+    where = f"the {cls.__name__} in {folder}"
+    empty: nn.Module = build_empty(lambda: cls.from_config(dict(config)), len(stored), where)
+    expected = {name: tuple(tensor.shape) for name, tensor in empty.state_dict().items()}
+    for fault, names in (
+        ("missing keys", expected.keys() - stored.keys()),
+        ("unexpected keys", stored.keys() - expected.keys()),
+    ):
+        if names:
+            raise _misfit(folder, fault, min(names))
+    for name, shape in expected.items():
+        if stored[name] != shape:
+            raise _misfit(
+                folder, "mismatched keys", f"{name}, {list(stored[name])} for {list(shape)}"
+            )
+
+
+def _stored_shapes(folder: Path) -> dict[str, tuple[int, ...]] | None:
+    """Name -> shape of all tensors in a folder; None where there is no file of weights."""
+    index = folder / f"{_WEIGHTS}.index.json"
+    if (folder / _WEIGHTS).is_file():
+        files = [_WEIGHTS]
+    elif index.is_file():
+        files = _shards(index)
+    else:
+        return None
+    shapes: dict[str, tuple[int, ...]] = {}
+    for file in files:
+        with reading(folder / file), safe_open(folder / file, framework="pt") as tensors:
+            for name in tensors.keys():  # noqa: SIM118  # no mapping
+                shapes[name] = tuple(tensors.get_slice(name).get_shape())
+    return shapes
+
+
+def _shards(index: Path) -> list[str]:
+    places = read_json_object(index).get("weight_map")
+    if not isinstance(places, dict) or not all(isinstance(f, str) for f in places.values()):
+        raise CheckpointError(f"{index} has no weight_map; fetch it again")
+    files = sorted(set(places.values()))
+    for file in files:
+        if Path(file).name != file:
+            raise CheckpointError(f"{index} points to {printable(file)!r}, outside its folder")
+    return files
+
+
+def _misfit(folder: Path, fault: str, name: str) -> CheckpointError:
+    return CheckpointError(
+        f"the weights in {folder} do not fit its config.json: {fault} such as "
+        f"{printable(name, 200)}; fetch or save the model again"
+    )
 
 
 def _realign(model: nn.Module) -> None:

@@ -1,5 +1,6 @@
 """A network that is kept in a folder with what it does not know itself: generator or classifier."""
 
+import reprlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from torch import nn
 
-from genlab.errors import CheckpointError, GenLabError, LabelError
+from genlab.errors import CheckpointError, GenLabError, LabelError, printable, reading
 from genlab.generators.adapted import check_plain
 from genlab.generators.folder import (
     INDEX,
@@ -71,7 +72,8 @@ class SavedModel(ABC):
         self.network = network
         self.image_shape = image_shape
         self.num_classes = num_classes
-        self.class_names = None if class_names is None else tuple(class_names)
+        # Names come from files; what they are printed on must not take them for commands.
+        self.class_names = None if class_names is None else tuple(map(printable, class_names))
         self.card = card
 
     @property
@@ -133,8 +135,8 @@ class SavedModel(ABC):
                 )
             if fact in index and not isinstance(index[fact], kind):
                 raise CheckpointError(
-                    f"{fact} in {folder / INDEX} must be {wanted}, got {index[fact]!r}; fetch or "
-                    "save the model again"
+                    f"{fact} in {folder / INDEX} must be {wanted}, got "
+                    f"{reprlib.repr(index[fact])}; fetch or save the model again"
                 )
 
     def changed(self: M, card: str | None = None, **facts: Any) -> M:
@@ -164,8 +166,8 @@ class SavedModel(ABC):
         index = read_index(folder)
         if index.get("family") != cls.family:
             raise CheckpointError(
-                f"{folder} holds no {cls.kind} but a model of the family {index.get('family')!r}; "
-                f"{cls.source}"
+                f"{folder} holds no {cls.kind} but a model of the family "
+                f"{reprlib.repr(index.get('family'))}; {cls.source}"
             )
         cls.check_facts(folder, index)
         network = read_network(folder, index)
@@ -175,7 +177,8 @@ class SavedModel(ABC):
                 f"is no {cls.kind}; fetch or save the model again"
             )
         facts = {**index, **read_parts(folder, index)}
-        try:
-            return cls.from_facts(network, facts, read_card(folder))
-        except GenLabError as error:
-            raise CheckpointError(f"{folder / INDEX} does not fit: {error}") from error
+        with reading(folder / INDEX, cure="fetch or save the model again"):
+            try:
+                return cls.from_facts(network, facts, read_card(folder))
+            except GenLabError as error:
+                raise CheckpointError(f"{folder / INDEX} does not fit: {error}") from error

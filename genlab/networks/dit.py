@@ -5,6 +5,7 @@ Parameter names are those of the official checkpoints.
 Shapes: B samples, T tokens (one a patch, row by row), D features, N hyper-connected streams.
 """
 
+import math
 from collections.abc import Sequence
 from functools import lru_cache, partial
 
@@ -106,6 +107,11 @@ class DiT(DiffusionNetwork):
             position_resolution=position_resolution,
             num_streams=num_streams,
         )
+        if not 1 <= hidden_size * mlp_ratio < math.inf:
+            raise ConfigError(
+                f"mlp_ratio {mlp_ratio:g} leaves no hidden layer to {hidden_size} features; 4 is "
+                "usual"
+            )
         check_patches(
             patch_size, img_resolution=img_resolution, position_resolution=position_resolution
         )

@@ -6,6 +6,7 @@ that configs name.
 """
 
 import math
+import reprlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
@@ -16,6 +17,23 @@ from torch import Tensor
 
 from genlab.diffusion.noise_levels import NoiseLevels
 from genlab.errors import ConfigError
+
+MOST_STEPS = 100_000
+"""Of one run; as many as the discrete models have noise levels at most."""
+
+
+def check_num_steps(num_steps: int) -> None:
+    """Refuse numbers of steps that no run has; a downloaded model may ask for any.
+
+    Raises:
+        ConfigError: tells the bounds.
+    """
+    if num_steps < 1:
+        raise ConfigError(f"a noise schedule needs num_steps >= 1, got {num_steps}")
+    if num_steps > MOST_STEPS:
+        raise ConfigError(
+            f"a noise schedule takes at most {MOST_STEPS:,} steps, got {reprlib.repr(num_steps)}"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,8 +53,7 @@ class NoiseSchedule(ABC):
     sigma_max: float = 80.0
 
     def __post_init__(self) -> None:
-        if self.num_steps < 1:
-            raise ConfigError(f"a noise schedule needs num_steps >= 1, got {self.num_steps}")
+        check_num_steps(self.num_steps)
         low, high = self.own_range()
         if not 0 < low < high < math.inf:
             raise ConfigError(

@@ -9,9 +9,8 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from genlab.diffusion.noise_levels import NoiseLevels
-from genlab.errors import ConfigError
 from genlab.samplers.diffusers_schedulers import Run, check_settings
-from genlab.samplers.schedules.base import PickedLevels
+from genlab.samplers.schedules.base import PickedLevels, check_num_steps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,8 +34,7 @@ class DiffusersLevels(PickedLevels):
     config: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.num_steps < 1:
-            raise ConfigError(f"a noise schedule needs num_steps >= 1, got {self.num_steps}")
+        check_num_steps(self.num_steps)
         check_settings(self.scheduler, self.config, {})
 
     def __call__(self, noise_levels: NoiseLevels) -> Float64[Tensor, " levels"]:

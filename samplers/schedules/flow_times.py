@@ -11,7 +11,7 @@ from torch import Tensor
 from genlab.diffusion.flow import LARGEST, path_of
 from genlab.diffusion.noise_levels import NoiseLevels
 from genlab.errors import ConfigError
-from genlab.samplers.schedules.base import PickedLevels
+from genlab.samplers.schedules.base import PickedLevels, check_num_steps
 
 DIMENSION = 4096
 """Numbers of a state whose times need no shift."""
@@ -53,8 +53,7 @@ class FlowTimes(PickedLevels):
 
     def __post_init__(self) -> None:
         path_of(self.path)
-        if self.num_steps < 1:
-            raise ConfigError(f"a noise schedule needs num_steps >= 1, got {self.num_steps}")
+        check_num_steps(self.num_steps)
         if self.last_step is not None and not 0 < self.last_step < 1:
             raise ConfigError(f"the flow schedule needs 0 < last_step < 1, got {self.last_step}")
         if self.sigma_max is not None and not self.sigma_max > 0:

@@ -10,7 +10,7 @@ from torch import Tensor
 from genlab.diffusion.discrete import respaced_timesteps
 from genlab.diffusion.noise_levels import NoiseLevels
 from genlab.errors import ConfigError
-from genlab.samplers.schedules.base import PickedLevels
+from genlab.samplers.schedules.base import PickedLevels, check_num_steps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,8 +39,8 @@ class Respaced(PickedLevels):
                 f"steps must be a number, sections such as '10,15,20', or 'ddim25', got"
                 f" {self.steps!r}"
             )
-        if self.num_steps is not None and self.num_steps < 1:
-            raise ConfigError(f"a noise schedule needs num_steps >= 1, got {self.num_steps}")
+        if self.num_steps is not None:
+            check_num_steps(self.num_steps)
 
     def __call__(self, noise_levels: NoiseLevels) -> Float64[Tensor, " levels"]:
         """The noise levels, decreasing, and a final 0.

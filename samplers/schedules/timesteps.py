@@ -10,7 +10,7 @@ from torch import Tensor
 from genlab.diffusion.discrete import between
 from genlab.diffusion.noise_levels import NoiseLevels
 from genlab.errors import ConfigError, nearest
-from genlab.samplers.schedules.base import PickedLevels
+from genlab.samplers.schedules.base import PickedLevels, check_num_steps
 
 SPACINGS = ("leading", "trailing", "linspace")
 
@@ -47,8 +47,7 @@ class Timesteps(PickedLevels):
     in_log: bool = False
 
     def __post_init__(self) -> None:
-        if self.num_steps < 1:
-            raise ConfigError(f"a noise schedule needs num_steps >= 1, got {self.num_steps}")
+        check_num_steps(self.num_steps)
         if self.offset < 0:
             raise ConfigError(
                 f"the timesteps schedule needs offset >= 0, got {self.offset}: it is added to "
