@@ -22,9 +22,9 @@ from genlab.eval.metrics.classification import class_consistency
 from genlab.eval.metrics.frechet import frechet_distance
 from genlab.eval.moments import Moments
 from genlab.eval.samples import as_rgb
+from genlab.finetuning.adapters.merging import merged
 from genlab.finetuning.families import family_objective
 from genlab.finetuning.layouts import layout_of
-from genlab.finetuning.merging import merged
 from genlab.finetuning.rebuilding import own_tensors, rebuild
 from genlab.generators.base import Generator
 from genlab.generators.diffusion import DiffusionGenerator

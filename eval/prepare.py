@@ -10,7 +10,7 @@ import torch
 from genlab import config as configs
 from genlab.eval.config import EvalConfig
 from genlab.eval.subject import Subject
-from genlab.finetuning.loading import load
+from genlab.finetuning.adapters.loading import load
 from genlab.generators.base import Generator
 from genlab.generators.placing import dtype_of, place_parts
 

@@ -11,7 +11,7 @@ from genlab.data.conform import Wording
 from genlab.errors import EvaluationError
 from genlab.eval.datasets import dataset_name
 from genlab.eval.samples import SETTINGS, StoredImages
-from genlab.finetuning.folders import is_adapter
+from genlab.finetuning.adapters.folders import is_adapter
 from genlab.generators.base import Generator
 from genlab.samplers.base import AnySampler
 

@@ -21,7 +21,7 @@ except PackageNotFoundError:  # a checkout on the path, never installed
 
 if TYPE_CHECKING:
     from genlab.checkpoints import convert
-    from genlab.finetuning.loading import load
+    from genlab.finetuning.adapters.loading import load
     from genlab.generators import (
         AutoregressiveGenerator,
         Batch,
@@ -39,7 +39,7 @@ _HOMES = {
     "GenLabPipeline": "genlab.pipelines",
     "Generator": "genlab.generators",
     "convert": "genlab.checkpoints",
-    "load": "genlab.finetuning.loading",
+    "load": "genlab.finetuning.adapters.loading",
 }
 __all__ = [
     "AutoregressiveGenerator",
@@ -59,14 +59,14 @@ def _model_of_a_run(source: str) -> Any:
 
 
 def _model_with_adapter(source: str) -> Any:
-    folder = import_module("genlab.finetuning.folders").find_adapter(source)
+    folder = import_module("genlab.finetuning.adapters.folders").find_adapter(source)
     if folder is None:
         return None
-    return import_module("genlab.finetuning.loading").load_adapter(folder)
+    return import_module("genlab.finetuning.adapters.loading").load_adapter(folder)
 
 
 def _adapter_names() -> list[str]:
-    return list(import_module("genlab.finetuning.folders").kept_adapters())
+    return list(import_module("genlab.finetuning.adapters.folders").kept_adapters())
 
 
 # Told from here, above all rooms, since a sampler cannot know of training, nor a reader of files of

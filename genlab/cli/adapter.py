@@ -9,7 +9,7 @@ from genlab.cli.common import DTYPES, FOLDER, echo_json, json_option, print_tabl
 from genlab.cli.completion import complete_adapters
 
 if TYPE_CHECKING:  # torch is imported only when an adapter is read: --help answers at once
-    from genlab.finetuning.adapters import Adapter
+    from genlab.finetuning.adapters.adapter import Adapter
 
 EPILOG = """\b
 Examples:
@@ -45,7 +45,7 @@ def show(adapter: str, base: str | None, as_json: bool) -> None:
 
     ADAPTER is a folder, or the name that 'genlab adapter add' gave it.
     """
-    from genlab.finetuning.describing import base_state, describe_adapter, describe_lines
+    from genlab.finetuning.adapters.describing import base_state, describe_adapter, describe_lines
 
     read = _read(adapter)
     facts = describe_adapter(read, base_state(read, base))
@@ -84,14 +84,14 @@ def list_adapters(folder: Path | None, as_json: bool) -> None:
 
 def adapter_rows(folder: Path, *, kept: bool) -> list[dict[str, Any]]:
     """What a list says of the adapters below a folder, before them those kept by name."""
-    from genlab.finetuning.folders import adapters_under, kept_adapters
-    from genlab.finetuning.glimpse import glimpse
+    from genlab.finetuning.adapters.folders import adapters_under, kept_adapters
+    from genlab.finetuning.adapters.overview import overview
 
     known = kept_adapters() if kept else {}
-    rows = [glimpse(path) | {"kept": True} for path in known.values()]
+    rows = [overview(path) | {"kept": True} for path in known.values()]
     places = {path.resolve() for path in known.values()}
     found = [path for path in adapters_under(folder) if path.resolve() not in places]
-    return rows + [glimpse(path) | {"kept": False} for path in found]
+    return rows + [overview(path) | {"kept": False} for path in found]
 
 
 def _cells(row: dict[str, Any]) -> list[str]:
@@ -114,8 +114,8 @@ def add(folder: Path, name: str | None) -> None:
 
     It is copied to $GENLAB_HOME/adapters; the training run beside it is not.
     """
-    from genlab.finetuning.adapters import read_adapter
-    from genlab.finetuning.folders import keep
+    from genlab.finetuning.adapters.adapter import read_adapter
+    from genlab.finetuning.adapters.folders import keep
 
     read = read_adapter(folder)  # what is damaged is not kept
     name = name or read.name
@@ -127,7 +127,7 @@ def add(folder: Path, name: str | None) -> None:
 @click.argument("name", shell_complete=complete_adapters)
 def remove(name: str) -> None:
     """Remove the adapter that is kept as NAME; the folder that it came from stays."""
-    from genlab.finetuning.folders import forget
+    from genlab.finetuning.adapters.folders import forget
 
     forget(name)
     click.echo(f"{name} is removed")
@@ -145,9 +145,9 @@ def merge(adapter: str, output: Path, base: str | None, dtype: str | None) -> No
     folders as they are.
     """
     from genlab.errors import ConfigError
-    from genlab.finetuning.folders import is_adapter
-    from genlab.finetuning.loading import load_adapter
-    from genlab.finetuning.merging import merged, merged_card
+    from genlab.finetuning.adapters.folders import is_adapter
+    from genlab.finetuning.adapters.loading import load_adapter
+    from genlab.finetuning.adapters.merging import merged, merged_card
 
     if is_adapter(output):
         raise ConfigError(f"{output} holds an adapter; give -o another folder")
@@ -162,7 +162,7 @@ def merge(adapter: str, output: Path, base: str | None, dtype: str | None) -> No
 
 
 def _read(adapter: str) -> "Adapter":
-    from genlab.finetuning.adapters import read_adapter
-    from genlab.finetuning.loading import folder_of
+    from genlab.finetuning.adapters.adapter import read_adapter
+    from genlab.finetuning.adapters.loading import folder_of
 
     return read_adapter(folder_of(adapter))

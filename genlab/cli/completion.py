@@ -168,7 +168,7 @@ def model_names() -> list[str]:
 
 def adapter_names() -> list[str]:
     """Adapters that are kept by name."""
-    from genlab.finetuning.folders import kept_adapters
+    from genlab.finetuning.adapters.folders import kept_adapters
 
     return list(kept_adapters())
 

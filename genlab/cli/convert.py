@@ -77,7 +77,7 @@ def _export(
 ) -> None:
     from genlab import convert, load
     from genlab.checkpoints.diffusers_models import export_dit
-    from genlab.finetuning.merging import merged
+    from genlab.finetuning.adapters.merging import merged
 
     known = format_ is None and arguments is None
     generator = merged(load(source)) if known else convert(source, format_, arguments)

@@ -42,7 +42,7 @@ def _machine() -> Facts:
     from genlab import compute
     from genlab.checkpoints import zoo
     from genlab.checkpoints.bundled import bundled_names
-    from genlab.finetuning.folders import kept_adapters
+    from genlab.finetuning.adapters.folders import kept_adapters
 
     names = _devices()
     return {
@@ -130,7 +130,7 @@ def _dtypes(device: str) -> list[str]:
 
 def _checkpoint(name: str) -> Facts:
     from genlab import load
-    from genlab.finetuning.folders import find_adapter
+    from genlab.finetuning.adapters.folders import find_adapter
 
     if (folder := find_adapter(name)) is not None:
         return _adapter(folder)
@@ -156,8 +156,8 @@ def _checkpoint(name: str) -> Facts:
 
 def _adapter(folder: Path) -> Facts:
     """What an adapter is, also where its base is not here."""
-    from genlab.finetuning.adapters import read_adapter
-    from genlab.finetuning.describing import base_state, describe_adapter, describe_lines
+    from genlab.finetuning.adapters.adapter import read_adapter
+    from genlab.finetuning.adapters.describing import base_state, describe_adapter, describe_lines
 
     read = read_adapter(folder)
     return {"adapter": describe_lines(describe_adapter(read, base_state(read)))}

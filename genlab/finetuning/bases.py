@@ -19,8 +19,8 @@ from genlab.checkpoints.edm import NETWORKS as EDM_NETWORKS
 from genlab.checkpoints.loading import load
 from genlab.checkpoints.zoo import ZooEntry, entries, pulled_folder
 from genlab.errors import CheckpointError, ConfigError, UnknownNameError, nearest
+from genlab.finetuning.adapters.folders import check_no_adapter
 from genlab.finetuning.classes import network_with_classes
-from genlab.finetuning.folders import check_no_adapter
 from genlab.finetuning.origins import ClassOrigin
 from genlab.finetuning.rebuilding import rebuild
 from genlab.finetuning.resolution import POSITIONS

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from genlab import compute
 from genlab.data.labels import same_names
 from genlab.errors import ConfigError
+from genlab.finetuning.adapters.facts import AdapterFacts
 from genlab.finetuning.classes import with_classes
 from genlab.finetuning.config import FinetuneConfig
-from genlab.finetuning.facts import AdapterFacts
 from genlab.finetuning.families import family_objective
 from genlab.finetuning.forgetting import Forgetting
 from genlab.finetuning.gan.objective import GanFinetuning

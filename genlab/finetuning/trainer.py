@@ -10,13 +10,13 @@ from torch import nn
 from genlab.checkpoints.loading import load
 from genlab.errors import TrainingError, is_out_of_memory
 from genlab.files import write_text
+from genlab.finetuning.adapters.saving import USAGE, write_adapter
 from genlab.finetuning.bases import check_has_weights
 from genlab.finetuning.config import FinetuneConfig
 from genlab.finetuning.copying import CopyingCheck
 from genlab.finetuning.images import conform_to
 from genlab.finetuning.objective import FinetuneObjective
 from genlab.finetuning.run import FinetuneRun
-from genlab.finetuning.saving import USAGE, write_adapter
 from genlab.generators.base import Generator
 from genlab.training.card import model_card
 from genlab.training.evaluation import Evaluation, Inspection

@@ -66,5 +66,5 @@ def check_plain(network: nn.Module, what: str) -> None:
         raise ConfigError(
             f"{what} has the adapter {adaptation.name!r} beside its weights, which a plain model's "
             "folder cannot hold; merge it first ('genlab adapter merge FOLDER -o merged/', or "
-            "genlab.finetuning.merging.merged)"
+            "genlab.finetuning.adapters.merging.merged)"
         )

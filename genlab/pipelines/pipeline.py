@@ -21,10 +21,10 @@ from genlab.data.pixels import to_uint8
 from genlab.data.writers import to_pil
 from genlab.diffusion.noise import MAX_SEED, NoiseStream
 from genlab.errors import ConfigError
-from genlab.finetuning.adapters import read_adapter
-from genlab.finetuning.folders import find_adapter
-from genlab.finetuning.loading import folder_of, load_base
-from genlab.finetuning.switching import AdapterSet
+from genlab.finetuning.adapters.adapter import read_adapter
+from genlab.finetuning.adapters.folders import find_adapter
+from genlab.finetuning.adapters.loading import folder_of, load_base
+from genlab.finetuning.adapters.switching import AdapterSet
 from genlab.generators.adapted import check_plain
 from genlab.generators.base import Generator
 from genlab.generators.diffusion import DiffusionGenerator

@@ -17,12 +17,12 @@ from small_adapters import draw, write_base, write_small_adapter
 import genlab
 from genlab.diffusion.preconditioning import EDM
 from genlab.errors import CheckpointError, ConfigError, GenLabError
-from genlab.finetuning.adapters import read_adapter
-from genlab.finetuning.facts import AdapterFacts
-from genlab.finetuning.folders import CONFIG, FACTS, TENSORS
-from genlab.finetuning.loading import load_adapter
-from genlab.finetuning.merging import merged
-from genlab.finetuning.saving import write_adapter
+from genlab.finetuning.adapters.adapter import read_adapter
+from genlab.finetuning.adapters.facts import AdapterFacts
+from genlab.finetuning.adapters.folders import CONFIG, FACTS, TENSORS
+from genlab.finetuning.adapters.loading import load_adapter
+from genlab.finetuning.adapters.merging import merged
+from genlab.finetuning.adapters.saving import write_adapter
 from genlab.generators import DiffusionGenerator
 from genlab.networks import DiT
 

@@ -12,10 +12,16 @@ from small_adapters import BASE_NAMES, FEW, NAMES, draw, write_base, write_small
 import genlab
 from genlab.config import load as load_config
 from genlab.errors import CheckpointError, ConfigError, UnknownNameError
+from genlab.finetuning.adapters.folders import (
+    adapters_under,
+    find_adapter,
+    forget,
+    is_adapter,
+    keep,
+)
+from genlab.finetuning.adapters.loading import load_adapter
+from genlab.finetuning.adapters.merging import merged
 from genlab.finetuning.config import FinetuneConfig
-from genlab.finetuning.folders import adapters_under, find_adapter, forget, is_adapter, keep
-from genlab.finetuning.loading import load_adapter
-from genlab.finetuning.merging import merged
 from genlab.finetuning.methods.base import METHODS
 from genlab.finetuning.trainer import FinetuneTrainer
 from genlab.generators.adapted import adaptation_of

@@ -15,11 +15,11 @@ import genlab
 from genlab.config import load
 from genlab.data.dataset import ImageDataset
 from genlab.errors import ConfigError, GenLabError
+from genlab.finetuning.adapters.switching import AdapterSet
 from genlab.finetuning.config import FinetuneConfig
 from genlab.finetuning.families import family_objective
 from genlab.finetuning.gan.objective import GanFinetuning, freeze_lower, settled
 from genlab.finetuning.run import open_run
-from genlab.finetuning.switching import AdapterSet
 from genlab.finetuning.trainer import FinetuneTrainer
 from genlab.generators.discriminator import GanDiscriminator
 from genlab.generators.gan import GanGenerator

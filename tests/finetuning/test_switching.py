@@ -9,7 +9,7 @@ from small_adapters import draw, write_base, write_small_adapter
 
 import genlab
 from genlab.errors import CheckpointError, ConfigError, UnknownNameError
-from genlab.finetuning.switching import AdapterSet
+from genlab.finetuning.adapters.switching import AdapterSet
 
 
 @pytest.fixture(scope="module")

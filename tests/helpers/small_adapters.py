@@ -10,9 +10,9 @@ from torch import Tensor
 import genlab
 from genlab.config import load, preset_names
 from genlab.diffusion.preconditioning import EDM
+from genlab.finetuning.adapters.saving import write_adapter
 from genlab.finetuning.config import FinetuneConfig
 from genlab.finetuning.objective import FinetuneObjective
-from genlab.finetuning.saving import write_adapter
 from genlab.generators import DiffusionGenerator, Generator
 from genlab.networks import DiT
 from genlab.training.batches import DataFacts

@@ -8,10 +8,9 @@ from pathlib import Path
 from types import UnionType
 from typing import Any
 
-from genlab.errors import CheckpointError, ConfigError, GenLabError, nearest
+from genlab.errors import MOST_TEXT, CheckpointError, ConfigError, GenLabError, nearest, printable
 from genlab.files import read_json_object, write_text
-from genlab.finetuning.folders import CONFIG, FACTS
-from genlab.finetuning.glimpse import MAX_TEXT, printable
+from genlab.finetuning.adapters.folders import CONFIG, FACTS
 from genlab.finetuning.origins import ClassOrigin
 
 MAX_CLASSES = 1_000_000
@@ -224,7 +223,7 @@ def _origin(values: Any, number: int, path: Path) -> ClassOrigin:
         raise ConfigError(f"classes[{number}] has the seed {_shown(seed)}")
     return ClassOrigin(
         name=printable(values["name"]),
-        rule=values["rule"] if len(values["rule"]) < MAX_TEXT else "too long",
+        rule=values["rule"] if len(values["rule"]) < MOST_TEXT else "too long",
         old=values.get("old", ()),
         old_names=[printable(name) for name in values.get("old_names", [])],
         seed=seed,

@@ -2,10 +2,10 @@
 
 import copy
 
-from genlab.finetuning.adapters import Adapter
+from genlab.finetuning.adapters.adapter import Adapter
+from genlab.finetuning.adapters.saving import USAGE
 from genlab.finetuning.methods.base import METHODS, Method
 from genlab.finetuning.objective import FinetuneObjective, describe_method
-from genlab.finetuning.saving import USAGE
 from genlab.generators.adapted import adaptation_of, mark
 from genlab.generators.base import Generator
 

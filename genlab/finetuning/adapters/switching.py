@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from genlab.errors import ConfigError, UnknownNameError, nearest
-from genlab.finetuning.adapters import Adapter, apply, read_adapter
-from genlab.finetuning.loading import folder_of
+from genlab.finetuning.adapters.adapter import Adapter, apply, read_adapter
+from genlab.finetuning.adapters.loading import folder_of
 from genlab.generators.base import Generator
 
 Place = tuple[object, ...]

@@ -6,8 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from genlab.errors import CheckpointError, ConfigError, GenLabError
-from genlab.finetuning.glimpse import printable
+from genlab.errors import CheckpointError, ConfigError, GenLabError, printable
 from genlab.finetuning.methods.base import Method
 from genlab.finetuning.methods.peft_method import LEAVE_BASE, RECORDED, PeftMethod
 

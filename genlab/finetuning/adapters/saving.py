@@ -5,8 +5,8 @@ from pathlib import Path
 from torch import nn
 
 from genlab.files import atomic_path
-from genlab.finetuning.facts import AdapterFacts, write_facts
-from genlab.finetuning.folders import TENSORS
+from genlab.finetuning.adapters.facts import AdapterFacts, write_facts
+from genlab.finetuning.adapters.folders import TENSORS
 from genlab.finetuning.methods.base import Method
 from genlab.training.state import save_tensors, writing
 

@@ -3,11 +3,10 @@
 from dataclasses import dataclass
 from typing import Any
 
-from genlab.errors import GenLabError
-from genlab.finetuning.adapters import Adapter
-from genlab.finetuning.folders import TENSORS
-from genlab.finetuning.glimpse import printable
-from genlab.finetuning.loading import load_adapter, load_base
+from genlab.errors import GenLabError, printable
+from genlab.finetuning.adapters.adapter import Adapter
+from genlab.finetuning.adapters.folders import TENSORS
+from genlab.finetuning.adapters.loading import load_adapter, load_base
 from genlab.generators.base import Generator
 
 MAX_NAMED = 20

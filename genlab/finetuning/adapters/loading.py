@@ -6,8 +6,8 @@ import torch
 
 from genlab.checkpoints import loading
 from genlab.errors import CheckpointError, ConfigError, UnknownNameError
-from genlab.finetuning.adapters import Adapter, apply, read_adapter
-from genlab.finetuning.folders import check_no_adapter, find_adapter, kept_adapters
+from genlab.finetuning.adapters.adapter import Adapter, apply, read_adapter
+from genlab.finetuning.adapters.folders import check_no_adapter, find_adapter, kept_adapters
 from genlab.generators.base import Generator
 
 

@@ -13,13 +13,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from genlab.errors import CheckpointError, ConfigError, GenLabError
+from genlab.errors import CheckpointError, ConfigError, GenLabError, printable
 from genlab.files import text_sha256
-from genlab.finetuning import peft_files
+from genlab.finetuning.adapters import peft_files
+from genlab.finetuning.adapters.facts import CURE, AdapterFacts, read_files
+from genlab.finetuning.adapters.folders import CARD, CONFIG, FACTS, TENSORS, is_adapter
 from genlab.finetuning.classes import with_classes
-from genlab.finetuning.facts import CURE, AdapterFacts, read_files
-from genlab.finetuning.folders import CARD, CONFIG, FACTS, TENSORS, is_adapter
-from genlab.finetuning.glimpse import printable
 from genlab.finetuning.methods.base import METHODS, Method, Selection, check_same
 from genlab.finetuning.products import product_of
 from genlab.finetuning.rebuilding import own_tensors, rebuild

@@ -1,4 +1,4 @@
-"""An adapter at a glance, from its JSON alone; and text from files as a terminal may show it.
+"""An adapter at a glance, from its JSON alone.
 
 Nothing heavy is imported: lists of adapters come at once.
 """
@@ -6,25 +6,12 @@ Nothing heavy is imported: lists of adapters come at once.
 from pathlib import Path
 from typing import Any
 
-from genlab.errors import CheckpointError
+from genlab.errors import CheckpointError, printable
 from genlab.files import read_json_object
-from genlab.finetuning.folders import CONFIG, FACTS, TENSORS
-
-MAX_TEXT = 1000
-"""Characters of one text in a file."""
+from genlab.finetuning.adapters.folders import CONFIG, FACTS, TENSORS
 
 
-def printable(text: str, limit: int = MAX_TEXT) -> str:
-    r"""Text from a file as a terminal may show it: no control characters, and not without end.
-
-    >>> print(printable("cat\x1b[2J"))
-    cat\x1b[2J
-    """
-    shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text[: limit + 1])
-    return shown if len(shown) <= limit else f"{shown[:limit]}..."
-
-
-def glimpse(folder: Path) -> dict[str, Any]:
+def overview(folder: Path) -> dict[str, Any]:
     """What a list says of an adapter; nothing of it is checked.
 
     Returns:
