@@ -14,12 +14,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from genlab.config import load
 from genlab.data.dataset import ImageDataset
 from genlab.data.pixels import to_uint8
 from genlab.data.writers import encode_png, write_zip
 from genlab.eval.in_training import SampleScores
+from genlab.files import atomic_path
 from genlab.finetuning.config import FinetuneConfig
 from genlab.finetuning.trainer import FinetuneTrainer
 from genlab.training.config import DataConfig
@@ -82,6 +85,14 @@ class Scorer(SampleScores):
     """
 
     pictures: dict[int, list[np.ndarray[Any, Any]]] = field(default_factory=dict)
+
+    def features_of(self, data: DataConfig) -> Tensor:
+        """Features of real images, which all runs of a comparison share."""
+        path = Path(f"{data.path}.{self.extractor}.safetensors")
+        if not path.is_file():
+            with atomic_path(path) as temporary:
+                save_file({"features": super().features_of(data)}, temporary)
+        return load_file(path)["features"]
 
     def __call__(self, subject: Subject) -> Mapping[str, float]:
         """See `genlab.training.evaluation.Evaluation`."""

@@ -111,6 +111,10 @@ class SampleScores:
         }
         return {name: values[name.partition("[")[0]] for name in self.scores}
 
+    def features_of(self, data: DataConfig) -> Float[Tensor, "N d"]:
+        """Features of real images."""
+        return self._features(self._images(data)[0])
+
     def _number(self, available: int) -> int:
         return available if self.count is None else min(self.count, available)
 
@@ -129,11 +133,11 @@ class SampleScores:
 
     @cached_property
     def _reference_features(self) -> Float[Tensor, "N d"]:
-        return self._features(self._reference[0])
+        return self.features_of(self.reference)
 
     @cached_property
     def _training_features(self) -> Float[Tensor, "N d"]:
-        return self._features(self._images(self.training)[0])
+        return self.features_of(self.training)
 
     def _images(self, config: DataConfig) -> tuple[UInt8[Tensor, "N C H W"], Int64[Tensor, " N"]]:
         """All of them, of the size and in the channels that the generator draws."""
