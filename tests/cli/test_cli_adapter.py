@@ -43,7 +43,12 @@ def pictures(output: Path) -> np.ndarray[Any, Any]:
 def test_show(models: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("adapter", "show", models / "adapters/lora") == 0
     printed = capsys.readouterr().out
-    for text in ("method      lora r=2 alpha=5", ": it is here, with these weights", "8 images"):
+    for text in (
+        "method      lora r=2 alpha=5",
+        ": it is here, with these weights",
+        "8 images",
+        "classes     3, cat, frog, ship: each begins as the mean of all classes",
+    ):
         assert text in printed
     assert run("adapter", "show", models / "adapters/lora", "--json") == 0
     told = json.loads(capsys.readouterr().out)
