@@ -220,14 +220,16 @@ class GenLabPipeline(DiffusionPipeline):
         self.register_modules(network=generator.network)  # type: ignore[no-untyped-call]  # diffusers tells no types
         self.register_to_config(**facts)  # type: ignore[no-untyped-call]  # diffusers tells no types
 
-    def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:
+    def save_pretrained(
+        self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any
+    ) -> None:
         """Write the folder; arguments as in diffusers.
 
         Raises:
             ConfigError: an adapter is in use that is no part of the weights.
         """
         check_plain(self.network, "this pipeline")
-        super().save_pretrained(save_directory, **kwargs)
+        super().save_pretrained(save_directory, *args, **kwargs)
 
     @property
     def interrupt(self) -> bool:

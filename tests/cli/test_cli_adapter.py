@@ -43,7 +43,12 @@ def pictures(output: Path) -> np.ndarray[Any, Any]:
 def test_show(models: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("adapter", "show", models / "adapters/lora") == 0
     printed = capsys.readouterr().out
-    for text in ("method      lora r=2 alpha=5", ": it is here, with these weights", "8 images"):
+    for text in (
+        "method      lora r=2 alpha=5",
+        ": it is here, with these weights",
+        "8 images",
+        "classes     3, cat, frog, ship: each begins as the mean of all classes",
+    ):
         assert text in printed
     assert run("adapter", "show", models / "adapters/lora", "--json") == 0
     told = json.loads(capsys.readouterr().out)
@@ -88,6 +93,26 @@ def test_list_add_and_remove(
     assert run("adapter", "remove", "lamps") == 2
     assert "no adapter is kept as 'lamps'" in capsys.readouterr().err
     assert adapter_names() == []
+
+
+def test_damaged_adapters_are_listed_with_what_is_wrong(
+    models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, text in (("cut", '{"base": "x'), ("odd", '{"base": 3, "method": [], "x": 1}')):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "adapter_config.json").write_text(text)
+        (tmp_path / name / "adapter_model.safetensors").touch()
+    (tmp_path / "alone").mkdir()
+    (tmp_path / "alone" / "adapter_config.json").write_text("{}")
+    assert run("adapter", "list", tmp_path, "--json") == 0
+    rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
+    assert "cannot be read" in rows["cut"]["fault"]
+    assert "adapter_model.safetensors" in rows["alone"]["fault"]
+    assert (rows["odd"]["base"], rows["odd"]["method"], rows["odd"]["bytes"]) == (None, None, 0)
+    assert run("adapter", "list", tmp_path) == 0
+    assert run("adapter", "show", tmp_path / "odd") == 2
+    assert run("adapter", "list", tmp_path / "nowhere") == 2
+    assert "there is no folder" in capsys.readouterr().err
 
 
 def test_merge(models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -47,6 +47,11 @@ def test_sixty_photographs_from_one_command(
     few = "sampler.schedule.num_steps=2"
     drawn = str(tmp_path / "drawn")
     assert main(["sample", str(out), "--classes", "ship", few, "-o", drawn, "--seeds", "0-1"]) == 0
+    assert main(["adapter", "merge", str(out), "-o", str(tmp_path / "merged")]) == 0
+    card = (tmp_path / "merged" / "README.md").read_text()
+    assert "This folder is an adapter" in (out / "README.md").read_text()
+    assert "This folder is an adapter" not in card
+    assert "| Base | dit-fmnist-s |" in card
     assert main(["train", "export", str(out), "-o", str(tmp_path / "plain")]) == 0
     pictures = str(tmp_path / "pictures")
     steps = "sampler.schedule.num_steps=2"

@@ -187,6 +187,7 @@ def test_what_a_file_claims_is_refused_in_one_sentence(
 PEFTS: list[tuple[Mapping[str, Any], str]] = [
     ({"target_modules": "(.+)+x"}, r"could take forever"),
     ({"target_modules": ".*.*.*.*.*.*x"}, r"could take forever"),
+    ({"target_modules": ["attn.qkv"] * 5000}, r"has 5,000 entries"),
     ({"init_lora_weights": "corda"}, r"began by 'corda'"),
     ({"init_lora_weights": "pissa_niter_999999"}, r"began by 'pissa_niter_999999'"),
     ({"megatron_config": {"a": 1}}, r"lets peft import a module"),

@@ -80,8 +80,8 @@ def read_adapter(folder: Path | str) -> Adapter:
         folder: with ``adapter_config.json`` and ``adapter_model.safetensors``.
 
     Raises:
-        CheckpointError: there is none, a file is damaged, or what it says is impossible.
-        ConfigError: its method, or an option of it, is unknown here.
+        CheckpointError: there is none, a file is damaged, what it says is impossible, or its method
+            or an option of it is unknown here.
     """
     folder = Path(folder)
     if not is_adapter(folder):

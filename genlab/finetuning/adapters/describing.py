@@ -7,6 +7,7 @@ from genlab.errors import GenLabError, printable
 from genlab.finetuning.adapters.adapter import Adapter
 from genlab.finetuning.adapters.folders import TENSORS
 from genlab.finetuning.adapters.loading import load_adapter, load_base
+from genlab.finetuning.objective import describe_origins
 from genlab.generators.base import Generator
 
 MAX_NAMED = 20
@@ -69,6 +70,7 @@ def describe_adapter(adapter: Adapter, base: BaseState | None = None) -> dict[st
         "num_classes": facts.num_classes,
         "class_names": None if names is None else list(names),
         "classes": [origin.describe() for origin in facts.classes],
+        "classes_begin": describe_origins(facts.classes) if facts.classes else None,
         "resolution": facts.resolution,
         "sampler": dict(facts.sampler),
         "forget": facts.forget,
@@ -115,9 +117,7 @@ def _classes(facts: dict[str, Any]) -> str:
         return "as of the base"
     if count == 0:
         return "none (unconditional)"
+    if facts["classes_begin"]:
+        return f"{count}, {facts['classes_begin']}"
     more = f" ... ({count})" if count > MAX_NAMED else ""
-    shown = facts["classes"][:MAX_NAMED] or (names or [])[:MAX_NAMED]
-    if not shown:
-        return f"{count}, the base's"
-    begun = "; ".join(shown) if facts["classes"] else f"the base's: {', '.join(shown)}"
-    return f"{count}, {begun}{more}"
+    return f"{count}, the base's" + (f": {', '.join(names[:MAX_NAMED])}{more}" if names else "")

@@ -205,7 +205,9 @@ def _origins(classes: list[Any], values: Mapping[str, Any], path: Path) -> list[
 
 
 def _origin(values: Any, number: int, path: Path) -> ClassOrigin:
-    known = {"name": str, "rule": str, "old": list, "old_names": list, "seed": int | None}
+    known: Mapping[str, type | UnionType] = {
+        "name": str, "rule": str, "old": list, "old_names": list, "seed": int | None
+    }  # fmt: skip
     fits = (
         isinstance(values, dict)
         and {"name", "rule"} <= values.keys() <= known.keys()

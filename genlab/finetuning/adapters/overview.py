@@ -25,7 +25,8 @@ def overview(folder: Path) -> dict[str, Any]:
     }
     try:
         config = read_json_object(folder / CONFIG)
-        facts = read_json_object(folder / FACTS) if (folder / FACTS).is_file() else config
+        beside = "peft_type" in config and (folder / FACTS).is_file()
+        facts = read_json_object(folder / FACTS) if beside else config
         row["bytes"] = (folder / TENSORS).stat().st_size
     except CheckpointError as error:
         return row | {"fault": printable(str(error))}

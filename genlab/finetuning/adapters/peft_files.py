@@ -13,6 +13,9 @@ from genlab.finetuning.methods.peft_method import LEAVE_BASE, RECORDED, PeftMeth
 MAX_OPTION = 1 << 16
 """The largest number in options of a kind whose shapes cannot be told before it is prepared."""
 
+MAX_ENTRIES = 4096
+"""Layers that one option names: each is compared with every module."""
+
 MAX_REPEATS = 5
 """Parts of unknown length in one expression."""
 
@@ -56,6 +59,12 @@ def check_options(values: Mapping[str, Any], path: Path) -> None:
     Raises:
         CheckpointError: names the option.
     """
+    for key, value in values.items():
+        if isinstance(value, list | dict) and len(value) > MAX_ENTRIES:
+            raise CheckpointError(
+                f"{printable(key, 60)} in {path} has {len(value):,} entries; an adapter may have "
+                f"{MAX_ENTRIES:,}"
+            )
     if values.get("megatron_config"):
         raise CheckpointError(
             f"{path} lets peft import a module (megatron_config), which GenLab does not do"
