@@ -7,7 +7,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from genlab.data.base import some
-from genlab.data.labels import match_classes
+from genlab.data.class_names import match_classes
 from genlab.errors import EvaluationError, LabelError
 
 

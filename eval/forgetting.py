@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
-from genlab.data.labels import match_classes
+from genlab.data.class_names import match_classes
 from genlab.data.pixels import from_uint8, to_uint8
 from genlab.diffusion.condition import NULL_CLASS, Condition
 from genlab.errors import ConfigError, EvaluationError, LabelError

@@ -20,7 +20,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import genlab
-from genlab.errors import EvaluationError, OutputError
+from genlab.data.npy import read_array, read_headers
+from genlab.errors import DataError, EvaluationError, OutputError
 from genlab.eval.metrics.base import FeatureSet
 from genlab.eval.moments import Moments
 from genlab.eval.samples import StoredImages
@@ -201,10 +202,10 @@ def _write_npz(path: Path, arrays: Mapping[str, Array]) -> None:
 
 def _read_npz(path: Path) -> Reference:
     try:
-        with np.load(path, allow_pickle=False) as stored:
-            names = set(stored.files)
-            arrays = {n: stored[n] for n in ("mu", "sigma", "mu_s", "sigma_s") if n in names}
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
+        names = set(read_headers(path))
+        wanted = ("mu", "sigma", "mu_s", "sigma_s")
+        arrays = {name: read_array(path, name) for name in wanted if name in names}
+    except DataError as error:
         raise EvaluationError(f"{path} cannot be read as npz: {error}") from error
     if not {"mu", "sigma"} <= arrays.keys():
         found = ", ".join(sorted(names)) or "nothing"
@@ -225,6 +226,10 @@ def _read_npz(path: Path) -> Reference:
 
 
 def _foreign(mean: Array, cov: Array, path: Path) -> Moments:
+    if mean.dtype.kind not in "fiu" or cov.dtype.kind not in "fiu":
+        raise EvaluationError(
+            f"{path}: mu is of type {mean.dtype}, sigma of {cov.dtype}, no numbers"
+        )
     if mean.ndim != 1 or cov.shape != (len(mean), len(mean)):
         raise EvaluationError(
             f"{path}: mu {mean.shape} and sigma {cov.shape} are no mean and covariance"

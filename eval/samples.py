@@ -82,6 +82,7 @@ class StoredImages(Samples):
         split: which part, where there are several.
         alpha: what to do with transparency, see `Conform`.
         wording: how messages name these settings.
+        class_names: of labels whose classes the files do not name.
 
     Attributes:
         split: the part that was read; None where the set has no parts.
@@ -98,6 +99,7 @@ class StoredImages(Samples):
         split: str = "train",
         alpha: str = "refuse",
         wording: Wording = SETTINGS,
+        class_names: Sequence[str] | None = None,
     ) -> None:
         self.path = Path(path).expanduser()
         self._options: dict[str, Any] = {"image_size": image_size, "fit": fit, "split": split}
@@ -109,7 +111,8 @@ class StoredImages(Samples):
         self.count = len(self._dataset)
         self.image_shape = self._dataset.image_shape
         self.labels = self._dataset.labels if has_labels else None
-        self.class_names = self._dataset.class_names
+        told = None if class_names is None or self.labels is None else tuple(class_names)
+        self.class_names = self._dataset.class_names or told
         if self.image_shape[0] not in (1, 3):
             raise DataError(
                 f"{path} has images with {self.image_shape[0]} channels; 1 or 3 can be scored"
@@ -131,7 +134,8 @@ class StoredImages(Samples):
             DataError: they are not, and ``fit`` says nothing about it.
         """
         options = {**self._options, "image_size": image_size, "fit": fit}
-        return StoredImages(self.path, wording=self._wording, **options)
+        names = self.class_names
+        return StoredImages(self.path, wording=self._wording, class_names=names, **options)
 
 
 class GeneratedImages(Samples):

@@ -53,7 +53,9 @@ class Subject:
         """
         manifest = _read_manifest(path)
         images = path / manifest["images"]["path"] if manifest else path
-        stored = StoredImages(images, alpha=alpha, wording=wording)
+        names = manifest.get("model", {}).get("class_names") if manifest else None
+        names = list(map(str, names)) if isinstance(names, list) else None
+        stored = StoredImages(images, alpha=alpha, wording=wording, class_names=names)
         config = manifest.get("config", {})
         made = str(config.get("adapter") or config.get("model") or path.resolve().stem)
         return cls(name=name or Path(made).name, images=stored, manifest=manifest)

@@ -65,10 +65,16 @@ def printable(name: str) -> str:
     >>> printable("caf\udce9\x1b[2J.png")
     'caf\\udce9\\x1b[2J.png'
     """
-    shown = name if len(name) <= MAX_SHOWN else f"{name[: MAX_SHOWN - 3]}..."
+    return escaped(name if len(name) <= MAX_SHOWN else f"{name[: MAX_SHOWN - 3]}...")
+
+
+def escaped(name: str) -> str:
+    """A name out of a file, whole, with odd characters escaped."""
+    if name.isprintable():
+        return name
     return "".join(
         letter if letter.isprintable() else letter.encode("unicode_escape").decode()
-        for letter in shown
+        for letter in name
     )
 
 

@@ -24,6 +24,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from genlab.data.base import NO_LABEL
+from genlab.data.limits import check_class_names, check_range
+from genlab.data.npy import read_npy
 from genlab.errors import DataError, OutputError
 
 FACTS = "latents.json"
@@ -110,6 +112,8 @@ def read_facts(folder: Path) -> LatentFacts:
         facts = LatentFacts(**content)
         if facts.num_images < 1 or facts.shard_size < 1:
             raise ValueError("no images")
+        check_range(0, max(facts.num_classes - 1, 0), f"{path} has")
+        check_class_names(facts.class_names or (), f"{path} has", "encode the data again")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         if isinstance(error, DataError):
             raise
@@ -175,7 +179,7 @@ class LatentDataset(Dataset[tuple[Tensor, int]]):
     def _read_labels(self) -> Int64[Tensor, " N"]:
         path = self.folder / LABELS
         try:
-            labels = np.load(path, allow_pickle=False)
+            labels = read_npy(path)
         except (OSError, ValueError, EOFError) as error:
             raise DataError(f"{path} is damaged ({error}); encode the data again") from error
         good = labels.shape == (len(self),) and labels.dtype.kind in "iu"
@@ -221,7 +225,7 @@ def open_shard(folder: Path, facts: LatentFacts, shard: int) -> Float16[np.ndarr
     """
     path = shard_path(folder, shard)
     try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        array = read_npy(path, mapped=True)
     except (OSError, ValueError, EOFError) as error:
         raise DataError(
             f"{path} is damaged ({error}); remove it and run genlab data encode again"

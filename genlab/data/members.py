@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import UInt8
 
-from genlab.data.base import ImageSource, printable
+from genlab.data.base import ImageSource, escaped
 from genlab.data.containers import Container, ZipContainer
 from genlab.data.decode import Picture, decode
 from genlab.data.layout import Layout, layout_of
@@ -41,12 +41,12 @@ class MemberSource(ImageSource):
 
     def name(self, index: int) -> str:
         """The image's path inside the folder or zip."""
-        return printable(self._names[index])
+        return escaped(self._names[index])
 
     def picture(self, index: int) -> Picture:
         """One image with what is to be known about its file."""
         name = self._names[index]
-        return decode(self.container.read(name), f"{self.path}: {printable(name)}")
+        return decode(self.container.read(name), f"{self.path}: {escaped(name)}")
 
     def read(self, index: int) -> UInt8[np.ndarray, "C H W"]:
         """One image, upright."""

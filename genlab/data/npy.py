@@ -1,5 +1,6 @@
 """Arrays in an npz file, without trust: what a header claims is held against the file's size."""
 
+import io
 import math
 import zipfile
 import zlib
@@ -11,8 +12,9 @@ import numpy as np
 
 from genlab.data.base import printable
 from genlab.errors import DataError
-from genlab.files import check_regular
+from genlab.files import check_regular, is_special
 
+BinaryFile = zipfile.ZipExtFile | io.BufferedReader
 Array = np.ndarray[Any, np.dtype[Any]]
 
 DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError, RuntimeError)
@@ -62,8 +64,10 @@ def read_headers(path: Path) -> dict[str, Header]:
             headers = {}
             for info in members:
                 name = info.filename.removesuffix(".npy")
+                if info.file_size > size * MAX_RATIO:
+                    raise ValueError(f"{printable(name)} promises {info.file_size:,} bytes")
                 with archive.open(info) as file:
-                    headers[name] = _read_header(file, info, size)
+                    headers[name] = _read_header(file, info.filename, info.file_size)
             return headers
     except DAMAGED as error:
         reason = printable(str(error))
@@ -72,9 +76,28 @@ def read_headers(path: Path) -> dict[str, Header]:
         raise DataError(f"cannot read {path}: {error.strerror or error}") from error
 
 
-def _read_header(file: zipfile.ZipExtFile, info: zipfile.ZipInfo, size: int) -> Header:
-    """The header of one member; a ValueError says what is wrong with it."""
-    name = printable(info.filename)
+def read_npy(path: Path, *, mapped: bool = False) -> Array:
+    """The array in an npy file; pickled objects are never loaded.
+
+    Args:
+        path: the file.
+        mapped: map it into memory rather than read it.
+
+    Raises:
+        ValueError: it is damaged, or promises more than it holds.
+        OSError: it cannot be read.
+    """
+    if is_special(path):
+        raise ValueError("it is a pipe or a device")
+    with path.open("rb") as file:
+        _read_header(file, path.name, path.stat().st_size)
+    array: Array = np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
+    return array
+
+
+def _read_header(file: BinaryFile, name: str, size: int) -> Header:
+    """The header of an array that takes so many bytes; a ValueError says what is wrong with it."""
+    name = printable(name)
     version = np.lib.format.read_magic(file)
     if version not in _HEADERS:
         raise ValueError(f"{name} has npy format {version}")
@@ -84,13 +107,11 @@ def _read_header(file: zipfile.ZipExtFile, info: zipfile.ZipInfo, size: int) -> 
         raise ValueError(f"the header of {name} cannot be read") from error
     if not all(isinstance(axis, int) and axis >= 0 for axis in shape):
         raise ValueError(f"{name} has the shape {printable(str(shape))}")
-    promised, stored = math.prod(shape) * dtype.itemsize, info.file_size - file.tell()
+    promised, stored = math.prod(shape) * dtype.itemsize, size - file.tell()
     # Objects are pickled, so their bytes are not those of an array; none is ever loaded.
     if not dtype.hasobject and promised != stored:
         claim = printable(f"{promised:,}")
         raise ValueError(f"the header of {name} promises {claim} bytes, there are {stored:,}")
-    if stored > size * MAX_RATIO:
-        raise ValueError(f"{name} promises {stored:,} bytes")
     return Header(tuple(shape), dtype)
 
 

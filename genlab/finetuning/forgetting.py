@@ -7,7 +7,8 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from genlab.data.labels import class_index, find_names
+from genlab.data.class_names import find_names
+from genlab.data.labels import class_index
 from genlab.diffusion.condition import NULL_CLASS, Condition
 from genlab.diffusion.denoiser import rows
 from genlab.diffusion.losses import LOSSES, DenoisingLoss

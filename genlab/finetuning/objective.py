@@ -10,7 +10,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from genlab import compute
-from genlab.data.labels import same_names
+from genlab.data.class_names import same_names
 from genlab.errors import ConfigError
 from genlab.finetuning.adapters.facts import AdapterFacts
 from genlab.finetuning.classes import with_classes

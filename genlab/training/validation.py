@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from genlab.data.base import some
+from genlab.data.class_names import same_names
 from genlab.data.dataset import ImageDataset
-from genlab.data.labels import same_names
 from genlab.data.latents import LatentDataset
 from genlab.data.pixels import from_uint8
 from genlab.errors import ConfigError

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from genlab.data.class_names import same_names
 from genlab.data.labels import (
     class_index,
     cycle_classes,
@@ -13,7 +14,6 @@ from genlab.data.labels import (
     parse_labels,
     parse_seeds,
     random_label,
-    same_names,
 )
 from genlab.errors import ConfigError, LabelError
 

@@ -9,8 +9,10 @@ import pytest
 
 from genlab.data.checks import check
 from genlab.data.dataset import ImageDataset
+from genlab.data.npy import read_npy
 from genlab.data.sources import open_source
-from genlab.errors import DataError
+from genlab.errors import DataError, EvaluationError
+from genlab.eval.reference_files import read_reference
 
 IMAGES = np.random.default_rng(0).integers(0, 255, (6, 8, 8, 3), dtype=np.uint8)
 CLASSES = [0, 1, 2, 0, 1, 2]
@@ -161,3 +163,24 @@ def test_a_member_larger_than_its_file_could_hold_is_refused(tmp_path: Path) -> 
     path.write_bytes(bytes(data).replace(size, promised))
     with pytest.raises(DataError, match="fetch it again"):
         open_source(path)
+
+
+@pytest.mark.parametrize("shape", ["(-1,)", "(1000000000000,)", f"({'9' * 50},)", "(3,"])
+def test_an_array_in_a_file_of_its_own_is_held_against_its_size(tmp_path: Path, shape: str) -> None:
+    header = f"{{'descr': '<i8', 'fortran_order': False, 'shape': {shape} }}\n".encode()
+    path = tmp_path / "labels.npy"
+    path.write_bytes(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + b"x" * 24)
+    with pytest.raises(ValueError, match="labels"):
+        read_npy(path)
+    with pytest.raises(ValueError, match="labels"):
+        read_npy(path, mapped=True)
+    np.save(path, np.arange(3))
+    assert read_npy(path).tolist() == read_npy(path, mapped=True).tolist() == [0, 1, 2]
+
+
+def test_statistics_with_a_damaged_header_are_one_sentence(tmp_path: Path) -> None:
+    path = with_header(tmp_path / "ref.npz", "{'descr': '<f8', 'shape': (-4, 8), }\n")
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("mu.npy", b"")
+    with pytest.raises(EvaluationError, match=r"ref\.npz cannot be read as npz"):
+        read_reference(path)

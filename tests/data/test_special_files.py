@@ -10,7 +10,8 @@ from PIL import Image
 from genlab.data.checks import check
 from genlab.data.dataset import ImageDataset
 from genlab.data.sources import open_source
-from genlab.errors import CheckpointError, DataError
+from genlab.errors import CheckpointError, DataError, EvaluationError
+from genlab.eval.leaderboard.strict_json import read_json
 from genlab.files import read_json_object
 
 
@@ -58,6 +59,12 @@ def test_a_pipe_in_place_of_a_models_config_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "config.json")
     with pytest.raises(CheckpointError, match="is a pipe or a device"):
         read_json_object(tmp_path / "config.json")
+
+
+def test_a_pipe_in_place_of_a_record_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "x.json")
+    with pytest.raises(EvaluationError, match="is a pipe or a device"):
+        read_json(tmp_path / "x.json")
 
 
 def test_links_to_folders_are_followed_once(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from genlab.checkpoints.discriminators import load_discriminator
-from genlab.data.labels import same_names
+from genlab.data.class_names import same_names
 from genlab.errors import ConfigError
 from genlab.finetuning.classes import network_with_classes
 from genlab.finetuning.layouts import layout_of

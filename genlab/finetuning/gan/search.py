@@ -12,7 +12,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from genlab.data.labels import find_name
+from genlab.data.class_names import find_name
 from genlab.diffusion.noise import NoiseStream
 from genlab.errors import ConfigError, LabelError
 from genlab.finetuning.gan.classifier import ImageClassifier
