@@ -161,8 +161,8 @@ def test_honest_networks_stay_far_below_the_bound(tiny_generator: DiffusionGener
     ]
     try:
         for name, options in {
-            "DiT": {"img_resolution": 8, "in_channels": 1, "label_dim": 2, "hidden_size": 8,
-                    "depth": 3, "num_heads": 2, "patch_size": 2},
+            "DiT": {"img_resolution": 8, "in_channels": 1, "out_channels": 1, "label_dim": 2,
+                    "hidden_size": 8, "depth": 3, "num_heads": 2, "patch_size": 2},
             "SongUNet": {"img_resolution": 8, "in_channels": 1, "out_channels": 1,
                          "label_dim": 2, "model_channels": 8},
             "BigGANGenerator": {"img_resolution": 32, "num_classes": 2, "channels": 2},
