@@ -55,7 +55,7 @@ class Kind:
 
 
 def _dit_weights() -> dict[str, torch.Tensor]:
-    network = DiT(8, 1, label_dim=3, hidden_size=8, depth=1, num_heads=2, patch_size=4)
+    network = DiT(8, 1, 1, label_dim=3, hidden_size=8, depth=1, num_heads=2, patch_size=4)
     return {name: value.clone() for name, value in network.state_dict().items()}
 
 
@@ -67,10 +67,10 @@ def _checkpoints(root: Path) -> Iterator[tuple[str, Kind]]:
     read_dit: Callable[[Path], object] = lambda path: genlab.convert(path, "dit", {"num_heads": 2})  # noqa: E731
     for name in ("dit.pt", "dit.bin", "dit.safetensors"):
         yield name, Kind(root / name, "", read_dit)
-    gan = BigGANGenerator(32, num_classes=2, channels=1, dim_z=4)
+    gan = BigGANGenerator(32, num_classes=2, channels=1, dim_z=4, hierarchical=False)
     torch.save(gan.state_dict(), root / "G.pth")
     yield "biggan", Kind(root / "G.pth", "", genlab.convert)
-    pixels = GatedPixelCNN(4, label_dim=2, num_levels=4, channels=4, num_layers=2)
+    pixels = GatedPixelCNN(4, label_dim=2, num_levels=4, channels=4, num_layers=2, head_channels=4)
     weights = {name: value.clone() for name, value in pixels.state_dict().items()}
     save_file(weights, root / "pixels.safetensors")
     yield "pixelcnn", Kind(root / "pixels.safetensors", "", genlab.convert)

@@ -91,7 +91,8 @@ _DISCRIMINATOR = {
     "output_dim": Option(1, _only(1)),
     "D_param": Option("SN", _only("SN")),
 }
-_DEPTH = Option(2, integer(1, 64))
+_DEEPEST = 64
+_DEPTH = Option(2, integer(1, _DEEPEST))
 
 _TRAINING = ("lr", "B1", "B2", "mixed_precision", "fp16", "init", "activation", "nl")
 _IGNORED = ("adam_eps", "skip_init", "no_optim")
@@ -224,7 +225,8 @@ def _generator_depth(state: State, num_blocks: int, config: Mapping[str, Any]) -
         ConfigError: they do not; names the depths that they do allow.
     """
     [depth] = values_of("BigGAN-deep's G", {"G_depth": _DEPTH}, config).values()
-    fitting = [each for each in range(1, num_blocks + 1) if _fits_depth(state, num_blocks, each)]
+    depths = range(1, min(num_blocks, _DEEPEST) + 1)
+    fitting = [each for each in depths if _fits_depth(state, num_blocks, each)]
     if fitting and depth not in fitting:
         allowed = " or ".join(f"G_depth={each}" for each in fitting)
         raise ConfigError(
@@ -237,8 +239,11 @@ def _generator_depth(state: State, num_blocks: int, config: Mapping[str, Any]) -
 
 def _fits_depth(state: State, num_blocks: int, depth: int) -> bool:
     """Whether the blocks' widths are those of a resolution with so many blocks each."""
-    widths = biggan_deep.GENERATOR_WIDTHS.get(BOTTOM << (num_blocks // depth))
-    if widths is None or num_blocks % depth:
+    widths = next(
+        (each for each in biggan_deep.GENERATOR_WIDTHS.values() if len(each) * depth == num_blocks),
+        None,
+    )
+    if widths is None:
         return False
     inputs = [state[f"blocks.{index}.0.conv1.weight"].shape[1] for index in range(num_blocks)]
     channels = inputs[0] // widths[0]
@@ -271,7 +276,7 @@ def _discriminator_shapes(state: State, deep: bool) -> dict[str, Any]:
 
 def _length(state: State, pattern: str) -> int:
     """How many tensors of this name there are, counted from 0."""
-    found = {int(match[1]) for name in state if (match := re.fullmatch(pattern, name))}
+    found = {match[1] for name in state if (match := re.fullmatch(pattern, name))}
     return len(found)
 
 

@@ -5,7 +5,7 @@ similar names. The message then names the file that is wanted.
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -130,18 +130,32 @@ OTHER_PIXELCNNS = (
     "ritheshkumar95/pytorch-vqvae"
 )
 _PIXELCNN_NAMES = re.compile(
-    rb"[\w.]{0,60}(?:pixel_?cnn|masked_?conv|\bmask_?[ab]?\b|causal|vert(?:ical)?_?(?:stack|conv)"
-    rb"|horiz(?:ontal)?_?(?:stack|conv)|[vh]_?stack|v_to_h|ul_init|nin_out)[\w.]{0,60}",
+    r"pixel_?cnn|mask(ed)?_?conv|\.mask(_?[ab])?$|causal|vert(ical)?_?(stack|conv)"
+    r"|horiz(ontal)?_?(stack|conv)|[vh]_?stack|v_to_h|ul_init|nin_out",
     re.IGNORECASE,
 )
+_IN_JSON = re.compile(rb'"([^"\\]{1,200})":\{')
+_IN_PICKLE = re.compile(rb"(?=X(.)\x00\x00\x00)", re.DOTALL)
 
 
 def other_repository(path: Path) -> str | None:
     """Why no reader knows a file, where the names of its tensors tell a known kind of network."""
-    masked = _PIXELCNN_NAMES.search(_head(path))
+    masked = next((name for name in _names(_head(path)) if _PIXELCNN_NAMES.search(name)), None)
     if masked is None:
         return None
     return (
-        f"{path} looks like a PixelCNN of another repository (it holds "
-        f"{printable(masked[0].decode('latin-1'), 80)}); {OTHER_PIXELCNNS}"
+        f"{path} looks like a PixelCNN of another repository (it holds {printable(masked, 80)}); "
+        f"{OTHER_PIXELCNNS}"
     )
+
+
+def _names(head: bytes) -> Iterator[str]:
+    """Short texts in the head of a safetensors file, or of a pickle of protocol 2."""
+    if head[8:9] == b"{":
+        yield from (match[1].decode(errors="replace") for match in _IN_JSON.finditer(head))
+        return
+    for match in _IN_PICKLE.finditer(head):
+        start = match.start() + 5
+        name = head[start : start + match[1][0]]
+        if name.isascii():
+            yield name.decode()

@@ -146,8 +146,6 @@ def _is_plain(url: str) -> bool:
 class _Redirects(urllib.request.HTTPRedirectHandler):
     """Follows to addresses of the same protection only."""
 
-    max_redirections = 5
-
     def redirect_request(
         self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any, newurl: str
     ) -> urllib.request.Request | None:
@@ -217,7 +215,12 @@ def _fetch(url: str, part: _Part, on_progress: OnProgress | None, stall: float) 
             raise _RetryError("the server sent another part of the file than asked for")
         _remember(response, url, part)
         length = response.headers.get("Content-Length")
-        total = have + int(length) if length and _WHOLE.fullmatch(length) else None
+        if length and not _WHOLE.fullmatch(length):
+            raise DownloadError(
+                f"{url} announces a size of {printable(length, 40)} bytes, which no file has; give "
+                "another address with --base-url"
+            )
+        total = have + int(length) if length else None
         with part.data.open("ab") as file:
             _copy(response, file, have, total, on_progress, stall)
 

@@ -17,6 +17,9 @@ from genlab.errors import MOST_MESSAGE, OutputError, printable
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
+MOST_CELL = 1_000
+"""Characters of a cell of a table, which may hold several names."""
+
 PIPE_WIDTH = 400
 """Columns of a table that no terminal shows."""
 
@@ -311,14 +314,18 @@ def print_table(
     for column in columns:
         table.add_column(column, no_wrap=column in no_wrap)
     for row in rows:
-        table.add_row(*(Text(printable(cell)) for cell in row))
+        table.add_row(*(Text(printable(cell, MOST_CELL)) for cell in row))
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else PIPE_WIDTH
     Console(width=width).print(table)
 
 
 def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table as Markdown has it."""
-    lines = [columns, ["---"] * len(columns), *([printable(cell) for cell in row] for row in rows)]
+    lines = [
+        columns,
+        ["---"] * len(columns),
+        *([printable(cell, MOST_CELL) for cell in row] for row in rows),
+    ]
     return "\n".join(
         f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines
     )

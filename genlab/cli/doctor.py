@@ -16,6 +16,9 @@ from genlab.errors import printable
 PACKAGES = ("torchvision", "diffusers", "accelerate", "safetensors", "numpy", "Pillow")
 DTYPES = ("float64", "float32", "bfloat16", "float16")
 
+MOST_VALUE = 40_000
+"""Characters of one fact: the names of a thousand classes, each of which is cut already."""
+
 Facts = dict[str, Any]
 
 
@@ -202,4 +205,4 @@ def _inline(value: Any) -> str:
         return ", ".join(f"{key}={_inline(inner)}" for key, inner in value.items())
     if isinstance(value, (list, tuple)):
         return ", ".join(_inline(inner) for inner in value) or "none"
-    return printable(value)
+    return printable(value, MOST_VALUE)

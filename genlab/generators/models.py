@@ -74,6 +74,11 @@ def read_model(
         )
     config = read_config(folder)
     check_config(config, str(folder / MODEL_CONFIG))
+    if config.get("quantization_config") is not None:  # diffusers would load another package for it
+        raise CheckpointError(
+            f"the {what} in {folder} is quantized, which GenLab does not read; save the model in "
+            "float32"
+        )
     try:
         with _LOADING:
             _check_shapes(folder, cls, config)
