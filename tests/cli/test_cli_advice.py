@@ -43,6 +43,7 @@ def quoted_commands() -> list[tuple[str, str]]:
         (file, " ".join(match[1].split()))
         for file, text in texts()
         for match in re.finditer(r"'genlab ([a-z][^'\n]*(?:\n[^'\n]*)?)'", text)
+        if "%" not in match[1]  # the header of a format is no command
     ]
     return sorted(set(found))
 

@@ -514,7 +514,7 @@ def test_a_file_is_on_the_disk_before_it_has_its_name(
     real_sync, real_replace = os.fsync, Path.replace
 
     def sync(handle: int) -> None:
-        order.append(f"sync {Path(os.readlink(f'/proc/self/fd/{handle}')).suffix}")
+        order.append(f"sync {Path(f'/proc/self/fd/{handle}').readlink().suffix}")
         real_sync(handle)
 
     def replace_(self: Path, target: Path) -> Path:
