@@ -274,8 +274,8 @@ def _merge(base: Any, layer: Any, hint: Any, source: str, path: str) -> Any:
         layer = _spell_out(base, layer, hint)
     if not isinstance(layer, Mapping):
         return _copy(layer)
-    if isinstance(base, str) and _are_numbers(layer):
-        base = [base]  # one name in the place of a list of named mappings
+    if _are_numbers(layer) and (isinstance(base, str) or _is_named(base)):
+        base = [base]  # one name, or named mapping, in the place of a list of them
     if isinstance(base, (list, tuple)) and all(str(key).isdigit() for key in layer):
         return _merge_by_index(base, layer, hint, source, path)
     if not isinstance(base, dict):
@@ -301,6 +301,10 @@ def _spell_out(base: Any, layer: Any, hint: Any) -> Any:
         if isinstance(layer, list | tuple):
             return [{"name": each} if isinstance(each, str) else each for each in layer]
     return layer
+
+
+def _is_named(value: Any) -> bool:
+    return isinstance(value, Mapping) and "name" in value
 
 
 def _are_numbers(keys: Mapping[Any, Any]) -> bool:

@@ -27,10 +27,10 @@ MAX_VALUES = 100_000
 MAX_BITS = 64
 
 WORDS = {
-    False: ("no", "off", "false", "n"),
-    True: ("yes", "on", "true", "y"),
+    False: ("no", "off", "false"),
+    True: ("yes", "on", "true"),
 }
-"""What YAML, or a person, writes for a boolean; see `_choose_words`."""
+"""What YAML reads as a boolean; see `_as_meant`."""
 
 
 def make(schema: type[T], values: Mapping[str, Any], source: str) -> T:

@@ -142,13 +142,15 @@ class Sampler(AnySampler):
     def left_out(self) -> Mapping[str, Any]:
         """See `AnySampler.left_out`."""
         config = self.config
-        parts = [("solver", config["solver"], self.solver)]
-        parts += [("schedule", config["schedule"], self.schedule)]
+        named: list[tuple[str, Any, Any]] = [
+            ("solver", config["solver"], self.solver),
+            ("schedule", config["schedule"], self.schedule),
+        ]
         for number, pair in enumerate(zip(config["guidance"], self.guidance, strict=True)):
-            parts.append((f"guidance.{number}", *pair))
+            named.append((f"guidance.{number}", *pair))
         return {
             key: value
-            for place, entry, built in parts
+            for place, entry, built in named
             for key, value in strength.left_out(entry, built, place)
         }
 

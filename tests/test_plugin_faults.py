@@ -198,11 +198,13 @@ class NoReader:
 MODULES = {
     "solvers": SOLVERS, "schedules": SCHEDULES, "guidance": GUIDANCE, "metrics": METRICS,
     "extractors": EXTRACTORS, "readers": READERS, "missing": "import not_there\n",
+    "exits": "raise SystemExit('no licence')\n",
 }  # fmt: skip
 
 ENTRIES = {
     "solvers": [
         "no-import = broken_plugins.missing:Solver",
+        "exits = broken_plugins.exits:Solver",
         "function = broken_plugins.solvers:function",
         "stranger = broken_plugins.solvers:Stranger",
         "abstract = broken_plugins.solvers:Abstract",
@@ -255,6 +257,11 @@ FAULTS: dict[str, tuple[list[str], str]] = {
         [*SAMPLE, "sampler.solver.name=no-import"],
         rf"the solver 'no-import' {OF} \(broken_plugins.missing:Solver\) cannot be loaded: "
         "ModuleNotFoundError: No module named 'not_there'",
+    ),
+    "solver whose import ends the program": (
+        [*SAMPLE, "sampler.solver.name=exits"],
+        rf"the solver 'exits' {OF} \(broken_plugins.exits:Solver\) cannot be loaded: "
+        "SystemExit: no licence",
     ),
     "solver that is a function": (
         [*SAMPLE, "sampler.solver.name=function"],

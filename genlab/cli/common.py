@@ -124,7 +124,8 @@ def said_once(overrides: Sequence[str], flags: Mapping[str, Any]) -> None:
     for text in overrides:
         key = text.partition("=")[0]
         if key.partition(".")[0] in flags:
-            option = f"--{key.partition('.')[0].replace('_', '-')}"
+            name = key.partition(".")[0]
+            option = "MODEL" if name == "model" else f"--{name.replace('_', '-')}"
             raise click.UsageError(
                 f"{option} and {text!r} say the same twice; leave one of them out"
             )

@@ -159,10 +159,9 @@ def command(
     from genlab.eval.sweep.run import Common
     from genlab.generators.processes import join
 
-    plan = make_plan(base, grid, variants, points)
     flags = settings_of(options)
-    for point in plan.points:
-        said_once(point.config_overrides, flags)
+    said_once(base, flags)
+    plan = make_plan(base, grid, variants, points)
     device = merge_settings(protocol, plan.points[0].config_overrides, flags).device
     processes = join(device)
     common = Common(

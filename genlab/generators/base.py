@@ -90,9 +90,8 @@ class Generator(SavedModel):
         self._evaluations = 0
         if not isinstance(sampler, AnySampler):
             own = ("the model's own sampler", sampler or {})
-            made = self.sampler_class.from_layers([*self.defaults(), own])
-            sampler = made.with_scales_of(None)
-        self.sampler: AnySampler = sampler
+            sampler = self.sampler_class.from_layers([*self.defaults(), own])
+        self.sampler: AnySampler = sampler.with_scales_of(None)
 
     def defaults(self) -> Layers:
         """What lies below the model's own sampler, because of its network."""
@@ -150,9 +149,8 @@ class Generator(SavedModel):
             layers = [*self.defaults(), *sampler_layers(sampler, own)]
             if stitch is not None:
                 layers.append(("the argument stitch", self.stitched(stitch)))
-            made = self.sampler_class.from_layers(layers, **short)
-            sampler = made.with_scales_of(self.sampler)
-        built = sampler.load_parts()
+            sampler = self.sampler_class.from_layers(layers, **short)
+        built = sampler.with_scales_of(self.sampler).load_parts()
         self.check_sampler(built)
         return built
 

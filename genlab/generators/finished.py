@@ -35,7 +35,7 @@ def fingerprint_of(path: Path) -> Fingerprint:
 
 
 class Finished:
-    """What is known of the files of one run; a file is looked into once.
+    """What is known of the files of one run; a file is looked into once, unless it changes.
 
     Attributes:
         told: name -> all fingerprints that a finished file of this name may have.
@@ -46,7 +46,7 @@ class Finished:
     def __init__(self) -> None:
         self.told: dict[str, set[Fingerprint]] = {}
         self.is_old = False
-        self._sound: set[str] = set()
+        self._seen: dict[str, tuple[tuple[int, int, int], bool]] = {}
 
     def learn(self, files: Mapping[str, Any] | None) -> None:
         """Take in noted fingerprints, by name; None is an old note without any."""
@@ -64,15 +64,14 @@ class Finished:
             name: under which it was noted.
             can_be_read: what decides for files of old runs.
         """
-        if name in self._sound:
-            return path.is_file()
         try:
-            sound = self._is_sound(path, name, can_be_read)
+            status = path.stat()
+            state = (status.st_size, status.st_mtime_ns, len(self.told.get(name, ())))
+            if self._seen.get(name, (None, False))[0] != state:
+                self._seen[name] = state, self._is_sound(path, name, can_be_read)
         except OSError:
             return False
-        if sound:
-            self._sound.add(name)
-        return sound
+        return self._seen[name][1]
 
     def _is_sound(self, path: Path, name: str, can_be_read: Callable[[Path], bool]) -> bool:
         if not path.is_file() or path.stat().st_size == 0:
@@ -84,7 +83,6 @@ class Finished:
     def wrote(self, name: str, written: Fingerprint) -> None:
         """Note a file that was just written."""
         self.told.setdefault(name, set()).add(written)
-        self._sound.add(name)
 
 
 def in_manifest(names: Iterable[str], files: Mapping[str, Path]) -> dict[str, Any]:

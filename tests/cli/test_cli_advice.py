@@ -34,12 +34,8 @@ def texts() -> Iterator[tuple[str, str]]:
                 inside |= {id(part) for part in node.values}
                 parts = (p.value if isinstance(p, ast.Constant) else "X" for p in node.values)
                 yield path.name, "".join(map(str, parts))
-            elif (
-                isinstance(node, ast.Constant)
-                and isinstance(node.value, str)
-                and id(node) not in inside
-            ):
-                yield path.name, node.value
+            elif isinstance(node, ast.Constant) and id(node) not in inside:
+                yield path.name, str(node.value)
 
 
 def quoted_commands() -> list[tuple[str, str]]:
@@ -47,6 +43,7 @@ def quoted_commands() -> list[tuple[str, str]]:
         (file, " ".join(match[1].split()))
         for file, text in texts()
         for match in re.finditer(r"'genlab ([a-z][^'\n]*(?:\n[^'\n]*)?)'", text)
+        if "%" not in match[1]  # the header of a format is no command
     ]
     return sorted(set(found))
 
@@ -114,9 +111,7 @@ def _is_free(each: type, keys: list[str]) -> bool:
 
 
 def test_an_option_and_a_setting_that_say_the_same_are_refused() -> None:
-    with pytest.raises(
-        click.UsageError, match=r"--metrics and 'metrics=\[kd\]' say the same twice"
-    ):
+    with pytest.raises(click.UsageError, match=r"--metrics and 'metrics=.*' say the same twice"):
         said_once(["metrics=[kd]"], {"metrics": ["fd"]})
     with pytest.raises(click.UsageError, match="--batch-size and 'batch_size=2' say the same"):
         said_once(["batch_size=2"], {"batch_size": 4})

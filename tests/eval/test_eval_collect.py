@@ -1,5 +1,6 @@
 """Collecting features: batches, parts, interruptions, and what comes out in the end."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -100,6 +101,30 @@ def test_an_interrupted_run_goes_on(samples: GeneratedImages, tmp_path: Path) ->
     assert sum(seen) == 57
     assert_same(found, gather(samples))
     assert not folder.exists()
+
+
+class Slow(Broken):
+    """Samples whose every batch took so many seconds to draw, it says."""
+
+    def __init__(self, inner: Samples, last: int, seconds: float) -> None:
+        super().__init__(inner, last)
+        self._seconds = seconds
+
+    def read(self, start: int, stop: int) -> Drawn:
+        return replace(super().read(start, stop), seconds=self._seconds)
+
+
+def test_the_time_is_that_of_what_this_run_has_drawn(
+    samples: GeneratedImages, tmp_path: Path
+) -> None:
+    with pytest.raises(KeyboardInterrupt):  # after 4 of 8 batches, on a busy machine
+        gather(Slow(samples, 32, seconds=1000.0), tmp_path, part_seconds=0.0)
+    resumed = gather(Slow(samples, 57, seconds=2.0), tmp_path, keep=True)
+    assert (resumed.seconds, resumed.timed) == (8.0, 57 - 32)
+    again = gather(Slow(samples, 57, seconds=2.0), tmp_path)
+    assert (again.seconds, again.timed) == (0.0, 0)
+    whole = gather(Slow(samples, 57, seconds=2.0))
+    assert (whole.seconds, whole.timed) == (16.0, 57)
 
 
 def test_a_damaged_part_is_computed_again(samples: GeneratedImages, tmp_path: Path) -> None:

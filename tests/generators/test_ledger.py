@@ -21,6 +21,7 @@ from PIL import Image
 from genlab import DiffusionGenerator
 from genlab.data.pixels import to_uint8
 from genlab.errors import OutputError, SamplingError
+from genlab.files import write_text
 from genlab.generators.drawing import draw_samples
 from genlab.generators.ledger import SampleLedger
 from genlab.generators.plan import SamplePlan
@@ -422,3 +423,105 @@ def test_an_archive_that_cannot_grow_leaves_no_file(tmp_path: Path, name: str) -
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == f"cannot write {path}: {os.strerror(errno.EFBIG)}"
     assert list(tmp_path.iterdir()) == []
+
+
+# Files that are not what they seem
+
+
+@pytest.mark.parametrize(
+    "content_", [b"", b"not a picture", "another"], ids=["empty", "text", "png"]
+)
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_file_that_is_not_as_it_was_noted_is_made_again(
+    draw: Callable[..., bool], tmp_path: Path, content_: bytes | str, finished: bool
+) -> None:
+    draw(tmp_path / "whole", plan())
+    if finished:
+        draw(tmp_path / "a", plan())
+    else:
+        with pytest.raises(StopError):
+            draw(tmp_path / "a", plan(), on_progress=stop_after(9))
+    victim = tmp_path / "a" / "images" / "00000" / "img00000001.png"
+    other = victim.with_name("img00000003.png")  # a picture of ours, but of another seed
+    victim.write_bytes(other.read_bytes() if isinstance(content_, str) else content_)
+    computed: list[int] = []
+    assert draw(tmp_path / "a", plan(), on_start=lambda todo, total: computed.append(todo))
+    assert computed == [4 if finished else 6]  # its whole batch, and what was to be done anyway
+    assert content(tmp_path / "a") == content(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("format_", ["zip", "npz"])
+def test_an_archive_that_is_not_as_it_was_noted_is_made_again(
+    draw: Callable[..., bool], tmp_path: Path, format_: str
+) -> None:
+    for name in ("a", "whole"):
+        draw(tmp_path / name, plan(format=format_))
+    (tmp_path / "a" / f"images.{format_}").write_bytes(b"")
+    assert draw(tmp_path / "a", plan(format=format_))
+    assert content(tmp_path / "a") == content(tmp_path / "whole")
+
+
+def test_a_foreign_file_in_an_unfinished_run_is_no_sample(
+    draw: Callable[..., bool], tmp_path: Path
+) -> None:
+    with pytest.raises(StopError):
+        draw(tmp_path / "a", plan(), on_progress=stop_after(5))
+    images = tmp_path / "a" / "images" / "00000"
+    (images / "img00000009.png").write_bytes((images / "img00000001.png").read_bytes())
+    draw(tmp_path / "a", plan())
+    draw(tmp_path / "whole", plan())
+    assert content(tmp_path / "a") == content(tmp_path / "whole")
+
+
+def test_runs_of_a_version_that_noted_no_hashes_go_on(
+    draw: Callable[..., bool], tmp_path: Path
+) -> None:
+    draw(tmp_path / "a", plan())
+    path = tmp_path / "a" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    del manifest["images"]["bytes"], manifest["images"]["sha256"]
+    path.write_text(json.dumps(manifest))
+    assert not draw(tmp_path / "a", plan())
+    (tmp_path / "a" / "images" / "00000" / "img00000001.png").write_bytes(b"")
+    assert draw(tmp_path / "a", plan())
+    draw(tmp_path / "whole", plan())
+    assert content(tmp_path / "a") == content(tmp_path / "whole")
+
+
+def test_a_stale_state_beside_a_finished_run_goes(
+    draw: Callable[..., bool], tmp_path: Path
+) -> None:
+    draw(tmp_path / "a", plan())
+    before = content(tmp_path / "a")
+    state = tmp_path / "a" / ".genlab"
+    state.mkdir()
+    (state / "plan.json").write_text(json.dumps(OTHER["weights"][0].record() | {"spent": {}}))
+    (state / "progress-0.jsonl").write_text('{"images": 4, "nfe": 99, "seconds": 1e6}\n')
+    assert not draw(tmp_path / "a", plan())
+    assert not state.exists()
+    assert content(tmp_path / "a") == before
+    state.mkdir()
+    (state / "progress-0.jsonl").write_text('{"images": 4, "nfe": 99, "seconds": 1e6}\n')
+    assert draw(tmp_path / "a", plan(range(16)))
+    spent = json.loads((tmp_path / "a" / "manifest.json").read_text())["spent"]
+    assert (spent["nfe_total"], spent["seconds"] < 1e6) == (54, True)
+
+
+def test_a_file_is_on_the_disk_before_it_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order: list[str] = []
+    real_sync, real_replace = os.fsync, Path.replace
+
+    def sync(handle: int) -> None:
+        order.append(f"sync {Path(f'/proc/self/fd/{handle}').readlink().suffix}")
+        real_sync(handle)
+
+    def replace_(self: Path, target: Path) -> Path:
+        order.append("name")
+        return real_replace(self, target)
+
+    monkeypatch.setattr(os, "fsync", sync)
+    monkeypatch.setattr(Path, "replace", replace_)
+    write_text(tmp_path / "a.txt", "text")
+    assert order == ["sync .tmp", "name", "sync "]

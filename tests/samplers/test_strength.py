@@ -98,7 +98,7 @@ def test_the_images_are_those_of_the_scale(
 
 
 def test_one_that_says_its_scale_keeps_it(guided: DiffusionGenerator) -> None:
-    said = {"guidance": [{"name": "cfg", "scale": 1}, {"name": "cads"}]}
+    said = {"guidance": [{"name": "cfg", "scale": 1}]}
     assert guided.build_sampler(said).config["guidance"] == said["guidance"]
     objects = Sampler(
         solver=guided.sampler.solver, schedule=guided.sampler.schedule, guidance=(ClassifierFree(),)
