@@ -35,8 +35,16 @@ def printable(text: object, most: int = MOST_TEXT) -> str:
     whole = str(text)
     if len(whole) > most:  # first, so that escapes of a large file's text are not all made
         whole = _ends(whole, most)
-    escaped = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in whole)
-    return _ends(escaped, most)
+    return _ends(escaped(whole), most)
+
+
+def escaped(text: str) -> str:
+    r"""Text with what is no printable character written as an escape sequence, however long.
+
+    >>> escaped("caf\udce9")
+    'caf\\udce9'
+    """
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def _ends(text: str, most: int) -> str:

@@ -26,7 +26,7 @@ _TEXT, _BOOL, _FLOAT, _NULL, _DATE = (
 )
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # yaml tells no types
     """Plain values alone: nothing in a file can make it build an object."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
@@ -95,7 +95,7 @@ def parse_value(text: str, where: str, hint: Any = None) -> Any:
     return parse(text, where, hint)
 
 
-class _Dumper(yaml.SafeDumper):
+class _Dumper(yaml.SafeDumper):  # type: ignore[misc]  # yaml tells no types
     """Writes what `_Loader` reads as the same values."""
 
     def ignore_aliases(self, data: Any) -> bool:

@@ -1,5 +1,6 @@
 """What YAML makes something else of, and what no file may do: on the command line and in files."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -118,7 +119,7 @@ def test_nothing_is_interpolated(
     monkeypatch.setenv("SECRET_TOKEN", "hunter2-secret")
     file = tmp_path / "a.yaml"
     file.write_text(f"free: {{steps: ['{value}']}}\n", encoding="utf-8")
-    tries = [
+    tries: list[Callable[[], object]] = [
         lambda: config.load(Settings, str(file), "sample"),
         lambda: config.load(Settings, None, "sample", [f"name={value}"]),
         lambda: config.load(Settings, None, "sample", [f"free.a='{value}'"]),

@@ -17,11 +17,12 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from genlab import compute
-from genlab.checkpoints.weights import check_state_dict, read_state_dict
+from genlab.checkpoints.weights import read_state_dict
 from genlab.data.pixels import from_uint8
 from genlab.errors import CheckpointError, ConfigError, EvaluationError
 from genlab.eval.extractors.base import FeatureExtractor, check_call, exact_float32
 from genlab.files import sha256
+from genlab.generators.claims import check_state_dict
 from genlab.networks.classifier_cnn import ClassifierCNN
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"

@@ -7,10 +7,11 @@ from pathlib import Path
 from torch import Tensor
 
 from genlab.checkpoints.download import download
-from genlab.checkpoints.weights import StateDict, check_state_dict, read_state_dict
+from genlab.checkpoints.weights import StateDict, read_state_dict
 from genlab.checkpoints.zoo import home
 from genlab.errors import CheckpointError, DownloadError
 from genlab.eval.extractors.inception_network import OUTPUTS, official_layers
+from genlab.generators.claims import check_state_dict
 
 URL = (
     "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/"

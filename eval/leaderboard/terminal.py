@@ -9,6 +9,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
+from genlab.errors import escaped
 from genlab.eval.leaderboard.board import Column, Group, Section
 from genlab.eval.leaderboard.ranking import plain_name
 from genlab.eval.leaderboard.records import Record
@@ -19,7 +20,6 @@ from genlab.eval.leaderboard.wording import (
     cost_text,
     entry_names,
     group_title,
-    printable,
     score_text,
     value_text,
 )
@@ -49,11 +49,11 @@ def print_sections(sections: Sequence[Section], width: int | None) -> None:
     """
     console = Console(width=width or PIPE_WIDTH, highlight=False, soft_wrap=True)
     for section in sections:
-        console.print(Text(printable(section.dataset), style="bold underline"))
+        console.print(Text(escaped(section.dataset), style="bold underline"))
         for number, group in enumerate(section.groups, start=1):
             label = f"protocol {number}, " if len(section.groups) > 1 else ""
             names = f"{label}{' / '.join(group.names)} ({group.key})"
-            console.print(Text(printable(f"{names}: {group_title(group)}"), style="bold"))
+            console.print(Text(escaped(f"{names}: {group_title(group)}"), style="bold"))
             _print_group(console, group, section.beside(group))
         _print_differences(console, section)
         if alone := section.alone():
@@ -66,7 +66,7 @@ def _print_differences(console: Console, section: Section) -> None:
         console.print(Text("what differs between these protocols", style="bold"))
     for key, values in section.differing.items():
         told = "   ".join(f"{i}: {value_text(value)}" for i, value in enumerate(values, start=1))
-        console.print(Text(printable(f"  {key}   {told}")))
+        console.print(Text(escaped(f"  {key}   {told}")))
 
 
 def _print_group(console: Console, group: Group, beside: Sequence[Record]) -> None:
@@ -110,7 +110,7 @@ def _print_table(console: Console, heads: Sequence[str], rows: Sequence[_Row]) -
         min(1, len(heads)),
     )
     console.print(_table(console, heads[:shown], rows), soft_wrap=False)
-    if left := [printable(" ".join(head.split("\n"))) for head in heads[shown:]]:
+    if left := [escaped(" ".join(head.split("\n"))) for head in heads[shown:]]:
         console.print(Text(f"not shown for want of room (--score): {', '.join(left)}\n", "dim"))
 
 
@@ -121,10 +121,10 @@ def _table(console: Console, heads: Sequence[str], rows: Sequence[_Row]) -> Tabl
     narrow = console.width < PIPE_WIDTH
     table.add_column("model", overflow="fold", max_width=MODEL_WIDTH if narrow else None)
     for head in (*heads, "NFE", "s/image"):
-        table.add_column(Text(_printable_lines(head)), justify="right", no_wrap=True)
+        table.add_column(Text(_escaped_lines(head)), justify="right", no_wrap=True)
     for row in rows:
         cells = (row.place, row.model, *row.cells[: len(heads)], *row.costs)
-        table.add_row(*(Text(printable(cell)) for cell in cells), style=row.style)
+        table.add_row(*(Text(escaped(cell)) for cell in cells), style=row.style)
     return table
 
 
@@ -133,6 +133,6 @@ def _fits(console: Console, table: Table) -> bool:
     return Measurement.get(console, console.options, table).maximum < console.width
 
 
-def _printable_lines(text: str) -> str:
-    """Like `printable`, line by line."""
-    return "\n".join(map(printable, text.split("\n")))
+def _escaped_lines(text: str) -> str:
+    """Like `escaped`, line by line."""
+    return "\n".join(map(escaped, text.split("\n")))

@@ -168,15 +168,6 @@ def source_url(source: str) -> str:
     return address[0] if address else ""
 
 
-def printable(text: str) -> str:
-    r"""Text from a record for a terminal: what could move its cursor shows as an escape.
-
-    >>> printable("red \x1b[31m")
-    'red \\x1b[31m'
-    """
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
-
-
 def value_text(value: Any) -> str:
     """Any plain value of a card.
 

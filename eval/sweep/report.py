@@ -12,9 +12,10 @@ from rich.table import Table
 from rich.text import Text
 
 from genlab import config as configs
+from genlab.errors import escaped
 from genlab.eval.leaderboard.ranking import plain_name
 from genlab.eval.leaderboard.records import Record
-from genlab.eval.leaderboard.wording import cost_text, printable, score_text
+from genlab.eval.leaderboard.wording import cost_text, score_text
 from genlab.eval.sweep.curves import COST_NAMES, Chart, Measured
 from genlab.eval.sweep.points import Plan
 from genlab.eval.sweep.run import Checked, Common, Result
@@ -214,7 +215,7 @@ def _print_table(heads: Sequence[str], rows: Sequence[Sequence[str]], width: int
             Text(head), justify="left" if left else "right", overflow="fold", no_wrap=not left
         )
     for row in rows:
-        table.add_row(*(Text(printable(cell)) for cell in row))
+        table.add_row(*(Text(escaped(cell)) for cell in row))
     console.print(table, soft_wrap=False)
 
 

@@ -240,7 +240,7 @@ def _generator_depth(state: State, num_blocks: int, config: Mapping[str, Any]) -
 def _fits_depth(state: State, num_blocks: int, depth: int) -> bool:
     """Whether the blocks' widths are those of a resolution with so many blocks each."""
     widths = next(
-        (each for each in biggan_deep.GENERATOR_WIDTHS.values() if len(each) * depth == num_blocks),
+        (each for each in biggan.GENERATOR_WIDTHS.values() if len(each) * depth == num_blocks),
         None,
     )
     if widths is None:

@@ -9,6 +9,8 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Int64, UInt8
 
+from genlab.errors import printable
+
 NO_LABEL = -1
 """The label of an image without one; networks read it as the null class."""
 
@@ -44,10 +46,6 @@ class Finding:
         return cls("note", code, message)
 
 
-MAX_SHOWN = 120
-"""Characters of a name that a message shows."""
-
-
 def some(items: Iterable[str], count: int = 3) -> str:
     """A few names for a message, made `printable`.
 
@@ -57,25 +55,6 @@ def some(items: Iterable[str], count: int = 3) -> str:
     listed = list(items)
     more = f" and {len(listed) - count:,} more" if len(listed) > count else ""
     return ", ".join(map(printable, listed[:count])) + more
-
-
-def printable(name: str) -> str:
-    r"""A name out of a file as any terminal can show it: cut, and with odd characters escaped.
-
-    >>> printable("caf\udce9\x1b[2J.png")
-    'caf\\udce9\\x1b[2J.png'
-    """
-    return escaped(name if len(name) <= MAX_SHOWN else f"{name[: MAX_SHOWN - 3]}...")
-
-
-def escaped(name: str) -> str:
-    """A name out of a file, whole, with odd characters escaped."""
-    if name.isprintable():
-        return name
-    return "".join(
-        letter if letter.isprintable() else letter.encode("unicode_escape").decode()
-        for letter in name
-    )
 
 
 class ImageSource(ABC):

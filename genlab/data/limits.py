@@ -3,8 +3,7 @@
 import unicodedata
 from collections.abc import Sequence
 
-from genlab.data.base import printable
-from genlab.errors import DataError
+from genlab.errors import DataError, printable
 
 MAX_CLASSES = 1_000_000
 """Most classes of a data set.

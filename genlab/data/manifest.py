@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int64
 
-from genlab.data.base import Finding, printable, some
+from genlab.data.base import Finding, some
 from genlab.data.containers import plain_path
 from genlab.data.limits import check_class_names, check_range
-from genlab.errors import DataError
+from genlab.errors import DataError, printable
 
 MANIFEST = "dataset.json"
 

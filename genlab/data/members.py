@@ -3,11 +3,11 @@
 import numpy as np
 from jaxtyping import UInt8
 
-from genlab.data.base import ImageSource, escaped
+from genlab.data.base import ImageSource
 from genlab.data.containers import Container, ZipContainer
 from genlab.data.decode import Picture, decode
 from genlab.data.layout import Layout, layout_of
-from genlab.errors import DataError
+from genlab.errors import DataError, escaped
 
 
 class MemberSource(ImageSource):

@@ -1,20 +1,18 @@
 """Arrays in an npz file, without trust: what a header claims is held against the file's size."""
 
-import io
 import math
 import zipfile
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
-from genlab.data.base import printable
-from genlab.errors import DataError
+from genlab.errors import DataError, printable
 from genlab.files import check_regular, is_special
 
-BinaryFile = zipfile.ZipExtFile | io.BufferedReader
+BinaryFile = IO[bytes]
 Array = np.ndarray[Any, np.dtype[Any]]
 
 DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError, RuntimeError)

@@ -1,16 +1,16 @@
 """Which array of an npz file holds the labels, and what its values mean."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from jaxtyping import Int64
 
-from genlab.data.base import Finding, printable, some
+from genlab.data.base import Finding, some
 from genlab.data.limits import check_class_names, check_range
 from genlab.data.manifest import Labelled
 from genlab.data.npy import Array, Header
-from genlab.errors import DataError
+from genlab.errors import DataError, printable
 
 _LABELS = re.compile(
     r"(.*[_.-])?(labels?|y|targets?|class(es)?|class_?(ids?|idx|ind(ex|ices))|categor(y|ies)|cls)"
@@ -67,7 +67,7 @@ def find_labels(
 
 def _choose(named: list[str], headers: Mapping[str, Header], count: int, split: str) -> str:
     """The one of several arrays with names of labels."""
-    tests = (
+    tests: tuple[Callable[[str], bool], ...] = (
         lambda name: _is_of(name, split),
         lambda name: headers[name].shape[:1] == (count,),
         lambda name: name.casefold() in ("labels", "label", "y"),

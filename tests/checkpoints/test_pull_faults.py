@@ -22,6 +22,7 @@ from genlab.checkpoints.download import _Redirects, check_address, download
 from genlab.checkpoints.pull import pull
 from genlab.errors import CheckpointError, ConfigError, DownloadError, OutputError
 from genlab.generators import folder as folders
+from genlab.generators import models
 
 NAME = "edm-cifar10-32x32-cond-vp"
 
@@ -165,7 +166,7 @@ WHOLE = {
 def test_sigterm_leaves_nothing_half_written(
     server: RangeServer, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write = folders.write_model
+    write = models.write_model
 
     def killed(*args: Any) -> None:
         write(*args)

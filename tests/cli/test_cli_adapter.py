@@ -174,7 +174,7 @@ def test_eval_and_compare_take_an_adapter(
     lora = tmp_path / "lora"
     write_small_adapter(lora, models / "base", "lora", "resolution=32")  # as the extractor's
     options = ["--metrics", "vendi", "--extractor", "cnn-fmnist", "--count", "8", STEPS, "-q"]
-    options += ["-o", tmp_path / "board", "--json"]
+    options += ["-o", str(tmp_path / "board"), "--json"]
     assert run("eval", lora, *options) == 0
     alone = json.loads(capsys.readouterr().out)
     assert run("eval", models / "base", "--adapter", lora, *options) == 0

@@ -3,6 +3,7 @@
 import io
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,9 +19,10 @@ IMAGES = np.random.default_rng(0).integers(0, 255, (6, 8, 8, 3), dtype=np.uint8)
 CLASSES = [0, 1, 2, 0, 1, 2]
 
 
-def saved(tmp_path: Path, **arrays: object) -> Path:
+def saved(tmp_path: Path, **arrays: Any) -> Path:
     path = tmp_path / "set.npz"
-    np.savez(path, **{name: np.asarray(values) for name, values in arrays.items()})
+    stored: dict[str, Any] = {name: np.asarray(values) for name, values in arrays.items()}
+    np.savez(path, **stored)
     return path
 
 
@@ -87,7 +89,7 @@ def test_labels_that_do_not_fit_are_refused_with_the_reason(
 
 @pytest.mark.parametrize("kind", [np.float32, np.uint8, bool])
 def test_one_hot_rows_are_read_as_classes(tmp_path: Path, kind: type) -> None:
-    rows = np.eye(3, dtype=kind)[CLASSES]
+    rows: Any = np.eye(3, dtype=kind)[CLASSES]
     assert labels_of(saved(tmp_path, arr_0=IMAGES, arr_1=rows)) == CLASSES
 
 

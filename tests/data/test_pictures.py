@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.ImageFont import FreeTypeFont
 
 from genlab.data import fonts, pictures
 from genlab.data.fonts import pen_for
@@ -113,7 +114,9 @@ def test_names_with_umlauts_and_other_letters_are_legible() -> None:
 
 
 def test_plain_names_do_not_depend_on_the_fonts_of_the_system() -> None:
-    assert pen_for(["Ankle boot, 2.5 %"], 12).font.getname() == ("Aileron", "Regular")
+    font = pen_for(["Ankle boot, 2.5 %"], 12).font
+    assert isinstance(font, FreeTypeFont)
+    assert font.getname() == ("Aileron", "Regular")
 
 
 def test_without_fonts_letters_are_spelled_without_their_marks(

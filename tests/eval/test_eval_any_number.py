@@ -6,6 +6,7 @@ import shutil
 import subprocess
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import pytest
 from small_records import make_record
@@ -108,7 +109,8 @@ def test_records_of_one_model_say_whose_they_are(capsys: pytest.CaptureFixture[s
 
 @pytest.mark.parametrize("width", [60, 80, 100, 140])
 def test_no_number_is_cut_in_a_terminal(width: int, capsys: pytest.CaptureFixture[str]) -> None:
-    scores = dict.fromkeys(("fd", "kd", "precision", "recall", "density", "coverage"), 1234.5)
+    names = ("fd", "kd", "precision", "recall", "density", "coverage")
+    scores: dict[str, Any] = dict.fromkeys(names, 1234.5)
     record = make_record("a-model-of-a-rather-long-name", nfe=1000, seconds=0.0123, **scores)
     print_sections(arrange(entries(record)), width)
     out = capsys.readouterr().out

@@ -1,6 +1,7 @@
 """Labels of samples against the classes of a classifier or of real images: by name, or refused."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -108,7 +109,7 @@ def test_cas_matches_the_classes_of_samples_and_reference_by_name() -> None:
 # --- what a reference is called ----------------------------------------------------------------
 
 
-def name_of(spec: Path, **options: str) -> str:
+def name_of(spec: Path, **options: Any) -> str:
     found = find_reference(str(spec), TinyExtractor(), [Need("moments", "features")], **options)
     return str(found.identity["name"])
 

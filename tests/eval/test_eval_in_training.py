@@ -18,6 +18,7 @@ from genlab.eval.moments import Moments
 from genlab.eval.samples import as_rgb
 from genlab.finetuning.run import FinetuneRun
 from genlab.finetuning.trainer import FinetuneTrainer
+from genlab.generators.base import Generator
 from genlab.training.config import DataConfig, Fit
 from genlab.training.evaluation import Evaluation
 from genlab.training.export import Choice, make_product
@@ -51,6 +52,7 @@ def test_the_log_holds_the_distance_of_samples_by_the_averaged_weights(
     assert all(scores.scores.keys() <= line.keys() for line in scored)
 
     generator, _ = make_product(FinetuneRun(tmp_path / "run"), Choice())
+    assert isinstance(generator, Generator)
     images, labels = trainer.batches.dataset.load_all()
     chosen = labels[torch.linspace(0, len(labels) - 1, 8).long()].tolist()
     drawn = to_uint8(generator.sample(range(8), chosen, generator.sampler))

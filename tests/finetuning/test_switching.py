@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from small_adapters import draw, write_base, write_small_adapter
+from torch import Tensor
 
 import genlab
 from genlab.errors import CheckpointError, ConfigError, UnknownNameError
@@ -36,7 +37,7 @@ def test_switching_shares_the_base_and_leaves_it_as_it_was(base: Path, adapters:
     for name in ("lora", "diffit"):
         models.add(name, adapters / name)
     assert (models.names, models.active) == (("lora", "diffit"), None)
-    drawn = {}
+    drawn: dict[str, Tensor] = {}
     for name in ("lora", "diffit", "lora", "diffit"):
         adapted = models.use(name)
         assert adapted.class_names == ("x", "y", name)
@@ -76,6 +77,8 @@ def test_names_are_checked(base: Path, adapters: Path, tmp_path: Path) -> None:
     assert models.names == ("lora",)
     models.use("lora")
     models.remove("lora")
-    assert (models.names, models.active, models.generator) == ((), None, models.base)
+    names, active = models.names, models.active
+    assert (names, active) == ((), None)
+    assert models.generator is models.base
     with pytest.raises(ConfigError, match="has the adapter 'lora' already"):
         AdapterSet(genlab.load(adapters / "lora")).add("diffit", adapters / "diffit")

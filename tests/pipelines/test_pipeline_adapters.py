@@ -39,10 +39,15 @@ def expected(model: Path) -> Tensor:
     return genlab.load(model).sample([0, 1], [2, 2], FEW) / 2 + 0.5
 
 
+def in_use(pipe: GenLabPipeline) -> tuple[str | None, tuple[str, ...]]:
+    """The adapter, and the names of the classes that the pipeline has by it."""
+    return pipe.adapter, tuple(pipe.config["class_names"])
+
+
 def test_adapters_are_loaded_chosen_and_forgotten(base: Path, adapters: Path) -> None:
     pipe = GenLabPipeline.from_pretrained(base)
     assert pipe.load_adapter(adapters / "lora") == "lora"
-    assert (pipe.adapter, tuple(pipe.config.class_names)) == ("lora", NAMES)
+    assert in_use(pipe) == ("lora", NAMES)
     assert torch.equal(pictures(pipe), expected(adapters / "lora"))
     assert torch.equal(pictures(pipe, "ship"), expected(adapters / "lora"))
     pipe.load_adapter(str(adapters / "diffit"), "lamps")
@@ -51,7 +56,7 @@ def test_adapters_are_loaded_chosen_and_forgotten(base: Path, adapters: Path) ->
     pipe.set_adapter("lora")
     assert torch.equal(pictures(pipe), expected(adapters / "lora"))
     pipe.set_adapter(None)
-    assert (pipe.adapter, tuple(pipe.config.class_names)) == (None, BASE_NAMES)
+    assert in_use(pipe) == (None, BASE_NAMES)
     assert torch.equal(pictures(pipe), expected(base))
     pipe.set_adapter("lamps")
     pipe.unload_adapter("lamps")
