@@ -194,14 +194,13 @@ def _read_all(sources: Sequence[Path]) -> "tuple[list[Entry], list[EvaluationErr
 def _report(broken: "Sequence[EvaluationError]", skip: bool) -> None:
     """Name every broken file; they stop the command unless they were to be skipped."""
     from genlab.errors import EvaluationError
-    from genlab.eval.leaderboard.wording import printable
 
     for error in broken if skip else broken[:-1]:
-        click.echo(f"{'left out: ' if skip else ''}{printable(str(error))}", err=True)
+        click.echo(f"{'left out: ' if skip else ''}{error}", err=True)
     if broken and not skip:
         number = f"{len(broken)} files are" if len(broken) > 1 else "one file is"
         raise EvaluationError(
-            f"{printable(str(broken[-1]))}; {number} no sound record: mend or remove it, or go on "
+            f"{broken[-1]}; {number} no sound record: mend or remove it, or go on "
             "without with --skip-broken"
         )
 
