@@ -22,6 +22,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,7 @@ from genlab.training.export import Choice, make_product
 
 BATCH = 50
 COLUMNS = 10
+ROWS = ("untouched", "classifier", "images", "real")
 STUDENT_95 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365}
 """Degrees of freedom -> two-sided 95 % quantile of Student's t."""
 
@@ -250,19 +252,25 @@ def main() -> None:
         print(f"repeat {repeat}, {name}: {scores[name][-1]}", flush=True)
 
     for repeat in range(options.repeats):
-        chosen = choose(train.labels, options.images, repeat)
-        note("untouched, nearest class", of_vectors(base, [vectors[row] for row in rows]), repeat)
-        note("untouched, mean of classes", of_vectors(base, [vectors.mean(0)] * len(rows)), repeat)
-        seeded = RetargetConfig(**{**asdict(config), "seed": 1000 * repeat})
-        moved, seconds = timed(lambda s=seeded: retarget(base, classifier, judge.names, s))
-        note("by a classifier", of_model(moved.generator), repeat, seconds)
-        with tempfile.TemporaryDirectory() as folder:
+        if "untouched" in options.rows:
+            best, mean = [vectors[row] for row in rows], [vectors.mean(0)] * len(rows)
+            note("untouched, nearest class", of_vectors(base, best), repeat)
+            note("untouched, mean of classes", of_vectors(base, mean), repeat)
+        if "classifier" in options.rows:
+            seeded = RetargetConfig(**{**asdict(config), "seed": 1000 * repeat})
+            work: Any = partial(retarget, base, classifier, judge.names, seeded)
+            moved, seconds = timed(work)
+            note("by a classifier", of_model(moved.generator), repeat, seconds)
+        if "images" in options.rows:
+            chosen = choose(train.labels, options.images, repeat)
             images = [row for each in chosen for row in each]
-            work: Any = lambda f=folder, i=images, r=repeat: by_images(options, i, r, Path(f))  # noqa: E731
-            tuned, seconds = timed(work)
-        note("by images", of_model(tuned), repeat, seconds)
-        real = choose(train.labels, options.samples, repeat)
-        scores.setdefault("real training images", []).append(judge.score_real(train, real))
+            with tempfile.TemporaryDirectory() as folder:
+                work = partial(by_images, options, images, repeat, Path(folder))
+                tuned, seconds = timed(work)
+            note("by images", of_model(tuned), repeat, seconds)
+        if "real" in options.rows:
+            real = choose(train.labels, options.samples, repeat)
+            scores.setdefault("real training images", []).append(judge.score_real(train, real))
     options.output.mkdir(parents=True, exist_ok=True)
     record = {
         "classes": judge.names,
@@ -296,6 +304,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--samples", type=int, default=500, help="of each class")
     parser.add_argument("--images", type=int, default=100, help="of each class, to train on")
     parser.add_argument("--kimg", type=float, default=6.0, help="training by images")
+    parser.add_argument("--rows", nargs="+", default=ROWS, choices=ROWS, help="what to measure")
     parser.add_argument("--search", nargs="*", default=[], metavar="KEY=VALUE")
     parser.add_argument("--settings", nargs="*", default=[], metavar="KEY=VALUE")
     return parser.parse_args()
