@@ -60,6 +60,7 @@ def _model_of_a_run(source: str) -> Any:
 # Told from here, above all rooms, since a sampler cannot know of training; and by name, since every
 # room imports this module.
 import_module("genlab.samplers.parts").loads_from_runs("generator")(_model_of_a_run)
+import_module("genlab.diffusers_import").show_pipeline()
 
 
 def __getattr__(name: str) -> Any:

@@ -177,6 +177,12 @@ def follow(trainer: "Trainer", lines: list[dict[str, Any]]) -> "Outcome":
     metavar="N",
     help="The weights after N images, where a snapshot has them; default: the latest.",
 )
+@click.option(
+    "--posthoc",
+    metavar="RULE",
+    help="How snapshots make a sigma_rel: constrained (the default), the nearest average of "
+    "coefficients that sum to 1; edm2, NVIDIA's, the nearest of all over the sum.",
+)
 @click.option("--dtype", type=DTYPES, help="What the weights are stored in; default: float32.")
 @click.option(
     "--discriminator",
@@ -203,6 +209,7 @@ def export(
     output: Path,
     ema: str,
     images: int | None,
+    posthoc: str | None,
     dtype: str | None,
     discriminator: bool,
     calibration_images: int | None,
@@ -220,7 +227,7 @@ def export(
         if "=" not in fact:
             raise click.UsageError(f"--fact {fact!r}: write NAME=TEXT")
     rows = {name: text for name, _, text in (fact.partition("=") for fact in facts)}
-    choice = Choice.parse(ema, images)
+    choice = Choice.parse(ema, images, posthoc)
     if calibration_images is not None and not discriminator:
         raise click.UsageError("--calibration-images goes with --discriminator")
     if discriminator:
