@@ -1,6 +1,7 @@
 """What users of diffusers expect of a pipeline object beside its call."""
 
 import os
+from abc import abstractmethod
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -41,9 +42,9 @@ class PipelineConventions(DiffusionPipeline):
 
     _card: str | None = None
 
+    @abstractmethod
     def as_generator(self) -> Generator:
         """The generator behind the pipeline."""
-        raise NotImplementedError
 
     @property
     def scheduler(self) -> AnySampler:
