@@ -70,7 +70,7 @@ class PipelineConventions(DiffusionPipeline):
     def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:
         """Write the folder, the model card with it; arguments as in diffusers."""
         card = self.card  # before, since the folder may be the one that it is read from
-        super().save_pretrained(save_directory, **kwargs)  # type: ignore[no-untyped-call]  # diffusers tells no types
+        super().save_pretrained(save_directory, **kwargs)
         if card is not None:
             write_text(Path(save_directory) / CARD, card)
 
