@@ -74,6 +74,7 @@ def _adapter_names() -> list[str]:
 import_module("genlab.samplers.parts").loads_from_runs("generator")(_model_of_a_run)
 _beside = import_module("genlab.checkpoints.beside")
 _beside.register("adapter", _beside.Beside(read=_model_with_adapter, names=_adapter_names))
+import_module("genlab.diffusers_import").show_pipeline()
 
 
 def __getattr__(name: str) -> Any:

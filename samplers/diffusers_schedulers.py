@@ -24,11 +24,19 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from genlab.diffusion.denoiser import State
+from genlab.diffusion.discrete import Discrete, betas
 from genlab.diffusion.flow import LARGEST
 from genlab.diffusion.noise_levels import NoiseLevels
 from genlab.errors import ConfigError, nearest
 
 Settings = Mapping[str, Any]
+
+BETA_SCHEDULES = {
+    "linear": "linear",
+    "scaled_linear": "scaled_linear",
+    "cosine": "squaredcos_cap_v2",
+}
+"""Our names of schedules of betas -> diffusers'."""
 
 PURE_NOISE = 2.0**23
 """Above this a discrete model's largest noise level stands for noise alone."""
@@ -129,6 +137,9 @@ _LARGEST_NUMBER = 100_000
 _LONGEST = 40
 """Settings may come from a file: what they could make diffusers allocate is bounded."""
 
+_NO_DATA = ("tau_func", "solver_p")
+"""Settings that are a function and a scheduler."""
+
 _NOT_STEP_OPTIONS = {
     "self",
     "model_output",
@@ -208,7 +219,7 @@ def check_settings(scheduler: str, config: Settings, step: Settings) -> None:
                     f"{nearest(name, known)}"
                 )
             wanted = _wanted(known[name], given[name])
-            if wanted or (name == "tau_func" and given[name] is not None):  # it is a function
+            if wanted or (name in _NO_DATA and given[name] is not None):
                 raise ConfigError(
                     f"{name} of {scheduler} must be {wanted or 'left out'}, got "
                     f"{reprlib.repr(given[name])}"
@@ -357,6 +368,37 @@ class Run:
             ahead = next((i for i in range(index, len(orders)) if orders[i] == 1), len(orders))
             orders[index:ahead] = range(1, ahead - index + 1)
 
+    def rehearse(self, step_options: Settings) -> None:
+        """Go through all calls once, on one pixel of which the network says 0.
+
+        The scheduler is used up by it.
+
+        Args:
+            step_options: what ``step`` is given beside the state.
+
+        Raises:
+            ConfigError: a step is refused, or leads to what is not a number.
+        """
+        state = torch.ones(1, 1, 1, 1)
+        output = torch.zeros(1, 2 if self.variance else 1, 1, 1)
+        options = dict(step_options)
+        if "generator" in inspect.signature(self.scheduler.step).parameters:
+            options["generator"] = torch.Generator().manual_seed(0)
+        try:
+            with quiet(), torch.no_grad():
+                for call, t in enumerate(self.timesteps):
+                    self.network_input(state, call)
+                    state = self.scheduler.step(output, t, state, **options, return_dict=False)[0]
+        except Exception as error:  # whatever it raises is about its settings
+            raise refusal(self.name, error) from error
+        if not bool(state.isfinite().all()):
+            own = defaults_of(self.name)
+            changed = [key for key, value in self.config.items() if value != own.get(key)]
+            raise ConfigError(
+                f"{self.name} of diffusers draws what is not a number with its settings "
+                f"({', '.join(changed)}); leave out what is not a default"
+            )
+
     def _check(self, noise_levels: NoiseLevels | None) -> None:
         falling = all(a >= b for a, b in zip(self.levels, self.levels[1:], strict=False))
         if not (falling and all(0 < level < math.inf for level in self.levels)):
@@ -409,12 +451,30 @@ def _model_settings(
                 f"{owned} of {name} is the model's own, which has {len(levels)} timesteps; leave "
                 "it out"
             )
+    rescaled = float(levels[-1]) > PURE_NOISE
+    if rescaled and "rescale_betas_zero_snr" in known:
+        settings["rescale_betas_zero_snr"] = True
+    if isinstance(noise_levels, Discrete) and (not rescaled or "rescale_betas_zero_snr" in known):
+        return settings | beta_settings(noise_levels)
     alpha_bar = 1 / (1 + levels**2)
     alpha = alpha_bar / torch.cat([alpha_bar.new_ones(1), alpha_bar[:-1]])
-    settings |= {"num_train_timesteps": len(levels), "trained_betas": (1 - alpha).tolist()}
-    if float(levels[-1]) > PURE_NOISE and "rescale_betas_zero_snr" in known:
-        settings["rescale_betas_zero_snr"] = True
-    return settings
+    return settings | {"num_train_timesteps": len(levels), "trained_betas": (1 - alpha).tolist()}
+
+
+def beta_settings(model: Discrete) -> dict[str, Any]:
+    """The betas of a discrete model as settings of a scheduler of diffusers.
+
+    By name, since diffusers computes them in float32: betas made of our noise levels would be
+    rounded otherwise, which shows where few levels are spaced between the smallest and the largest.
+    """
+    table = betas(model.schedule, model.T, model.beta_start, model.beta_end)
+    start, end = model.beta_start, model.beta_end
+    return {
+        "num_train_timesteps": model.T,
+        "beta_schedule": BETA_SCHEDULES[model.schedule],
+        "beta_start": float(table[0]) if start is None else start,
+        "beta_end": float(table[-1]) if end is None else end,
+    }
 
 
 def _group(scheduler: Any) -> list[tuple[int, ...]]:

@@ -87,6 +87,7 @@ def card(generator: Product, name: str, origin: Origin) -> str:
         "```python",
         *_example(generator),
         "```",
+        *_for_diffusers(generator),
         "",
     ]
     return "\n".join(lines)
@@ -119,6 +120,15 @@ def _example(model: Product) -> list[str]:
         "",
         'generator = genlab.load("path/to/this/folder")',
         f"images = generator.sample(seeds=range(4){labels})",
+    ]
+
+
+def _for_diffusers(model: Product) -> list[str]:
+    if isinstance(model, NoisyClassifier | GanDiscriminator):
+        return []
+    return [
+        "",
+        "After `import genlab`, `DiffusionPipeline.from_pretrained` of diffusers reads it, too.",
     ]
 
 

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError, safe_open
+
 from genlab.checkpoints.weights import StateDict, read_state_dict
 from genlab.errors import CheckpointError
 from genlab.files import read_json_object
@@ -52,6 +54,24 @@ def read_weights(folder: Path) -> StateDict:
     raise CheckpointError(
         f"{folder} holds no weights: there is no {WEIGHTS}.safetensors; fetch the whole folder"
     )
+
+
+def read_metadata(folder: Path) -> dict[str, str]:
+    """The metadata of a model's weights: empty where they are pickled or in shards.
+
+    Raises:
+        CheckpointError: the file is damaged.
+    """
+    path = folder / f"{WEIGHTS}.safetensors"
+    if not path.is_file():
+        return {}
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            return dict(file.metadata() or {})
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(
+            f"{path} is cut short or damaged ({str(error).rstrip('.')}); fetch or save it again"
+        ) from error
 
 
 def _read_shards(index: Path) -> StateDict:

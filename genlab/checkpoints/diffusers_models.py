@@ -13,7 +13,13 @@ from safetensors.torch import save_file
 
 from genlab.checkpoints import diffusers_dit
 from genlab.checkpoints.base import Config, Product
-from genlab.checkpoints.diffusers_folder import WEIGHTS, class_of, known_options, read_weights
+from genlab.checkpoints.diffusers_folder import (
+    WEIGHTS,
+    class_of,
+    known_options,
+    read_metadata,
+    read_weights,
+)
 from genlab.checkpoints.diffusers_schedulers import parse_scheduler, scheduler_config
 from genlab.checkpoints.weights import build_network
 from genlab.diffusion.discrete import Discrete
@@ -26,6 +32,7 @@ from genlab.generators.models import MODEL_CONFIG, read_config
 from genlab.networks import DiT
 from genlab.networks.diffusers_dit import DiffusersDiT
 from genlab.networks.diffusers_unet import DiffusersUNet
+from genlab.samplers.diffusers_schedulers import defaults_of
 
 UNET, DIT = "UNet2DModel", "DiTTransformer2DModel"
 MODELS = (UNET, DIT)
@@ -38,8 +45,11 @@ _NULL_CLASS = 1000
 """What diffusers' DiTPipeline takes for it, whatever the network."""
 
 _OFFICIAL_TIMES = "genlab_official_time_features"
-"""Marks what `export_dit` wrote from a DiT whose time features are the paper's; diffusers passes
-over it."""
+"""Marks, in the metadata of their file, weights of a DiT whose time features are the paper's.
+Whoever writes the weights anew, such as diffusers, leaves it out: they are then those of diffusers'
+class, with its time features."""
+
+_IMAGE_CHANNELS = (1, 3)
 
 
 class DiffusersReader:
@@ -114,12 +124,12 @@ def _read_network(folder: Path) -> Any:
         return _read_unet(folder, config, state)
     options = diffusers_dit.options_of(config, state, folder)
     converted = diffusers_dit.from_diffusers(state)
-    if config.get(_OFFICIAL_TIMES) is True:
+    if read_metadata(folder).get(_OFFICIAL_TIMES) == "true":
         plain = diffusers_dit.as_plain(converted)
         if plain is None:
             raise CheckpointError(
-                f"{folder} is marked as a DiT of the paper's kind, but its blocks have different "
-                f"embedders; take {_OFFICIAL_TIMES} out of its {MODEL_CONFIG}"
+                f"the weights in {folder} are marked as those of the paper's DiT, but its blocks "
+                f"have different embedders; take {_OFFICIAL_TIMES} out of their metadata"
             )
         options.pop("norm_eps")
         return build_network(DiT, options, plain, f"{folder} (DiT)", computed=["pos_embed"])
@@ -223,28 +233,40 @@ def export_dit(generator: Product, folder: Path | str) -> list[str]:
         )
     folder = Path(folder)
     config, state = diffusers_dit.to_diffusers(network)
-    notes = []
+    notes, metadata = [], {"format": "pt"}
     if isinstance(network, DiT):
-        config[_OFFICIAL_TIMES] = True
+        metadata[_OFFICIAL_TIMES] = "true"
         notes.append(
             "diffusers computes a DiT's time features at frequencies of its own, so it does not "
             "draw the images that GenLab draws with these weights"
         )
-    _write_model(folder / "transformer", config, state)
-    clip = generator.autoencoder is None
-    scheduling = scheduler_config(preconditioning, clip=clip)
+    _write_model(folder / "transformer", config, state, metadata)
+    scheduling = scheduler_config(preconditioning, clip=_clips(generator))
     _write_json(folder / "scheduler" / SCHEDULER, scheduling)
-    if generator.autoencoder is None:
-        notes.append("the model has no autoencoder, so there is no DiTPipeline to load it as")
-        return notes
     if generator.num_classes != _NULL_CLASS:
         notes.append(
             f"DiTPipeline takes class {_NULL_CLASS} for the null class, so this model of "
             f"{generator.num_classes} classes can only be drawn from with guidance_scale=1 there"
         )
+    if generator.autoencoder is None:
+        notes.append("the model has no autoencoder, so there is no DiTPipeline to load it as")
+        return notes
     generator.autoencoder.save_pretrained(folder / "vae")
     _write_json(folder / INDEX, _pipeline_index(generator.autoencoder, generator.class_names))
     return notes
+
+
+def _clips(generator: DiffusionGenerator) -> bool:
+    """Whether a scheduler may clip the denoised estimate to [-1, 1]: never where it is of latents.
+
+    Of images it does where the model's own sampler does, or does not say.
+    """
+    is_image = generator.autoencoder is None and generator.state_shape[0] in _IMAGE_CHANNELS
+    solver = generator.sampler.config["solver"]
+    if solver["name"] == "diffusers":
+        settings = {**defaults_of(solver["scheduler"]), **solver.get("config", {})}
+        return is_image and bool(settings.get("clip_sample"))
+    return is_image and bool(solver.get("clip", True))
 
 
 def _pipeline_index(autoencoder: Autoencoder, names: Sequence[str] | None) -> dict[str, Any]:
@@ -257,10 +279,12 @@ def _pipeline_index(autoencoder: Autoencoder, names: Sequence[str] | None) -> di
     }
 
 
-def _write_model(folder: Path, config: Mapping[str, Any], state: dict[str, Any]) -> None:
+def _write_model(
+    folder: Path, config: Mapping[str, Any], state: dict[str, Any], metadata: dict[str, str]
+) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     weights = folder / f"{WEIGHTS}.safetensors"
-    save_file(state, weights, metadata={"format": "pt"})
+    save_file(state, weights, metadata=metadata)
     make_public(weights)
     _write_json(folder / MODEL_CONFIG, config)
 

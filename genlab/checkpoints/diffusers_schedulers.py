@@ -6,19 +6,27 @@ runs (`genlab.samplers.solvers.diffusers_scheduler`).
 """
 
 import reprlib
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from genlab.checkpoints.options import Option, integer, number, values_of
-from genlab.diffusion.discrete import Discrete, betas
+from genlab.diffusion.discrete import Discrete
 from genlab.errors import ConfigError, nearest
+from genlab.samplers.diffusers_schedulers import (
+    BETA_SCHEDULES,
+    MODEL_OWNED,
+    Run,
+    beta_settings,
+    check_settings,
+    defaults_of,
+)
 from genlab.samplers.diffusers_schedulers import KINDS as RUN
-from genlab.samplers.diffusers_schedulers import MODEL_OWNED, Run, check_settings, defaults_of
 from genlab.samplers.schedules.diffusers_scheduler import diffusers_sampler
 from genlab.samplers.schedules.timesteps import SPACINGS
 
-SCHEDULES = {"linear": "linear", "scaled_linear": "scaled_linear", "squaredcos_cap_v2": "cosine"}
+SCHEDULES = {theirs: ours for ours, theirs in BETA_SCHEDULES.items()}
 PREDICTIONS = {"epsilon": "epsilon", "v_prediction": "v", "sample": "x0"}
 VARIANCES = {
     "fixed_small": "fixed_small",
@@ -30,6 +38,10 @@ VARIANCES = {
 }
 
 
+class ReplacedSchedulerWarning(UserWarning):
+    """A folder is sampled otherwise than its scheduler would: by the same method, other draws."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Native:
     """A scheduler of diffusers that is a solver of ours.
@@ -38,7 +50,8 @@ class _Native:
         solver: our solver's config.
         obeyed: settings that any value of is obeyed; all others must have diffusers' default.
         allowed: settings -> values for which the two are the same.
-        holds: what else they have to fulfil: (settings, number of steps) -> whether they do.
+        holds: what else they have to fulfil for every number of steps, since that may be changed
+            after a folder is read: settings -> whether they do.
         open_end: see `genlab.samplers.schedules.timesteps.Timesteps`.
         continuous: whether it visits noise levels between timesteps.
     """
@@ -46,7 +59,7 @@ class _Native:
     solver: Mapping[str, Any]
     obeyed: tuple[str, ...] = ()
     allowed: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
-    holds: Callable[[Mapping[str, Any], int], bool] = lambda settings, num_steps: True
+    holds: Callable[[Mapping[str, Any]], bool] = lambda settings: True
     open_end: bool = False
     continuous: bool = False
 
@@ -61,42 +74,54 @@ class _Native:
                 found.append(setting)
         return found
 
-    def stands_for(self, settings: Mapping[str, Any], name: str, num_steps: int) -> bool:
-        """Whether it draws the picture of a scheduler with these settings."""
-        return not self.differing(settings, name) and self.holds(settings, num_steps)
+    def stands_for(self, settings: Mapping[str, Any], name: str) -> bool:
+        """Whether it draws the pictures of a scheduler with these settings, in any step count."""
+        return not self.differing(settings, name) and self.holds(settings)
 
 
-def _ends_where_the_next_begins(settings: Mapping[str, Any], num_steps: int) -> bool:
+def _ends_where_the_next_begins(settings: Mapping[str, Any]) -> bool:
     """DDIM and DDPM step ``T // num_steps`` timesteps down, wherever the next one begins."""
-    divides = settings["num_train_timesteps"] % num_steps == 0
-    return divides and settings["timestep_spacing"] != "linspace"
+    # With an offset as large as a step, the last one does not lead to the image.
+    return settings["timestep_spacing"] == "leading" and settings["steps_offset"] == 0
 
 
-def _knows_no_pure_noise(settings: Mapping[str, Any], num_steps: int) -> bool:
+def _draws_its_variance(settings: Mapping[str, Any]) -> bool:
+    """DDPM draws with the logarithm of the variance where it is ``fixed_large_log``."""
+    log = settings["variance_type"] == "fixed_large_log"
+    return not log and _ends_where_the_next_begins(settings)
+
+
+def _knows_no_pure_noise(settings: Mapping[str, Any]) -> bool:
     """These take sigma 4096 for pure noise, and a step from there is not one from more."""
     return not settings.get("rescale_betas_zero_snr")
 
 
-def _keeps_its_order(settings: Mapping[str, Any], num_steps: int) -> bool:
+def _keeps_its_order(settings: Mapping[str, Any]) -> bool:
     """Of order 3, fewer than 15 steps end with one of order 2, and the SDE is another one."""
-    lowers = settings["lower_order_final"] and num_steps < 15
     is_ode = settings["algorithm_type"] == "dpmsolver++"
-    return _knows_no_pure_noise(settings, num_steps) and (
-        settings["solver_order"] < 3 or (is_ode and not lowers)
+    return _knows_no_pure_noise(settings) and (
+        settings["solver_order"] < 3 or (is_ode and not settings["lower_order_final"])
     )
 
 
-def _starts_from_noise(settings: Mapping[str, Any], num_steps: int) -> bool:
+def _starts_from_noise(settings: Mapping[str, Any]) -> bool:
     """With ``leading`` timesteps these start from a little more noise than the first level."""
+    # Their largest level is one in float32, where 1 - beta of a cosine schedule has five digits.
+    cosine = settings["beta_schedule"] == "squaredcos_cap_v2"
     even = settings["timestep_spacing"] != "leading"
-    return even and _knows_no_pure_noise(settings, num_steps)
+    return even and not cosine and _knows_no_pure_noise(settings)
 
 
-def _spans_the_levels(settings: Mapping[str, Any], num_steps: int) -> bool:
+def _predicts_no_image(settings: Mapping[str, Any]) -> bool:
+    """This one refuses models that predict the image."""
+    return settings["prediction_type"] != "sample" and _starts_from_noise(settings)
+
+
+def _spans_the_levels(settings: Mapping[str, Any]) -> bool:
     """Uneven levels of this one lie between the first and the last of its timesteps."""
     uneven = any(settings.get(option) for option in _UNEVEN)
     whole = not uneven or settings["timestep_spacing"] == "linspace"
-    return whole and _starts_from_noise(settings, num_steps)
+    return whole and settings["timestep_spacing"] != "leading"
 
 
 _UNEVEN = ("use_karras_sigmas", "use_exponential_sigmas")
@@ -104,7 +129,7 @@ _UNEVEN = ("use_karras_sigmas", "use_exponential_sigmas")
 _DDPM = _Native(
     solver={"name": "ddpm"},
     obeyed=("variance_type", "clip_sample"),
-    holds=_ends_where_the_next_begins,
+    holds=_draws_its_variance,
 )
 _DDIM = _Native(solver={"name": "ddim"}, obeyed=("clip_sample",), holds=_ends_where_the_next_begins)
 
@@ -120,7 +145,7 @@ NATIVE: Mapping[str, _Native] = {
         solver={"name": "heun"}, continuous=True, holds=_starts_from_noise
     ),
     "EulerAncestralDiscreteScheduler": _Native(
-        solver={"name": "euler-ancestral"}, continuous=True, holds=_starts_from_noise
+        solver={"name": "euler-ancestral"}, continuous=True, holds=_predicts_no_image
     ),
     "LMSDiscreteScheduler": _Native(
         solver={"name": "lms", "max_order": 4, "full_last_step": True},
@@ -250,7 +275,7 @@ def parse_scheduler(
                 f"GenLab reads models with {option} = {values[0]}"
             )
     own = _defaults(name)
-    config = {k: v for k, v in config.items() if v is not None or own.get(k) is None}
+    config = _without_nulls(config, own)
     options = {k: Option(own.get(k, 0), check) for k, check in _NUMBERS.items()}
     numbers = values_of(name, options, config)
     spacings = {spacing: spacing for spacing in SPACINGS}
@@ -258,13 +283,19 @@ def parse_scheduler(
         config, "timestep_spacing", own.get("timestep_spacing", "linspace"), spacings
     )
     schedule = _translate(config, "beta_schedule", own["beta_schedule"], SCHEDULES)
-    variance = _translate(config, "variance_type", "fixed_small", VARIANCES)
+    fixed_variance = _translate(config, "variance_type", "fixed_small", VARIANCES)
     prediction = _translate(config, "prediction_type", own["prediction_type"], PREDICTIONS)
     settings = _in_effect({**own, **{k: v for k, v in config.items() if k in own}, **numbers})
     settings["timestep_spacing"] = spacing
-    steps = min(num_steps or _NUM_STEPS.get(name, 50), numbers["num_train_timesteps"])
+    if settings.get("rescale_betas_zero_snr") and prediction == "epsilon":
+        raise ConfigError(
+            "the scheduler's rescale_betas_zero_snr makes the last timestep noise alone, where a "
+            "model cannot find the image by predicting the noise; give prediction_type "
+            "v_prediction or sample, or rescale_betas_zero_snr=false"
+        )
+    steps = _steps(name, numbers["num_train_timesteps"], num_steps)
     native = NATIVE.get(name)
-    if native is not None and not native.stands_for(settings, name, steps):
+    if native is not None and not native.stands_for(settings, name):
         if name not in RUN:
             raise ConfigError(
                 f"GenLab samples a {name} by its own {native.solver['name']}, which does not do "
@@ -274,9 +305,7 @@ def parse_scheduler(
         native = None
     by_ends = schedule != "cosine"
     even = native is not None and not native.continuous and settings.get("use_karras_sigmas")
-    said = variance
-    if predicts_variance and not variance.startswith("learned"):
-        variance = "learned_range"
+    variance = _variance(name, fixed_variance, predicts_variance)
     preconditioning = Discrete(
         schedule=schedule,
         T=numbers["num_train_timesteps"],
@@ -295,12 +324,71 @@ def parse_scheduler(
             sampler=_theirs(name, config, steps, preconditioning),
         )
     solver = {**native.solver, **_solver_options(name, config, settings)}
-    if solver["name"] == "ddpm" and variance != said:
-        solver["variance"] = said
+    if name not in RUN:
+        warnings.warn(
+            f"the scheduler {name} is replaced by GenLab's own {solver['name']}: the same method, "
+            "with noise that the seed of each image decides",
+            ReplacedSchedulerWarning,
+            stacklevel=2,
+        )
+    if solver["name"] == "ddpm" and variance != fixed_variance:
+        solver["variance"] = fixed_variance
     return Scheduling(
         preconditioning=preconditioning,
         sampler={"solver": solver, "schedule": _schedule(settings, native, steps)},
     )
+
+
+def _without_nulls(config: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings, those that are null as diffusers takes them.
+
+    Raises:
+        ConfigError: a setting is null that diffusers computes with.
+    """
+    kept = dict(config)
+    for setting, default in own.items():
+        if setting not in config or config[setting] is not None or default is None:
+            continue
+        if isinstance(default, bool):
+            kept[setting] = False
+        elif setting == "variance_type":
+            kept[setting] = default  # what DDPM makes of none
+        else:
+            raise ConfigError(
+                f"the scheduler's {setting} is null; leave it out for diffusers' {default!r}"
+            )
+    return kept
+
+
+def _variance(name: str, variance: str, predicts_variance: bool) -> str:
+    """The variance of the model, whose network may predict one whatever the scheduler says.
+
+    Raises:
+        ConfigError: the scheduler wants one that the network does not predict.
+    """
+    learned = variance.startswith("learned")
+    if predicts_variance:
+        return variance if learned else "learned_range"
+    if learned and name.startswith("DDPM"):
+        raise ConfigError(
+            f"the scheduler's variance_type {variance} needs a network of twice as many output "
+            "channels, and this one predicts no variance; take fixed_small or fixed_large"
+        )
+    return "fixed_small" if learned else variance
+
+
+def _steps(name: str, T: int, num_steps: int | None) -> int:
+    """The steps of the sampler.
+
+    Raises:
+        ConfigError: more are asked for than the model has timesteps.
+    """
+    if num_steps is not None and num_steps > T:
+        raise ConfigError(
+            f"num_steps {num_steps} is more than the model's {T} timesteps "
+            "(num_train_timesteps); lower it"
+        )
+    return num_steps or min(_NUM_STEPS.get(name, 50), T)
 
 
 def _timesteps_of(settings: Mapping[str, Any]) -> str:
@@ -323,10 +411,15 @@ def _defaults(name: str) -> dict[str, Any]:
 
 
 def _refuse_unknown(name: str, config: Mapping[str, Any]) -> None:
-    """Refuse settings of no scheduler; those of another one are without effect there, too."""
+    """Refuse settings of no scheduler; those of another one are without effect there, too.
+
+    Null, as old configs have ``timestep_values``, sets nothing.
+    """
     known = {setting for each in READ for setting in _defaults(each)} | {*_OF_OURS}
     for setting in config:
-        if not setting.startswith("_") and setting not in known:
+        if setting.startswith("_") or config[setting] is None:
+            continue
+        if setting not in known:
             raise ConfigError(
                 f"the scheduler's {reprlib.repr(setting)} is no setting of a {name}; "
                 f"{nearest(setting[:40], known)}"
@@ -393,7 +486,7 @@ def _theirs(
     """The sampler that runs the scheduler itself.
 
     Raises:
-        ConfigError: it refuses its settings.
+        ConfigError: it refuses its settings, or draws what is not a number with them.
     """
     own = defaults_of(name)
     kept = {
@@ -406,7 +499,7 @@ def _theirs(
     step = {clipped: True} if name.startswith("DDIM") and config.get(clipped) else {}
     sampler = diffusers_sampler(name, kept, num_steps=steps, step=step)
     check_settings(name, kept, step)
-    Run(name, kept, steps, preconditioning)
+    Run(name, kept, steps, preconditioning).rehearse(step)
     return sampler
 
 
@@ -432,17 +525,12 @@ def scheduler_config(preconditioning: Discrete, *, clip: bool) -> dict[str, Any]
             "diffusers tells networks the timestep itself, and this one was trained on "
             f"1000 t / {preconditioning.T} (rescale_timesteps); it cannot be written for diffusers"
         )
-    back = [{ours: theirs for theirs, ours in table.items()} for table in (SCHEDULES, PREDICTIONS)]
-    start, end = preconditioning.beta_start, preconditioning.beta_end
-    table = betas(preconditioning.schedule, preconditioning.T, start, end)
+    predictions = {ours: theirs for theirs, ours in PREDICTIONS.items()}
     return {
         "_class_name": "DDIMScheduler",
-        "num_train_timesteps": preconditioning.T,
-        "beta_schedule": back[0][preconditioning.schedule],
-        "beta_start": float(table[0]) if start is None else start,
-        "beta_end": float(table[-1]) if end is None else end,
+        **beta_settings(preconditioning),
         "rescale_betas_zero_snr": preconditioning.zero_terminal_snr,
-        "prediction_type": back[1][preconditioning.prediction],
+        "prediction_type": predictions[preconditioning.prediction],
         "variance_type": preconditioning.variance,  # which DDIM passes over and the reader does not
         "clip_sample": clip,
         "set_alpha_to_one": True,

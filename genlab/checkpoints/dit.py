@@ -3,8 +3,12 @@
 Both are the same network under the same names. What sets them apart are the training script's own
 arguments, where the file has them, and otherwise its name or the caller's word.
 
+REPA trains a SiT whose time runs the other way: 0 is data, and its velocity leads to noise. Nothing
+in the weights says so once its projectors are taken out, and such a file is read as SiT's.
+
 Source: the constructors in facebookresearch/DiT and willisma/SiT, models.py, and their
-``create_diffusion`` and ``create_transport`` (argument names and default values).
+``create_diffusion`` and ``create_transport`` (argument names and default values); sihyun-yu/REPA,
+train.py and loss.py, for REPA's arguments and its time.
 """
 
 import math
@@ -23,7 +27,13 @@ from genlab.checkpoints.options import (
     refuse_unknown,
     values_of,
 )
-from genlab.checkpoints.weights import StateDict, build_network, mentions, read_checkpoint
+from genlab.checkpoints.weights import (
+    Checkpoint,
+    StateDict,
+    build_network,
+    mentions,
+    read_checkpoint,
+)
 from genlab.diffusion.preconditioning import from_config
 from genlab.errors import CheckpointError, ConfigError
 from genlab.generators import DiffusionGenerator
@@ -32,6 +42,10 @@ from genlab.networks.dit import SIZES
 
 _MARKS = ("x_embedder.proj.weight", "final_layer.adaLN_modulation.1.weight")
 _HEADS = {hidden_size: num_heads for hidden_size, _, num_heads in SIZES.values()}
+
+_PROJECTORS = "projectors."
+_REPA_PATHS = ("linear", "cosine")
+_REPA_ARGUMENTS = ("enc_type", "proj_coeff")
 
 _NETWORK = {
     "input_size": integer(1, 8192),
@@ -122,7 +136,8 @@ def _hint(source: Path, config: Config | None) -> str | None:
     if said in ("dit", "sit"):
         return said
     signs = {
-        "sit": "sit" in source.stem.lower() or mentions(source, "path_type"),
+        "sit": "sit" in source.stem.lower()
+        or any(mentions(source, mark) for mark in ("path_type", _PROJECTORS)),
         "dit": "dit" in source.stem.lower() or mentions(source, "DiT-"),
     }
     found = [name for name, sign in signs.items() if sign]
@@ -143,6 +158,7 @@ def _read(
         raise ConfigError(f"{source} is read as {cls}, but the config says cls={said}")
     refuse_unknown(cls, given, [*_NETWORK, *others, "model"])
     checkpoint = read_checkpoint(source)
+    _refuse_repa(source, checkpoint, given)
     known = [*others, "num_classes", "model"]  # the script's other arguments are about training
     own = {key: checkpoint.arguments[key] for key in known if key in checkpoint.arguments}
     try:
@@ -155,6 +171,28 @@ def _read(
         if any(name in str(error) for name in given):
             raise
         raise CheckpointError(f"{source} records odd arguments: {error}") from error
+
+
+def _refuse_repa(source: Path, checkpoint: Checkpoint, given: Mapping[str, Any]) -> None:
+    """Refuse REPA's networks where anything tells them from SiT's.
+
+    Raises:
+        CheckpointError: says by what.
+    """
+    path_type = given.get("path_type", checkpoint.arguments.get("path_type"))
+    signs = {
+        "projectors": any(name.startswith(_PROJECTORS) for name in checkpoint.state),
+        **{f"path_type {name}": path_type == name for name in _REPA_PATHS},
+        **{f"argument {name}": name in checkpoint.arguments for name in _REPA_ARGUMENTS},
+    }
+    for sign, present in signs.items():
+        if present:
+            raise CheckpointError(
+                f"{source} is REPA's, to go by its {sign}: a SiT whose time and velocity run the "
+                "other way (time 0 is data), which GenLab does not read; taking the projectors out "
+                "would only let it pass for SiT's and draw noise. SiT's own path_type is Linear, "
+                "GVP or VP"
+            )
 
 
 def _build(state: StateDict, given: Mapping[str, Any], where: str) -> DiT:

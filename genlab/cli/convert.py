@@ -70,6 +70,9 @@ def command(
     dressed = with_card(generator, folder.resolve().name, origin, names)
     dressed.save_pretrained(folder)
     click.echo(f"{folder}: {_summary(dressed)}")
+    sampler = getattr(dressed, "sampler", None)  # a classifier has none
+    if sampler is not None:
+        click.echo(f"its sampler: {sampler.describe()}")
 
 
 def _export(

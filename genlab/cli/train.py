@@ -208,6 +208,12 @@ def _rest(images: int, total: int, rate: float) -> str:
     help="The weights after N images, where a snapshot has them; default: the latest, or with "
     "stopping.metric the best.",
 )
+@click.option(
+    "--posthoc",
+    metavar="RULE",
+    help="How snapshots make a sigma_rel: constrained (the default), the nearest average of "
+    "coefficients that sum to 1; edm2, NVIDIA's, the nearest of all over the sum.",
+)
 @click.option("--dtype", type=DTYPES, help="What the weights are stored in; default: float32.")
 @click.option(
     "--discriminator",
@@ -234,6 +240,7 @@ def export(
     output: Path,
     ema: str,
     images: int | None,
+    posthoc: str | None,
     dtype: str | None,
     discriminator: bool,
     calibration_images: int | None,
@@ -251,7 +258,7 @@ def export(
         if "=" not in fact:
             raise click.UsageError(f"--fact {fact!r}: write NAME=TEXT")
     rows = {name: text for name, _, text in (fact.partition("=") for fact in facts)}
-    choice = Choice.parse(ema, images)
+    choice = Choice.parse(ema, images, posthoc)
     if calibration_images is not None and not discriminator:
         raise click.UsageError("--calibration-images goes with --discriminator")
     if discriminator:

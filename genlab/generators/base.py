@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from genlab import compute
-from genlab.data.labels import check_labels, random_label
+from genlab.data.labels import check_labels, class_index, random_label
 from genlab.data.writers import Pixels
 from genlab.diffusion.noise import Noise, NoiseStream
 from genlab.errors import ConfigError
@@ -201,7 +201,7 @@ class Generator(SavedModel):
     def stream(
         self,
         seeds: Sequence[int],
-        labels: Sequence[int] | None = None,
+        labels: Sequence[int | str] | None = None,
         sampler: SamplerLike = None,
         batch_size: int = 16,
         on_step: Hook | None = None,
@@ -216,8 +216,8 @@ class Generator(SavedModel):
 
         Args:
             seeds: one for each image; the same seed gives the same image whatever the batch size.
-            labels: one class index for each seed; None draws each sample's class from its own
-                stream.
+            labels: one class for each seed, by number or name; None draws each sample's class from
+                its own stream.
             sampler: how to sample; None is the generator's own default.
             batch_size: images at a time; it changes speed and memory, never the images.
             on_step: called after each step with the step; a tensor that it returns takes the place
@@ -303,13 +303,16 @@ class Generator(SavedModel):
         return self.num_classes
 
     def choose_labels(
-        self, seeds: Sequence[int], labels: Sequence[int] | None, num_classes: int | None = None
+        self,
+        seeds: Sequence[int],
+        labels: Sequence[int | str] | None,
+        num_classes: int | None = None,
     ) -> tuple[int, ...] | None:
         """The class of each seed: as given, or each sample's own draw; None without classes.
 
         Args:
             seeds: one for each image.
-            labels: one class for each seed, or None.
+            labels: one class for each seed, by number or name, or None.
             num_classes: how many there are to choose from, see `sampled_classes`; None is the
                 model's own.
 
@@ -318,25 +321,67 @@ class Generator(SavedModel):
         """
         known = self.num_classes if num_classes is None else num_classes
         if labels is not None:
-            check_labels(labels, seeds, known)
-            return tuple(int(label) for label in labels)
+            numbers = [
+                class_index(label, known, self.class_names) if isinstance(label, str) else label
+                for label in labels
+            ]
+            check_labels(numbers, seeds, known)
+            return tuple(int(label) for label in numbers)
         if known == 0:
             return None
         return tuple(random_label(seed, known) for seed in seeds)
 
     def sample(
         self,
-        seeds: Sequence[int],
-        labels: Sequence[int] | None = None,
+        seeds: int | Sequence[int],
+        labels: int | str | Sequence[int | str] | None = None,
         sampler: SamplerLike = None,
         batch_size: int | None = None,
         *,
+        num_steps: int | None = None,
+        guidance_scale: float | None = None,
         stitch: StitchLike | None = None,
     ) -> Float[Tensor, "N C H W"]:
-        """All images at once: float32 (N, C, H, W) in [-1, 1], on the generator's device."""
-        size = batch_size or max(1, min(len(seeds), 64))
-        batches = self.stream(seeds, labels, sampler, size, stitch=stitch)
+        """All images at once.
+
+        Args:
+            seeds: one for each image, or that of the only one.
+            labels: one class for each seed, by number or name; a single one goes for all. None
+                draws each sample's class from its own stream.
+            sampler: see `build_sampler`.
+            batch_size: images at a time; None takes up to 64.
+            num_steps: see `build_sampler`.
+            guidance_scale: see `build_sampler`.
+            stitch: see `build_sampler`.
+
+        Returns:
+            float32 (N, C, H, W) in [-1, 1], on the generator's device.
+
+        Raises:
+            LabelError: see `stream`, or the model does not know a class.
+            ConfigError: see `stream`.
+        """
+        rows = (seeds,) if isinstance(seeds, int) else tuple(seeds)
+        classes = [labels] * len(rows) if isinstance(labels, int | str) else labels
+        built = self.build_sampler(
+            sampler, num_steps=num_steps, guidance_scale=guidance_scale, stitch=stitch
+        )
+        batches = self.stream(rows, classes, built, batch_size or max(1, min(len(rows), 64)))
         return torch.cat([batch.images for batch in batches]).clamp(-1, 1)
+
+    def describe(self) -> str:
+        """Network, size, images, classes and sampler in a few words."""
+        parameters = sum(parameter.numel() for parameter in self.network.parameters())
+        classes = f"{self.num_classes} classes" if self.num_classes else "unconditional"
+        shape = " x ".join(map(str, self.image_shape))
+        return (
+            f"{type(self.network).__name__}, {parameters / 1e6:.1f}M parameters, {shape}, "
+            f"{classes}, {self.sampler.describe()}, on {self.device}"
+        )
+
+    def __repr__(self) -> str:
+        """The model in a line."""
+        return f"{type(self).__name__}({self.describe()})"
 
     def bits_per_dimension(
         self, images: Float[Tensor, "B C H W"], labels: Sequence[int] | None = None

@@ -8,7 +8,7 @@ from typing import Any, cast
 import torch
 from diffusers.image_processor import VaeImageProcessor
 from diffusers.models.modeling_utils import ModelMixin
-from diffusers.pipelines.pipeline_utils import DiffusionPipeline, ImagePipelineOutput
+from diffusers.pipelines.pipeline_utils import ImagePipelineOutput
 from huggingface_hub import snapshot_download
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -30,7 +30,16 @@ from genlab.generators.base import Generator
 from genlab.generators.diffusion import DiffusionGenerator
 from genlab.generators.editing import Editing, invert
 from genlab.generators.families import FAMILIES, family_of
-from genlab.generators.folder import INDEX, NETWORK, PARTS, read_index, read_network, read_parts
+from genlab.generators.folder import (
+    INDEX,
+    NETWORK,
+    PARTS,
+    read_card,
+    read_index,
+    read_network,
+    read_parts,
+)
+from genlab.pipelines.conventions import PipelineConventions, named_folder, refuse_scheduler
 from genlab.samplers.base import SamplerLike, SolverStep, Step
 from genlab.samplers.editing import Edit
 from genlab.samplers.stitching import StitchLike
@@ -49,7 +58,7 @@ Where there is no noise level, ``sigma`` is the share of the steps that is still
 """
 
 
-class GenLabPipeline(DiffusionPipeline):
+class GenLabPipeline(PipelineConventions):
     """A generator of any family in the manner of diffusers, read from its folder.
 
     Args:
@@ -104,13 +113,15 @@ class GenLabPipeline(DiffusionPipeline):
     def from_generator(cls, generator: Generator) -> "GenLabPipeline":
         """The pipeline object around a generator; both use the same network."""
         facts = {key: value for key, value in generator.facts().items() if key in _FACTS}
-        return cls(cast(ModelMixin, generator.network), **{**facts, **generator.parts()})
+        pipeline = cls(cast(ModelMixin, generator.network), **{**facts, **generator.parts()})
+        pipeline._card = generator.card
+        return pipeline
 
     def as_generator(self) -> Generator:
         """The generator behind the pipeline; both use the same network."""
         facts = {key: self.config[key] for key in _FACTS}
         facts |= {name: getattr(self, name) for name in PARTS}
-        return FAMILIES[facts["family"]].from_facts(self.network, facts)
+        return FAMILIES[facts["family"]].from_facts(self.network, facts, self.card)
 
     @classmethod
     def from_pretrained(
@@ -118,14 +129,22 @@ class GenLabPipeline(DiffusionPipeline):
     ) -> "GenLabPipeline":
         """Load a folder, an adapter or a repository of the hub; arguments as in diffusers.
 
+        A bundled model, or one of the zoo that ``genlab zoo pull`` has fetched, goes by its name.
+
         Raises:
+            ConfigError: a scheduler is given.
             CheckpointError: it is no generator's folder, or weights are missing or damaged.
         """
         adapter = find_adapter(str(pretrained_model_name_or_path))
         if adapter is not None:
             return cls._from_adapter(adapter, **kwargs)
         folder = Path(pretrained_model_name_or_path)
-        if not folder.is_dir():
+        if "scheduler" in kwargs:
+            refuse_scheduler()
+        named = named_folder(str(pretrained_model_name_or_path))
+        if named is not None:
+            folder = named
+        elif not folder.is_dir():
             hub = {key: kwargs.pop(key) for key in _HUB if key in kwargs}
             # diffusers' own download refuses networks that are not its own.
             models = [f"{name}/*.{end}" for name in (NETWORK, *PARTS) for end in _ENDINGS]
@@ -135,7 +154,9 @@ class GenLabPipeline(DiffusionPipeline):
         index = read_index(folder)
         family_of(folder, index).check_facts(folder, index)
         if not kwargs.keys() <= set(_DTYPE):
-            return super().from_pretrained(folder, **kwargs)
+            pipeline = super().from_pretrained(folder, **kwargs)
+            pipeline._card = read_card(folder)
+            return pipeline
         # The plain case takes our own reader, which refuses incomplete weights; diffusers only
         # warns.
         network = read_network(folder, index, kwargs.get("dtype", kwargs.get("torch_dtype")))
@@ -143,6 +164,7 @@ class GenLabPipeline(DiffusionPipeline):
         pipeline = cls(network, **{**facts, **read_parts(folder, index)})
         source = str(pretrained_model_name_or_path)
         pipeline.register_to_config(_name_or_path=source)  # type: ignore[no-untyped-call]  # diffusers tells no types
+        pipeline._card = read_card(folder)
         return pipeline
 
     @classmethod

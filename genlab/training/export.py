@@ -14,7 +14,7 @@ from genlab.training.card import model_card
 from genlab.training.ema import averaged_tensors, sigma_rel_of
 from genlab.training.latents import with_autoencoder
 from genlab.training.objective import Product
-from genlab.training.posthoc import read_snapshot, reconstruct
+from genlab.training.posthoc import CONSTRAINED, check_rule, read_snapshot, reconstruct
 from genlab.training.run import Run
 from genlab.training.snapshots import Snapshot, list_snapshots
 from genlab.training.state import load_state, states
@@ -33,16 +33,29 @@ class Choice:
             ``sigma_rel`` of a power-function average.
         images: training time at which they are wanted; None is the latest, or where a score may
             stop the run the time at which that was best.
+        posthoc: by which of `genlab.training.posthoc.RULES` a width is made of stored averages;
+            None is ``constrained``.
     """
 
     average: str | float = HALFLIFE
     images: int | None = None
+    posthoc: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.posthoc is None:
+            return
+        check_rule(self.posthoc)
+        if not isinstance(self.average, float):
+            raise ConfigError(
+                "a post-hoc rule is for power-function averages, such as sigma_rel=0.08; leave it "
+                f"out with {self.average}"
+            )
 
     @classmethod
-    def parse(cls, text: str, images: int | None = None) -> "Choice":
+    def parse(cls, text: str, images: int | None = None, posthoc: str | None = None) -> "Choice":
         """Read ``halflife``, ``none``, ``0.08`` or ``sigma_rel=0.08``."""
         if text in (HALFLIFE, RAW):
-            return cls(text, images)
+            return cls(text, images, posthoc)
         key, equals, value = text.rpartition("=")
         try:
             if equals and key not in ("sigma_rel", "gamma"):
@@ -52,11 +65,12 @@ class Choice:
             raise ConfigError(
                 f"--ema {text!r}: write halflife, none, or a width such as sigma_rel=0.08"
             ) from error
-        return cls(sigma_rel_of(number) if key == "gamma" else number, images)
+        return cls(sigma_rel_of(number) if key == "gamma" else number, images, posthoc)
 
     def __str__(self) -> str:
         if isinstance(self.average, float):
-            return f"power-function average, sigma_rel {self.average:g}"
+            rule = f" by the rule {self.posthoc}" if self.posthoc else ""
+            return f"power-function average, sigma_rel {self.average:g}{rule}"
         return "average by half-life" if self.average == HALFLIFE else "last weights, not averaged"
 
 
@@ -85,7 +99,8 @@ def choose_weights(run: Run, choice: Choice) -> Chosen:
     if choice.images is None and choice.average != RAW:
         choice = replace(choice, images=_best_images(run, snapshots))
     if isinstance(choice.average, float):
-        weights, error = reconstruct(snapshots, choice.average, choice.images)
+        rule = choice.posthoc or CONSTRAINED
+        weights, error = reconstruct(snapshots, choice.average, choice.images, rule)
         end = choice.images or max(s.images for s in snapshots if s.sigma_rel is not None)
         return Chosen(weights, end, error)
     if choice.images is None or choice.average == RAW:

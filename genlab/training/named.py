@@ -8,16 +8,19 @@ from genlab.generators import DiffusionGenerator
 from genlab.training.export import HALFLIFE, RAW, Choice, make_product
 from genlab.training.run import Run
 
-FORMS = "sigma_rel=0.15, halflife or none (not averaged), and kimg=200 or images=200000 for earlier"
+FORMS = (
+    "sigma_rel=0.15, halflife or none (not averaged), kimg=200 or images=200000 for earlier, and "
+    "posthoc=edm2 for EDM2's rule beside a sigma_rel"
+)
 
 
 def parse_name(name: str) -> tuple[Path, Choice]:
     """The folder of a run, and which of its weights are meant.
 
     Args:
-        name: the folder, then one or two of ``@sigma_rel=WIDTH``, ``@halflife``, ``@none``,
-            ``@kimg=THOUSANDS``, ``@images=NUMBER``. Without an average it is the one by half-life,
-            without a time the latest.
+        name: the folder, then some of ``@sigma_rel=WIDTH``, ``@halflife``, ``@none``,
+            ``@kimg=THOUSANDS``, ``@images=NUMBER``, ``@posthoc=RULE``. Without an average it is the
+            one by half-life, without a time the latest.
 
     Raises:
         ConfigError: a choice is none of these, or stands twice.
@@ -30,13 +33,15 @@ def parse_name(name: str) -> tuple[Path, Choice]:
             f"{name!r} names no training run: there is no config.yaml in "
             f"{name.partition('@')[0]}; give the folder of a run, an @, and one of {FORMS}"
         )
-    average, images = None, None
+    average, images, posthoc = None, None, None
     for choice in choices:
         key, _, value = choice.partition("=")
         if choice in (HALFLIFE, RAW) or key in ("sigma_rel", "gamma"):
             fits, average = average is None, choice
         elif key in ("kimg", "images"):
             fits, images = images is None, _images(name, key, value)
+        elif key == "posthoc":
+            fits, posthoc = posthoc is None, value
         else:
             fits = False
         if not fits:
@@ -44,7 +49,7 @@ def parse_name(name: str) -> tuple[Path, Choice]:
                 f"{name!r}: {choice!r} says nothing about the weights of a run, or says it again; "
                 f"write {FORMS}"
             )
-    return Path(folder), Choice.parse(average or HALFLIFE, images)
+    return Path(folder), Choice.parse(average or HALFLIFE, images, posthoc)
 
 
 def _images(name: str, key: str, value: str) -> int:

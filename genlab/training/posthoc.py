@@ -14,12 +14,17 @@ product of two densities has a closed form:
 Since our averages take whole steps, each with exactly the integral of the density over that step,
 the formula holds for them without approximation.
 
-Source: Karras et al. 2023 (EDM2), arXiv:2312.02696, section 3.2. Departure: the coefficients are
-    made to sum to 1, so that
-weights that never change come out as they are, whatever is stored.
+The coefficients must sum to 1, so that weights that never change come out as they are, whatever is
+stored. There are two rules for that, see `RULES`: the nearest sum among those with coefficients of
+sum 1, which is never farther from what is wanted; and EDM2's, which takes the nearest of all and
+divides by the sum of its coefficients. They differ most with few stored averages (0.16 in a
+coefficient with eight) and agree where the wanted average lies close to a sum of stored ones.
+
+Source: Karras et al. 2023 (EDM2), arXiv:2312.02696, section 3.2 and Appendix C; NVlabs/edm2 for the
+division, which the paper does not mention.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,11 +34,16 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from genlab.errors import CheckpointError, TrainingError
+from genlab.errors import CheckpointError, ConfigError, TrainingError, nearest
 from genlab.training.ema import gamma_of
 from genlab.training.snapshots import Snapshot
 
 Vector = Float64[np.ndarray, " n"]
+
+CONSTRAINED, EDM2 = "constrained", "edm2"
+RULES = (CONSTRAINED, EDM2)
+"""``constrained``: least squares among coefficients that sum to 1, the default for runs of GenLab;
+``edm2``: least squares, then division by the sum, as NVIDIA's tool rebuilds its snapshots."""
 
 
 @dataclass(frozen=True)
@@ -55,12 +65,31 @@ class Profile:
         return float(scale * (first.t / last.t) ** last.gamma / last.t)
 
 
-def coefficients(stored: Sequence[Profile], wanted: Profile) -> Vector:
+def check_rule(rule: str) -> None:
+    """Refuse an unknown rule.
+
+    Raises:
+        ConfigError: names the nearest one.
+    """
+    if rule not in RULES:
+        raise ConfigError(f"there is no post-hoc rule {rule!r}; {nearest(rule, RULES)}")
+
+
+def coefficients(stored: Sequence[Profile], wanted: Profile, rule: str = CONSTRAINED) -> Vector:
     """What to multiply stored averages with, so that their sum is nearest to the wanted one.
+
+    Args:
+        stored: profiles of the stored averages.
+        wanted: the profile to come near to.
+        rule: one of `RULES`.
 
     Returns:
         One number for each stored average; they sum to 1.
+
+    Raises:
+        ConfigError: there is no such rule.
     """
+    check_rule(rule)
     # In units of the wanted time all numbers are near 1, and each density is scaled to unit length:
     # profiles of early and late times differ by orders of magnitude, which would cost digits.
     unit = [Profile(p.gamma, p.t / wanted.t) for p in stored]
@@ -68,13 +97,20 @@ def coefficients(stored: Sequence[Profile], wanted: Profile) -> Vector:
     lengths = np.array([np.sqrt(p.dot(p)) for p in unit])
     gram = np.array([[a.dot(b) for b in unit] for a in unit]) / np.outer(lengths, lengths)
     right = np.array([p.dot(target) for p in unit]) / lengths
-    # Least squares under one linear constraint: the stationary point of its Lagrangian.
-    count = len(unit)
+    if rule == EDM2:
+        solution = np.linalg.lstsq(gram, right, rcond=1e-12)[0] / lengths
+    else:
+        solution = _constrained(gram, right, 1 / lengths) / lengths
+    return solution / solution.sum()
+
+
+def _constrained(gram: Float64[np.ndarray, "n n"], right: Vector, weights: Vector) -> Vector:
+    """Least squares where ``weights @ solution`` is 1: a stationary point of the Lagrangian."""
+    count = len(right)
     system = np.zeros((count + 1, count + 1))
     system[:count, :count] = gram
-    system[:count, count] = system[count, :count] = 1 / lengths
-    solution = np.linalg.lstsq(system, np.append(right, 1.0), rcond=1e-12)[0][:count] / lengths
-    return solution / solution.sum()
+    system[:count, count] = system[count, :count] = weights
+    return np.linalg.lstsq(system, np.append(right, 1.0), rcond=1e-12)[0][:count]
 
 
 def distance(stored: Sequence[Profile], weights: Vector, wanted: Profile) -> float:
@@ -86,15 +122,19 @@ def distance(stored: Sequence[Profile], weights: Vector, wanted: Profile) -> flo
 
 
 def reconstruct(
-    snapshots: Sequence[Snapshot], sigma_rel: float, images: int | None = None
+    snapshots: Sequence[Snapshot],
+    sigma_rel: float,
+    images: int | None = None,
+    rule: str = CONSTRAINED,
 ) -> tuple[dict[str, Tensor], float]:
-    """Make a power-function average from the stored ones.
+    """Make a power-function average from those that a run has stored.
 
     Args:
         snapshots: of one run; those of other kinds are left out, and so are those later than
             ``images``.
         sigma_rel: width wanted, between 0 and 0.28.
         images: training time at which it is wanted; None is the latest.
+        rule: one of `RULES`.
 
     Returns:
         Name -> averaged parameter in float32, and how far the profile is from the wanted one (see
@@ -103,31 +143,63 @@ def reconstruct(
     Raises:
         TrainingError: nothing is stored, or the width is out of range.
         CheckpointError: a snapshot is damaged.
+        ConfigError: there is no such rule.
     """
-    if not 0 < sigma_rel < 0.28:
-        raise TrainingError(f"the width of an average must lie between 0 and 0.28, got {sigma_rel}")
     usable = [
         s for s in snapshots if s.sigma_rel is not None and (images is None or s.images <= images)
     ]
     if not usable:
+        _check_width(sigma_rel)
         raise TrainingError(
             "no power-function averages are stored in this run; train with "
             "ema.sigma_rels=[0.05,0.1], or take the "
             "average by half-life (--ema halflife)"
         )
-    end = images or max(s.images for s in usable)
-    stored = [Profile(gamma_of(s.sigma_rel or 0), s.images) for s in usable]
-    wanted = Profile(gamma_of(sigma_rel), end)
-    weights = coefficients(stored, wanted)
-    return _weighted_sum(usable, weights), distance(stored, weights, wanted)
+    stored = [(s.sigma_rel or 0.0, s.images) for s in usable]
+    return rebuild(stored, map(read_snapshot, usable), sigma_rel, images, rule)
 
 
-def _weighted_sum(snapshots: Sequence[Snapshot], weights: Vector) -> dict[str, Tensor]:
+def rebuild(
+    stored: Sequence[tuple[float, float]],
+    weights: Iterable[Mapping[str, Tensor]],
+    sigma_rel: float,
+    images: float | None = None,
+    rule: str = EDM2,
+) -> tuple[dict[str, Tensor], float]:
+    """Make a power-function average from stored ones, wherever they come from.
+
+    Args:
+        stored: (width, training time in images) of each of them.
+        weights: name -> parameter of each, in the same order; one is in memory at a time.
+        sigma_rel: width wanted, between 0 and 0.28.
+        images: training time at which it is wanted; None is the latest.
+        rule: one of `RULES`; by default the one by which NVIDIA rebuilds its own.
+
+    Returns:
+        See `reconstruct`.
+
+    Raises:
+        TrainingError: the width is out of range.
+        ConfigError: there is no such rule.
+    """
+    _check_width(sigma_rel)
+    profiles = [Profile(gamma_of(width), t) for width, t in stored]
+    wanted = Profile(gamma_of(sigma_rel), images or max(p.t for p in profiles))
+    shares = coefficients(profiles, wanted, rule)
+    return _weighted_sum(weights, shares), distance(profiles, shares, wanted)
+
+
+def _check_width(sigma_rel: float) -> None:
+    if not 0 < sigma_rel < 0.28:
+        raise TrainingError(f"the width of an average must lie between 0 and 0.28, got {sigma_rel}")
+
+
+def _weighted_sum(weights: Iterable[Mapping[str, Tensor]], shares: Vector) -> dict[str, Tensor]:
     total: dict[str, Tensor] = {}
-    for snapshot, weight in zip(snapshots, weights, strict=True):
-        for name, value in read_snapshot(snapshot).items():
+    for stored, share in zip(weights, shares, strict=True):
+        for name, value in stored.items():
             # float64: coefficients of opposite sign cancel.
-            part = value.double() * float(weight)
+            part = value.double() * float(share)
             total[name] = total[name] + part if name in total else part
     return {name: value.float() for name, value in total.items()}
 

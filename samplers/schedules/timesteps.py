@@ -21,7 +21,8 @@ class Timesteps(PickedLevels):
 
     Choose it to repeat what a pipeline of diffusers draws; `Respaced` is the one of ADM and DiT.
     Every step ends where the next begins; there DDIM and DDPM end it T // num_steps timesteps
-    lower, which is another place where T is no multiple of num_steps, and with ``linspace``.
+    lower, which is another place with ``linspace``, and with ``trailing`` where T is no multiple of
+    num_steps.
 
     Attributes:
         num_steps: solver steps, >= 1.

@@ -201,6 +201,7 @@ def test_export_of_the_papers_dit(tmp_path: Path) -> None:
     generator = plain_dit()
     notes = export_dit(generator, tmp_path)
     assert any("frequencies of its own" in note for note in notes)
+    assert any("class 1000 for the null class" in note for note in notes)
     again = read(tmp_path)
     ours, back = generator.network.state_dict(), again.network.state_dict()
     assert isinstance(again.network, DiT)
@@ -212,6 +213,62 @@ def test_export_of_the_papers_dit(tmp_path: Path) -> None:
     assert again.preconditioning.variance == "learned_range"
     theirs: Any = DiTTransformer2DModel.from_pretrained(tmp_path / "transformer")
     assert len(theirs.transformer_blocks) == 2
+
+
+def drawn_by_diffusers(pipeline: Any, seed: int) -> torch.Tensor:
+    pipeline.set_progress_bar_config(disable=True)
+    generator = torch.Generator().manual_seed(seed)
+    images = pipeline([1], 1.0, generator, num_inference_steps=6, output_type="np").images
+    return torch.from_numpy(images)
+
+
+def drawn_by_us(generator: DiffusionGenerator, seed: int) -> torch.Tensor:
+    latents = torch.randn(1, *generator.state_shape, generator=torch.Generator().manual_seed(seed))
+    built = generator.build_sampler(num_steps=6)
+    *_, last = generator.steps(NoiseStream([seed]), [1], built, latents)
+    return (generator.decode(last.x) / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1)
+
+
+def test_what_another_program_saves_again_is_drawn_as_that_program_draws_it(
+    tmp_path: Path,
+) -> None:
+    """The mark of the paper's time features goes with the weights that GenLab wrote, no others."""
+    generator = plain_dit()
+    generator = generator.changed(autoencoder=tiny_kl(channels=3).model)
+    export_dit(generator, tmp_path / "out")
+    assert isinstance(read(tmp_path / "out").network, DiT)
+
+    pipeline: Any = DiTPipeline.from_pretrained(tmp_path / "out")
+    pipeline.save_pretrained(tmp_path / "again")
+    again = read(tmp_path / "again")
+    assert isinstance(again.network, DiffusersDiT)
+    theirs = drawn_by_diffusers(pipeline, 5)
+    torch.testing.assert_close(drawn_by_us(again, 5), theirs, rtol=1e-3, atol=1e-4)
+    pipeline.save_pretrained(tmp_path / "out")  # over what GenLab wrote
+    assert isinstance(read(tmp_path / "out").network, DiffusersDiT)
+
+
+@pytest.mark.parametrize(
+    ("channels", "solver", "clips"),
+    [
+        (4, None, False),  # latents, without an autoencoder
+        (2, {"name": "ddim", "clip": True}, False),
+        (3, None, True),
+        (1, {"name": "ddim", "clip": True}, True),
+        (1, {"name": "ddim", "clip": False}, False),
+    ],
+)
+def test_estimates_of_latents_are_never_clipped(
+    channels: int, solver: dict[str, Any] | None, clips: bool, tmp_path: Path
+) -> None:
+    generator = plain_dit(in_channels=channels, out_channels=2 * channels)
+    if solver is not None:
+        generator = generator.changed(sampler={"solver": solver})
+    notes = export_dit(generator, tmp_path)
+    config = json.loads((tmp_path / "scheduler" / "scheduler_config.json").read_text())
+    assert config["clip_sample"] is clips
+    assert any("class 1000 for the null class" in note for note in notes)
+    assert any("no autoencoder" in note for note in notes)
 
 
 @pytest.mark.parametrize(
@@ -356,6 +413,11 @@ def test_damage_is_named(
     assert "run" not in capsys.readouterr().out
 
 
+def marked(folder: Path) -> None:
+    weights = folder / "transformer" / WEIGHTS
+    save_file(load_file(weights), weights, metadata={"genlab_official_time_features": "true"})
+
+
 DIT_CONFIG, VAE_CONFIG = "transformer/config.json", "vae/config.json"
 DIT_DAMAGE: dict[str, tuple[Any, str]] = {
     "more blocks": (config_with(DIT_CONFIG, num_layers=3), "its weights are of 2 blocks"),
@@ -370,7 +432,7 @@ DIT_DAMAGE: dict[str, tuple[Any, str]] = {
     "no heads": (config_with(DIT_CONFIG, num_attention_heads=None), "is no DiT's"),
     "foreign autoencoder": (config_with(VAE_CONFIG, _class_name="VQModel"), "names the class"),
     "deep autoencoder": (config_with(VAE_CONFIG, layers_per_block=10**9), "more than any network"),
-    "false mark": (config_with(DIT_CONFIG, genlab_official_time_features=True), "is marked"),
+    "false mark": (marked, "are marked"),
 }
 
 

@@ -114,6 +114,21 @@ def test_sit_files_are_flows(tmp_path: Path) -> None:
     assert convert(file, "sit", num_heads=3, path_type="VP").preconditioning == Flow(path="vp")
 
 
+def test_repas_files_are_told_from_sits_and_refused(tmp_path: Path) -> None:
+    """Its time and velocity run the other way, so that a SiT's sampler would draw noise."""
+    state = weights(out_channels=4)
+    projector = {"projectors.0.0.weight": torch.ones(2, 48), "projectors.0.0.bias": torch.ones(2)}
+    for content, config in [
+        (state | projector, {}),
+        ({"ema": state, "args": Namespace(path_type="linear", prediction="v")}, {}),
+        ({"ema": state, "args": Namespace(path_type="cosine")}, {}),
+        ({"ema": state, "args": Namespace(proj_coeff=0.5)}, {"cls": "SiT"}),
+        (state, {"cls": "SiT", "path_type": "linear"}),
+    ]:
+        with pytest.raises(CheckpointError, match=r"is REPA's, .* run the other way"):
+            convert(saved(tmp_path, content, "0400000.pt"), num_heads=3, **config)
+
+
 def test_a_file_that_could_be_either_is_not_guessed(tmp_path: Path) -> None:
     file = saved(tmp_path, weights(), "0400000.pt")
     with pytest.raises(CheckpointError, match="could be any of dit, sit; say which"):

@@ -19,6 +19,7 @@ from golden_guidance import checks as guidance_checks
 from golden_metrics import metrics
 from golden_noise import RecordedNoise
 from golden_peft import CHECKS as PEFT
+from golden_phema import CHECKS as PHEMA
 from golden_pixelcnnpp import pixelcnnpp
 from golden_schedulers import CHECKS as SCHEDULERS
 from golden_schedules import gits, kd_discrete, kd_schedule, restart_sampler
@@ -47,10 +48,6 @@ PLANNED = {
         "edm2_layer",
         "edm2_learning_rate",
         "edm2_loss",
-        "edm2_phema_beta",
-        "edm2_phema_coefficients",
-        "edm2_phema_exponent",
-        "edm2_phema_rebuild",
         "edm2_phema_response",
         "edm2_raw",
         "edm2_reference_stats",
@@ -329,6 +326,7 @@ CHECKS: dict[str, Callable[[Run], None]] = {
     **EDITING,
     **FINETUNING,
     **PEFT,
+    **PHEMA,
     **SCHEDULERS,
     "edm_forward": edm_forward,
     "edm_grad": edm_grad,

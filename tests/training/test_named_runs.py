@@ -32,6 +32,7 @@ def folder(fashion_mnist: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
         ("@none", Choice("none")),
         ("@sigma_rel=0.15", Choice(0.15)),
         ("@sigma_rel=0.07@kimg=0.016", Choice(0.07, 16)),
+        ("@posthoc=edm2@sigma_rel=0.07", Choice(0.07, posthoc="edm2")),
         ("@images=16@halflife", Choice(images=16)),
         ("@kimg=0.016", Choice(images=16)),
     ],
@@ -66,6 +67,8 @@ def test_an_earlier_average_guides_the_run_itself(folder: Path, tmp_path: Path) 
     [
         ("@sigma_rle=0.1", "'sigma_rle=0.1' says nothing"),
         ("@sigma_rel=0.1@halflife", "says it again"),
+        ("@sigma_rel=0.1@posthoc=edm", "no post-hoc rule 'edm'"),
+        ("@posthoc=edm2", "leave it out with halflife"),
         ("@kimg=soon", "kimg takes a number > 0"),
         ("@sigma_rel=wide", "sigma_rel"),
     ],

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from genlab.errors import CheckpointError, TrainingError
+from genlab.errors import CheckpointError, ConfigError, TrainingError
 from genlab.training.ema import (
     HalfLifeAverage,
     PowerAverage,
@@ -14,7 +14,7 @@ from genlab.training.ema import (
     gamma_of,
     sigma_rel_of,
 )
-from genlab.training.posthoc import Profile, coefficients, distance, reconstruct
+from genlab.training.posthoc import RULES, Profile, coefficients, distance, reconstruct
 from genlab.training.run import Run
 from genlab.training.snapshots import list_snapshots, prune_snapshots, save_snapshots
 from genlab.training.state import Progress
@@ -90,6 +90,20 @@ def test_more_snapshots_come_nearer() -> None:
     assert errors[-1] < 1e-2
 
 
+def test_both_rules_sum_to_one_and_ours_is_never_farther() -> None:
+    """With few stored averages the official rule gives other coefficients, from a farther sum."""
+    stored = [Profile(gamma_of(s), t) for t in (100.0, 300.0, 600.0, 1000.0) for s in (0.05, 0.1)]
+    for sigma_rel in (0.03, 0.08, 0.2):
+        wanted = Profile(gamma_of(sigma_rel), 1000.0)
+        ours, official = (coefficients(stored, wanted, rule) for rule in RULES)
+        assert official.sum() == pytest.approx(1, abs=1e-12)
+        assert ours.sum() == pytest.approx(1, abs=1e-12)
+        assert abs(ours - official).max() > 1e-4
+        assert distance(stored, ours, wanted) <= distance(stored, official, wanted)
+    with pytest.raises(ConfigError, match=r"no post-hoc rule 'edm'; .*edm2"):
+        coefficients(stored, wanted, "edm")
+
+
 @pytest.fixture
 def walk(tmp_path: Path) -> tuple[Run, dict[float, torch.Tensor]]:
     """A run of 400 steps whose weights walk at random, and averages of them tracked directly."""
@@ -117,6 +131,15 @@ def test_reconstruction_is_what_tracking_would_have_given(
     spread = (direct[0.06] - direct[0.12]).norm()
     assert (weights["w"] - direct[sigma_rel]).norm() < 0.02 * spread
     assert error < 0.02
+
+
+def test_the_official_rule_is_taken_by_name(
+    walk: tuple[Run, dict[float, torch.Tensor]],
+) -> None:
+    snapshots = list_snapshots(walk[0].snapshots)[:4]
+    ours, _ = reconstruct(snapshots, 0.08)
+    official, _ = reconstruct(snapshots, 0.08, rule="edm2")
+    assert not torch.allclose(ours["w"], official["w"], rtol=1e-4)
 
 
 def test_reconstruction_refuses_what_it_cannot_do(
