@@ -162,6 +162,18 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
             raise DownloadError(f"{req.full_url} leads to an unprotected address, {newurl}")
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
+    def http_error_302(
+        self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any
+    ) -> Any:
+        """See `urllib.request.HTTPRedirectHandler.http_error_302`; errors leave nothing open."""
+        try:
+            return super().http_error_302(req, fp, code, msg, headers)
+        except Exception:
+            fp.close()
+            raise
+
+    http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302
+
 
 @contextmanager
 def _writing(part: _Part, path: Path) -> Iterator[None]:
