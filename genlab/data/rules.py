@@ -262,6 +262,7 @@ def _oddities(tally: Tally) -> Iterable[Finding]:
     if tally.traits["turned"]:
         yield Finding.note(
             "turned",
-            f"{tally.traits['turned']:,} files ask to be turned (EXIF) and are read upright; other "
-            "programs may read them otherwise, 'genlab data prepare' settles it",
+            f"{tally.traits['turned']:,} files ask to be turned (EXIF; {tally.examples['turned']}) "
+            "and are read upright; other programs may read them otherwise, 'genlab data prepare' "
+            "settles it",
         )

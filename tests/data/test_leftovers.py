@@ -18,13 +18,14 @@ import sys, time
 from pathlib import Path
 from genlab.cli import main
 from genlab.data import prepare
+source, dest, started = sys.argv[1:]
 pack = prepare._Job.pack
 def slow(job, chunk):
-    Path(sys.argv[3]).touch()
+    Path(started).touch()
     time.sleep(60)
     return pack(job, chunk)
 prepare._Job.pack = slow
-sys.argv = ["genlab", "data", "prepare", sys.argv[1], sys.argv[2], "--workers", "1"]
+sys.argv = ["genlab", "data", "prepare", source, dest, "--workers", "1"]
 sys.exit(main())
 """
 

@@ -72,7 +72,7 @@ def test_check_names_every_trouble_and_its_file(folder: Path) -> None:
     named = {
         "broken": "Birnen/cut.png",
         "mixed-sizes": "Birnen/turned.png",
-        "mixed-channels": "Birnen/grey.png",
+        "mixed-channels": "Birnen/deep.png",
         "transparent": "Birnen/clear.png",
         "palette": "Birnen/palette.png",
         "lossy": "Birnen/cmyk.jpg",
