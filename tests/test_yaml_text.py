@@ -1,6 +1,6 @@
 """What YAML makes something else of, and what no file may do: on the command line and in files."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -10,6 +10,7 @@ import pytest
 
 from genlab import config, schema
 from genlab.errors import ConfigError
+from genlab.training.config import TrainConfig
 
 Precision = Enum("Precision", ["no", "bf16"])
 
@@ -133,3 +134,27 @@ def test_nothing_is_interpolated(
     # What options set past the files is text, written as it is.
     assert "hunter2" not in config.to_yaml(Settings(name=value))
     assert config.to_plain(Settings(name=value))["name"] == value
+
+
+def choice_fields(hint: type, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Dotted key and word of every choice in a schema."""
+    for key, inner in schema.fields_of(hint).items():
+        if (part := schema.dataclass_in(inner)) is not None:
+            yield from choice_fields(part, f"{prefix}{key}.")
+        for word in schema.choices(inner):
+            yield f"{prefix}{key}", word
+
+
+@pytest.mark.parametrize(("key", "word"), choice_fields(TrainConfig))
+def test_every_choice_of_training_can_be_made(key: str, word: str, tmp_path: Path) -> None:
+    settings = ["data.path=x", f"{key}={word}"]
+    typed = config.load(TrainConfig, None, "train", settings)
+    file = tmp_path / "a.yaml"
+    nested = "".join(f"{'  ' * depth}{part}:\n" for depth, part in enumerate(key.split(".")))
+    file.write_text(f"{nested.rstrip()} {word}\n", encoding="utf-8")
+    assert config.load(TrainConfig, str(file), "train", ["data.path=x"]) == typed
+    value: Any = typed
+    for part in key.split("."):
+        value = getattr(value, part)
+    assert value.name == word
+    assert ("mixed_precision", "no") in choice_fields(TrainConfig)
