@@ -261,8 +261,8 @@ def _connection(request: Any, part: _Part, stall: float) -> Iterator[Any]:
     except TimeoutError as error:
         raise _RetryError(f"no data for {stall:g} seconds") from error
     except urllib.error.URLError as error:
-        cause = getattr(error.reason, "strerror", None) or error.reason
-        raise _RetryError(f"the server cannot be reached ({cause})") from error
+        why = getattr(error.reason, "strerror", None) or error.reason
+        raise _RetryError(f"the server cannot be reached ({why})") from error
     except (http.client.HTTPException, ConnectionError, ssl.SSLError) as error:
         raise _RetryError(f"the connection broke ({reason(error)})") from error
     except ValueError as error:  # urllib's, for answers that make no sense to it
