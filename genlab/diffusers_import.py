@@ -6,12 +6,12 @@ before or after; our class is imported only when the name is asked for.
 """
 
 import sys
-from collections.abc import Sequence
 from importlib import import_module
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from types import ModuleType
+from typing import Any
 
 DIFFUSERS = "diffusers"
 PIPELINE = "GenLabPipeline"
@@ -32,9 +32,9 @@ class _Finder(MetaPathFinder):
         self._asking = False
 
     def find_spec(
-        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+        self, fullname: str, path: Any, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """See `MetaPathFinder.find_spec`."""
+        """See `MetaPathFinder.find_spec`; ``path`` is any iterable, also of Python's own kind."""
         if fullname != DIFFUSERS or self._asking:
             return None
         self._asking = True
