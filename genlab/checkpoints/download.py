@@ -168,6 +168,8 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         """See `urllib.request.HTTPRedirectHandler.http_error_302`; errors leave nothing open."""
         try:
             return super().http_error_302(req, fp, code, msg, headers)
+        except urllib.error.HTTPError:
+            raise  # it holds the answer, and is closed where it is read
         except Exception:
             fp.close()
             raise

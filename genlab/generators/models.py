@@ -12,7 +12,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from genlab.errors import CheckpointError, GenLabError, printable, reading, reason
+from genlab.errors import CheckpointError, GenLabError, printable, reason
 from genlab.files import make_public, read_json_object
 from genlab.generators.claims import build_empty, check_config
 
@@ -120,8 +120,9 @@ def _check_shapes(folder: Path, cls: type[Any], config: Mapping[str, Any]) -> No
             raise _misfit(folder, fault, min(names))
     for name, shape in expected.items():
         if stored[name] != shape:
-            raise _misfit(
-                folder, "mismatched keys", f"{name}, {list(stored[name])} for {list(shape)}"
+            raise CheckpointError(
+                f"{where} does not fit its config.json: {printable(name, 200)} is "
+                f"{list(stored[name])} where {list(shape)} is needed; fetch or save the model again"
             )
 
 
@@ -136,7 +137,7 @@ def _stored_shapes(folder: Path) -> dict[str, tuple[int, ...]] | None:
         return None
     shapes: dict[str, tuple[int, ...]] = {}
     for file in files:
-        with reading(folder / file), safe_open(folder / file, framework="pt") as tensors:
+        with safe_open(folder / file, framework="pt") as tensors:
             for name in tensors.keys():  # noqa: SIM118  # no mapping
                 shapes[name] = tuple(tensors.get_slice(name).get_shape())
     return shapes

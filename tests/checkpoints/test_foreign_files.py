@@ -311,6 +311,8 @@ def test_shared_records_are_paid_for(
     assert time.process_time() - begun < 10
 
 
+# The script leaves its file to the garbage collector.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_walk_bomb_of_the_cases(
     cases: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
