@@ -392,11 +392,12 @@ class Run:
         except Exception as error:  # whatever it raises is about its settings
             raise refusal(self.name, error) from error
         if not bool(state.isfinite().all()):
-            own = defaults_of(self.name)
-            changed = [key for key, value in self.config.items() if value != own.get(key)]
+            settings, own = self.scheduler.config, defaults_of(self.name)
+            changed = [key for key, value in own.items() if settings.get(key, value) != value]
             raise ConfigError(
-                f"{self.name} of diffusers draws what is not a number with its settings "
-                f"({', '.join(changed)}); leave out what is not a default"
+                f"{self.name} of diffusers draws what is not a number in {len(self.calls)} steps "
+                f"with its settings ({', '.join(changed) or 'the defaults'}); leave out what is "
+                "not a default, or take another num_steps"
             )
 
     def _check(self, noise_levels: NoiseLevels | None) -> None:

@@ -87,7 +87,7 @@ CASES: list[tuple[str, dict[str, Any], int, bool]] = [
     ("EulerDiscreteScheduler", {"rescale_betas_zero_snr": True, "use_exponential_sigmas": True,
                                 "prediction_type": "v_prediction"}, 7, THEIRS),
     ("HeunDiscreteScheduler", {"beta_schedule": "squaredcos_cap_v2"}, 7, THEIRS),
-    ("EulerAncestralDiscreteScheduler", {"beta_schedule": "squaredcos_cap_v2"}, 2, THEIRS),
+    ("EulerAncestralDiscreteScheduler", {"beta_schedule": "squaredcos_cap_v2"}, 20, THEIRS),
     ("UniPCMultistepScheduler", {"solver_order": 3, "use_karras_sigmas": True}, 7, THEIRS),
 ]  # fmt: skip
 
