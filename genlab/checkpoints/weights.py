@@ -259,9 +259,7 @@ def build_network(
         CheckpointError: it cannot be built so, or the weights do not fit it.
     """
     for name, value in state.items():
-        if (
-            not value.numel()
-        ):  # no network of ours has such a tensor, and few can be built around it
+        if not value.numel():  # no network of ours has such a tensor
             raise CheckpointError(
                 f"{where} holds no numbers of {printable(name, 80)}, a tensor of "
                 f"{list(value.shape)}; fetch or save the file again"
