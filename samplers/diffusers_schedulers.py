@@ -392,15 +392,20 @@ class Run:
         except Exception as error:  # whatever it raises is about its settings
             raise refusal(self.name, error) from error
         if not bool(state.isfinite().all()):
-            settings, own = self.scheduler.config, defaults_of(self.name)
-            changed = [key for key, value in own.items() if settings.get(key, value) != value]
-            raise ConfigError(
-                f"{self.name} of diffusers draws what is not a number in {len(self.calls)} steps "
-                f"with its settings ({', '.join(changed) or 'the defaults'}); leave out what is "
-                "not a default, or take another num_steps"
-            )
+            raise self._no_number()
+
+    def _no_number(self) -> ConfigError:
+        settings, own = self.scheduler.config, defaults_of(self.name)
+        changed = [key for key, value in own.items() if settings.get(key, value) != value]
+        return ConfigError(
+            f"{self.name} of diffusers draws what is not a number in {len(self.calls)} steps "
+            f"with its settings ({', '.join(changed) or 'the defaults'}); leave out what is "
+            "not a default, or take another num_steps"
+        )
 
     def _check(self, noise_levels: NoiseLevels | None) -> None:
+        if any(math.isnan(sigma) for sigma in (*self.levels, *self.asked)):
+            raise self._no_number()
         falling = all(a >= b for a, b in zip(self.levels, self.levels[1:], strict=False))
         if not (falling and all(0 < level < math.inf for level in self.levels)):
             raise ConfigError(

@@ -98,10 +98,9 @@ def _data(root: Path) -> Iterator[tuple[str, Kind]]:
         for index in range(len(source)):
             source.read(index)
 
-    files: dict[str, bytes | str] = {
-        **class_files(),
-        "dataset.json": manifest([["bag/0.png", 0], ["coat/0.png", 1]]),
-    }
+    files = class_files()
+    labels = [[name, int(name.startswith("coat"))] for name in files]
+    files["dataset.json"] = manifest(labels).encode()
     write_zip(root / "set.zip", files)
     yield "zip", Kind(root / "set.zip", "", read)
     write_folder(root / "set", files)

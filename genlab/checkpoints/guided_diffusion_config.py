@@ -314,12 +314,13 @@ class _Inferred:
         return self.in_channels // 2 if of_two else self.in_channels
 
     def _size(self, name: str, axis: int) -> int:
-        if name not in self.shapes or self.shapes[name].ndim <= axis:
+        found = self.shapes[name].shape if name in self.shapes else ()
+        if len(found) <= axis or not found[axis]:
             raise CheckpointError(
                 f"{self.where} has no usable {name}, so these are no weights of guided-diffusion; "
                 "check the file"
             )
-        return int(self.shapes[name].shape[axis])
+        return int(found[axis])
 
     def _count(self, pattern: str) -> int:
         return sum(re.fullmatch(pattern, name) is not None for name in self.shapes)

@@ -192,11 +192,6 @@ def _check_held(state: StateDict, path: Path) -> None:
                 f"{' (quantized)' if value.is_quantized else ''}, which no network of GenLab "
                 "computes with; save the model in float32"
             )
-        if not value.numel():
-            raise CheckpointError(
-                f"{path} holds no numbers of {printable(name, 80)}, a tensor of "
-                f"{list(value.shape)}; fetch or save it again"
-            )
         if not plain or value.numel() * value.element_size() > value.untyped_storage().nbytes():
             raise CheckpointError(
                 f"{path} does not hold all numbers of {printable(name, 80)}, a tensor of "
@@ -263,6 +258,12 @@ def build_network(
     Raises:
         CheckpointError: it cannot be built so, or the weights do not fit it.
     """
+    for name, value in state.items():
+        if not value.numel():  # no network of ours has such a tensor
+            raise CheckpointError(
+                f"{where} holds no numbers of {printable(name, 80)}, a tensor of "
+                f"{list(value.shape)}; fetch or save the file again"
+            )
     network = build_empty(lambda: cls(**arguments), len(state), where)
     expected = {name: t for name, t in network.state_dict().items() if name not in computed}
     check_state_dict(expected, state, where)

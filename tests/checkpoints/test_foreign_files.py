@@ -17,7 +17,7 @@ import genlab
 from genlab.checkpoints.biggan import discriminator_network, generator_network
 from genlab.checkpoints.edm_pickle import read_pickle
 from genlab.checkpoints.guided_diffusion_config import parse
-from genlab.checkpoints.weights import read_state_dict
+from genlab.checkpoints.weights import build_network, read_state_dict
 from genlab.errors import CheckpointError, ConfigError, GenLabError
 from genlab.networks import BigGANDeepGenerator, BigGANDiscriminator
 
@@ -225,16 +225,25 @@ def test_numbers_of_other_kinds(cases: Path, tmp_path: Path) -> None:
         assert torch.equal(read_state_dict(file)["w"], torch.ones(4))
 
 
-@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
-def test_tensors_without_rows(suffix: str, cases: Path, tmp_path: Path) -> None:
+def test_tensors_without_rows(cases: Path) -> None:
     assert "holds no numbers of blocks.0.mlp.fc1.weight, a tensor of [0, 16]" in refused(
         cases / "dit-zero-rows.pt", "dit", {"num_heads": 2}
     )
-    save: Any = torch.save if suffix == ".pt" else save_file
-    file = tmp_path / f"w{suffix}"
-    save({"w": torch.ones(2), "v": torch.ones(3, 0)}, file)
-    with pytest.raises(CheckpointError, match=r"holds no numbers of v, a tensor of \[3, 0\]"):
-        read_state_dict(file)
+    state = {"weight": torch.ones(2, 2), "bias": torch.ones(0)}
+    with pytest.raises(
+        CheckpointError, match=r"^w\.pt holds no numbers of bias, a tensor of \[0\]"
+    ):
+        build_network(torch.nn.Linear, {"in_features": 2, "out_features": 2}, state, "w.pt")
+
+
+def test_flags_of_a_file_without_rows(shared: Path) -> None:
+    case = shared / "golden" / "adm_unet_new_order"
+    if not case.is_dir():
+        pytest.skip("no golden case")
+    state = load_file(case / "weights.safetensors")
+    state["time_embed.0.weight"] = torch.zeros(8, 0)
+    with pytest.raises(CheckpointError, match=r"model\.pt has no usable time_embed\.0\.weight"):
+        parse({"image_size": 8, "num_heads": 2}, state, "model.pt")
 
 
 @pytest.mark.parametrize(
