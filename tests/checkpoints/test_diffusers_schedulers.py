@@ -295,7 +295,11 @@ def test_every_setting_of_every_scheduler_is_obeyed_or_refused_by_name(
                     scheduler, model, latents, {} if native else {"generator": noise}
                 )
             error = (last.x - drawn).abs().max()
-            assert error < 1e-4 * drawn.abs().max(), f"{setting} = {value!r}"
+            # Between two timesteps diffusers finds the time in float32, and the network of this
+            # test, which nobody has trained, magnifies what is lost.
+            between = bool((torch.as_tensor(scheduler.timesteps).double() % 1).any())
+            bound = 3e-4 if between else 1e-4
+            assert error < bound * drawn.abs().max(), f"{setting} = {value!r}"
 
 
 def test_pipelines_steps_are_the_default() -> None:
