@@ -1,18 +1,19 @@
 """Arrays in an npz file, without trust: what a header claims is held against the file's size."""
 
+import io
 import math
 import zipfile
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, cast
 
 import numpy as np
 
 from genlab.errors import DataError, printable
 from genlab.files import check_regular, is_special
 
-BinaryFile = IO[bytes]
+BinaryFile = zipfile.ZipExtFile | io.BufferedReader
 Array = np.ndarray[Any, np.dtype[Any]]
 
 DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError, RuntimeError)
@@ -65,7 +66,8 @@ def read_headers(path: Path) -> dict[str, Header]:
                 if info.file_size > size * MAX_RATIO:
                     raise ValueError(f"{printable(name)} promises {info.file_size:,} bytes")
                 with archive.open(info) as file:
-                    headers[name] = _read_header(file, info.filename, info.file_size)
+                    member = cast(zipfile.ZipExtFile, file)
+                    headers[name] = _read_header(member, info.filename, info.file_size)
             return headers
     except DAMAGED as error:
         reason = printable(str(error))
