@@ -30,7 +30,7 @@ def check_range(lowest: int, highest: int, where: str) -> None:
     wrong = lowest if lowest < 0 else highest
     if not 0 <= wrong < MAX_CLASSES:
         raise DataError(
-            f"{where} the label {printable(f'{wrong:,}')}; labels are whole numbers from 0 to "
+            f"{where} the label {printable(f'{wrong:,}', 100)}; labels are whole numbers from 0 to "
             f"{MAX_CLASSES - 1:,}: number the classes 0, 1, 2, ..."
         )
 

@@ -67,10 +67,12 @@ class PipelineConventions(DiffusionPipeline):
             return read_card(named_folder(str(name)) or Path(name))
         return self._card
 
-    def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:
+    def save_pretrained(
+        self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any
+    ) -> None:
         """Write the folder, the model card with it; arguments as in diffusers."""
         card = self.card  # before, since the folder may be the one that it is read from
-        super().save_pretrained(save_directory, **kwargs)
+        super().save_pretrained(save_directory, *args, **kwargs)
         if card is not None:
             write_text(Path(save_directory) / CARD, card)
 

@@ -49,7 +49,7 @@ def test_a_model_is_scored_and_recorded(
     )  # fmt: skip
     assert code == 0
     out = capsys.readouterr().out
-    assert "mine: 40 images against toys-train, extractor tiny" in out
+    assert "mine: 40 images against real, extractor tiny" in out
     assert "fd[tiny]" in out
     assert "precision[tiny]" in out
     (record,) = records(board)

@@ -15,7 +15,8 @@ def test_names_one_seed_steps_and_guidance(tiny_generator: DiffusionGenerator) -
 
 def test_one_class_goes_for_all_seeds(tiny_generator: DiffusionGenerator) -> None:
     expected = tiny_generator.sample([0, 1], [1, 1], num_steps=2)
-    for labels in (1, "sneaker", ["sneaker", 1]):
+    each: tuple[int | str | list[int | str], ...] = (1, "sneaker", ["sneaker", 1])
+    for labels in each:
         assert torch.equal(tiny_generator.sample(range(2), labels, num_steps=2), expected)
     (batch,) = tiny_generator.stream([0, 1], ["Sneaker", "sneaker"], {"schedule": {"num_steps": 2}})
     assert batch.labels == (1, 1)
