@@ -274,7 +274,8 @@ def _merge(base: Any, layer: Any, hint: Any, source: str, path: str) -> Any:
         layer = _spell_out(base, layer, hint)
     if not isinstance(layer, Mapping):
         return _copy(layer)
-    if _are_numbers(layer) and (isinstance(base, str) or _is_named(base)):
+    dotted = all(isinstance(key, str) for key in layer)  # guidance.0.scale; {0: boot} has a number
+    if dotted and _are_numbers(layer) and (isinstance(base, str) or _is_named(base)):
         base = [base]  # one name, or named mapping, in the place of a list of them
     if isinstance(base, (list, tuple)) and all(str(key).isdigit() for key in layer):
         return _merge_by_index(base, layer, hint, source, path)

@@ -245,6 +245,7 @@ def test_a_transformer_changes_its_resolution(photographs: Path, tmp_path: Path)
     assert genlab.load(tmp_path / "model").image_shape == (1, 40, 40)
 
 
+@pytest.mark.filterwarnings("ignore:.* labels have no image")  # of so few images
 def test_grey_images_for_a_base_of_colours(fashion_mnist: Path, tmp_path: Path) -> None:
     network = DiT(16, 3, 3, 2, patch_size=4, hidden_size=16, depth=1, num_heads=2)
     DiffusionGenerator(network, EDM(), has_null_class=True).save_pretrained(tmp_path / "base")
@@ -307,6 +308,7 @@ def test_latents_for_a_base_of_images(latent_base: Path, tmp_path: Path) -> None
         trainer_of(latent_base / "latents", tmp_path, "diffit", "data.fit=none")
 
 
+@pytest.mark.filterwarnings("ignore:.* labels have no image")  # of so few images
 def test_an_autoregressive_base(fashion_mnist: Path, tmp_path: Path) -> None:
     network = GatedPixelCNN(8, 1, label_dim=3, channels=8, num_layers=2, head_channels=8)
     generator = AutoregressiveGenerator(network, class_names=["a", "b", "c"], has_null_class=False)
