@@ -63,7 +63,7 @@ assert not any(type(finder).__module__ == 'genlab.diffusers_import' for finder i
 
 def test_bundled_names_resolve(tmp_path: Path) -> None:
     pipe: Any = GenLabPipeline.from_pretrained("dit-fmnist-s")
-    assert pipe.config["class_names"][7] == "Sneaker"
+    assert pipe.config["class_names"][7] == "sneaker"
     assert pipe.card is not None
     pipe.save_pretrained(tmp_path)
     assert (tmp_path / "README.md").read_text() == pipe.card
