@@ -95,7 +95,9 @@ def test_a_dry_run_knows_the_run_in_the_folder(images: str, tmp_path: Path) -> N
 def test_every_recipe_can_be_rehearsed(name: str) -> None:
     config = load(TrainConfig, name, "train")
     objective = build_objective(config.objective)
-    size, channels = config.data.image_size or 32, config.data.channels or 3
+    grey = "fmnist" in name
+    size = config.data.image_size or (28 if grey else 32)
+    channels = config.data.channels or (1 if grey else 3)
     if "latent" in name or "encoded" in name:
         pytest.skip("of latents, whose shape an autoencoder gives")
     facts = DataFacts(
