@@ -172,6 +172,7 @@ def test_a_planned_decay_keeps_its_length(config: Path, tmp_path: Path) -> None:
         Trainer(tiny(config, ["schedule.decay=cosine"]), tmp_path, device="cpu")
 
 
+@pytest.mark.filterwarnings("ignore:.* labels have no image")  # of so few images
 def test_going_on_with_other_data_is_refused(
     config: Path, fashion_mnist: Path, tmp_path: Path
 ) -> None:
