@@ -21,7 +21,7 @@ def beta(run: Run) -> None:
     """What an average keeps of itself in a step."""
     widths, ends, lengths = (run.input(name).tolist() for name in ("std", "t_next", "t_delta"))
     kept = [
-        PowerAverage({}, width).keep(end - length, length)
+        PowerAverage({}, width).keep(round(end - length), round(length))
         for width, end, length in zip(widths, ends, lengths, strict=True)
     ]
     run.expect_all({"beta": _vector(kept)})
