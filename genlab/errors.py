@@ -124,7 +124,7 @@ def reading(
     """
     try:
         yield
-    except GenLabError:
+    except (GenLabError, Warning):  # a warning raises where somebody has it do so
         raise
     except Exception as error:
         if is_out_of_memory(error):

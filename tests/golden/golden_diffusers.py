@@ -2,6 +2,7 @@
 
 import shutil
 import tempfile
+import warnings
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
@@ -13,6 +14,7 @@ from golden_told import Told, shared
 from torch import Tensor
 
 import genlab
+from genlab.checkpoints.diffusers_schedulers import ReplacedSchedulerWarning
 from genlab.diffusion.condition import NULL_CLASS, Condition
 from genlab.diffusion.denoiser import Denoiser, Prediction
 from genlab.generators import DiffusionGenerator
@@ -37,7 +39,8 @@ def model_folder(case: Case, to: str) -> Path:
 
 @lru_cache(maxsize=32)
 def convert(case: Case, config: tuple[tuple[str, Any], ...]) -> DiffusionGenerator:
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore", ReplacedSchedulerWarning)  # what replaces it is checked
         generator = genlab.convert(model_folder(case, folder), "diffusers", dict(config))
     assert isinstance(generator, DiffusionGenerator)
     return generator
