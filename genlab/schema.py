@@ -102,8 +102,9 @@ def check_plain(values: Any, source: str) -> None:
         source: where they come from, as messages begin.
 
     Raises:
-        ConfigError: text that would be interpolated, a whole number of more than 64 bits, or more
-            values, or deeper ones, than `MAX_VALUES` and `MAX_DEPTH`.
+        ConfigError: text that would be interpolated, a key that is no text or number, a whole
+            number of more than 64 bits, or more values, or deeper ones, than `MAX_VALUES` and
+            `MAX_DEPTH`.
     """
     for text in _scalars(values, source):
         if isinstance(text, str) and "${" in text:
@@ -131,6 +132,12 @@ def _scalars(values: Any, source: str) -> Iterator[Any]:
         if count > MAX_VALUES:
             raise ConfigError(f"{source}: it holds more than {MAX_VALUES:,} values; leave some out")
         if isinstance(value, Mapping):
+            for key in value:
+                if isinstance(key, str | int | float | Enum):
+                    continue
+                raise ConfigError(
+                    f"{source}: {_shown(str(key))} is no name of a setting; write KEY: VALUE"
+                )
             stack += [(each, depth + 1) for pair in value.items() for each in pair]
         elif isinstance(value, list | tuple):
             stack += [(each, depth + 1) for each in value]

@@ -158,3 +158,15 @@ def test_every_choice_of_training_can_be_made(key: str, word: str, tmp_path: Pat
         value = getattr(value, part)
     assert value.name == word
     assert ("mixed_precision", "no") in choice_fields(TrainConfig)
+
+
+@pytest.mark.parametrize("key", ["null", "~", "[1, 2]", "2024-01-01"])
+def test_a_key_that_is_no_name_is_refused(key: str, tmp_path: Path) -> None:
+    file = tmp_path / "a.yaml"
+    file.write_text(f"? {key}\n: {{solver: heun}}\n", encoding="utf-8")
+    with pytest.raises(ConfigError):
+        config.load(Settings, str(file), "sample")
+    file.write_text(f"free:\n  ? {key}\n  : 1\n", encoding="utf-8")
+    if key != "2024-01-01":  # text, where nothing says otherwise
+        with pytest.raises(ConfigError):
+            config.load(Settings, str(file), "sample")
