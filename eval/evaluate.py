@@ -142,13 +142,15 @@ class Evaluation:
 
     def _check_counts(self, reference: Reference | None) -> None:
         """Refuse too few images before any is drawn: by the samples alone, or by both."""
-        known = None
+        reference_count = None
         if reference is not None:
             rows = reference.features.rows.values()
-            known = min([reference.features.count, *map(len, rows)])
+            reference_count = min([reference.features.count, *map(len, rows)])
         for name, metric in self.feature_metrics.items():
             with _naming(name):
-                metric.check_counts(self.runs[0].count, known if metric.reference_needs else None)
+                metric.check_counts(
+                    self.runs[0].count, reference_count if metric.reference_needs else None
+                )
 
     def _sampler(self) -> AnySampler | None:
         """How the generator is sampled, made once for all repeats and batches."""

@@ -291,10 +291,10 @@ def _columns(extractor: FeatureExtractor, generator: Generator) -> list[int]:
     count = generator.num_classes
     if extractor.outputs.get("logits") == count:
         try:
-            found = match_classes(count, generator.class_names, count, extractor.class_names)
+            matches = match_classes(count, generator.class_names, count, extractor.class_names)
         except LabelError as error:
             raise EvaluationError(f"{extractor.name} has no class for each: {error}") from error
-        columns = [column for column in found if column is not None]
+        columns = [column for column in matches if column is not None]
         if len(set(columns)) == count:
             return columns
     raise EvaluationError(

@@ -111,8 +111,8 @@ class StoredImages(Samples):
         self.count = len(self._dataset)
         self.image_shape = self._dataset.image_shape
         self.labels = self._dataset.labels if has_labels else None
-        told = None if class_names is None or self.labels is None else tuple(class_names)
-        self.class_names = self._dataset.class_names or told
+        stored_names = None if class_names is None or self.labels is None else tuple(class_names)
+        self.class_names = self._dataset.class_names or stored_names
         if self.image_shape[0] not in (1, 3):
             raise DataError(
                 f"{path} has images with {self.image_shape[0]} channels; 1 or 3 can be scored"

@@ -257,7 +257,7 @@ def _discriminator_shapes(state: State, deep: bool) -> dict[str, Any]:
     num_blocks = _length(state, r"blocks\.(\d+)\.0\.conv1\.weight")
     [resolution] = [size for size, widths in tables.items() if len(widths) == num_blocks]
     multiple = tables[resolution][-1]
-    told = {
+    options = {
         "resolution": resolution,
         "D_ch": state["linear.weight"].shape[1] // multiple,
         "D_attn": _attention(state, _discriminator_table(resolution, deep)),
@@ -265,13 +265,13 @@ def _discriminator_shapes(state: State, deep: bool) -> dict[str, Any]:
         "num_D_SVs": max(1, _length(state, r"linear\.u(\d+)")),
     }
     if deep:
-        return {**told, "D_depth": _length(state, r"blocks\.0\.(\d+)\.conv1\.weight")}
+        return {**options, "D_depth": _length(state, r"blocks\.0\.(\d+)\.conv1\.weight")}
     # Any block tells it whose two widths differ, as those of the first do: it takes the image.
     widths = [
         {state[f"blocks.{index}.0.{conv}.weight"].shape[0] for conv in ("conv1", "conv2")}
         for index in range(num_blocks)
     ]
-    return {**told, "D_wide": all(len(both) == 1 for both in widths)}
+    return {**options, "D_wide": all(len(both) == 1 for both in widths)}
 
 
 def _length(state: State, pattern: str) -> int:
