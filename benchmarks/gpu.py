@@ -326,6 +326,8 @@ def _samplers() -> Iterator[tuple[str, str, dict[str, Any]]]:
         yield "solver", name, {"solver": {"name": name}, "schedule": own}
     for name in GUIDANCE:
         entry = {"name": name, **PARTS.get(name, {})}
+        if GUIDANCE[name].by_class and hasattr(GUIDANCE[name], "scale"):
+            entry["scale"] = 2.0  # the bundled model has none of its own
         stack = [{"name": "cfg", "scale": 2.0}, entry] if name == "cads" else [entry]
         yield "guidance", name, {"schedule": schedule, "guidance": stack}
 
