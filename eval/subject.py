@@ -6,13 +6,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from genlab.checkpoints.bundled import INDEX, bundled_card, bundled_names, card_header
+from genlab.checkpoints.bundled import bundled_card, bundled_names, card_header
 from genlab.data.conform import Wording
 from genlab.errors import EvaluationError
 from genlab.eval.datasets import dataset_name
 from genlab.eval.samples import SETTINGS, StoredImages
 from genlab.finetuning.adapters.folders import is_adapter
 from genlab.generators.base import Generator
+from genlab.generators.index import INDEX
 from genlab.samplers.base import AnySampler
 
 

@@ -9,6 +9,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from genlab.lazy import attach
+
 _package = Path(__file__).resolve().parent
 if not (_package / "samplers").exists() and (_package.parent / "samplers").is_dir():
     # A checkout: samplers/, eval/ and configs/ lie beside this folder; a wheel has them inside it.
@@ -58,6 +60,10 @@ def _model_of_a_run(source: str) -> Any:
     return import_module("genlab.training.named").load_from_run(source)
 
 
+def _is_adapter(source: str) -> bool:
+    return import_module("genlab.finetuning.adapters.folders").find_adapter(source) is not None
+
+
 def _model_with_adapter(source: str) -> Any:
     folder = import_module("genlab.finetuning.adapters.folders").find_adapter(source)
     if folder is None:
@@ -73,19 +79,10 @@ def _adapter_names() -> list[str]:
 # fine-tuning; and by name, since every room imports this module.
 import_module("genlab.samplers.parts").loads_from_runs("generator")(_model_of_a_run)
 _beside = import_module("genlab.checkpoints.beside")
-_beside.register("adapter", _beside.Beside(read=_model_with_adapter, names=_adapter_names))
+_beside.register(
+    "adapter",
+    _beside.Beside(finds=_is_adapter, read=_model_with_adapter, names=_adapter_names),
+)
 import_module("genlab.diffusers_import").show_pipeline()
 
-
-def __getattr__(name: str) -> Any:
-    """Import a public name from its home module on first use (PEP 562)."""
-    if name in _HOMES:
-        value = getattr(import_module(_HOMES[name]), name)
-        globals()[name] = value
-        return value
-    raise AttributeError(f"module 'genlab' has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    """List the public names, loaded or not."""
-    return sorted({*globals(), *_HOMES})
+__getattr__, __dir__ = attach(__name__, _HOMES)

@@ -7,7 +7,7 @@ after every step, and the run goes back up again and again, so that the two part
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from jaxtyping import Bool, Float
@@ -18,87 +18,32 @@ from genlab.diffusion.condition import Condition
 from genlab.diffusion.denoiser import Denoiser, State
 from genlab.diffusion.noise import Noise
 from genlab.diffusion.noise_levels import NoiseLevels
-from genlab.errors import ConfigError, nearest
+from genlab.errors import ConfigError
 from genlab.samplers.base import Grid, Hook, SolverStep
-from genlab.samplers.inversion import ASKS, check_invertible, invert_images
+from genlab.samplers.edit import Edit
+from genlab.samplers.inversion import check_invertible, invert_images
 from genlab.samplers.loop import solve
 from genlab.samplers.sampler import Sampler
 
 
-@dataclass(frozen=True, kw_only=True)
-class Edit:
-    """How given images are drawn anew.
+def edited_grid(edit: Edit, grid: Grid, *, inpaints: bool = False) -> Grid:
+    """The levels of an edit's run, of those that the sampler would go through.
 
-    Attributes:
-        strength: where the run starts, in the model's own time, 0 < strength <= 1: 1 is where
-            sampling starts, and small values change little. Steps above it are left out. None
-            starts from noise alone, or with ``invert`` from the largest level.
-        start_sigma: the same as a noise level, > 0, in place of ``strength``.
-        invert: whether the start is found by following the sampler back from the images, rather
-            than by adding noise to them.
-        ask: of inversion: ``start`` or ``end``, see `genlab.samplers.inversion.invert_images`.
-        guided: whether inversion follows the sampler's guidance, too. Guidance drives the state to
-            typical images; followed back it drives it away from them, and magnifies the errors of
-            the steps (Mokady et al., arXiv:2211.09794), so that what is found is less like noise.
-            A round trip needs the same on both ways: either this, or no guidance when drawing.
-        resample: of inpainting: how often each stretch of the run is gone through, >= 1. 1 never
-            goes back.
-        jump_length: of inpainting: how many levels a run goes back up at a time, >= 1. None is a
-            25th of them, at least 1: 10 of 250, as in the paper.
+    Args:
+        edit: where the run starts, and how often it goes back.
+        grid: of the sampler.
+        inpaints: whether the run keeps a part of the images.
 
-    Source: Meng et al. (SDEdit, arXiv:2108.01073) for ``strength``; Lugmayr et al. (RePaint,
-    arXiv:2201.09865), Algorithm 1 and Sec. 4.2, for ``resample`` and ``jump_length``.
+    Raises:
+        ConfigError: the run cannot go back up among these levels.
     """
-
-    strength: float | None = None
-    start_sigma: float | None = None
-    invert: bool = False
-    ask: str = "start"
-    guided: bool = False
-    resample: int = 10
-    jump_length: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.strength is not None and self.start_sigma is not None:
-            raise ConfigError("strength and start_sigma say the same in two ways; leave one out")
-        if self.strength is not None and not 0 < self.strength <= 1:
-            raise ConfigError(
-                f"strength must be above 0 and at most 1 (all noise), got {self.strength:g}"
-            )
-        if self.start_sigma is not None and not 0 < self.start_sigma < math.inf:
-            raise ConfigError(f"start_sigma must be a noise level > 0, got {self.start_sigma:g}")
-        if self.ask not in ASKS:
-            raise ConfigError(
-                f"inversion cannot ask at the {self.ask!r} of a step; {nearest(self.ask, ASKS)}"
-            )
-        if self.resample < 1:
-            raise ConfigError(f"resample must be at least 1 (never go back), got {self.resample}")
-        if self.jump_length is not None and self.jump_length < 1:
-            raise ConfigError(f"jump_length must be at least 1, got {self.jump_length}")
-
-    @property
-    def starts_between(self) -> bool:
-        """Whether a level is named that the run starts at."""
-        return self.strength is not None or self.start_sigma is not None
-
-    def grid(self, grid: Grid, *, inpaints: bool = False) -> Grid:
-        """The levels of a run, of those that the sampler would go through.
-
-        Args:
-            grid: of the sampler.
-            inpaints: whether the run keeps a part of the images.
-
-        Raises:
-            ConfigError: the run cannot go back up among these levels.
-        """
-        levels = grid.noise_levels
-        if self.start_sigma is not None:
-            grid = begin_at(grid, self.start_sigma)
-        elif self.strength is not None:
-            grid = begin_at(grid, level_of_time(levels, self.strength))
-        if not inpaints or self.resample == 1:
-            return grid
-        return go_back(grid, self.jump_length, self.resample)
+    if edit.start_sigma is not None:
+        grid = begin_at(grid, edit.start_sigma)
+    elif edit.strength is not None:
+        grid = begin_at(grid, level_of_time(grid.noise_levels, edit.strength))
+    if not inpaints or edit.resample == 1:
+        return grid
+    return go_back(grid, edit.jump_length, edit.resample)
 
 
 def level_of_time(noise_levels: NoiseLevels, time: float) -> float:
@@ -335,7 +280,7 @@ def check_edit(
             "way to noise), a mask, or invert"
         )
     guided = sampler.guide(denoiser)
-    grid = edit.grid(sampler.route(guided.noise_levels), inpaints=inpaints)
+    grid = edited_grid(edit, sampler.route(guided.noise_levels), inpaints=inpaints)
     sampler.check_run(grid)
     sampler.solver.begin(grid)
     if edit.invert:

@@ -20,12 +20,10 @@ from genlab.diffusion.denoiser import (
 )
 from genlab.errors import ConfigError, nearest
 from genlab.samplers.base import Grid, Solver, SolverStep, StepResult
+from genlab.samplers.edit import ASKS
 from genlab.samplers.loop import solve
 from genlab.samplers.solvers.ddim import DDIM
 from genlab.samplers.solvers.euler import Euler
-
-ASKS = ("start", "end")
-"""At which end of a step the model is asked during inversion."""
 
 
 def invert(

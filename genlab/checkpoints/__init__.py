@@ -6,6 +6,7 @@ The public names are looked up on first use, so that the zoo can be listed witho
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from genlab.lazy import attach
 from genlab.samplers.parts import loads
 
 if TYPE_CHECKING:
@@ -38,10 +39,4 @@ def _generator(source: str) -> Any:
     return import_module("genlab.checkpoints.loading").load(source)
 
 
-def __getattr__(name: str) -> Any:
-    """Import a public name from its home module on first use (PEP 562)."""
-    if name in _HOMES:
-        value = getattr(import_module(_HOMES[name]), name)
-        globals()[name] = value
-        return value
-    raise AttributeError(f"module 'genlab.checkpoints' has no attribute {name!r}")
+__getattr__, __dir__ = attach(__name__, _HOMES)

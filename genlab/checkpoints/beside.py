@@ -17,10 +17,12 @@ class Beside:
     """One kind of such models.
 
     Attributes:
+        finds: whether a name or path means one; nothing is read but its folder.
         read: a name or path -> the model; None where it means nothing of this kind.
         names: of those that are known on this machine.
     """
 
+    finds: Callable[[str], bool]
     read: Callable[[str], "Generator | None"]
     names: Callable[[], list[str]]
 
@@ -41,6 +43,15 @@ def read(name: str) -> "Generator | None":
     """
     models = (kind.read(name) for kind in _KINDS.values())
     return next((model for model in models if model is not None), None)
+
+
+def finds(name: str) -> bool:
+    """Whether a name or path means a model of any kind.
+
+    Raises:
+        GenLabError: it will be one, but is not yet.
+    """
+    return any(kind.finds(name) for kind in _KINDS.values())
 
 
 def names() -> list[str]:

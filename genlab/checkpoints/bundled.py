@@ -11,9 +11,7 @@ from omegaconf import OmegaConf
 
 from genlab.errors import UnknownNameError, nearest
 from genlab.files import read_json_object
-
-INDEX = "model_index.json"
-"""The file that makes a folder a pipeline folder."""
+from genlab.generators.index import INDEX
 
 
 def bundled_names() -> list[str]:

@@ -5,7 +5,7 @@ from pathlib import Path
 from genlab.checkpoints.bundled import bundled_folder, bundled_names
 from genlab.checkpoints.zoo import entries, pulled_folder
 from genlab.errors import CheckpointError, GenLabError, UnknownNameError, nearest
-from genlab.generators.folder import read_index
+from genlab.generators.index import read_index
 from genlab.generators.noisy_classifier import NoisyClassifier
 
 _FORMAT = "guided-diffusion-classifier"

@@ -27,7 +27,7 @@ from genlab.errors import CheckpointError, ConfigError
 from genlab.files import make_public, read_json_object, write_text
 from genlab.generators import DiffusionGenerator
 from genlab.generators.autoencoder import CLASSES, Autoencoder
-from genlab.generators.folder import INDEX
+from genlab.generators.index import INDEX
 from genlab.generators.models import MODEL_CONFIG, read_config
 from genlab.networks import DiT
 from genlab.networks.diffusers_dit import DiffusersDiT

@@ -1,26 +1,24 @@
 """`genlab.load`: a name, a folder or an official file becomes a generator."""
 
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from genlab.checkpoints import beside
-from genlab.checkpoints.bundled import INDEX, bundled_folder, bundled_names
-from genlab.checkpoints.conversion import convert, is_readable_folder
-from genlab.checkpoints.zoo import entries, pulled_folder
-from genlab.errors import CheckpointError, GenLabError, UnknownNameError, nearest
-from genlab.generators.base import Generator
-from genlab.generators.discriminator import GanDiscriminator
-from genlab.generators.families import read_generator
-from genlab.generators.folder import read_index
-from genlab.generators.noisy_classifier import NoisyClassifier
+from genlab.checkpoints.places import find_folder
+from genlab.errors import CheckpointError
+from genlab.generators.index import INDEX, read_index
+
+if TYPE_CHECKING:  # a name that means nothing is refused without them
+    import torch
+
+    from genlab.generators.base import Generator
 
 
 def load(
     name_or_path: Path | str,
-    device: torch.device | str | None = None,
-    dtype: torch.dtype | None = None,
-) -> Generator:
+    device: "torch.device | str | None" = None,
+    dtype: "torch.dtype | None" = None,
+) -> "Generator":
     """Load a generator.
 
     Args:
@@ -39,32 +37,31 @@ def load(
     return generator if device is None and dtype is None else generator.to(device, dtype)
 
 
-def _find(name: str) -> Generator:
-    if name in bundled_names():
-        return _read(name, bundled_folder(name))
-    pulled = pulled_folder(name) if name in entries() else None
-    if pulled is not None:
-        return _read(name, pulled)
+def _find(name: str) -> "Generator":
+    folder = find_folder(name)
+    if folder is not None:
+        return _read(name, folder)
     if (model := beside.read(name)) is not None:
         return model
+    # Readers, families and what they need take seconds to import: not before there is a model.
+    from genlab.checkpoints.conversion import is_readable_folder
+
     path = Path(name)
-    if is_readable_folder(path):
+    if path.is_file() or is_readable_folder(path):
         return _generator(path)
-    if path.is_dir():
-        if not (path / INDEX).is_file():
-            raise CheckpointError(
-                f"{path} is no model: it has no {INDEX}; give the folder that save_pretrained, "
-                "genlab convert or genlab finetune wrote"
-            )
-        return _read(name, path)
-    if path.is_file():
-        return _generator(path)
-    if name not in entries() and (path.suffix or path.parent != Path()):
-        raise CheckpointError(f"there is no file or folder {path}; check the path")
-    raise _not_here(name)
+    if not (path / INDEX).is_file():
+        raise CheckpointError(
+            f"{path} is no model: it has no {INDEX}; give the folder that save_pretrained, "
+            "genlab convert or genlab finetune wrote"
+        )
+    return _read(name, path)
 
 
-def _read(name: str, folder: Path) -> Generator:
+def _read(name: str, folder: Path) -> "Generator":
+    from genlab.generators.discriminator import GanDiscriminator
+    from genlab.generators.families import read_generator
+    from genlab.generators.noisy_classifier import NoisyClassifier
+
     family = read_index(folder).get("family")
     if family == NoisyClassifier.family:
         raise CheckpointError(
@@ -79,7 +76,11 @@ def _read(name: str, folder: Path) -> Generator:
     return read_generator(folder)
 
 
-def _generator(path: Path) -> Generator:
+def _generator(path: Path) -> "Generator":
+    from genlab.checkpoints.conversion import convert
+    from genlab.generators.base import Generator
+    from genlab.generators.discriminator import GanDiscriminator
+
     product = convert(path)
     if isinstance(product, Generator):
         return product
@@ -91,16 +92,4 @@ def _generator(path: Path) -> Generator:
     raise CheckpointError(
         f"{path} holds a classifier of noisy images, which draws nothing itself; write it to a "
         "folder with genlab convert, and name that as the classifier of a guidance"
-    )
-
-
-def _not_here(name: str) -> GenLabError:
-    zoo = entries()
-    if name in zoo:
-        return CheckpointError(
-            f"the zoo's model {name} is not on this machine yet; fetch it with "
-            f"'genlab zoo pull {name}' (licence {zoo[name].licence})"
-        )
-    return UnknownNameError(
-        f"there is no model {name!r}; {nearest(name, [*bundled_names(), *zoo, *beside.names()])}"
     )

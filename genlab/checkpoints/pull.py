@@ -7,7 +7,6 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from genlab.checkpoints.arguments import read_arguments
-from genlab.checkpoints.bundled import INDEX
 from genlab.checkpoints.card import Origin, with_card
 from genlab.checkpoints.conversion import convert
 from genlab.checkpoints.diffusers_models import read_autoencoder
@@ -26,6 +25,7 @@ from genlab.errors import CheckpointError, DownloadError
 from genlab.generators.autoencoder import Autoencoder
 from genlab.generators.diffusion import DiffusionGenerator
 from genlab.generators.folder import remove_unfinished
+from genlab.generators.index import INDEX
 from genlab.generators.lock import lock_folder
 
 

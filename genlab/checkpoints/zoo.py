@@ -13,7 +13,6 @@ from urllib.parse import urlsplit
 
 from omegaconf import OmegaConf
 
-from genlab.checkpoints.bundled import INDEX
 from genlab.errors import (
     CheckpointError,
     ConfigError,
@@ -23,6 +22,7 @@ from genlab.errors import (
     reason,
 )
 from genlab.files import read_json_object, write_text
+from genlab.generators.index import INDEX
 
 
 @dataclass(kw_only=True)

@@ -167,7 +167,7 @@ def check_model_folder(folder: Path, *, overwrite: bool | None = None) -> None:
     Raises:
         OutputError: it holds a model that may not be replaced, or other files.
     """
-    from genlab.checkpoints.bundled import INDEX
+    from genlab.generators.index import INDEX
 
     if (folder / INDEX).is_file():
         if not overwrite:

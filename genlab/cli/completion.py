@@ -175,8 +175,9 @@ def adapter_names() -> list[str]:
 
 def classifier_names() -> list[str]:
     """Bundled classifiers of noisy images, then those that scores are made with."""
-    from genlab.checkpoints.bundled import INDEX, bundled_folder, bundled_names
+    from genlab.checkpoints.bundled import bundled_folder, bundled_names
     from genlab.files import read_json_object
+    from genlab.generators.index import INDEX
 
     indices = {name: read_json_object(bundled_folder(name) / INDEX) for name in bundled_names()}
     noisy = [name for name, index in indices.items() if index["family"] == "noisy-classifier"]

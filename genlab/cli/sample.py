@@ -204,7 +204,6 @@ class SamplingRun:
     ) -> None:
         from genlab import config, load
         from genlab.errors import ConfigError
-        from genlab.generators.processes import join
         from genlab.generators.sample_config import SampleConfig
 
         def merged(defaults: Mapping[str, Any] | None = None) -> "SampleConfig":
@@ -215,6 +214,10 @@ class SamplingRun:
             raise ConfigError("which model? name one, for instance genlab sample edm-fmnist")
         first.check_inputs()
         _check_output(first.output)
+        if generator is None:
+            _check_without_torch(first)
+        from genlab.generators.processes import join
+
         self.processes = join(first.device)
         self.generator: Generator = generator or load(first.model, adapter=first.adapter)
         # Once more, now that the model's own sampler can stand below the changes to it.
@@ -383,6 +386,35 @@ def _check_between(flags: Mapping[str, Any]) -> None:
                 f"--between and --{option} exclude each other: --between names the seeds, and "
                 "--classes gives one class for each of them"
             )
+
+
+def _check_without_torch(config: "SampleConfig") -> None:
+    """Refuse a model, class or seed that is none, within a moment.
+
+    Whatever needs the model itself is checked once it is loaded, which takes seconds.
+    """
+    from genlab.checkpoints.places import find_folder
+    from genlab.generators.index import read_index
+
+    folder = find_folder(str(config.model))
+    if folder is None or config.adapter is not None:
+        return
+    index = read_index(folder)
+    num_classes, names = index.get("num_classes"), index.get("class_names")
+    # Another program's index is taken at its word only where it is well-formed; a model without
+    # classes may get those of a classifier that guides it.
+    if isinstance(num_classes, int) and num_classes > 0 and _is_list_of_names(names, num_classes):
+        config.check_classes(num_classes, names)
+
+
+def _is_list_of_names(names: object, num_classes: int) -> bool:
+    if names is None:
+        return True
+    return (
+        isinstance(names, list)
+        and len(names) == num_classes
+        and all(isinstance(name, str) for name in names)
+    )
 
 
 def _check_output(output: str | None) -> None:

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from genlab.checkpoints import edm_config
-from genlab.checkpoints.bundled import INDEX, bundled_folder, bundled_names
+from genlab.checkpoints.bundled import bundled_folder, bundled_names
 from genlab.checkpoints.edm import NETWORKS as EDM_NETWORKS
 from genlab.checkpoints.loading import load
 from genlab.checkpoints.zoo import ZooEntry, entries, pulled_folder
@@ -25,7 +25,8 @@ from genlab.finetuning.origins import ClassOrigin
 from genlab.finetuning.rebuilding import rebuild
 from genlab.finetuning.resolution import POSITIONS
 from genlab.generators.base import Generator
-from genlab.generators.folder import NETWORK, network_class, read_index
+from genlab.generators.folder import network_class
+from genlab.generators.index import INDEX, NETWORK, read_index
 from genlab.generators.models import own_config, read_config
 from genlab.networks import ADMUNet, DiT
 from genlab.networks.autoregressive import AutoregressiveNetwork

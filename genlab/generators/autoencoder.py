@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import torch
-from diffusers import AutoencoderKL, AutoencoderTiny
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -28,11 +28,9 @@ from genlab.generators.models import (
     write_model,
 )
 
-CLASSES: dict[str, type[Any]] = {
-    "AutoencoderKL": AutoencoderKL,
-    "AutoencoderTiny": AutoencoderTiny,
-}
-"""The autoencoders that GenLab knows, by their names in diffusers."""
+CLASSES = ("AutoencoderKL", "AutoencoderTiny")
+"""The autoencoders that GenLab knows, by their names in diffusers, which imports each when it is
+asked for: that takes longer than all the rest that a model of pixels needs."""
 
 SLICE_PIXELS = 2**18
 """Pixels that are decoded at a time: four images of 256x256, one of 512x512 or larger."""
@@ -79,7 +77,7 @@ class Autoencoder:
     """
 
     def __init__(self, model: nn.Module, *, slice_pixels: int = SLICE_PIXELS) -> None:
-        if type(model) not in CLASSES.values():
+        if type(model).__name__ not in CLASSES or type(model) not in _classes().values():
             raise ConfigError(
                 f"GenLab knows the autoencoders {', '.join(CLASSES)}, not {type(model).__name__}"
             )
@@ -101,7 +99,7 @@ class Autoencoder:
     @property
     def is_gaussian(self) -> bool:
         """Whether the encoder gives a Gaussian for each image rather than one code."""
-        return not isinstance(self.model, AutoencoderTiny)
+        return not isinstance(self.model, diffusers.AutoencoderTiny)
 
     def latent_shape(self, image_shape: tuple[int, int, int]) -> tuple[int, int, int]:
         """(C, H, W) of the latents of images of the shape (C, H, W).
@@ -158,7 +156,7 @@ class Autoencoder:
         model: Any = self.model
         coded = model.encode(images.to(self.device, self.dtype))
         scale, shift = (v.to(self.device) for v in (self._scale, self._shift))
-        if isinstance(model, AutoencoderTiny):
+        if isinstance(model, diffusers.AutoencoderTiny):
             return Encoded(mean=(coded.latents.to(torch.float32) - shift) * scale, std=None)
         gaussian = coded.latent_dist
         mean = (gaussian.mean.to(torch.float32) - shift) * scale
@@ -251,7 +249,11 @@ class Autoencoder:
             CheckpointError: it holds no autoencoder that GenLab knows, or is damaged.
         """
         folder = Path(folder)
-        return cls(read_model(folder, model_class(folder, CLASSES), what="autoencoder"))
+        return cls(read_model(folder, model_class(folder, _classes()), what="autoencoder"))
+
+
+def _classes() -> dict[str, type[Any]]:
+    return {name: getattr(diffusers, name) for name in CLASSES}
 
 
 def _normalisation(config: Any) -> tuple[Float[Tensor, "#C 1 1"], Float[Tensor, "#C 1 1"]]:

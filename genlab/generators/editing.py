@@ -20,7 +20,8 @@ from genlab.generators.diffusion import DiffusionGenerator, SharedNetwork
 from genlab.generators.given import by_seed
 from genlab.generators.models import weights_sha256
 from genlab.samplers.base import AnySampler, Hook, SamplerLike, SolverStep
-from genlab.samplers.editing import Edit, check_edit, edit_steps, latents_of
+from genlab.samplers.edit import Edit
+from genlab.samplers.editing import check_edit, edit_steps, latents_of
 from genlab.samplers.interpolation import NoiseBetween, slerp
 from genlab.samplers.sampler import Sampler
 

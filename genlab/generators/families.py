@@ -7,7 +7,7 @@ from typing import Any
 
 from genlab.errors import CheckpointError
 from genlab.generators.base import Generator
-from genlab.generators.folder import INDEX, read_index
+from genlab.generators.index import INDEX, read_index
 from genlab.registry import Registry
 
 FAMILIES: Registry[type[Generator]] = Registry(

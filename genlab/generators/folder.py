@@ -26,16 +26,13 @@ from safetensors import SafetensorError
 from torch import nn
 
 from genlab.errors import CheckpointError, GenLabError, OutputError
-from genlab.files import MAX_JSON, read_json_object
+from genlab.files import MAX_JSON
+from genlab.generators.index import INDEX, NETWORK, PIPELINE, is_component
 from genlab.generators.models import read_model, write_model
 
-INDEX = "model_index.json"
-NETWORK = "network"
 PARTS = ("autoencoder",)
 """Models that a folder may hold beside the network, each in a folder of its name."""
 CARD = "README.md"
-PIPELINE = "GenLabPipeline"
-
 _OUR_NETWORKS = "genlab.networks."
 
 
@@ -117,30 +114,6 @@ def _move_into(new: Path, folder: Path) -> None:
                 old.unlink()
 
 
-def read_index(folder: Path) -> dict[str, Any]:
-    """What ``model_index.json`` says.
-
-    Raises:
-        CheckpointError: it is missing or is not a JSON object.
-    """
-    path = folder / INDEX
-    if not path.is_file():
-        raise CheckpointError(
-            f"{folder} is no model folder: it has no {INDEX}; check the path, "
-            "or make one with genlab convert"
-        )
-    index = read_json_object(path)
-    if not _is_component(index.get(NETWORK)):
-        raise CheckpointError(
-            f"{path} names no network; GenLab reads folders of its own pipeline, {PIPELINE}"
-        )
-    return index
-
-
-def _is_component(value: object) -> bool:
-    return isinstance(value, list) and len(value) == 2 and all(isinstance(v, str) for v in value)
-
-
 def read_network(
     folder: Path, index: Mapping[str, Any], dtype: torch.dtype | None = None
 ) -> ModelMixin:
@@ -172,7 +145,7 @@ def read_parts(folder: Path, index: Mapping[str, Any]) -> dict[str, ModelMixin |
     """
     return {
         name: read_model(folder / name, _model_class(folder, *index[name]), what=name)
-        if _is_component(index.get(name))
+        if is_component(index.get(name))
         else None
         for name in PARTS
     }

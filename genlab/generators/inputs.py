@@ -10,7 +10,7 @@ from genlab.generators.diffusion import DiffusionGenerator, Enlargement
 from genlab.generators.editing import Editing, Interpolation
 from genlab.generators.given import read_given, read_masks
 from genlab.samplers.autoregressive.inpainting import mask as rows_kept
-from genlab.samplers.editing import Edit
+from genlab.samplers.edit import Edit
 
 Labels = tuple[int, ...] | None
 """The class of each seed's image, where the images have the model's classes."""

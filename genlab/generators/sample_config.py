@@ -1,10 +1,12 @@
 """The schema of ``genlab sample``: what a preset in configs/sample/ may say."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from genlab.data.labels import cycle_classes, parse_labels, parse_seeds
 from genlab.errors import ConfigError
-from genlab.samplers.editing import Edit
+from genlab.samplers.edit import Edit
 
 
 @dataclass(kw_only=True)
@@ -110,3 +112,22 @@ class SampleConfig:
             raise ConfigError("mask and keep say the same in two ways; leave one out")
         if self.frames is not None and self.between is None:
             raise ConfigError("frames has no effect without between, which names the seeds")
+
+    def check_classes(self, num_classes: int, class_names: Sequence[str] | None) -> None:
+        """Refuse classes that a model does not have, and seeds that are none.
+
+        Args:
+            num_classes: of the model.
+            class_names: where they have names.
+
+        Raises:
+            LabelError: names the class.
+            ConfigError: the seeds cannot be read.
+        """
+        if self.between is not None:
+            return
+        seeds = parse_seeds(self.seeds)
+        if self.classes is not None:
+            cycle_classes(self.classes, seeds, num_classes, class_names)
+        else:
+            parse_labels(self.labels, seeds, num_classes, class_names)

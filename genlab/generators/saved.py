@@ -12,14 +12,8 @@ from torch import nn
 
 from genlab.errors import CheckpointError, GenLabError, LabelError, printable, reading
 from genlab.generators.adapted import check_plain
-from genlab.generators.folder import (
-    INDEX,
-    read_card,
-    read_index,
-    read_network,
-    read_parts,
-    write_folder,
-)
+from genlab.generators.folder import read_card, read_network, read_parts, write_folder
+from genlab.generators.index import INDEX, read_index
 
 M = TypeVar("M", bound="SavedModel")
 

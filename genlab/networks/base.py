@@ -1,8 +1,10 @@
 """What the diffusion networks have in common: configuration, labels, gradient checkpointing."""
 
+import sys
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any, Self, TypeVar
 
 import torch
 from diffusers import configuration_utils
@@ -36,6 +38,24 @@ class Network(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers is un
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # diffusers is untyped
 
+    def to(self, *args: Any, **kwargs: Any) -> Self:
+        """Move or cast the weights, as `torch.nn.Module.to` does.
+
+        diffusers' own ``to`` first asks whether its hooks hold the weights elsewhere (group
+        offloading), and for that imports them all, peft and transformers included, which takes
+        longer than drawing. Where nobody has imported the hooks, none holds anything.
+        """
+        move = super().to if _hooks_are_loaded() else partial(nn.Module.to, self)
+        moved: Self = move(*args, **kwargs)
+        return moved
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network computes; see `to` on diffusers' hooks."""
+        first = None if _hooks_are_loaded() else next(self.parameters(), None)
+        where: torch.device = super().device if first is None else first.device
+        return where
+
     def layout(self) -> Layout:
         """What the network is made of, for fine-tuning.
 
@@ -46,6 +66,10 @@ class Network(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers is un
             f"{type(self).__name__} does not tell its parts, so no method can fine-tune it; "
             "choose another model"
         )
+
+
+def _hooks_are_loaded() -> bool:
+    return "diffusers.hooks" in sys.modules
 
 
 class DiffusionNetwork(Network):

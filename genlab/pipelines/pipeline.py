@@ -30,18 +30,11 @@ from genlab.generators.base import Generator
 from genlab.generators.diffusion import DiffusionGenerator
 from genlab.generators.editing import Editing, invert
 from genlab.generators.families import FAMILIES, family_of
-from genlab.generators.folder import (
-    INDEX,
-    NETWORK,
-    PARTS,
-    read_card,
-    read_index,
-    read_network,
-    read_parts,
-)
+from genlab.generators.folder import PARTS, read_card, read_network, read_parts
+from genlab.generators.index import INDEX, NETWORK, read_index
 from genlab.pipelines.conventions import PipelineConventions, named_folder, refuse_scheduler
 from genlab.samplers.base import SamplerLike, SolverStep, Step
-from genlab.samplers.editing import Edit
+from genlab.samplers.edit import Edit
 from genlab.samplers.stitching import StitchLike
 
 OUTPUT_TYPES = ("pil", "np", "pt")

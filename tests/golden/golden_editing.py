@@ -13,7 +13,8 @@ from genlab.diffusion.condition import Condition
 from genlab.diffusion.denoiser import ConditionedDenoiser, Denoiser, StepInfo
 from genlab.diffusion.discrete import Discrete, betas
 from genlab.samplers.base import Grid, Solver, SolverStep, StepResult
-from genlab.samplers.editing import Edit, KeepKnown
+from genlab.samplers.edit import Edit
+from genlab.samplers.editing import KeepKnown, edited_grid
 from genlab.samplers.inversion import ArrivingDDIM, NoDraws, invert
 from genlab.samplers.loop import solve
 from genlab.samplers.schedules.timesteps import Timesteps
@@ -264,7 +265,8 @@ def _places(run: Run, count: int) -> list[int]:
         sigmas=sigmas, sigma_range=(1.0, float(count)), noise_levels=mixture(run).noise_levels
     )
     times = jumps["jump_n_sample"] if jumps["jump_length"] < count else 1
-    grid = Edit(resample=times, jump_length=jumps["jump_length"]).grid(grid, inpaints=True)
+    edit = Edit(resample=times, jump_length=jumps["jump_length"])
+    grid = edited_grid(edit, grid, inpaints=True)
     visited = [int(level) - 1 for level in grid.sigmas[:-1].tolist()]
     places = visited[:1]
     for place in visited[1:]:

@@ -15,7 +15,8 @@ from genlab.diffusion.noise_levels import NoiseLevels
 from genlab.diffusion.preconditioning import EDM, VE, VP
 from genlab.errors import ConfigError
 from genlab.samplers.base import Grid
-from genlab.samplers.editing import Edit, begin_at, edit_steps, go_back, level_of_time
+from genlab.samplers.edit import Edit
+from genlab.samplers.editing import begin_at, edit_steps, go_back, level_of_time
 from genlab.samplers.interpolation import NoiseBetween, slerp
 from genlab.samplers.loop import sample_steps
 from genlab.samplers.sampler import Sampler

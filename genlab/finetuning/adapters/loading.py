@@ -1,23 +1,26 @@
 """`genlab.load`: also of adapters, whose base is found by name."""
 
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from genlab.checkpoints import loading
 from genlab.errors import CheckpointError, ConfigError, UnknownNameError
-from genlab.finetuning.adapters.adapter import Adapter, apply, read_adapter
 from genlab.finetuning.adapters.folders import check_no_adapter, find_adapter, kept_adapters
-from genlab.generators.base import Generator
+
+if TYPE_CHECKING:  # most models need no fine-tuning, and a name that means nothing no torch
+    import torch
+
+    from genlab.finetuning.adapters.adapter import Adapter
+    from genlab.generators.base import Generator
 
 
 def load(
     name_or_path: Path | str,
-    device: torch.device | str | None = None,
-    dtype: torch.dtype | None = None,
+    device: "torch.device | str | None" = None,
+    dtype: "torch.dtype | None" = None,
     *,
     adapter: Path | str | None = None,
-) -> Generator:
+) -> "Generator":
     """Load a generator.
 
     Args:
@@ -40,7 +43,9 @@ def load(
     return generator if device is None and dtype is None else generator.to(device, dtype)
 
 
-def load_adapter(adapter: Path | str | Adapter, base: Generator | str | None = None) -> Generator:
+def load_adapter(
+    adapter: "Path | str | Adapter", base: "Generator | str | None" = None
+) -> "Generator":
     """Load an adapter onto its base.
 
     Args:
@@ -54,13 +59,16 @@ def load_adapter(adapter: Path | str | Adapter, base: Generator | str | None = N
         CheckpointError: the adapter is damaged, its base is not here, or it is another model's.
         ConfigError: the adapter names no base, or the base is an adapter itself.
     """
+    from genlab.finetuning.adapters.adapter import Adapter, apply, read_adapter
+    from genlab.generators.base import Generator
+
     read = adapter if isinstance(adapter, Adapter) else read_adapter(folder_of(adapter))
     if isinstance(base, Generator):
         return apply(read, base)
     return apply(read, load_base(read, base), base)
 
 
-def load_base(adapter: Adapter, name: str | None = None) -> Generator:
+def load_base(adapter: "Adapter", name: str | None = None) -> "Generator":
     """The model that an adapter belongs to; whether it is that very one, `apply` finds out.
 
     Args:
