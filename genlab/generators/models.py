@@ -2,25 +2,25 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from threading import Lock
 from typing import Any
 
 import torch
+from accelerate import init_empty_weights
 from diffusers.models.modeling_utils import ModelMixin
-from safetensors import safe_open
 from torch import Tensor, nn
 
 from genlab.errors import CheckpointError, GenLabError, printable, reason
 from genlab.files import make_public, read_json_object
 from genlab.generators.claims import build_empty, check_config
+from genlab.generators.weight_files import WEIGHTS, read_shapes, read_tensors, weight_files
 
 MODEL_CONFIG = "config.json"
-_WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 _LOADING = Lock()
-"""diffusers changes how torch makes parameters while it loads: one thread at a time, then."""
+"""Building without memory changes how torch makes parameters: one thread at a time, then."""
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -80,15 +80,18 @@ def read_model(
             "float32"
         )
     try:
-        with _LOADING:
-            _check_shapes(folder, cls, config)
-            model, info = cls.from_pretrained(
-                str(folder),  # kept in the config, which other programs write as text
-                output_loading_info=True,
-                local_files_only=True,
-                use_safetensors=True,
-                torch_dtype=dtype,
+        files = weight_files(folder)
+        if not files:
+            raise CheckpointError(
+                f"the {what} in {folder} cannot be read, there is no {WEIGHTS}; fetch or save the "
+                "model again"
             )
+        _check_shapes(folder, cls, config, read_shapes(files))
+        # Parameters take no memory until the file's take their place; what no file holds, such as
+        # tables that the constructor computes, is there.
+        with _LOADING, init_empty_weights(include_buffers=False):
+            model = cls.from_config(dict(config))
+        model.load_state_dict(_read_state(files, model, dtype), assign=True)
     except GenLabError:
         raise
     except Exception as error:  # what diffusers and safetensors raise cannot be listed
@@ -96,21 +99,17 @@ def read_model(
             f"the {what} in {folder} cannot be read, a file is missing, cut short or does not fit "
             f"its config.json ({reason(error)}); fetch or save the model again"
         ) from error
-    # diffusers only logs these and goes on with random weights.
-    for fault in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-        if info[fault]:
-            raise _misfit(folder, fault.replace("_", " "), sorted(map(str, info[fault]))[0])
-    _realign(model)
     return model.eval()
 
 
-def _check_shapes(folder: Path, cls: type[Any], config: Mapping[str, Any]) -> None:
-    """Hold the config against the shapes in the files' heads, before diffusers takes memory."""
-    stored = _stored_shapes(folder)
-    if stored is None:  # no weights at all: diffusers says which files it looked for
-        return
+def _check_shapes(
+    folder: Path, cls: type[Any], config: Mapping[str, Any], stored: dict[str, tuple[int, ...]]
+) -> None:
+    """Hold the config against the shapes in the files' heads, before anything takes memory."""
     where = f"the {cls.__name__} in {folder}"
-    empty: nn.Module = build_empty(lambda: cls.from_config(dict(config)), len(stored), where)
+    with _LOADING:
+        empty: nn.Module = build_empty(lambda: cls.from_config(dict(config)), len(stored), where)
+    _rename(empty, stored)
     expected = {name: tuple(tensor.shape) for name, tensor in empty.state_dict().items()}
     for fault, names in (
         ("missing keys", expected.keys() - stored.keys()),
@@ -126,32 +125,33 @@ def _check_shapes(folder: Path, cls: type[Any], config: Mapping[str, Any]) -> No
             )
 
 
-def _stored_shapes(folder: Path) -> dict[str, tuple[int, ...]] | None:
-    """Name -> shape of all tensors in a folder; None where there is no file of weights."""
-    index = folder / f"{_WEIGHTS}.index.json"
-    if (folder / _WEIGHTS).is_file():
-        files = [_WEIGHTS]
-    elif index.is_file():
-        files = _shards(index)
-    else:
-        return None
-    shapes: dict[str, tuple[int, ...]] = {}
-    for file in files:
-        with safe_open(folder / file, framework="pt") as tensors:
-            for name in tensors.keys():  # noqa: SIM118  # no mapping
-                shapes[name] = tuple(tensors.get_slice(name).get_shape())
-    return shapes
+def _read_state(
+    files: Sequence[Path], model: nn.Module, dtype: torch.dtype | None
+) -> dict[str, Tensor]:
+    """All weights, in ``dtype`` but for what the model needs otherwise.
+
+    Args:
+        files: of the weights.
+        model: without memory.
+        dtype: None takes that of the model, whatever they are stored in.
+    """
+    state = {name: tensor for path in files for name, tensor in read_tensors(path)}
+    _rename(model, state)
+    kept = set(getattr(model, "_keep_in_fp32_modules", None) or ())
+    for name, own in model.state_dict().items():
+        casts = dtype is not None and own.is_floating_point() and not kept & {*name.split(".")}
+        state[name] = state[name].to(dtype if casts else own.dtype)
+    return state
 
 
-def _shards(index: Path) -> list[str]:
-    places = read_json_object(index).get("weight_map")
-    if not isinstance(places, dict) or not all(isinstance(f, str) for f in places.values()):
-        raise CheckpointError(f"{index} has no weight_map; fetch it again")
-    files = sorted(set(places.values()))
-    for file in files:
-        if Path(file).name != file:
-            raise CheckpointError(f"{index} points to {printable(file)!r}, outside its folder")
-    return files
+def _rename(model: nn.Module, state: dict[str, Any]) -> None:
+    """Give tensors of old files the names of today, in place, as diffusers' own loading does.
+
+    Attention of its autoencoders was once a class of its own, whose names hub files still have.
+    """
+    rename = getattr(model, "_fix_state_dict_keys_on_load", None)
+    if rename is not None:
+        rename(state)
 
 
 def _misfit(folder: Path, fault: str, name: str) -> CheckpointError:
@@ -159,16 +159,6 @@ def _misfit(folder: Path, fault: str, name: str) -> CheckpointError:
         f"the weights in {folder} do not fit its config.json: {fault} such as "
         f"{printable(name, 200)}; fetch or save the model again"
     )
-
-
-def _realign(model: nn.Module) -> None:
-    """Copy weights out of the mapped file, where they begin anywhere.
-
-    Matrix libraries round differently when memory is not aligned: without this a loaded model's
-    images would differ in the last bits from those of the model that was saved.
-    """
-    for tensor in [*model.parameters(), *model.buffers()]:
-        tensor.data = tensor.data.clone()
 
 
 def write_model(folder: Path, model: nn.Module) -> None:

@@ -4,7 +4,7 @@ import sys
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from diffusers import configuration_utils
@@ -38,7 +38,7 @@ class Network(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers is un
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # diffusers is untyped
 
-    def to(self, *args: Any, **kwargs: Any) -> Self:
+    def to(self, *args: Any, **kwargs: Any) -> "Network":
         """Move or cast the weights, as `torch.nn.Module.to` does.
 
         diffusers' own ``to`` first asks whether its hooks hold the weights elsewhere (group
@@ -46,8 +46,8 @@ class Network(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers is un
         longer than drawing. Where nobody has imported the hooks, none holds anything.
         """
         move = super().to if _hooks_are_loaded() else partial(nn.Module.to, self)
-        moved: Self = move(*args, **kwargs)
-        return moved
+        move(*args, **kwargs)
+        return self
 
     @property
     def device(self) -> torch.device:
