@@ -83,8 +83,8 @@ def read_model(
         files = weight_files(folder)
         if not files:
             raise CheckpointError(
-                f"the {what} in {folder} cannot be read, there is no {WEIGHTS}; fetch or save the "
-                "model again"
+                f"the {what} in {folder} cannot be read, a file is missing ({WEIGHTS}); fetch or "
+                "save the model again"
             )
         _check_shapes(folder, cls, config, read_shapes(files))
         # Parameters take no memory until the file's take their place; what no file holds, such as

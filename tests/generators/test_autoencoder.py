@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers import AutoencoderKL, UNet2DModel
+from safetensors.torch import load_file, save_file
 from tiny_autoencoder import tiny_deterministic, tiny_kl
 
 from genlab.diffusion.noise import NoiseStream
@@ -159,3 +160,24 @@ def test_broken_weights_are_refused(tmp_path: Path) -> None:
         Autoencoder.from_pretrained(folder)
     with pytest.raises(ConfigError, match="scaling_factor > 0"):
         tiny_kl(scaling_factor=0.0)
+
+
+OLD_NAMES = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+"""Attention of autoencoders as diffusers names it -> as files on the hub still do."""
+
+
+def test_old_names_of_attention(tmp_path: Path) -> None:
+    """The autoencoder of Stable Diffusion and DiT is stored so."""
+    autoencoder = tiny_kl()
+    autoencoder.save_pretrained(tmp_path)
+    path = tmp_path / "diffusion_pytorch_model.safetensors"
+    stored = {}
+    for name, tensor in load_file(path).items():
+        for new, old in OLD_NAMES.items():
+            name = name.replace(f".{new}.", f".{old}.")
+        stored[name] = tensor.clone()
+    assert sum("query" in name for name in stored) == 4  # weight and bias, encoder and decoder
+    save_file(stored, path, {"format": "pt"})
+    latents = torch.randn(2, 2, 4, 4)
+    read = Autoencoder.from_pretrained(tmp_path)
+    assert torch.equal(read.decode(latents), autoencoder.decode(latents))
