@@ -33,7 +33,7 @@ def find_folder(name: str) -> Path | None:
         return path if _is_ours(path) else None
     if path.exists():
         return None
-    if name not in entries() and (path.suffix or path.parent != Path()):
+    if name not in entries() and (path.suffix or name != path.name):
         raise CheckpointError(f"there is no file or folder {path}; check the path")
     raise _not_here(name)
 

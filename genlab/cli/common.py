@@ -156,6 +156,21 @@ def best_device() -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
+def check_model(name: str) -> None:
+    """Refuse a model that is not there in a moment; loading it imports torch first.
+
+    Args:
+        name: what `genlab.load` takes.
+
+    Raises:
+        UnknownNameError: there is neither a model nor a file of this name.
+        CheckpointError: there is no such path, or the zoo's model has not been fetched yet.
+    """
+    from genlab.checkpoints.places import find_folder
+
+    find_folder(name)
+
+
 def check_model_folder(folder: Path, *, overwrite: bool | None = None) -> None:
     """Say before the work begins that a folder is taken.
 

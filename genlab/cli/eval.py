@@ -14,6 +14,7 @@ from genlab.cli.common import (
     Progress,
     adapter_option,
     best_device,
+    check_model,
     device_option,
     dry_run_option,
     dtype_option,
@@ -177,6 +178,7 @@ def run(
     source, overrides = split_arguments(arguments)
     if source is None:
         raise click.UsageError("what is to be scored? name a model or a folder of images")
+    check_model(source)
     from genlab.eval.leaderboard.records import to_json, write_record
     from genlab.eval.prepare import merge_settings
     from genlab.files import check_writable
