@@ -5,9 +5,11 @@ from pathlib import Path
 import torch
 
 from genlab.checkpoints import loading
+from genlab.checkpoints.autoencoders import attach_autoencoder
 from genlab.errors import CheckpointError, ConfigError, UnknownNameError
 from genlab.finetuning.adapters.adapter import Adapter, apply, read_adapter
 from genlab.finetuning.adapters.folders import check_no_adapter, find_adapter, kept_adapters
+from genlab.generators.autoencoder import Autoencoder
 from genlab.generators.base import Generator
 
 
@@ -17,6 +19,7 @@ def load(
     dtype: torch.dtype | None = None,
     *,
     adapter: Path | str | None = None,
+    autoencoder: Path | str | Autoencoder | None = None,
 ) -> Generator:
     """Load a generator.
 
@@ -28,15 +31,21 @@ def load(
         device: where to put it; None leaves it on the CPU.
         dtype: what the network computes in; None is float32.
         adapter: one that was trained on this model; the result is the adapted model.
+        autoencoder: makes images of a latent diffusion model's latents, in place of its own where
+            it has one: a folder or a name, see
+            `genlab.checkpoints.autoencoders.find_autoencoder`.
 
     Raises:
         UnknownNameError: there is neither a model nor a file of this name.
         CheckpointError: the folder or file cannot be read, or the adapter is another model's.
-        ConfigError: a setting is wrong.
+        ConfigError: a setting is wrong, or the autoencoder is of other latents.
     """
     if adapter is None:
-        return loading.load(name_or_path, device, dtype)
-    generator = load_adapter(adapter, base=str(name_or_path))
+        generator = loading.load(name_or_path)
+    else:
+        generator = load_adapter(adapter, base=str(name_or_path))
+    if autoencoder is not None:
+        generator = attach_autoencoder(generator, autoencoder)
     return generator if device is None and dtype is None else generator.to(device, dtype)
 
 
