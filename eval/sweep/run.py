@@ -196,9 +196,7 @@ class _Models:
         if self._model is None or key != self._key:
             self._model = None  # two large models may not have room at once
             common = self._common
-            self._model = load_model(
-                source, config, common.device, autoencoder=common.autoencoder
-            )
+            self._model = load_model(source, config, common.device, autoencoder=common.autoencoder)
             self._key = key
         return self._model
 

@@ -135,7 +135,9 @@ def _for_diffusers(model: Product) -> list[str]:
 def retold(text: str, generator: Product) -> str:
     """A model card of ours after its model was given another autoencoder."""
     lines = text.split("\n")
-    places = [n for n, line in enumerate(lines) if line.startswith(tuple(map("- {}:".format, _DATA)))]
+    places = [
+        n for n, line in enumerate(lines) if line.startswith(tuple(map("- {}:".format, _DATA)))
+    ]
     if not places:
         return text
     kept = [line for n, line in enumerate(lines) if n not in places]

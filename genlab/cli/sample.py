@@ -121,7 +121,9 @@ killed, goes on where it was when the same command is given again."""
 )
 @click.option("-o", "--output", type=FOLDER, help="Folder to write to. Default: samples/MODEL.")
 @click.option(
-    "--format", "format_", type=click.Choice(FORMATS),
+    "--format",
+    "format_",
+    type=click.Choice(FORMATS),
     help="Default: a folder, of png images or npy latents.",
 )
 @click.option("--steps", type=click.IntRange(1), metavar="N", help="Solver steps (diffusion).")

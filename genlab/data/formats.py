@@ -1,4 +1,4 @@
-"""The forms in which a run keeps its samples, by name. Nothing heavy is imported, for ``--help``."""
+"""The forms in which a run keeps its samples, by name; ``--help`` reads it, no imports."""
 
 FORMATS = ("png", "npy", "zip", "npz")
 """``png``: a folder of images; ``npy``: a folder of latents; ``zip`` and ``npz``: all in one file,

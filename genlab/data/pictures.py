@@ -197,9 +197,7 @@ def _broken(text: str, width: int, font: Font) -> list[str]:
     return lines
 
 
-def write_grid(
-    path: Path, picture: Image.Image, marks: Mapping[str, str] | None = None
-) -> None:
+def write_grid(path: Path, picture: Image.Image, marks: Mapping[str, str] | None = None) -> None:
     """Write a picture as PNG, whole or not at all.
 
     Args:

@@ -14,7 +14,6 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -23,7 +22,7 @@ from genlab.data.formats import ARCHIVES
 from genlab.data.pixels import PIXEL_RULE, to_uint8
 from genlab.data.writers import Pixels
 
-Stored = NDArray[Any]
+Stored = np.ndarray[Any, np.dtype[Any]]
 """One sample as it is stored: uint8 (H, W, C) of an image, float32 (C, H, W) of a latent."""
 
 SPAN = 3.0

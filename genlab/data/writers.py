@@ -50,7 +50,9 @@ def sample_name(seed: int, prefix: str, ending: str) -> str:
 def encode_png(pixels: Pixels) -> bytes:
     """One image as PNG, grey or RGB."""
     if pixels.shape[-1] not in (1, 3):
-        raise DataError(f"an image with {pixels.shape[-1]} channels is no PNG, which is grey or RGB")
+        raise DataError(
+            f"an image with {pixels.shape[-1]} channels is no PNG, which is grey or RGB"
+        )
     buffer = io.BytesIO()
     to_pil(pixels).save(buffer, format="png")
     return buffer.getvalue()
@@ -129,7 +131,7 @@ class Rows:
     name: str
     descr: str
     shape: tuple[int, ...]
-    rows: Iterable[np.ndarray[Any, Any]]
+    rows: Iterable[np.ndarray[Any, np.dtype[Any]]]
 
 
 def write_arrays(path: Path, array: Rows, beside: Mapping[str, Sequence[int]]) -> None:
@@ -149,9 +151,9 @@ def write_arrays(path: Path, array: Rows, beside: Mapping[str, Sequence[int]]) -
 def read_first(
     path: Path,
     count: int,
-    decode: Callable[[bytes], np.ndarray[Any, Any]] = decode_png,
+    decode: Callable[[bytes], np.ndarray[Any, np.dtype[Any]]] = decode_png,
     array: str = "arr_0",
-) -> Iterator[np.ndarray[Any, Any]]:
+) -> Iterator[np.ndarray[Any, np.dtype[Any]]]:
     """The first samples of a zip or npz that `write_zip` or `write_arrays` made.
 
     Args:

@@ -346,8 +346,9 @@ class SampleLedger:
         missing = [seed for seed in self.plan.seeds if not self._has_image(seed)]
         if missing:
             raise OutputError(
-                f"{len(missing)} {self._kind.name} are missing in {self.folder} (first seed {missing[0]}); "
-                "all processes must write to the same folder; run the command again to make them"
+                f"{len(missing)} {self._kind.name} are missing in {self.folder} (first seed "
+                f"{missing[0]}); all processes must write to the same folder; run the command "
+                "again to make them"
             )
         self._write_archive()
         self._write_grid()

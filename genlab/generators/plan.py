@@ -129,8 +129,8 @@ class SamplePlan:
             )
             verb = " differs" if what.startswith("the class") else ""
             raise OutputError(
-                f"{where} holds {self.kind.name} of another run: {what}{verb}; choose another folder with "
-                "-o, or start again with --overwrite"
+                f"{where} holds {self.kind.name} of another run: {what}{verb}; choose another "
+                "folder with -o, or start again with --overwrite"
             )
 
 
