@@ -47,7 +47,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """``model/`` without an autoencoder, ``official.pt``, and the autoencoders ``kl``, ``tiny``."""
     root = tmp_path_factory.mktemp("latent")
     network = make_dit()
-    sampler = {"schedule": {"num_steps": 2}}
+    sampler = {"solver": {"name": "euler"}, "schedule": {"num_steps": 2}}
     model = DiffusionGenerator(
         network, Discrete(variance="learned_range"), sampler=sampler, has_null_class=True
     )
