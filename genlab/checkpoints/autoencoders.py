@@ -1,9 +1,9 @@
 """Autoencoders of latent diffusion models: found by name or folder, read, and given to a model."""
 
-import re
 from pathlib import Path
 
 from huggingface_hub import try_to_load_from_cache
+from huggingface_hub.utils import HFValidationError, validate_repo_id
 
 from genlab.checkpoints.bundled import INDEX, bundled_folder, bundled_names
 from genlab.checkpoints.diffusers_folder import WEIGHTS, known_options, read_weights
@@ -18,8 +18,6 @@ from genlab.generators.saved import SavedModel
 
 _PARTS = ("vae", "autoencoder")
 """Where pipelines and generators keep theirs."""
-
-_REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def attach_autoencoder(
@@ -73,15 +71,19 @@ def _place(name: str) -> Path:
                 f"it with 'genlab zoo pull {name}'"
             )
         return pulled
-    path = Path(name).expanduser()
-    if path.is_dir():
-        return path
-    if path.exists():
+    try:
+        path = Path(name).expanduser()
+        if path.is_dir():
+            return path
+        is_file = path.exists()
+    except (OSError, RuntimeError, ValueError):  # too long, no such user, no path at all
+        is_file = False
+    if is_file:
         raise CheckpointError(
-            f"{path} is no folder; an autoencoder is one, with {MODEL_CONFIG} and "
+            f"{name} is no folder; an autoencoder is one, with {MODEL_CONFIG} and "
             f"{WEIGHTS}.safetensors, as save_pretrained of diffusers writes it"
         )
-    if not _REPOSITORY.fullmatch(name):
+    if not _may_be_repository(name):
         raise UnknownNameError(
             f"there is no autoencoder {printable(name)}: no folder of this name, and no model; "
             "give the folder of an AutoencoderKL or AutoencoderTiny of diffusers"
@@ -92,6 +94,14 @@ def _place(name: str) -> Path:
             f"if it is a repository of the Hugging Face hub, fetch it with 'hf download {name}'"
         )
     return cached
+
+
+def _may_be_repository(name: str) -> bool:
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return "/" in name
 
 
 def repository_folder(name: str) -> Path:

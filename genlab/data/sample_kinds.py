@@ -233,3 +233,17 @@ class _Latents(SampleKind):
 IMAGES: SampleKind = _Images()
 LATENTS: SampleKind = _Latents()
 KINDS = (IMAGES, LATENTS)
+
+
+def kind_named(name: Any) -> SampleKind:
+    """The kind that a record names; one that names none is of images, as all old ones.
+
+    Raises:
+        ValueError: there is none of this name.
+    """
+    if name is None:
+        return IMAGES
+    for kind in KINDS:
+        if kind.name == name:
+            return kind
+    raise ValueError(f"samples of an unknown kind: {name!r}")

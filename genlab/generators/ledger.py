@@ -32,7 +32,7 @@ import numpy as np
 from genlab.data import pictures, writers
 from genlab.data.formats import ARCHIVES
 from genlab.data.labels import format_seeds, parse_seeds
-from genlab.data.sample_kinds import IMAGES, KINDS, SampleKind, Stored
+from genlab.data.sample_kinds import KINDS, SampleKind, Stored, kind_named
 from genlab.data.writers import Pixels
 from genlab.errors import OutputError
 from genlab.files import write_bytes, write_text
@@ -110,7 +110,7 @@ class SampleLedger:
             self._check_free()
         elif overwrite:
             self._check_lock()
-            self._remove_all()
+            self._remove_all(before["kind"])
             before = None
         elif self._is_empty():
             self._remove_pictures()
@@ -147,7 +147,7 @@ class SampleLedger:
                     record = json.loads(path.read_text(encoding="utf-8"))
                     kept = ("identity", "format", "seeds", "labels", "spent")
                     told = {key: record[key] for key in kept} | {"files": _files_of(record)}
-                    return told | {"kind": record.get("kind", IMAGES.name)}
+                    return told | {"kind": kind_named(record.get("kind"))}
                 except (ValueError, KeyError, TypeError, AttributeError) as error:
                     raise OutputError(
                         f"{path} is not a run of genlab sample ({error!r}); "
@@ -156,7 +156,7 @@ class SampleLedger:
         return None
 
     def _check_free(self) -> None:
-        mine = [*self._trees(), *self._archives()]
+        mine = [self._samples, *self._archives(self._kind)]
         for path in [*mine, self.folder / GRID, *self._animations()]:
             if path.exists():
                 raise OutputError(
@@ -205,13 +205,9 @@ class SampleLedger:
         """The one file of the formats zip and npz."""
         return None if self.plan.is_folder else self.folder / self.plan.place
 
-    def _trees(self) -> list[Path]:
-        """Where samples of any kind may lie as files of their own."""
-        return [self.folder / kind.name for kind in KINDS]
-
-    def _archives(self) -> list[Path]:
-        """Where samples of any kind may lie in one file."""
-        return [self.folder / f"{kind.name}.{end}" for kind in KINDS for end in ARCHIVES]
+    def _archives(self, kind: SampleKind) -> list[Path]:
+        """Where samples of a kind may lie in one file."""
+        return [self.folder / f"{kind.name}.{end}" for end in ARCHIVES]
 
     @property
     def _tree(self) -> Path:
@@ -246,9 +242,11 @@ class SampleLedger:
 
     def _is_empty(self) -> bool:
         """Whether the folder holds no image yet, in any format."""
-        trees = [place / kind.name for kind in KINDS for place in (self.folder, self._state)]
-        return not any(path.is_file() for path in self._archives()) and not any(
-            path for kind in KINDS for tree in trees for path in tree.glob(kind.pattern())
+        return not any(
+            any(path.is_file() for path in self._archives(kind))
+            or any((self.folder / kind.name).glob(kind.pattern()))
+            or any((self._state / kind.name).glob(kind.pattern()))
+            for kind in KINDS
         )
 
     # Work
@@ -500,19 +498,16 @@ class SampleLedger:
 
     # Clearing
 
-    def _remove_all(self) -> None:
-        """Remove what an earlier run made, and nothing else."""
+    def _remove_all(self, kind: SampleKind) -> None:
+        """Remove what an earlier run of a kind made, and nothing else."""
         (self.folder / MANIFEST).unlink(missing_ok=True)
         self._remove_pictures()
-        for archive in self._archives():
-            archive.unlink(missing_ok=True)
-        for kind, tree in zip(KINDS, self._trees(), strict=True):
-            for path in tree.glob(kind.pattern()):
-                path.unlink()
-            (tree / "dataset.json").unlink(missing_ok=True)
-            for folder in [*tree.glob("*/"), tree]:
-                with suppress(OSError):  # it holds files that are not ours, or is not there
-                    folder.rmdir()
+        tree = self.folder / kind.name
+        for path in (*self._archives(kind), *tree.glob(kind.pattern()), tree / "dataset.json"):
+            path.unlink(missing_ok=True)
+        for folder in [*tree.glob("*/"), tree]:
+            with suppress(OSError):  # it holds files that are not ours, or is not there
+                folder.rmdir()
         self._clear_state(but="lock")
 
     def _clear_state(self, but: str = "") -> None:
@@ -551,8 +546,8 @@ def _result_names(kind: SampleKind, format_: str, seeds: Sequence[int]) -> list[
 
 def _files_of(record: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """The fingerprints in a plan or a manifest, by name; None in those of old runs."""
-    kind = next((kind for kind in KINDS if kind.name in record), None)
-    if kind is None:
+    kind = kind_named(record.get("kind"))
+    if kind.name not in record:
         files: Mapping[str, Any] | None = record.get("files")
         return files
     names = _result_names(kind, record["format"], parse_seeds(record["seeds"]))

@@ -8,7 +8,7 @@ from typing import Any
 from genlab.data.formats import ARCHIVES, FORMATS
 from genlab.data.labels import format_seeds, parse_seeds
 from genlab.data.pixels import PICTURE_CHANNELS
-from genlab.data.sample_kinds import IMAGES, SampleKind
+from genlab.data.sample_kinds import IMAGES, SampleKind, kind_named
 from genlab.data.writers import Pixels
 from genlab.errors import ConfigError, OutputError
 from genlab.samplers.base import PICTURES
@@ -91,9 +91,8 @@ class SamplePlan:
 
     def record(self) -> dict[str, Any]:
         """The part that is kept on disk and compared when the run is taken up again."""
-        kind = {} if self.kind is IMAGES else {"kind": self.kind.name}
         return {
-            **kind,
+            **({} if self.kind is IMAGES else {"kind": self.kind.name}),
             "identity": json.loads(json.dumps(self.identity)),  # as it comes back from the disk
             "format": self.format,
             "seeds": format_seeds(self.seeds),
@@ -109,13 +108,13 @@ class SamplePlan:
         Raises:
             OutputError: names the first setting that differs.
         """
-        ours = self.record()
+        ours, held = self.record(), kind_named(record.get("kind"))
         for key in ("identity", "format"):
             for name, old, new in _differences(
                 record[key], ours[key], "" if key == "identity" else key
             ):
                 raise OutputError(
-                    f"{where} holds {self.kind.name} made with other settings: {name} was {old}, "
+                    f"{where} holds {held.name} made with other settings: {name} was {old}, "
                     f"now {new}; choose another folder with -o, or start again with --overwrite"
                 )
         before = _classes(parse_seeds(record["seeds"]), record["labels"])
@@ -129,7 +128,7 @@ class SamplePlan:
             )
             verb = " differs" if what.startswith("the class") else ""
             raise OutputError(
-                f"{where} holds {self.kind.name} of another run: {what}{verb}; choose another "
+                f"{where} holds {held.name} of another run: {what}{verb}; choose another "
                 "folder with -o, or start again with --overwrite"
             )
 

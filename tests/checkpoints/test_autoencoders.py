@@ -69,8 +69,9 @@ def test_a_model_that_has_one(home: Path) -> None:
     assert find_autoencoder(pulled).sha256() == tiny_kl().sha256()
     with pytest.raises(CheckpointError, match="a model without an autoencoder"):
         find_autoencoder("edm-fmnist")
-    with pytest.raises(UnknownNameError, match="there is no autoencoder sd-vae"):
-        find_autoencoder("sd-vae")
+    for name in ("sd-vae", "../x", "a/b..c", "a--b/c", "x" * 5000, "a\0b", "~nobody-here/x"):
+        with pytest.raises(UnknownNameError, match="there is no autoencoder"):
+            find_autoencoder(name)
 
 
 def test_attached_and_replaced() -> None:

@@ -252,7 +252,7 @@ def test_the_autoencoder_is_part_of_the_run(run: Run, folders: Path) -> None:
 
 
 def test_convert_stores_it_beside_the_model(run: Run, folders: Path) -> None:
-    official = (folders / "official.pt", "num_heads=2")
+    official = (folders / "official.pt", "--format", "dit", "num_heads=2")
     code, out, err = run("convert", *official, "-o", "plain")
     assert code == 0
     assert "4 x 4 x 4 latents, 3 classes" in out
@@ -330,8 +330,8 @@ def test_misfits_and_damage_are_one_sentence(run: Run, folders: Path, tiny_model
         code, _, err = run(*command)
         assert (code, len(err.strip().splitlines())) == (2, 1), (source, err)
         assert message in err
-        code, _, err = run("convert", folders / "official.pt", "num_heads=2", "-o", "new",
-                           "--autoencoder", source)  # fmt: skip
+        official = (folders / "official.pt", "--format", "dit", "num_heads=2")
+        code, _, err = run("convert", *official, "-o", "new", "--autoencoder", source)
         assert code == 2
         assert message in err
     assert not Path("out").exists()
