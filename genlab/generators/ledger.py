@@ -110,7 +110,7 @@ class SampleLedger:
             self._check_free()
         elif overwrite:
             self._check_lock()
-            self._remove_all(before["kind"])
+            self._remove_all(kind_named(before["kind"]))
             before = None
         elif self._is_empty():
             self._remove_pictures()
@@ -147,7 +147,7 @@ class SampleLedger:
                     record = json.loads(path.read_text(encoding="utf-8"))
                     kept = ("identity", "format", "seeds", "labels", "spent")
                     told = {key: record[key] for key in kept} | {"files": _files_of(record)}
-                    return told | {"kind": kind_named(record.get("kind"))}
+                    return told | {"kind": kind_named(record.get("kind")).name}
                 except (ValueError, KeyError, TypeError, AttributeError) as error:
                     raise OutputError(
                         f"{path} is not a run of genlab sample ({error!r}); "
