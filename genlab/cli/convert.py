@@ -95,7 +95,7 @@ def command(
     if sampler is not None:
         click.echo(f"its sampler: {sampler.describe()}")
     if getattr(dressed, "draws_latents", False):
-        click.echo(f"note: {_NOTE}", err=True)
+        click.echo(_NOTE)
 
 
 _NOTE = (
