@@ -215,7 +215,11 @@ def _check_models(
     base: Generator, model: Generator, forgotten: Sequence[int], extractor: FeatureExtractor
 ) -> tuple[DiffusionGenerator, DiffusionGenerator]:
     for each in (base, model):
-        if not isinstance(each, DiffusionGenerator) or each.autoencoder is not None:
+        if (
+            not isinstance(each, DiffusionGenerator)
+            or each.autoencoder is not None
+            or each.draws_latents
+        ):
             raise EvaluationError(
                 "forgetting is measured of diffusion models that work on the images themselves; "
                 f"this is a {each.kind}"

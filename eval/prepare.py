@@ -12,6 +12,7 @@ from genlab.eval.config import EvalConfig
 from genlab.eval.subject import Subject
 from genlab.finetuning.adapters.loading import load
 from genlab.generators.base import Generator
+from genlab.generators.latents import check_draws_images
 from genlab.generators.placing import dtype_of, place_parts
 
 
@@ -39,7 +40,11 @@ def merge_settings(
 
 
 def load_model(
-    source: str, config: EvalConfig, device: torch.device | str, adapter: str | None = None
+    source: str,
+    config: EvalConfig,
+    device: torch.device | str,
+    adapter: str | None = None,
+    autoencoder: str | None = None,
 ) -> Generator:
     """Read a model and make it ready to be drawn from, as a configuration says.
 
@@ -48,11 +53,14 @@ def load_model(
         config: its ``dtype`` and ``compile`` count.
         device: where it goes.
         adapter: of the model, by its folder or name.
+        autoencoder: of a latent model, by its folder or name; None keeps the model's own.
 
     Raises:
         GenLabError: there is no such model, or it is damaged.
+        ConfigError: its samples are latents, which cannot be scored.
     """
-    generator = load(source, adapter=adapter)
+    generator = load(source, adapter=adapter, autoencoder=autoencoder)
+    check_draws_images(generator, "scores are those of images")
     generator.to(device, dtype_of(config.dtype))
     if config.compile:
         generator.compile()

@@ -22,6 +22,7 @@ from genlab.errors import DataError, EvaluationError, SamplingError
 from genlab.files import content_sha256, text_sha256
 from genlab.generators.base import Generator
 from genlab.generators.costs import Costs
+from genlab.generators.latents import check_draws_images
 from genlab.samplers.base import AnySampler
 from genlab.samplers.tallies import Tallies
 
@@ -149,6 +150,10 @@ class GeneratedImages(Samples):
         dtype: what the network computes in, as it stands on the card.
         image_size: height and width at which the images are looked at: smaller ones are centred on
             black, as `Conform` pads those of a data set. None keeps the generator's.
+
+    Raises:
+        ConfigError: the generator draws latents.
+        EvaluationError: its images are neither grey nor RGB.
     """
 
     def __init__(
@@ -160,6 +165,7 @@ class GeneratedImages(Samples):
         dtype: str = "float32",
         image_size: int | None = None,
     ) -> None:
+        check_draws_images(generator, "scores are those of images")
         self.generator, self.seeds, self.sampler, self.dtype = generator, seeds, sampler, dtype
         self.count = len(seeds)
         channels, height, width = generator.image_shape

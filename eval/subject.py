@@ -8,6 +8,7 @@ from typing import Any
 
 from genlab.checkpoints.bundled import bundled_card, bundled_names, card_header
 from genlab.data.conform import Wording
+from genlab.data.sample_kinds import IMAGES, LATENTS
 from genlab.errors import EvaluationError
 from genlab.eval.datasets import dataset_name
 from genlab.eval.samples import SETTINGS, StoredImages
@@ -89,7 +90,15 @@ def _read_manifest(path: Path) -> dict[str, Any]:
         return {}
     try:
         manifest = json.loads(file.read_text(encoding="utf-8"))
+        if LATENTS.name in manifest and IMAGES.name not in manifest:
+            raise EvaluationError(
+                f"{path} holds latents, of which no scores are made; sample the model with the "
+                "autoencoder that makes images of them (genlab sample MODEL --autoencoder FOLDER), "
+                "or score the model itself with it (genlab eval MODEL --autoencoder FOLDER)"
+            )
         _ = manifest["images"]["path"], manifest["identity"], manifest["spent"]
+    except EvaluationError:
+        raise
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise EvaluationError(
             f"{file} is not the manifest of a finished run of genlab sample ({error!r})"

@@ -75,7 +75,9 @@ def check_data_space(model: Combinable, other: Combinable, what: str) -> None:
     if (ours is None) != (theirs is None):
         latents, images = ("the model", what) if theirs is None else (what, "the model")
         raise ConfigError(
-            f"{latents} denoises latents and {images} images; both must work in the same space"
+            f"{latents} denoises latents and {images} images; both must work in the same space. "
+            f"Where {images} works on the same latents, give it their autoencoder, too: genlab "
+            "convert SOURCE -o FOLDER --autoencoder AUTOENCODER"
         )
     if ours is not None and ours is not theirs and ours.sha256() != theirs.sha256():
         raise ConfigError(

@@ -38,6 +38,7 @@ class Common:
         protocol: see `merge_settings`, as for ``flags``.
         flags: fields of the configuration that win over every point's settings.
         name: how the leaderboard calls the model, before the point's label; None is its own name.
+        autoencoder: of latent models, by its folder or name; None keeps each model's own.
     """
 
     model: str
@@ -45,6 +46,7 @@ class Common:
     protocol: str | None = None
     flags: Mapping[str, Any] = field(default_factory=dict)
     name: str | None = None
+    autoencoder: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,7 +195,8 @@ class _Models:
         key = (source, config.dtype, config.compile)
         if self._model is None or key != self._key:
             self._model = None  # two large models may not have room at once
-            self._model = load_model(source, config, self._common.device)
+            common = self._common
+            self._model = load_model(source, config, common.device, autoencoder=common.autoencoder)
             self._key = key
         return self._model
 

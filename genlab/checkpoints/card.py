@@ -132,15 +132,43 @@ def _for_diffusers(model: Product) -> list[str]:
     ]
 
 
+def retold(text: str, generator: Product) -> str:
+    """A model card of ours after its model was given another autoencoder."""
+    lines = text.split("\n")
+    places = [
+        n for n, line in enumerate(lines) if line.startswith(tuple(map("- {}:".format, _DATA)))
+    ]
+    if not places:
+        return text
+    kept = [line for n, line in enumerate(lines) if n not in places]
+    told = [f"- {key}: {value}" for key, value in _data(generator).items() if value]
+    return "\n".join([*kept[: places[0]], *told, *kept[places[0] :]])
+
+
+_DATA = ("Images", "Latents", "Autoencoder")
+
+
+def _data(model: Product) -> dict[str, str | None]:
+    """What a model works on: the entries `_DATA` of its card."""
+    channels, height, width = model.image_shape
+    size = f"{height} x {width}, {channels} channels"
+    if getattr(model, "draws_latents", False):
+        return {"Latents": f"{size}; no autoencoder, which would make images of them"}
+    autoencoder = getattr(model, "autoencoder", None)
+    if autoencoder is None:
+        return {"Images": size}
+    kind, digest = type(autoencoder.model).__name__, autoencoder.sha256()
+    return {"Images": size, "Autoencoder": f"{kind}, SHA-256 of config and weights `{digest}`"}
+
+
 def _facts(generator: Product, origin: Origin) -> dict[str, str | None]:
-    channels, height, width = generator.image_shape
     parameters = sum(parameter.numel() for parameter in generator.network.parameters())
     facts = generator.facts()
     null = "with" if facts.get("has_null_class") else "no"
     allowed = {True: "allowed", False: "not allowed", None: None}[origin.commercial_use]
     return {
         "Network": f"{type(generator.network).__name__}, {parameters / 1e6:.1f}M parameters",
-        "Images": f"{height} x {width}, {channels} channels",
+        **_data(generator),
         "Classes": f"{generator.num_classes or 'none'}"
         + (f" ({null} null class)" if generator.num_classes else ""),
         "Preconditioning": facts.get("preconditioning", {}).get("name"),

@@ -37,20 +37,29 @@ def class_of(folder: Path) -> str | None:
     return name if isinstance(name, str) else None
 
 
-def read_weights(folder: Path) -> StateDict:
+def read_weights(folder: Path, *, pickled: bool = True) -> StateDict:
     """All tensors of a model in float32: safetensors or pickled ``.bin``, whole or in shards.
+
+    Args:
+        folder: with the weights.
+        pickled: whether ``.bin`` is read, too.
 
     Raises:
         CheckpointError: there are none, a shard is missing, or a file is damaged or asks to run
             code.
     """
-    for ending in (".safetensors", ".bin"):
+    for ending in (".safetensors", ".bin") if pickled else (".safetensors",):
         whole = folder / f"{WEIGHTS}{ending}"
         if whole.is_file():
             return _modern_names(read_state_dict(whole))
         index = folder / f"{WEIGHTS}{ending}.index.json"
         if index.is_file():
             return _modern_names(_read_shards(index))
+    if (folder / f"{WEIGHTS}.bin").is_file():
+        raise CheckpointError(
+            f"{folder} holds its weights as a pickled {WEIGHTS}.bin, which is not read here; save "
+            "the model as safetensors with diffusers where you trust the file"
+        )
     raise CheckpointError(
         f"{folder} holds no weights: there is no {WEIGHTS}.safetensors; fetch the whole folder"
     )

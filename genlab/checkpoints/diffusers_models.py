@@ -12,6 +12,7 @@ from diffusers import DDIMScheduler, DiTTransformer2DModel, UNet2DModel
 from safetensors.torch import save_file
 
 from genlab.checkpoints import diffusers_dit
+from genlab.checkpoints.autoencoders import read_autoencoder
 from genlab.checkpoints.base import Config, Product
 from genlab.checkpoints.diffusers_folder import (
     WEIGHTS,
@@ -26,7 +27,7 @@ from genlab.diffusion.discrete import Discrete
 from genlab.errors import CheckpointError, ConfigError
 from genlab.files import make_public, read_json_object, write_text
 from genlab.generators import DiffusionGenerator
-from genlab.generators.autoencoder import CLASSES, Autoencoder
+from genlab.generators.autoencoder import Autoencoder
 from genlab.generators.index import INDEX
 from genlab.generators.models import MODEL_CONFIG, read_config
 from genlab.networks import DiT
@@ -48,8 +49,6 @@ _OFFICIAL_TIMES = "genlab_official_time_features"
 """Marks, in the metadata of their file, weights of a DiT whose time features are the paper's.
 Whoever writes the weights anew, such as diffusers, leaves it out: they are then those of diffusers'
 class, with its time features."""
-
-_IMAGE_CHANNELS = (1, 3)
 
 
 class DiffusersReader:
@@ -184,27 +183,6 @@ def _find_autoencoder(source: Path) -> Autoencoder | None:
     return None
 
 
-def read_autoencoder(folder: Path | str) -> Autoencoder:
-    """Read an autoencoder: its own folder, or a pipeline's or generator's that has one.
-
-    Raises:
-        CheckpointError: there is none, it is of an unknown class, or it is damaged.
-    """
-    source = Path(folder)
-    inside = (source / part for part in ("vae", "autoencoder"))
-    where = next((part for part in inside if (part / MODEL_CONFIG).is_file()), source)
-    config = read_config(where)
-    name = config.get("_class_name")
-    if name not in CLASSES:
-        raise CheckpointError(
-            f"{where / MODEL_CONFIG} names the class {name!r}; GenLab knows the autoencoders "
-            f"{', '.join(CLASSES)}"
-        )
-    cls = CLASSES[name]
-    options, state = known_options(cls, config), read_weights(where)
-    return Autoencoder(build_network(cls, options, state, f"{where} ({name})"))
-
-
 def export_dit(generator: Product, folder: Path | str) -> list[str]:
     """Write a DiT as a folder for diffusers: a DiTPipeline, where it has an AutoencoderKL.
 
@@ -261,7 +239,7 @@ def _clips(generator: DiffusionGenerator) -> bool:
 
     Of images it does where the model's own sampler does, or does not say.
     """
-    is_image = generator.autoencoder is None and generator.state_shape[0] in _IMAGE_CHANNELS
+    is_image = generator.autoencoder is None and not generator.draws_latents
     solver = generator.sampler.config["solver"]
     if solver["name"] == "diffusers":
         settings = {**defaults_of(solver["scheduler"]), **solver.get("config", {})}

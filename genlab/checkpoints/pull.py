@@ -7,9 +7,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from genlab.checkpoints.arguments import read_arguments
+from genlab.checkpoints.autoencoders import read_autoencoder, repository_folder
 from genlab.checkpoints.card import Origin, with_card
 from genlab.checkpoints.conversion import convert
-from genlab.checkpoints.diffusers_models import read_autoencoder
 from genlab.checkpoints.download import OnProgress, check_address, download
 from genlab.checkpoints.zoo import (
     ZooEntry,
@@ -133,7 +133,7 @@ def pull(
             file.unlink(missing_ok=True)  # or the next pull would find the same wrong file
             raise
         if entry.autoencoder is not None and isinstance(product, DiffusionGenerator):
-            autoencoder = _autoencoder(entry.autoencoder, file.parent, fetch)
+            autoencoder = _autoencoder(entry.autoencoder, fetch)
             product = product.changed(autoencoder=autoencoder.model)
         try:
             _check_facts(name, entry, product)
@@ -193,9 +193,9 @@ def _config(entry: ZooEntry, file: Path, fetch: Fetch) -> dict[str, Any] | None:
         path.unlink(missing_ok=True)
 
 
-def _autoencoder(repository: str, folder: Path, fetch: Fetch) -> Autoencoder:
+def _autoencoder(repository: str, fetch: Fetch) -> Autoencoder:
     """Fetch an autoencoder of the hub, once for all models that share it."""
-    where = folder / repository.replace("/", "--")
+    where = repository_folder(repository)
     files = [where / name for name in ("config.json", "diffusion_pytorch_model.safetensors")]
     with lock_folder(where.with_name(f"{where.name}.lock"), str(where)):
         for file in files:

@@ -18,6 +18,7 @@ from genlab.checkpoints.companions import HEAD, companion_hint
 from genlab.checkpoints.pickle_machine import readable_name
 from genlab.errors import CheckpointError, printable, reason
 from genlab.generators.claims import build_empty, check_state_dict, listed
+from genlab.generators.models import rename_old
 
 StateDict = dict[str, Tensor]
 
@@ -265,6 +266,8 @@ def build_network(
                 f"{list(value.shape)}; fetch or save the file again"
             )
     network = build_empty(lambda: cls(**arguments), len(state), where)
+    state = dict(state)
+    rename_old(network, state)
     expected = {name: t for name, t in network.state_dict().items() if name not in computed}
     check_state_dict(expected, state, where)
     # Copies, because tensors in a mapped file begin anywhere, and matrix libraries round

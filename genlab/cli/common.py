@@ -109,6 +109,15 @@ adapter_option: Decorator = click.option(
 """``--adapter``; the function gets ``adapter: str | None``."""
 
 
+autoencoder_option: Decorator = click.option(
+    "--autoencoder",
+    metavar="FOLDER",
+    help="Make images of a latent model's latents: diffusers' AutoencoderKL or AutoencoderTiny, "
+    "by folder or name.",
+)
+"""``--autoencoder``; the function gets ``autoencoder: str | None``."""
+
+
 def split_arguments(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
     """The subject of a command, which may be left out, and the overrides behind it."""
     words = [word for word in arguments if "=" not in word]

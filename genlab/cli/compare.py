@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from genlab.cli.common import ANY_PATH, FOLDER, device_option, dtype_option, progress
+from genlab.cli.common import (
+    ANY_PATH,
+    FOLDER,
+    autoencoder_option,
+    device_option,
+    dtype_option,
+    progress,
+)
 from genlab.cli.completion import complete_models
 from genlab.cli.sample import SamplingRun
 
@@ -77,6 +84,7 @@ their names stand above the columns: draw them with equal --seeds and --labels."
     help="What lies behind transparent images of a RUN. Default: refuse.",
 )
 @click.option("--cache", type=FOLDER, help="Where the images of --sampler are kept.")
+@autoencoder_option
 @device_option
 @dtype_option
 def command(
@@ -130,9 +138,10 @@ def _columns(
 ) -> "tuple[dict[str, list[Pixels]], Sequence[str]]":
     """A row for each seed, and what stands above the columns: what tells the samplers apart."""
     from genlab import load
+    from genlab.generators.ledger import SampleLedger
 
     defaults = {"model": model, "seeds": "0-7", "labels": "balanced", "grid": False}
-    generator = load(model)
+    generator = load(model, autoencoder=flags.get("autoencoder"))
     columns = [_Column.parse(spec) for spec in specs]
     runs = [column.run({**defaults, **flags}, generator) for column in columns]
     described = [generator.describe_sampler(run.sampler) for run in runs]
@@ -143,9 +152,9 @@ def _columns(
             run.config.output = str(folder)
             run.draw(overwrite=False, quiet=True)
             bar.advance(1)
-            shown.append(_images(_subject(folder), len(run.plan.seeds)))
+            shown.append(list(SampleLedger(folder, run.plan).first_pictures(len(run.plan.seeds))))
             evaluations.append(json.loads((folder / "manifest.json").read_text())["spent"]["nfe"])
-    titles = _titles(described, specs)
+    titles = [runs[0].kind.title(title) for title in _titles(described, specs)]
     captions = [f"{title}\nNFE {nfe}" for title, nfe in zip(titles, evaluations, strict=True)]
     plan = runs[0].plan
     labels: Sequence[Any] = plan.labels or [None] * len(plan.seeds)

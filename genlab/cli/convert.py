@@ -5,7 +5,13 @@ from typing import Any
 
 import click
 
-from genlab.cli.common import ANY_PATH, FOLDER, check_model_folder, overrides_argument
+from genlab.cli.common import (
+    ANY_PATH,
+    FOLDER,
+    autoencoder_option,
+    check_model_folder,
+    overrides_argument,
+)
 
 EPILOG = """\b
 Examples:
@@ -14,6 +20,8 @@ Examples:
   genlab convert weights.safetensors -o mine/ cls=EDMPrecond img_resolution=32 img_channels=3 \\
       label_dim=10 model_type=SongUNet 'channel_mult=[2,2,2]'
   genlab convert ddpm-cifar10-32/ -o mine/              # a folder of diffusers
+  genlab convert my-dit.pt -o my-dit/ --autoencoder sd-vae/    # a model of that VAE's latents
+  genlab convert my-dit/ -o with-vae/ --autoencoder stabilityai/sd-vae-ft-ema
   genlab convert my-dit/ -o out/ --to diffusers         # and back: a DiTPipeline"""
 
 
@@ -35,6 +43,7 @@ Examples:
     show_default=True,
     help="What to write; diffusers: SOURCE is any DiT that GenLab loads, by name, too.",
 )
+@autoencoder_option
 @click.option("--class-names", metavar="A,B,...", help="Names of the classes, in their order.")
 @click.option("--licence", metavar="TEXT", help="Licence of SOURCE, for the model card.")
 @click.option("--overwrite", is_flag=True, help="Replace the model that is in the folder.")
@@ -45,6 +54,7 @@ def command(
     format_: str | None,
     config: Path | None,
     to: str,
+    autoencoder: str | None,
     class_names: str | None,
     licence: str | None,
     overwrite: bool,
@@ -52,38 +62,88 @@ def command(
     """Turn an official checkpoint into a GenLab folder; nothing in it is executed.
 
     KEY=VALUE settings are arguments of the official constructor, for files that hold nothing but
-    tensors; they go over those of --config.
+    tensors; they go over those of --config. --autoencoder is written beside a model of latents,
+    which then draws images; with it SOURCE may also be any model that GenLab loads. A name is that
+    of a model that has one, or of a repository of the Hugging Face hub that 'hf download' or
+    'genlab zoo pull' has fetched.
     """
     from genlab.checkpoints import convert
+    from genlab.checkpoints.autoencoders import attach_autoencoder
     from genlab.checkpoints.card import Origin, with_card
     from genlab.checkpoints.pull import recognise
 
     check_model_folder(folder, overwrite=overwrite)
     if to == "diffusers":
-        _export(source, folder, format_, _arguments(config, overrides))
+        _export(source, folder, format_, _arguments(config, overrides), autoencoder)
         return
-    generator = convert(source, format_, _arguments(config, overrides))
-    origin = Origin.of(source, licence)
-    if licence is None:
-        origin = recognise(source, origin.sha256) or origin
+    arguments = _arguments(config, overrides)
     names = [name.strip() for name in class_names.split(",")] if class_names else None
-    dressed = with_card(generator, folder.resolve().name, origin, names)
+    if autoencoder is not None and format_ is None and arguments is None and _is_ours(source):
+        _refuse_licence(licence, source)
+        dressed = _with_autoencoder(source, autoencoder, names)
+    else:
+        generator = convert(source, format_, arguments)
+        if autoencoder is not None:
+            generator = attach_autoencoder(generator, autoencoder)
+        origin = Origin.of(source, licence)
+        if licence is None:
+            origin = recognise(source, origin.sha256) or origin
+        dressed = with_card(generator, folder.resolve().name, origin, names)
     dressed.save_pretrained(folder)
     click.echo(f"{folder}: {_summary(dressed)}")
     sampler = getattr(dressed, "sampler", None)  # a classifier has none
     if sampler is not None:
         click.echo(f"its sampler: {sampler.describe()}")
+    if getattr(dressed, "draws_latents", False):
+        click.echo(_NOTE)
+
+
+_NOTE = (
+    "these are latents: the model has no autoencoder to make images of them; --autoencoder FOLDER "
+    "attaches one, here or when sampling"
+)
+
+
+def _is_ours(source: Path) -> bool:
+    """Whether this is a model that is converted already, by folder or name."""
+    from genlab.checkpoints.conversion import is_readable_folder
+
+    return not source.is_file() and not is_readable_folder(source)
+
+
+def _refuse_licence(licence: str | None, source: Path) -> None:
+    if licence is not None:
+        raise click.UsageError(f"{source} has a model card; --licence is of official files")
+
+
+def _with_autoencoder(source: Path, autoencoder: str, names: list[str] | None) -> Any:
+    """A model that is converted already, with an autoencoder and its own card."""
+    from genlab import load
+    from genlab.checkpoints.card import retold
+    from genlab.finetuning.adapters.merging import merged
+
+    model = merged(load(source, autoencoder=autoencoder))
+    model = model if names is None else model.changed(class_names=names)
+    model.card = None if model.card is None else retold(model.card, model)
+    return model
 
 
 def _export(
-    source: Path, folder: Path, format_: str | None, arguments: dict[str, Any] | None
+    source: Path,
+    folder: Path,
+    format_: str | None,
+    arguments: dict[str, Any] | None,
+    autoencoder: str | None,
 ) -> None:
     from genlab import convert, load
+    from genlab.checkpoints.autoencoders import attach_autoencoder
     from genlab.checkpoints.diffusers_models import export_dit
     from genlab.finetuning.adapters.merging import merged
 
     known = format_ is None and arguments is None
     generator = merged(load(source)) if known else convert(source, format_, arguments)
+    if autoencoder is not None:
+        generator = attach_autoencoder(generator, autoencoder)
     for note in export_dit(generator, folder):
         click.echo(f"note: {note}", err=True)
     click.echo(f"{folder}: {_summary(generator)}, for diffusers")
@@ -101,6 +161,7 @@ def _arguments(config: Path | None, overrides: tuple[str, ...]) -> dict[str, Any
 def _summary(generator: Any) -> str:
     parameters = sum(parameter.numel() for parameter in generator.network.parameters())
     shape = " x ".join(map(str, generator.image_shape))
+    shape += " latents" * getattr(generator, "draws_latents", False)
     classes = f"{generator.num_classes} classes" if generator.num_classes else "unconditional"
     network = type(generator.network).__name__
     return f"{network}, {parameters / 1e6:.1f}M parameters, {shape}, {classes}"

@@ -347,7 +347,7 @@ def encode(
     """
     from dataclasses import asdict
 
-    from genlab.checkpoints.diffusers_models import read_autoencoder
+    from genlab.checkpoints.autoencoders import read_autoencoder
     from genlab.data.conform import OPTIONS
     from genlab.data.dataset import ImageDataset
     from genlab.generators.encoding import encode_dataset

@@ -148,12 +148,28 @@ def _checkpoint(name: str) -> Facts:
             "family": generator.family,
             "network": f"{type(network).__module__}.{type(network).__name__}",
             "parameters": f"{parameters:,}",
-            "image shape": " x ".join(map(str, generator.image_shape)),
+            **_shapes(generator),
             "classes": generator.num_classes or "none (unconditional)",
             "class names": ", ".join(names) if names else "none",
             **_diffusion_facts(generator),
             "weights sha256": generator.weights_sha256(),
         },
+    }
+
+
+def _shapes(generator: Any) -> Facts:
+    """What the model draws: images, latents, or images by way of latents."""
+    shape = " x ".join(map(str, generator.image_shape))
+    if generator.draws_latents:
+        return {"latents": f"{shape}; no autoencoder (--autoencoder FOLDER attaches one)"}
+    autoencoder = getattr(generator, "autoencoder", None)
+    if autoencoder is None:
+        return {"image shape": shape}
+    latents = " x ".join(map(str, generator.state_shape))
+    return {
+        "image shape": shape,
+        "autoencoder": f"{type(autoencoder.model).__name__}, latents of {latents}",
+        "autoencoder sha256": autoencoder.sha256(),
     }
 
 

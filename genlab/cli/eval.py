@@ -13,6 +13,7 @@ from genlab.cli.common import (
     Decorator,
     Progress,
     adapter_option,
+    autoencoder_option,
     best_device,
     check_model,
     device_option,
@@ -42,6 +43,7 @@ Examples:
   genlab eval out/ --reference cifar10.zip --dataset cifar10 --metrics fid,is
   genlab eval my-model/ --protocol edm-50k --reference cifar10-32x32.npz
   genlab eval dit-fmnist --adapter my-adapter/ --reference photos/ --metrics fd
+  genlab eval my-dit/ --autoencoder sd-vae/ --reference photos/ --metrics fd
   genlab eval edm-fmnist --protocol offline-2k --steps 6 --name edm-fmnist-6-steps
   genlab eval dit-fmnist --protocol offline-2k --stitch dit-fmnist-s:0.4 --name dit-stitched
   accelerate launch --multi_gpu -m genlab eval my-model/ --protocol quick-5k --reference data.zip
@@ -135,6 +137,7 @@ def settings_of(flags: Mapping[str, Any]) -> dict[str, Any]:
 )
 @protocol_options
 @adapter_option
+@autoencoder_option
 @stitch_option
 @click.option("--name", metavar="NAME", help="How the leaderboard calls the model.")
 @click.option(
@@ -158,6 +161,7 @@ def run(
     steps: int | None,
     guidance: float | None,
     adapter: str | None,
+    autoencoder: str | None,
     stitch: tuple[str, ...],
     name: str | None,
     output: Path,
@@ -193,7 +197,7 @@ def run(
         return merge_settings(protocol, overrides, chosen, sampler)
 
     subject, config = _subject(
-        source, config, with_own, processes, name, steps, guidance, stitch, adapter
+        source, config, with_own, processes, name, steps, guidance, stitch, adapter, autoencoder
     )
     if dry_run:
         left_out = {} if subject.sampler is None else subject.sampler.left_out()
@@ -224,6 +228,7 @@ def _subject(
     guidance: float | None,
     stitch: Sequence[str],
     adapter: str | None,
+    autoencoder: str | None,
 ) -> "tuple[Subject, EvalConfig]":
     """The model or the images, and the configuration with the model's own sampler below it."""
     from genlab.eval.prepare import load_model, model_name, model_subject
@@ -234,11 +239,12 @@ def _subject(
             raise click.UsageError(
                 f"{source} holds images: --steps, --guidance and --stitch need a model"
             )
-        if adapter is not None:
-            raise click.UsageError(f"{source} holds images: --adapter needs a model")
+        for option, value in {"adapter": adapter, "autoencoder": autoencoder}.items():
+            if value is not None:
+                raise click.UsageError(f"{source} holds images: --{option} needs a model")
         return Subject.of_folder(Path(source), name, config.alpha), config
     device = processes.device or config.device or best_device()
-    generator = load_model(source, config, device, adapter)
+    generator = load_model(source, config, device, adapter, autoencoder)
     # Once more, now that the model's own sampler can stand below the changes to it.
     config = with_own(generator.sampler.config)
     name = name or model_name(adapter or source)

@@ -13,6 +13,7 @@ from genlab.cli.common import (
     FOLDER,
     Progress,
     adapter_option,
+    autoencoder_option,
     best_device,
     config_option,
     device_option,
@@ -25,6 +26,7 @@ from genlab.cli.common import (
     stitch_option,
 )
 from genlab.cli.completion import complete_sampling
+from genlab.data.formats import ARCHIVES, FORMATS
 
 if TYPE_CHECKING:  # torch is imported only when images are drawn: --help answers at once
     from genlab.generators.base import Generator
@@ -45,14 +47,19 @@ Examples:
   genlab sample edm-fmnist --between 3,7 --classes sneaker,bag --frames 12
   genlab sample my-adapter/ --seeds 0-63                 # what genlab finetune wrote
   genlab sample dit-fmnist --adapter my-adapter/         # the same, where its base has moved
+  genlab sample my-dit/ --format npz                     # a latent model draws latents...
+  genlab sample my-dit/ --autoencoder sd-vae/            # ...and images with its autoencoder
   genlab sample my-pixelcnn/ --images shoes/ --keep 14
   genlab sample my-upsampler/ --low-res small/ --seeds 0-63
   genlab sample my-model/ sampler.schedule.num_steps=40 sampler.solver.S_churn=20
   genlab sample --config configs/sample/edm-fmnist.yaml --seeds 0-3 -o there/
   accelerate launch --multi_gpu -m genlab sample edm-fmnist --seeds 0-49999
 
-The folder gets images/ (or images.zip, images.npz), grid.png and manifest.json. The same seed gives
-the same image whatever the batch size and the number of processes. A run that was stopped, even
+The folder gets images/ (or images.zip, images.npz), grid.png and manifest.json. A latent model
+without an autoencoder draws latents: latents/ with a .npy for each (or latents.zip; or latents.npz
+with the arrays latents, seeds and labels), as the network gives them: vae.decode(latents /
+scaling_factor). Their grid shows the channels side by side in grey. The same seed gives the same
+image whatever the batch size and the number of processes. A run that was stopped, even
 killed, goes on where it was when the same command is given again."""
 
 
@@ -62,6 +69,7 @@ killed, goes on where it was when the same command is given again."""
 )
 @config_option
 @adapter_option
+@autoencoder_option
 @click.option("--seeds", metavar="LIST", help="One for each image: 0-63,100. Default: 0-15.")
 @click.option(
     "--labels",
@@ -113,7 +121,10 @@ killed, goes on where it was when the same command is given again."""
 )
 @click.option("-o", "--output", type=FOLDER, help="Folder to write to. Default: samples/MODEL.")
 @click.option(
-    "--format", "format_", type=click.Choice(["png", "zip", "npz"]), help="Default: png, a folder."
+    "--format",
+    "format_",
+    type=click.Choice(FORMATS),
+    help="Default: a folder, of png images or npy latents.",
 )
 @click.option("--steps", type=click.IntRange(1), metavar="N", help="Solver steps (diffusion).")
 @click.option(
@@ -216,10 +227,13 @@ class SamplingRun:
         _check_output(first.output)
         if generator is None:
             _check_without_torch(first)
+        from genlab.generators.latents import kind_of
         from genlab.generators.processes import join
 
         self.processes = join(first.device)
-        self.generator: Generator = generator or load(first.model, adapter=first.adapter)
+        self.generator: Generator = generator or load(
+            first.model, adapter=first.adapter, autoencoder=first.autoencoder
+        )
         # Once more, now that the model's own sampler can stand below the changes to it.
         self.config = merged({"sampler": self.generator.sampler.config})
         self.sampler: AnySampler = self.generator.build_sampler(
@@ -230,6 +244,9 @@ class SamplingRun:
             over_own=False,
         )
         self.config.sampler = dict(self.sampler.config)
+        self.kind = kind_of(self.generator)
+        if self.config.format is None:
+            self.config.format = self.kind.ending
         if self.config.output is None:
             self.config.output = str(Path("samples") / self.name)
         self.own_labels: tuple[int, ...] | None = None
@@ -318,7 +335,8 @@ class SamplingRun:
                 "sampler": self.config.sampler,
                 "dtype": config.dtype,
             },
-            format=config.format,
+            kind=self.kind,
+            format=str(config.format),  # chosen where it was left out
             class_names=generator.class_names,
             grid=config.grid,
             animation=config.animation,
@@ -420,7 +438,7 @@ def _is_list_of_names(names: object, num_classes: int) -> bool:
 def _check_output(output: str | None) -> None:
     from genlab.errors import ConfigError
 
-    for end in (".zip", ".npz"):
+    for end in (f".{archive}" for archive in ARCHIVES):
         if output is not None and output.endswith(end):
             name = output.removesuffix(end)
             raise ConfigError(
@@ -459,8 +477,8 @@ class _Bar:
 def _summary(plan: "SamplePlan", folder: Path, fresh: bool) -> str:
     import json
 
-    where = folder / ("images" if plan.format == "png" else f"images.{plan.format}")
-    count = f"{len(plan.seeds)} image{'s' if len(plan.seeds) > 1 else ''}"
+    where = folder / plan.place
+    count = f"{len(plan.seeds)} {plan.kind.noun}{'s' if len(plan.seeds) > 1 else ''}"
     if not fresh:
         return f"{count} in {where}: all there already, nothing to do"
     manifest = json.loads((folder / "manifest.json").read_text())
@@ -470,10 +488,11 @@ def _summary(plan: "SamplePlan", folder: Path, fresh: bool) -> str:
     pictures = [folder / "grid.png"] * plan.grid + animation
     also = "".join(f", {picture}" for picture in pictures)
     return (
-        f"{count} in {where}{also} ({nfe} network evaluations an image, "
+        f"{count} in {where}{also} ({nfe} network evaluations {plan.kind.each}, "
         f"{spent['seconds']:.1f} s{'' if saved is None else f', {saved:.0%} of the time saved'})"
         + _rejection(manifest)
         + _round_trip(manifest)
+        + _latents(plan)
     )
 
 
@@ -486,6 +505,19 @@ def _rejection(manifest: Mapping[str, Any]) -> str:
     if told["exhausted"]:
         text += f"; {told['exhausted']} samples ran out of tries and took their best"
     return text
+
+
+def _latents(plan: "SamplePlan") -> str:
+    """What the user should know of samples that are no images."""
+    from genlab.data.sample_kinds import LATENTS
+
+    if plan.kind is not LATENTS:
+        return ""
+    shape = " x ".join(map(str, plan.image_shape))
+    return (
+        f"\nthese are latents ({shape}): the model has no autoencoder to make images of them; "
+        "--autoencoder FOLDER attaches one"
+    )
 
 
 def _round_trip(manifest: Mapping[str, Any]) -> str:

@@ -13,6 +13,7 @@ from genlab.cli.common import (
     ANY_PATH,
     FOLDER,
     Progress,
+    autoencoder_option,
     best_device,
     echo_json,
     json_option,
@@ -113,6 +114,7 @@ def _gathered(args: Sequence[str]) -> list[str]:
     "--along", metavar="KEY", help="Key whose values a line joins; default: steps, else numbers."
 )
 @protocol_options
+@autoencoder_option
 @click.option("--name", metavar="NAME", help="How the leaderboard calls the model.")
 @click.option("-o", "--output", type=FOLDER, help="Folder of charts and sweep.json: sweeps/MODEL.")
 @click.option(
@@ -135,6 +137,7 @@ def command(
     protocol: str | None,
     steps: int | None,
     guidance: float | None,
+    autoencoder: str | None,
     name: str | None,
     output: Path | None,
     board: Path,
@@ -170,6 +173,7 @@ def command(
         protocol=protocol,
         flags=flags,
         name=name,
+        autoencoder=autoencoder,
     )
     folder = output or Path("sweeps") / model_name(model)
     sweep = _Run(plan, common, processes, folder, None if shown["no_record"] else board)

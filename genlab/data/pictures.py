@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from PIL import Image, ImageDraw
+from PIL.PngImagePlugin import PngInfo
 
 from genlab.data.fonts import Font, pen_for
 from genlab.data.writers import Pixels, to_pil
@@ -196,10 +197,19 @@ def _broken(text: str, width: int, font: Font) -> list[str]:
     return lines
 
 
-def write_grid(path: Path, picture: Image.Image) -> None:
-    """Write a picture as PNG, whole or not at all."""
+def write_grid(path: Path, picture: Image.Image, marks: Mapping[str, str] | None = None) -> None:
+    """Write a picture as PNG, whole or not at all.
+
+    Args:
+        path: the file.
+        picture: what it shows.
+        marks: its metadata, as text by keyword (``Description``); None leaves them out.
+    """
+    metadata = PngInfo()
+    for keyword, text in (marks or {}).items():
+        metadata.add_text(keyword, text)
     with atomic_path(path) as temporary:
-        picture.save(temporary, format="png")
+        picture.save(temporary, format="png", pnginfo=metadata)
 
 
 def animation_frame(images: Sequence[Pixels], title: str = "") -> Image.Image:

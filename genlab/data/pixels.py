@@ -8,6 +8,10 @@ PIXEL_RULE = "floor(clip(x * 127.5 + 128, 0, 255))"
 """How floats become pixels, as manifests and protocol cards say it (EDM and DiT do the same)."""
 
 
+PICTURE_CHANNELS = (1, 3)
+"""Channels of what can be looked at: grey, or RGB."""
+
+
 def to_uint8(images: Float[Tensor, "*s"]) -> UInt8[Tensor, "*s"]:
     """Quantise images by `PIXEL_RULE`.
 

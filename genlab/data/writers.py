@@ -7,8 +7,10 @@ files.
 import io
 import json
 import zipfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -31,13 +33,26 @@ def image_name(seed: int) -> str:
     >>> image_name(1012)
     '00001/img00001012.png'
     """
-    return f"{seed // PER_FOLDER:05d}/img{seed:08d}.png"
+    return sample_name(seed, "img", "png")
+
+
+def sample_name(seed: int, prefix: str, ending: str) -> str:
+    """Where the sample of a seed lies in a tree or zip.
+
+    Args:
+        seed: of the sample.
+        prefix: what the file's name begins with.
+        ending: what it ends in, without the dot.
+    """
+    return f"{seed // PER_FOLDER:05d}/{prefix}{seed:08d}.{ending}"
 
 
 def encode_png(pixels: Pixels) -> bytes:
     """One image as PNG, grey or RGB."""
     if pixels.shape[-1] not in (1, 3):
-        raise DataError(f"an image with {pixels.shape[-1]} channels is no PNG; use the npz format")
+        raise DataError(
+            f"an image with {pixels.shape[-1]} channels is no PNG, which is grey or RGB"
+        )
     buffer = io.BytesIO()
     to_pil(pixels).save(buffer, format="png")
     return buffer.getvalue()
@@ -98,27 +113,63 @@ def write_npz(
         shape: (N, H, W, C).
         labels: one class for each image; None leaves ``arr_1`` out.
     """
+    beside = {} if labels is None else {"arr_1": labels}
+    write_arrays(path, Rows("arr_0", "|u1", shape, images), beside)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """An array that is written row by row.
+
+    Attributes:
+        name: its key in the npz.
+        descr: its type of numbers, as NumPy writes it.
+        shape: of the whole.
+        rows: along its first axis.
+    """
+
+    name: str
+    descr: str
+    shape: tuple[int, ...]
+    rows: Iterable[np.ndarray[Any, np.dtype[Any]]]
+
+
+def write_arrays(path: Path, array: Rows, beside: Mapping[str, Sequence[int]]) -> None:
+    """Write an npz of one large array, row by row, and lists of whole numbers beside it."""
     with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
-        with archive.open(zipfile.ZipInfo("arr_0.npy", _EPOCH), "w", force_zip64=True) as member:
-            header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+        name = f"{array.name}.npy"
+        with archive.open(zipfile.ZipInfo(name, _EPOCH), "w", force_zip64=True) as member:
+            header = {"descr": array.descr, "fortran_order": False, "shape": array.shape}
             np.lib.format.write_array_header_1_0(member, header)
-            for pixels in images:
-                member.write(np.ascontiguousarray(pixels).data)
-        if labels is not None:
-            with archive.open(zipfile.ZipInfo("arr_1.npy", _EPOCH), "w") as member:
-                np.lib.format.write_array(member, np.asarray(labels, dtype=np.int64))
+            for row in array.rows:
+                member.write(np.ascontiguousarray(row).data)
+        for key, numbers in beside.items():
+            with archive.open(zipfile.ZipInfo(f"{key}.npy", _EPOCH), "w") as member:
+                np.lib.format.write_array(member, np.asarray(numbers, dtype=np.int64))
 
 
-def read_first(path: Path, count: int) -> Iterator[Pixels]:
-    """The first images of a zip or npz that `write_zip` or `write_npz` made."""
+def read_first(
+    path: Path,
+    count: int,
+    decode: Callable[[bytes], np.ndarray[Any, np.dtype[Any]]] = decode_png,
+    array: str = "arr_0",
+) -> Iterator[np.ndarray[Any, np.dtype[Any]]]:
+    """The first samples of a zip or npz that `write_zip` or `write_arrays` made.
+
+    Args:
+        path: the archive.
+        count: how many, at most.
+        decode: makes a sample of a zip's member.
+        array: the key of an npz's samples.
+    """
     with zipfile.ZipFile(path) as archive:
         if path.suffix == ".zip":
             for name in archive.namelist()[:count]:
-                yield decode_png(archive.read(name))
+                yield decode(archive.read(name))
             return
-        with archive.open("arr_0.npy") as member:
+        with archive.open(f"{array}.npy") as member:
             np.lib.format.read_magic(member)
-            shape, _, _ = np.lib.format.read_array_header_1_0(member)
-            size = int(np.prod(shape[1:]))
+            shape, _, dtype = np.lib.format.read_array_header_1_0(member)
+            size = int(np.prod(shape[1:])) * dtype.itemsize
             for _ in range(min(count, shape[0])):
-                yield np.frombuffer(member.read(size), np.uint8).reshape(shape[1:])
+                yield np.frombuffer(member.read(size), dtype).reshape(shape[1:])

@@ -26,6 +26,7 @@ from genlab.finetuning.resolution import with_resolution
 from genlab.generators.autoencoder import Autoencoder
 from genlab.generators.base import Generator
 from genlab.generators.gan import GanGenerator
+from genlab.generators.latents import size_of
 from genlab.training.batches import DataFacts
 from genlab.training.objective import Loss, Objective, Product, Watch
 
@@ -153,6 +154,12 @@ class FinetuneObjective(Objective):
     def _check_images(self, data: DataFacts) -> None:
         config, base = self.config, self.base
         autoencoder: Autoencoder | None = getattr(base, "autoencoder", None)
+        if base.draws_latents:
+            raise ConfigError(
+                f"these are latents: {config.base} draws {size_of(base)} and has no autoencoder; "
+                "attach the one that it was trained with, and fine-tune what that gives: genlab "
+                f"convert {config.base} -o FOLDER --autoencoder AUTOENCODER"
+            )
         if autoencoder is None and data.autoencoder is not None:
             raise ConfigError(
                 f"{config.data.path} holds latents, and {config.base} works on images; give the "

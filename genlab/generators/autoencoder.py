@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from genlab import compute
 from genlab.diffusion.noise import Noise
-from genlab.errors import ConfigError
+from genlab.errors import ConfigError, printable
 from genlab.files import text_sha256
 from genlab.generators.models import (
     model_class,
@@ -77,15 +77,20 @@ class Autoencoder:
     """
 
     def __init__(self, model: nn.Module, *, slice_pixels: int = SLICE_PIXELS) -> None:
-        if type(model).__name__ not in CLASSES or type(model) not in _classes().values():
-            raise ConfigError(
-                f"GenLab knows the autoencoders {', '.join(CLASSES)}, not {type(model).__name__}"
-            )
+        name = type(model).__name__
+        if name not in CLASSES or type(model) is not autoencoder_classes()[name]:
+            raise ConfigError(f"GenLab knows the autoencoders {', '.join(CLASSES)}, not {name}")
         config: Any = model.config
         if config.in_channels != config.out_channels:
             raise ConfigError(
                 f"the autoencoder takes images of {config.in_channels} channels and gives "
                 f"{config.out_channels}; it must be the same number"
+            )
+        if getattr(config, "upsampling_scaling_factor", 2) != 2:
+            raise ConfigError(
+                "the autoencoder's upsampling_scaling_factor is "
+                f"{printable(config.upsampling_scaling_factor, 40)}; GenLab knows those that halve "
+                "and double sides, whose factor is 2"
             )
         self.model = model
         self.slice_pixels = slice_pixels
@@ -249,23 +254,39 @@ class Autoencoder:
             CheckpointError: it holds no autoencoder that GenLab knows, or is damaged.
         """
         folder = Path(folder)
-        return cls(read_model(folder, model_class(folder, _classes()), what="autoencoder"))
+        kind = model_class(folder, autoencoder_classes())
+        return cls(read_model(folder, kind, what="autoencoder"))
 
 
-def _classes() -> dict[str, type[Any]]:
+def autoencoder_classes() -> dict[str, type[Any]]:
+    """Name -> class of `CLASSES`, imported now."""
     return {name: getattr(diffusers, name) for name in CLASSES}
 
 
 def _normalisation(config: Any) -> tuple[Float[Tensor, "#C 1 1"], Float[Tensor, "#C 1 1"]]:
     """(scale, shift) as a config tells them: one for all channels, or one for each."""
-    factor = torch.tensor(config.scaling_factor, dtype=torch.float32)
+    factor = _numbers(config, "scaling_factor", 1)
     mean, std = getattr(config, "latents_mean", None), getattr(config, "latents_std", None)
     if mean is None or std is None:
-        shift = torch.tensor(getattr(config, "shift_factor", None) or 0.0, dtype=torch.float32)
+        shift = _numbers(config, "shift_factor", 1)
         scale = factor
     else:
-        shift = torch.tensor(mean, dtype=torch.float32)
-        scale = factor / torch.tensor(std, dtype=torch.float32)
+        shift = _numbers(config, "latents_mean", config.latent_channels)
+        scale = factor / _numbers(config, "latents_std", config.latent_channels)
     if not (scale.isfinite() & (scale > 0)).all():
         raise ConfigError(f"an autoencoder needs a scaling_factor > 0, got {config.scaling_factor}")
     return scale.reshape(-1, 1, 1), shift.reshape(-1, 1, 1)
+
+
+def _numbers(config: Any, name: str, count: int) -> Float[Tensor, " C"]:
+    """So many finite numbers of a config; an entry that is not there, or null, is 0."""
+    value = getattr(config, name, None) or 0.0
+    values = value if isinstance(value, list | tuple) else [value]
+    plain = [v if isinstance(v, int | float) else math.nan for v in values]
+    numbers = torch.tensor(plain, dtype=torch.float32)
+    if len(values) != count or not numbers.isfinite().all():
+        raise ConfigError(
+            f"{name} of an autoencoder must be {count} finite number{'s' * (count > 1)}, got "
+            f"{printable(value, 80)}"
+        )
+    return numbers

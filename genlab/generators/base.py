@@ -30,7 +30,7 @@ class Batch:
 
     Attributes:
         images: (B, C, H, W), float32 in [-1, 1] up to overshoot (quantising clips), on the
-            generator's device.
+            generator's device; latents, as the network gives them, where it `draws_latents`.
         seeds: the seed of each image.
         labels: the class of each image, or None for an unconditional generator.
         nfe: network evaluations for each image of this batch (guided steps count every network
@@ -194,6 +194,11 @@ class Generator(SavedModel):
         return sampler.describe()
 
     @property
+    def draws_latents(self) -> bool:
+        """Whether samples are latents, because no autoencoder is there to make images of them."""
+        return False
+
+    @property
     def evaluations(self) -> int:
         """Network evaluations so far, counted in rows."""
         return self._evaluations
@@ -355,7 +360,8 @@ class Generator(SavedModel):
             stitch: see `build_sampler`.
 
         Returns:
-            float32 (N, C, H, W) in [-1, 1], on the generator's device.
+            float32 (N, C, H, W) in [-1, 1], on the generator's device; where the model
+            `draws_latents`, these as the network gives them.
 
         Raises:
             LabelError: see `stream`, or the model does not know a class.
@@ -367,13 +373,14 @@ class Generator(SavedModel):
             sampler, num_steps=num_steps, guidance_scale=guidance_scale, stitch=stitch
         )
         batches = self.stream(rows, classes, built, batch_size or max(1, min(len(rows), 64)))
-        return torch.cat([batch.images for batch in batches]).clamp(-1, 1)
+        samples = torch.cat([batch.images for batch in batches])
+        return samples if self.draws_latents else samples.clamp(-1, 1)
 
     def describe(self) -> str:
         """Network, size, images, classes and sampler in a few words."""
         parameters = sum(parameter.numel() for parameter in self.network.parameters())
         classes = f"{self.num_classes} classes" if self.num_classes else "unconditional"
-        shape = " x ".join(map(str, self.image_shape))
+        shape = " x ".join(map(str, self.image_shape)) + " latents" * self.draws_latents
         return (
             f"{type(self.network).__name__}, {parameters / 1e6:.1f}M parameters, {shape}, "
             f"{classes}, {self.sampler.describe()}, on {self.device}"

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from genlab.data.pixels import PICTURE_CHANNELS
 from genlab.diffusion.condition import Condition
 from genlab.diffusion.noise import Noise
 from genlab.diffusion.preconditioned import PreconditionedDenoiser
@@ -40,7 +41,8 @@ class DiffusionGenerator(Generator):
         has_null_class: whether the network was trained with label dropout, which classifier-free
             guidance needs.
         autoencoder: of a latent diffusion model: the network works on its latents, and
-            `image_shape` is that of the images it decodes.
+            `image_shape` is that of the images it decodes. Where there is none and channels are
+            neither grey nor RGB, samples are latents (`draws_latents`).
         card: text of the model card, written beside the weights.
 
     Attributes:
@@ -175,6 +177,11 @@ class DiffusionGenerator(Generator):
             after = sum(part.evaluations for part in parts)
             self._evaluations, before = self._evaluations + after - before, after
             yield step
+
+    @property
+    def draws_latents(self) -> bool:
+        """See `Generator.draws_latents`; only channels that no picture has tell it."""
+        return self.autoencoder is None and self.state_shape[0] not in PICTURE_CHANNELS
 
     @property
     def evaluations(self) -> int:

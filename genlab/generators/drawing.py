@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 
 import genlab
-from genlab.data.pixels import PIXEL_RULE, to_uint8
-from genlab.data.writers import Pixels
+from genlab.data.sample_kinds import SampleKind
 from genlab.errors import SamplingError
 from genlab.generators.base import Batch, Generator
 from genlab.generators.ledger import SampleLedger, Work
@@ -74,7 +73,7 @@ def draw_samples(
             _draw_batch(generator, ledger, work, sampler, on_progress)
         processes.wait()
         if processes.rank == 0 and anything:
-            ledger.finish(_about(generator, config))
+            ledger.finish(_about(generator, config, plan.kind))
         processes.wait()
     finally:
         ledger.close()
@@ -88,6 +87,7 @@ def _draw_batch(
     sampler: AnySampler,
     on_progress: OnProgress | None,
 ) -> None:
+    kind = ledger.plan.kind
     rows = [i for i, seed in enumerate(work.seeds) if work.frames and ledger.wants_frames(seed)]
     shown: list[Tensor] = []
     captions: list[str] = []
@@ -95,20 +95,20 @@ def _draw_batch(
     def on_step(step: Step) -> None:
         if rows:
             picture = step.picture(ledger.plan.animation_of)[rows]
-            shown.append(to_uint8(generator.decode(picture)).cpu())
+            shown.append(kind.shown(generator.decode(picture)).cpu())
             captions.append(step.caption)
         if on_progress is not None:
             on_progress(len(work.seeds) / step.num_steps)
 
     batch = generator.draw(work.seeds, work.labels, sampler, on_step)
-    _check_finite(batch)
+    _check_finite(batch, kind)
     frames = {}
     if rows:
         stacked = torch.stack(shown, dim=1).permute(0, 1, 3, 4, 2).numpy()
         frames = {work.seeds[row]: stacked[i] for i, row in enumerate(rows)}
     ledger.record(
         work,
-        _pixels(batch.images),
+        kind.stored(batch.images),
         frames,
         captions,
         batch.nfe,
@@ -118,22 +118,18 @@ def _draw_batch(
     )
 
 
-def _pixels(images: Tensor) -> list[Pixels]:
-    return list(to_uint8(images).permute(0, 2, 3, 1).cpu().numpy())
-
-
-def _check_finite(batch: Batch) -> None:
+def _check_finite(batch: Batch, kind: SampleKind) -> None:
     finite = batch.images.isfinite().flatten(1).all(1).tolist()
     bad = [str(seed) for seed, good in zip(batch.seeds, finite, strict=True) if not good]
     if bad:
         shown = ", ".join(bad[:8]) + (" ..." if len(bad) > 8 else "")
         raise SamplingError(
-            f"{len(bad)} images are not finite (seeds {shown}) and were not written; "
+            f"{len(bad)} {kind.name} are not finite (seeds {shown}) and were not written; "
             "try --dtype float32, a smaller guidance scale, or check the model's weights"
         )
 
 
-def _about(generator: Generator, config: Mapping[str, Any]) -> dict[str, Any]:
+def _about(generator: Generator, config: Mapping[str, Any], kind: SampleKind) -> dict[str, Any]:
     """What the manifest says of model, settings and software."""
     parameter = next(generator.network.parameters())
     return {
@@ -145,7 +141,7 @@ def _about(generator: Generator, config: Mapping[str, Any]) -> dict[str, Any]:
             "num_classes": generator.num_classes,
             "class_names": None if generator.class_names is None else list(generator.class_names),
         },
-        "pixel_rule": PIXEL_RULE,
+        **kind.facts(),
         "device": parameter.device.type,
         "versions": {
             "genlab": genlab.__version__,

@@ -9,6 +9,7 @@ from genlab.generators.base import Generator
 from genlab.generators.diffusion import DiffusionGenerator, Enlargement
 from genlab.generators.editing import Editing, Interpolation
 from genlab.generators.given import read_given, read_masks
+from genlab.generators.latents import check_draws_images
 from genlab.samplers.autoregressive.inpainting import mask as rows_kept
 from genlab.samplers.edit import Edit
 
@@ -94,6 +95,7 @@ def editing(
             f"only diffusion and autoregressive models draw from images; this one is of the family "
             f"{generator.family!r}, so leave images out"
         )
+    check_draws_images(generator, "editing is of images")
     size = generator.image_shape[1]
     images, labels = read_given(generator, path, seeds, size, fit)
     masks = None
@@ -156,5 +158,6 @@ def enlarging(generator: Generator, path: str, seeds: Sequence[int]) -> tuple[En
             f"only super-resolution diffusion models enlarge images; this one is of the family "
             f"{generator.family!r}, so leave low_res out"
         )
+    check_draws_images(generator, "what is enlarged are images")
     images, labels = read_given(generator, path, seeds, None)
     return Enlargement(generator, images, seeds), labels

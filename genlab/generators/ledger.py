@@ -1,6 +1,6 @@
 """The sample ledger: a folder that knows which samples are done, so a run can stop and go on.
 
-Every finished sample is a PNG file, written whole or not at all, whose size and hash are noted; a
+Every finished sample is a file, written whole or not at all, whose size and hash are noted; a
 batch whose files are all there, as they were noted, is done. Batches are cut from the whole list of
 seeds and never from what is left of it, so a batch that is computed after an interruption, or by
 another process, is composed as it always was and gives the very same bytes.
@@ -10,6 +10,8 @@ Layout of the folder::
     images/00000/img00000012.png    the images by seed, and images/dataset.json with their classes
                                     (format png)
     images.zip, images.npz          the images in one file (formats zip and npz)
+    latents/00000/latent00000012.npy, latents.zip, latents.npz
+                                    the same of latents (formats npy, zip and npz)
     grid.png, animation.gif         pictures to look at (animation-state.gif shows noisy states)
     manifest.json                   how all this was made; there only when everything else is
     .genlab/                        an unfinished run: its plan, its progress, what it needs to end
@@ -28,7 +30,9 @@ from typing import IO, Any
 import numpy as np
 
 from genlab.data import pictures, writers
+from genlab.data.formats import ARCHIVES
 from genlab.data.labels import format_seeds, parse_seeds
+from genlab.data.sample_kinds import KINDS, SampleKind, Stored, kind_named
 from genlab.data.writers import Pixels
 from genlab.errors import OutputError
 from genlab.files import write_bytes, write_text
@@ -52,6 +56,8 @@ GRID_IMAGES = 100
 ANIMATION_IMAGES = 16
 
 _STATE = ".genlab"
+_OWN = (".manifest", ".grid", ".animation", ".dataset", ".plan")
+"""How temporary files of ours begin, beside those of samples."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +110,7 @@ class SampleLedger:
             self._check_free()
         elif overwrite:
             self._check_lock()
-            self._remove_all()
+            self._remove_all(kind_named(before["kind"]))
             before = None
         elif self._is_empty():
             self._remove_pictures()
@@ -140,7 +146,8 @@ class SampleLedger:
                 try:
                     record = json.loads(path.read_text(encoding="utf-8"))
                     kept = ("identity", "format", "seeds", "labels", "spent")
-                    return {key: record[key] for key in kept} | {"files": _files_of(record)}
+                    told = {key: record[key] for key in kept} | {"files": _files_of(record)}
+                    return told | {"kind": kind_named(record.get("kind")).name}
                 except (ValueError, KeyError, TypeError, AttributeError) as error:
                     raise OutputError(
                         f"{path} is not a run of genlab sample ({error!r}); "
@@ -149,7 +156,7 @@ class SampleLedger:
         return None
 
     def _check_free(self) -> None:
-        mine = [self._images, *(self.folder / f"images.{end}" for end in ("zip", "npz"))]
+        mine = [self._samples, *self._archives(self._kind)]
         for path in [*mine, self.folder / GRID, *self._animations()]:
             if path.exists():
                 raise OutputError(
@@ -186,18 +193,26 @@ class SampleLedger:
     # Where things are
 
     @property
-    def _images(self) -> Path:
-        return self.folder / "images"
+    def _kind(self) -> SampleKind:
+        return self.plan.kind
+
+    @property
+    def _samples(self) -> Path:
+        return self.folder / self._kind.name
 
     @property
     def archive(self) -> Path | None:
         """The one file of the formats zip and npz."""
-        return None if self.plan.format == "png" else self.folder / f"images.{self.plan.format}"
+        return None if self.plan.is_folder else self.folder / self.plan.place
+
+    def _archives(self, kind: SampleKind) -> list[Path]:
+        """Where samples of a kind may lie in one file."""
+        return [self.folder / f"{kind.name}.{end}" for end in ARCHIVES]
 
     @property
     def _tree(self) -> Path:
         """Where finished samples lie: in their place, or aside until the archive is made."""
-        return self._images if self.archive is None else self._state / "images"
+        return self._samples if self.archive is None else self._state / self._kind.name
 
     @property
     def _animation(self) -> Path:
@@ -212,11 +227,14 @@ class SampleLedger:
 
     def _has_image(self, seed: int) -> bool:
         # A finished archive holds every image; only then is it there.
-        name, (channels, height, width) = writers.image_name(seed), self.plan.image_shape
+        name, (channels, height, width) = self._name(seed), self.plan.image_shape
         shape = (height, width, channels)
         return self._has_archive() or self._finished.holds(
             self._tree / name, name, lambda path: is_picture(path, shape)
         )
+
+    def _name(self, seed: int) -> str:
+        return self._kind.file_name(seed)
 
     def _has_archive(self) -> bool:
         archive = self.archive
@@ -224,10 +242,11 @@ class SampleLedger:
 
     def _is_empty(self) -> bool:
         """Whether the folder holds no image yet, in any format."""
-        trees = (self._images, self._state / "images")
-        archives = (self.folder / f"images.{end}" for end in ("zip", "npz"))
-        return not any(path.is_file() for path in archives) and not any(
-            path for tree in trees for path in tree.glob("*/img*.png")
+        return not any(
+            any(path.is_file() for path in self._archives(kind))
+            or any((self.folder / kind.name).glob(kind.pattern()))
+            or any((self._state / kind.name).glob(kind.pattern()))
+            for kind in KINDS
         )
 
     # Work
@@ -264,7 +283,7 @@ class SampleLedger:
     def record(
         self,
         work: Work,
-        images: Sequence[Pixels],
+        samples: Sequence[Stored],
         frames: Mapping[int, np.ndarray[Any, np.dtype[np.uint8]]],
         captions: Sequence[str],
         nfe: int,
@@ -276,7 +295,7 @@ class SampleLedger:
 
         Args:
             work: the batch.
-            images: (H, W, C) each, in the order of ``work.seeds``.
+            samples: as they are stored, in the order of ``work.seeds``.
             frames: for samples that the animation shows: (steps, H, W, C).
             captions: what stands below each frame.
             nfe: network evaluations for each image.
@@ -286,9 +305,9 @@ class SampleLedger:
         """
         each: dict[str, Any] = {"costs": to_plain(costs)} if costs else {}
         each |= {"tallies": tallies} if tallies else {}
-        encoded = self._encoded(work, images)
+        encoded = self._encoded(work, samples)
         files = {name: fingerprint(data) for name, data in encoded.items()}
-        self._note({"images": len(images), "nfe": nfe, "seconds": seconds, "files": files, **each})
+        self._note({"images": len(samples), "nfe": nfe, "seconds": seconds, "files": files, **each})
         for seed, animation in frames.items():
             buffer = BytesIO()
             np.savez(buffer, frames=animation, captions=np.asarray(captions))
@@ -297,10 +316,10 @@ class SampleLedger:
             write_bytes(self._tree / name, data)
             self._finished.wrote(name, files[name])
 
-    def _encoded(self, work: Work, images: Sequence[Pixels]) -> dict[str, bytes]:
+    def _encoded(self, work: Work, samples: Sequence[Stored]) -> dict[str, bytes]:
         """Name and bytes of each file that a batch is written to."""
-        pairs = zip(work.seeds, images, strict=True) if work.images else ()
-        return {writers.image_name(seed): writers.encode_png(pixels) for seed, pixels in pairs}
+        pairs = zip(work.seeds, samples, strict=True) if work.images else ()
+        return {self._name(seed): self._kind.encode(sample) for seed, sample in pairs}
 
     def _note(self, entry: Mapping[str, Any]) -> None:
         # Appended, not renamed: a line that is cut short by a crash costs the statistics of one
@@ -325,8 +344,9 @@ class SampleLedger:
         missing = [seed for seed in self.plan.seeds if not self._has_image(seed)]
         if missing:
             raise OutputError(
-                f"{len(missing)} images are missing in {self.folder} (first seed {missing[0]}); "
-                "all processes must write to the same folder; run the command again to make them"
+                f"{len(missing)} {self._kind.name} are missing in {self.folder} (first seed "
+                f"{missing[0]}); all processes must write to the same folder; run the command "
+                "again to make them"
             )
         self._write_archive()
         self._write_grid()
@@ -349,10 +369,10 @@ class SampleLedger:
 
     def _write_archive(self) -> None:
         seeds, labels = self.plan.seeds, self.plan.labels
-        names = [writers.image_name(seed) for seed in seeds]
+        names = [self._name(seed) for seed in seeds]
         if self.archive is None:
             if labels is not None:
-                write_text(self._images / "dataset.json", writers.dataset_json(names, labels))
+                write_text(self._samples / "dataset.json", writers.dataset_json(names, labels))
             return
         if self._has_archive():
             return
@@ -360,9 +380,8 @@ class SampleLedger:
             encoded = ((name, (self._tree / name).read_bytes()) for name in names)
             writers.write_zip(self.archive, encoded, labels)
         else:
-            channels, height, width = self.plan.image_shape
-            decoded = (writers.decode_png((self._tree / name).read_bytes()) for name in names)
-            writers.write_npz(self.archive, decoded, (len(seeds), height, width, channels), labels)
+            decoded = (self._kind.decode((self._tree / name).read_bytes()) for name in names)
+            self._kind.write_npz(self.archive, decoded, self.plan.image_shape, seeds, labels)
         written = fingerprint_of(self.archive)
         self._finished.wrote(self.archive.name, written)
         self._note({"files": {self.archive.name: written}})
@@ -373,21 +392,23 @@ class SampleLedger:
         inputs = self.plan.inputs
         count = min(GRID_IMAGES if inputs is None else GRID_IMAGES // 2, len(self.plan.seeds))
         labels = None if self.plan.labels is None else self.plan.labels[:count]
-        images = list(self._first_images(count))
-        told = (labels, self.plan.class_names, self.plan.title)
+        images = list(self.first_pictures(count))
+        told = (labels, self.plan.class_names, self._kind.title(self.plan.title))
         if inputs is None:
             picture = pictures.grid(images, *told)
         else:
             shown = [inputs[seed] for seed in self.plan.seeds[:count]]
             picture = pictures.pairs(shown, images, *told)
-        pictures.write_grid(self.folder / GRID, picture)
+        pictures.write_grid(self.folder / GRID, picture, self._kind.marks())
 
-    def _first_images(self, count: int) -> Iterator[Pixels]:
+    def first_pictures(self, count: int) -> Iterator[Pixels]:
+        """The first samples of a run that has ended, in the order of the seeds, as pictures."""
         if self.archive is None:
-            for seed in self.plan.seeds[:count]:
-                yield writers.decode_png((self._tree / writers.image_name(seed)).read_bytes())
+            files = (self._tree / self._name(seed) for seed in self.plan.seeds[:count])
+            stored = (self._kind.decode(file.read_bytes()) for file in files)
         else:
-            yield from writers.read_first(self.archive, count)
+            stored = self._kind.read_first(self.archive, count)
+        return map(self._kind.picture, stored)
 
     def _write_animation(self) -> None:
         if self.plan.animation is None or self._animation.is_file():
@@ -398,7 +419,9 @@ class SampleLedger:
                 animations.append(stored["frames"])
                 captions = stored["captions"]
         frames = [
-            pictures.animation_frame([animation[t] for animation in animations], str(caption))
+            pictures.animation_frame(
+                [animation[t] for animation in animations], self._kind.title(str(caption))
+            )
             for t, caption in enumerate(captions)
         ]
         pictures.write_animation(self._animation, frames)
@@ -410,10 +433,10 @@ class SampleLedger:
         manifest = {
             **about,
             **self.plan.record(),
-            "images": {
+            self._kind.name: {
                 "count": len(self.plan.seeds),
                 "shape": list(self.plan.image_shape),
-                "path": self.archive.name if self.archive else "images",
+                "path": self.plan.place,
                 **in_manifest(*self._result_files()),
             },
             "nfe": spent.get("nfe", 0) if mean is None else mean,
@@ -427,8 +450,8 @@ class SampleLedger:
 
     def _result_files(self) -> tuple[list[str], dict[str, Path]]:
         """The files that hold the images, in the order in which a manifest tells of them."""
-        names = _result_names(self.plan.format, self.plan.seeds)
-        folder = self._images if self.archive is None else self.folder
+        names = _result_names(self._kind, self.plan.format, self.plan.seeds)
+        folder = self._samples if self.archive is None else self.folder
         return names, {name: folder / name for name in names}
 
     def _round_trip(self) -> dict[str, Any]:
@@ -439,7 +462,7 @@ class SampleLedger:
         errors = [
             float(np.square((image.astype(np.float64) - inputs[seed]) / 255).mean())
             for seed, image in zip(
-                self.plan.seeds, self._first_images(len(self.plan.seeds)), strict=True
+                self.plan.seeds, self.first_pictures(len(self.plan.seeds)), strict=True
             )
         ]
         worst = int(np.argmax(errors))
@@ -475,16 +498,14 @@ class SampleLedger:
 
     # Clearing
 
-    def _remove_all(self) -> None:
-        """Remove what an earlier run made, and nothing else."""
+    def _remove_all(self, kind: SampleKind) -> None:
+        """Remove what an earlier run of a kind made, and nothing else."""
         (self.folder / MANIFEST).unlink(missing_ok=True)
         self._remove_pictures()
-        for end in ("zip", "npz"):
-            (self.folder / f"images.{end}").unlink(missing_ok=True)
-        for path in self._images.glob("*/img*.png"):
-            path.unlink()
-        (self._images / "dataset.json").unlink(missing_ok=True)
-        for folder in [*self._images.glob("*/"), self._images]:
+        tree = self.folder / kind.name
+        for path in (*self._archives(kind), *tree.glob(kind.pattern()), tree / "dataset.json"):
+            path.unlink(missing_ok=True)
+        for folder in [*tree.glob("*/"), tree]:
             with suppress(OSError):  # it holds files that are not ours, or is not there
                 folder.rmdir()
         self._clear_state(but="lock")
@@ -504,11 +525,11 @@ class SampleLedger:
 
     def _remove_leftovers(self) -> None:
         """Remove temporary files of killed processes; the lock says that none is at work."""
-        for pattern in (".*.tmp", "images/.*.tmp", "images/*/.*.tmp", f"{_STATE}/**/.*.tmp"):
-            for path in self.folder.glob(pattern):
-                if path.name.startswith(
-                    (".img", ".manifest", ".images", ".grid", ".animation", ".dataset", ".plan")
-                ) or (self._state in path.parents):
+        places = ["", *(f"{kind.name}/{deep}" for kind in KINDS for deep in ("", "*/"))]
+        own = (*(f".{word}" for kind in KINDS for word in (kind.prefix, kind.name)), *_OWN)
+        for place in (*places, f"{_STATE}/**/"):
+            for path in self.folder.glob(f"{place}.*.tmp"):
+                if path.name.startswith(own) or (self._state in path.parents):
                     with suppress(OSError):
                         path.unlink()
 
@@ -517,17 +538,20 @@ def _is_filled(path: Path) -> bool:
     return path.is_file() and path.stat().st_size > 0
 
 
-def _result_names(format_: str, seeds: Sequence[int]) -> list[str]:
-    return [*map(writers.image_name, seeds)] if format_ == "png" else [f"images.{format_}"]
+def _result_names(kind: SampleKind, format_: str, seeds: Sequence[int]) -> list[str]:
+    if format_ in ARCHIVES:
+        return [f"{kind.name}.{format_}"]
+    return [*map(kind.file_name, seeds)]
 
 
 def _files_of(record: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """The fingerprints in a plan or a manifest, by name; None in those of old runs."""
-    if "images" not in record:
+    kind = kind_named(record.get("kind"))
+    if kind.name not in record:
         files: Mapping[str, Any] | None = record.get("files")
         return files
-    names = _result_names(record["format"], parse_seeds(record["seeds"]))
-    return from_manifest(names, record["images"])
+    names = _result_names(kind, record["format"], parse_seeds(record["seeds"]))
+    return from_manifest(names, record[kind.name])
 
 
 def _readable(manifest: Mapping[str, Any]) -> str:

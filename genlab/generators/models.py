@@ -109,7 +109,7 @@ def _check_shapes(
     where = f"the {cls.__name__} in {folder}"
     with _LOADING:
         empty: nn.Module = build_empty(lambda: cls.from_config(dict(config)), len(stored), where)
-    _rename(empty, stored)
+    rename_old(empty, stored)
     expected = {name: tuple(tensor.shape) for name, tensor in empty.state_dict().items()}
     for fault, names in (
         ("missing keys", expected.keys() - stored.keys()),
@@ -136,7 +136,7 @@ def _read_state(
         dtype: None takes that of the model, whatever they are stored in.
     """
     state = {name: tensor for path in files for name, tensor in read_tensors(path)}
-    _rename(model, state)
+    rename_old(model, state)
     kept = set(getattr(model, "_keep_in_fp32_modules", None) or ())
     for name, own in model.state_dict().items():
         casts = dtype is not None and own.is_floating_point() and not kept & {*name.split(".")}
@@ -144,7 +144,7 @@ def _read_state(
     return state
 
 
-def _rename(model: nn.Module, state: dict[str, Any]) -> None:
+def rename_old(model: nn.Module, state: dict[str, Any]) -> None:
     """Give tensors of old files the names of today, in place, as diffusers' own loading does.
 
     Attention of its autoencoders was once a class of its own, whose names hub files still have.

@@ -16,6 +16,8 @@ class SampleConfig:
     Attributes:
         model: a bundled model, a zoo model, a folder or an official file.
         adapter: one that was trained on ``model``: its folder, or the name that it is kept under.
+        autoencoder: makes images of a latent model's latents: its folder or name; in place of the
+            model's own, where it has one. Without any, latents are drawn.
         seeds: one for each image, as numbers and ranges: ``0-63,100``.
         labels: ``random`` (each sample draws its own), ``balanced`` (the classes take turns), or
             one class for each seed, by number or name.
@@ -40,7 +42,8 @@ class SampleConfig:
             random`` each keeps its own class, where it has one.
         sampler: changes to the model's own sampler, or the name of a sampler preset.
         output: the folder for images, pictures and manifest; null is ``samples/<model>``.
-        format: ``png`` (a folder), ``zip`` (as EDM's tools write) or ``npz`` (as ADM's tools read).
+        format: ``png`` (a folder), ``zip`` (as EDM's tools write) or ``npz`` (as ADM's tools read)
+            of images; ``npy`` (a folder), ``zip`` or ``npz`` of latents; null is the folder.
         grid: whether to lay the first 100 images out in one labelled picture.
         animation: ``gif`` or ``webp`` for an animation of how the first 16 images form; null for
             none.
@@ -54,6 +57,7 @@ class SampleConfig:
 
     model: str | None = None
     adapter: str | None = None
+    autoencoder: str | None = None
     seeds: str = "0-15"
     labels: str = "random"
     classes: str | None = None
@@ -69,7 +73,7 @@ class SampleConfig:
     low_res: str | None = None
     sampler: dict[str, Any] = field(default_factory=dict)
     output: str | None = None
-    format: str = "png"
+    format: str | None = None
     grid: bool = True
     animation: str | None = None
     animation_of: str = "estimate"

@@ -15,6 +15,7 @@ from torch import Tensor
 
 import genlab.checkpoints  # reads the models that a sampler names
 import genlab.networks  # diffusers loads only classes of modules that are imported already
+from genlab.checkpoints.autoencoders import attach_autoencoder
 from genlab.config import fill
 from genlab.data.labels import class_index, random_label
 from genlab.data.pixels import to_uint8
@@ -26,21 +27,25 @@ from genlab.finetuning.adapters.folders import find_adapter
 from genlab.finetuning.adapters.loading import folder_of, load_base
 from genlab.finetuning.adapters.switching import AdapterSet
 from genlab.generators.adapted import check_plain
+from genlab.generators.autoencoder import Autoencoder
 from genlab.generators.base import Generator
 from genlab.generators.diffusion import DiffusionGenerator
 from genlab.generators.editing import Editing, invert
 from genlab.generators.families import FAMILIES, family_of
 from genlab.generators.folder import PARTS, read_card, read_network, read_parts
 from genlab.generators.index import INDEX, NETWORK, read_index
+from genlab.generators.latents import size_of
 from genlab.pipelines.conventions import PipelineConventions, named_folder, refuse_scheduler
 from genlab.samplers.base import SamplerLike, SolverStep, Step
 from genlab.samplers.edit import Edit
 from genlab.samplers.stitching import StitchLike
 
-OUTPUT_TYPES = ("pil", "np", "pt")
+OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 
 _HUB = ("cache_dir", "force_download", "local_files_only", "revision", "token")
 _DTYPE = ("dtype", "torch_dtype")
+_AUTOENCODER = ("autoencoder", "vae")
+"""How an autoencoder is given: by its name in our folders, or by that of diffusers' pipelines."""
 _ENDINGS = ("json", "safetensors")
 _FACTS = ("family", "preconditioning", "class_names", "has_null_class", "sampler")
 
@@ -123,11 +128,22 @@ class GenLabPipeline(PipelineConventions):
         """Load a folder, an adapter or a repository of the hub; arguments as in diffusers.
 
         A bundled model, or one of the zoo that ``genlab zoo pull`` has fetched, goes by its name.
+        ``vae`` (or ``autoencoder``) makes images of a latent model's latents in place of the
+        model's own: an object of diffusers, or what
+        `genlab.checkpoints.autoencoders.find_autoencoder` finds one by; None leaves the model
+        without one.
 
         Raises:
-            ConfigError: a scheduler is given.
+            ConfigError: a scheduler is given, or the autoencoder is of other latents.
             CheckpointError: it is no generator's folder, or weights are missing or damaged.
         """
+        given = {name: kwargs.pop(name) for name in _AUTOENCODER if name in kwargs}
+        if given:
+            if len(given) > 1:
+                raise ConfigError("vae and autoencoder are the same; give one of them")
+            pipeline = cls.from_pretrained(pretrained_model_name_or_path, **kwargs)
+            pipeline._set_autoencoder(*given.values())
+            return pipeline
         adapter = find_adapter(str(pretrained_model_name_or_path))
         if adapter is not None:
             return cls._from_adapter(adapter, **kwargs)
@@ -173,6 +189,16 @@ class GenLabPipeline(PipelineConventions):
         pipeline.load_adapter(folder)
         dtype = kwargs.get("dtype", kwargs.get("torch_dtype"))
         return pipeline if dtype is None else pipeline.to(dtype)
+
+    def _set_autoencoder(self, given: Any) -> None:
+        """Use another autoencoder, or none; it goes where the network is."""
+        model = self.as_generator()
+        if given is None:
+            model = model.changed(autoencoder=None)
+        else:
+            source = Autoencoder(given) if isinstance(given, torch.nn.Module) else given
+            model = attach_autoencoder(model, source).to(self.network.device, self.network.dtype)
+        self.register_modules(autoencoder=model.parts().get("autoencoder"))  # type: ignore[no-untyped-call]  # diffusers tells no types
 
     def load_adapter(self, adapter: str | os.PathLike[str], adapter_name: str | None = None) -> str:
         """Read an adapter of GenLab or peft onto this model, and use it.
@@ -296,7 +322,10 @@ class GenLabPipeline(PipelineConventions):
                 ``genlab sample --seeds`` draws; a single one is drawn from in turn; None draws
                 seeds from torch's global generator.
             latents: unit normal start, in place of drawing it: (B, C, H, W) for diffusion.
-            output_type: ``pil``; ``np``, (B, H, W, C) in [0, 1]; or ``pt``, (B, C, H, W) in [0, 1].
+            output_type: ``pil``; ``np``, (B, H, W, C) in [0, 1]; ``pt``, (B, C, H, W) in [0, 1];
+                or, of a latent model, ``latent``: float32 (B, C, H, W), as the network gives them
+                and diffusers' pipelines do: not yet divided by the autoencoder's scaling factor.
+                A model without an autoencoder gives nothing else.
             return_dict: whether to return an `ImagePipelineOutput` rather than a tuple.
             callback_on_step_end: called after each step with the pipeline, the number of the step,
                 the noise level reached, and the tensors asked for; those that it returns replace
@@ -328,6 +357,7 @@ class GenLabPipeline(PipelineConventions):
                 f"there is no output_type {output_type!r}; known: {', '.join(OUTPUT_TYPES)}"
             )
         model = self.as_generator()
+        _check_output(model, output_type)
         images_in, masks = _images(image, model.image_shape[0]), _masks(mask_image)
         count = _count(class_labels, generator, latents, low_res, batch_size, images_in)
         model = _editing(model, images_in, masks, count, strength, edit)
@@ -353,10 +383,13 @@ class GenLabPipeline(PipelineConventions):
                 if self._interrupt:
                     images = _estimate(step)
                     break
-        drawn = model.decode(images)
-        if isinstance(model, Editing):
-            drawn = model.keep(drawn, **model.inputs(range(count)))
-        result = _output(drawn, output_type)
+        if output_type == "latent":
+            result: Any = images.to(torch.float32)
+        else:
+            drawn = model.decode(images)
+            if isinstance(model, Editing):
+                drawn = model.keep(drawn, **model.inputs(range(count)))
+            result = _output(drawn, output_type)
         self.maybe_free_model_hooks()  # type: ignore[no-untyped-call]  # diffusers tells no types
         return ImagePipelineOutput(images=result) if return_dict else (result,)
 
@@ -582,6 +615,21 @@ def _beside(model: Generator, low_res: Tensor | None) -> dict[str, Tensor]:
             f"{model.family!r}; leave it out"
         )
     return {"low_res": low_res}
+
+
+def _check_output(model: Generator, output_type: str) -> None:
+    """Refuse images of a model that draws latents, and latents of one that draws images."""
+    has_autoencoder = getattr(model, "autoencoder", None) is not None
+    if output_type == "latent" and not (model.draws_latents or has_autoencoder):
+        raise ConfigError(
+            "output_type latent is for latent diffusion models, and this one draws images "
+            "themselves; take pt, np or pil"
+        )
+    if output_type != "latent" and model.draws_latents:
+        raise ConfigError(
+            f"these are latents: the model draws {size_of(model)} and has no autoencoder to make "
+            "images of them; take output_type latent, or give one: from_pretrained(..., vae=FOLDER)"
+        )
 
 
 def _output(images: Float[Tensor, "B C H W"], output_type: str) -> Any:

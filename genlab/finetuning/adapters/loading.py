@@ -11,6 +11,7 @@ if TYPE_CHECKING:  # most models need no fine-tuning, and a name that means noth
     import torch
 
     from genlab.finetuning.adapters.adapter import Adapter
+    from genlab.generators.autoencoder import Autoencoder
     from genlab.generators.base import Generator
 
 
@@ -20,6 +21,7 @@ def load(
     dtype: "torch.dtype | None" = None,
     *,
     adapter: Path | str | None = None,
+    autoencoder: "Path | str | Autoencoder | None" = None,
 ) -> "Generator":
     """Load a generator.
 
@@ -31,15 +33,23 @@ def load(
         device: where to put it; None leaves it on the CPU.
         dtype: what the network computes in; None is float32.
         adapter: one that was trained on this model; the result is the adapted model.
+        autoencoder: makes images of a latent diffusion model's latents, in place of its own where
+            it has one: a folder or a name, see
+            `genlab.checkpoints.autoencoders.find_autoencoder`.
 
     Raises:
         UnknownNameError: there is neither a model nor a file of this name.
         CheckpointError: the folder or file cannot be read, or the adapter is another model's.
-        ConfigError: a setting is wrong.
+        ConfigError: a setting is wrong, or the autoencoder is of other latents.
     """
     if adapter is None:
-        return loading.load(name_or_path, device, dtype)
-    generator = load_adapter(adapter, base=str(name_or_path))
+        generator = loading.load(name_or_path)
+    else:
+        generator = load_adapter(adapter, base=str(name_or_path))
+    if autoencoder is not None:
+        from genlab.checkpoints.autoencoders import attach_autoencoder
+
+        generator = attach_autoencoder(generator, autoencoder)
     return generator if device is None and dtype is None else generator.to(device, dtype)
 
 
