@@ -279,13 +279,16 @@ def _why_so_long(plan: Plan, choice: Choice) -> str:
     rate = f"{choice.speed.images_per_second:,.0f} images/s measured here"
     if in_time <= plan.most_kimg:
         return f"what {plan.wish.minutes:g} minutes are enough for, {rate}"
+    if plan.most_kimg <= plan.family.least_kimg:
+        return f"the least that is worth while, on so few images, {rate}"
     return f"at most {MOST_PASSES} passes over few images, {rate}"
 
 
 def _why_precision(choice: Choice) -> str:
     if choice.gain is None:
         return "float32"
-    return f"bfloat16 trains {choice.gain:.1f} times as fast as float32 here"
+    gain = f"bfloat16 trains {choice.gain:.1f} times as fast as float32 here"
+    return gain if choice.precision == "bf16" else f"float32: {gain}"
 
 
 def _expect(plan: Plan, choice: Choice, kimg: float) -> list[str]:
