@@ -144,13 +144,13 @@ def set_facts(path: Path) -> "SetFacts":
     dataset = ImageDataset(source, labels=source.labels is not None, wording=_wording())
     for index in np.linspace(0, len(dataset) - 1, min(SAMPLE, len(dataset))).astype(int):
         dataset[int(index)]
-    labels = [] if source.labels is None else np.unique(source.labels[source.labels >= 0])
+    used = 0 if source.labels is None else len(np.unique(source.labels))
     return SetFacts(
         path=str(path),
         num_images=len(dataset),
         image_shape=dataset.image_shape,
         num_classes=source.num_classes,
-        used_classes=len(labels),
+        used_classes=used,
         class_names=None if source.class_names is None else tuple(source.class_names),
         held_out=_held_out(path, source.split),
     )

@@ -18,7 +18,7 @@ CPU_IMAGES = 16
 no faster; a GPU is measured with the batch of the run."""
 
 FEWEST_STEPS = 3
-"""Measured steps at the least; the fastest counts: what else the machine does just now will pass."""
+"""Measured steps at the least; the fastest counts, as what else the machine does will pass."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -37,11 +37,12 @@ def write_set(
     """Noise as npz."""
     rng = np.random.default_rng(0)
     shape = (count, size, size, channels) if channels == 3 else (count, size, size)
-    arrays = {"arr_0": rng.integers(0, 256, shape, dtype=np.uint8)}
-    if classes:
-        arrays["arr_1"] = np.arange(count) % classes
+    pixels = rng.integers(0, 256, shape, dtype=np.uint8)
     path = folder / f"{name}.npz"
-    np.savez(path, **arrays)
+    if classes:
+        np.savez(path, arr_0=pixels, arr_1=np.arange(count) % classes)
+    else:
+        np.savez(path, arr_0=pixels)
     return path
 
 
@@ -158,6 +159,34 @@ def test_bad_input_is_one_sentence(
     assert err.startswith("genlab")
     assert len(err.strip().splitlines()) == 1
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_few_images_with_a_test_part_are_judged_by_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for part, count in [("train", 30), ("test", 3)]:
+        files = {
+            f"{name}/{i}.png": encoded(picture(100 * k + i, (16, 16)))
+            for k, name in enumerate(("bag", "coat"))
+            for i in range(count)
+        }
+        write_folder(tmp_path / "mine" / part, files)
+    assert run("mine", "-o", "own.yaml", "--no-measure", capfd=capfd)[0] == 0
+    assert cli.main(["train", "own.yaml", "--dry-run"]) == 0
+    out = capfd.readouterr().out
+    assert "validation:\n  path: null\n  split: test\n" in out
+    assert "stopping:\n  metric: heldout_loss\n  patience: 2\n" in out
+
+
+def test_images_of_one_class_are_trained_on_without_classes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_set(tmp_path, 32, 3, 1)
+    assert run("set.npz", "-o", "own.yaml", "--no-measure", capfd=capfd)[0] == 0
+    assert "labels: false" in Path("own.yaml").read_text()
+    assert cli.main(["train", "own.yaml", "--dry-run"]) == 0
 
 
 def test_images_that_are_not_alike(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
