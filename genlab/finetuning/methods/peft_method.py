@@ -99,7 +99,6 @@ class ThroughPeft(Method):
                 f"peft cannot merge {kind} ({_text(error)}); keep it as an adapter"
             ) from error
         del network.__dict__[HELD]
-        network.__dict__.pop("peft_config", None)  # peft before 0.19 leaves it behind
         return unfreeze(network)
 
     def saved(self, network: nn.Module) -> dict[str, Tensor]:
