@@ -17,10 +17,13 @@ RUNTIME = $(BIN)/python
 DEVELOP = $(BIN)/python
 endif
 
-# With the lowest versions: what other libraries do for us (diffusers, accelerate, peft, torch-fidelity, safetensors) or
-# could do otherwise in an older release (torch's operators, numpy), in about four minutes on two cores.
+# With the lowest versions: what other libraries do for us, or could do otherwise in an older release. 7 minutes of computing,
+# about four on two cores: pipelines and schedulers (diffusers), networks and losses (torch), LoRA (peft), torch-fidelity,
+# charts (matplotlib).
 LOWEST ?= .venv-lowest
-LOWEST_TESTS ?= tests/pipelines tests/diffusion tests/networks
+LOWEST_TESTS ?= tests/pipelines tests/diffusion tests/networks tests/checkpoints/test_diffusers_models.py \
+	tests/checkpoints/test_diffusers_schedulers.py tests/finetuning/test_lora.py \
+	tests/eval/test_eval_torch_fidelity_input.py tests/test_charts.py
 
 .PHONY: demo test test-lowest lint clean
 
