@@ -39,7 +39,7 @@ COMMANDS = {
     "data": "Check a data set, or pack it into a zip.",
     "zoo": "List the official checkpoints, show their facts, fetch them.",
     "samplers": "List solvers, schedules and guidance, or say what one does.",
-    "presets": "List the shipped configurations, or print one.",
+    "presets": "List the shipped configurations, print or recommend one.",
     "completion": "Let Tab complete commands and names: bash, zsh, fish.",
     "doctor": "Say what this machine can do, or what a checkpoint holds.",
 }

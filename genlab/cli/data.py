@@ -75,6 +75,7 @@ Examples:
   genlab data check my_images/ --size 32 --fit crop --grid look.png
   genlab data prepare my_images/ my_images.zip --size 32 --fit crop
   genlab data encode my_images.zip --autoencoder sd-vae/ -o latents/
+  genlab presets recommend my_images.zip -o mine.yaml      # what to train on them here
   genlab train CONFIG data.path=my_images.zip              # or data.path=latents/"""
 
 

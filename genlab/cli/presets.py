@@ -1,9 +1,10 @@
-"""``genlab presets``: what configurations are shipped, and what stands in them."""
+"""``genlab presets``: what configurations are shipped, what stands in them, which to begin with."""
 
 import click
 
 from genlab.cli.common import echo_json, json_option
 from genlab.cli.completion import complete_presets
+from genlab.cli.recommend import recommend
 from genlab.errors import UnknownNameError, nearest
 
 HOW = {
@@ -19,10 +20,10 @@ HOW = {
 @click.group("presets", invoke_without_command=True)
 @click.pass_context
 def command(context: click.Context) -> None:
-    """List the shipped configurations, or print one.
+    """List the shipped configurations, print one, or recommend one for your own images.
 
     A preset is a YAML file: 'genlab presets show NAME > mine.yaml' makes a copy to change, and
-    mine.yaml goes where the name went.
+    mine.yaml goes where the name went. 'genlab presets recommend DATA' writes one to train with.
     """
     if context.invoked_subcommand is None:
         context.invoke(list_presets)
@@ -68,6 +69,9 @@ def show(name: str) -> None:
         }
         raise UnknownNameError(f"there is no preset {name!r}; {nearest(wanted, known)}")
     click.echo(preset_path(*matches[0]).read_text(encoding="utf-8"), nl=False)
+
+
+command.add_command(recommend)
 
 
 def _all_presets() -> list[tuple[str, str]]:

@@ -41,7 +41,7 @@ def judge(source: ImageSource, tally: Tally, conform: Conform) -> Iterator[Findi
         yield Finding.note(
             "few-images",
             f"{len(source):,} images are few: a network trained from scratch learns them by heart; "
-            "fine-tune a trained one instead",
+            "adapt a trained one instead, see 'genlab finetune --help'",
         )
 
 
