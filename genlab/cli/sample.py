@@ -52,8 +52,9 @@ Examples:
   accelerate launch --multi_gpu -m genlab sample edm-fmnist --seeds 0-49999
 
 The folder gets images/ (or images.zip, images.npz), grid.png and manifest.json. The same seed gives
-the same image whatever the batch size and the number of processes. A run that was stopped, even
-killed, goes on where it was when the same command is given again."""
+the same image for any number of processes; another batch size or device rounds otherwise, which in
+float32 on a CPU moves a few pixels by one of 256 levels, and more in bfloat16. A run that was
+stopped, even killed, goes on where it was when the same command is given again."""
 
 
 @click.command("sample", epilog=EPILOG)
