@@ -459,11 +459,12 @@ class Evaluation:
 
 
 def _cost_of(spent: Mapping[str, Any], manifest: Mapping[str, Any], count: int) -> dict[str, float]:
-    """What a run of ``genlab sample`` cost; batches that were drawn twice count in neither mean."""
+    """What a run of ``genlab sample`` cost; its seconds are of the images of its last sitting."""
     drawn = spent["nfe_total"] / spent["nfe"] if spent.get("nfe_total") else count
+    timed = spent.get("timed", drawn)  # manifests once told the seconds of all sittings
     return {
         "nfe": manifest.get("nfe", spent["nfe"]),
-        "seconds_per_image": spent["seconds"] / drawn,
+        **({"seconds_per_image": spent["seconds"] / timed} if timed else {}),
     }
 
 

@@ -438,9 +438,12 @@ def _summary(plan: "SamplePlan", folder: Path, fresh: bool) -> str:
     animation = [folder / plan.animation_file] if plan.animation else []
     pictures = [folder / "grid.png"] * plan.grid + animation
     also = "".join(f", {picture}" for picture in pictures)
+    drawn = spent["timed"]
+    some = f" for the {drawn} drawn now" * (0 < drawn < len(plan.seeds))
+    seconds = f", {spent['seconds']:.1f} s{some}" if drawn else ""
     return (
-        f"{count} in {where}{also} ({nfe} network evaluations an image, "
-        f"{spent['seconds']:.1f} s{'' if saved is None else f', {saved:.0%} of the time saved'})"
+        f"{count} in {where}{also} ({nfe} network evaluations an image"
+        f"{seconds}{'' if saved is None else f', {saved:.0%} of the time saved'})"
         + _rejection(manifest)
         + _round_trip(manifest)
     )
