@@ -23,7 +23,7 @@ from genlab.checkpoints.diffusers_folder import (
 from genlab.checkpoints.diffusers_schedulers import parse_scheduler, scheduler_config
 from genlab.checkpoints.weights import build_network
 from genlab.diffusion.discrete import Discrete
-from genlab.errors import CheckpointError, ConfigError
+from genlab.errors import CheckpointError, ConfigError, reading
 from genlab.files import make_public, read_json_object, write_text
 from genlab.generators import DiffusionGenerator
 from genlab.generators.autoencoder import CLASSES, Autoencoder
@@ -190,7 +190,11 @@ def read_autoencoder(folder: Path | str) -> Autoencoder:
     Raises:
         CheckpointError: there is none, it is of an unknown class, or it is damaged.
     """
-    source = Path(folder)
+    with reading(folder):
+        return _read_autoencoder(Path(folder))
+
+
+def _read_autoencoder(source: Path) -> Autoencoder:
     inside = (source / part for part in ("vae", "autoencoder"))
     where = next((part for part in inside if (part / MODEL_CONFIG).is_file()), source)
     config = read_config(where)

@@ -59,6 +59,8 @@ def command(
     from genlab.checkpoints.pull import recognise
 
     check_model_folder(folder, overwrite=overwrite)
+    if to == "genlab":
+        _check_no_adapter(source)
     if to == "diffusers":
         _export(source, folder, format_, _arguments(config, overrides))
         return
@@ -73,6 +75,17 @@ def command(
     sampler = getattr(dressed, "sampler", None)  # a classifier has none
     if sampler is not None:
         click.echo(f"its sampler: {sampler.describe()}")
+
+
+def _check_no_adapter(source: Path) -> None:
+    from genlab.errors import ConfigError
+    from genlab.finetuning.adapters.folders import is_adapter
+
+    if is_adapter(source):
+        raise ConfigError(
+            f"{source} is an adapter of GenLab's, which needs no converting; to make a whole model "
+            f"of it: 'genlab adapter merge {source} -o merged/'"
+        )
 
 
 def _export(
