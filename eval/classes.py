@@ -7,7 +7,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from genlab.data.base import some
-from genlab.data.class_names import match_classes
+from genlab.data.class_names import are_numbers, match_classes
 from genlab.errors import EvaluationError, LabelError
 
 
@@ -21,6 +21,8 @@ def translate(
 ) -> Int64[Tensor, " N"]:
     """Labels in the numbering of somebody else: by name where both have names, else by number.
 
+    Where one side has names alone, both must have as many classes, and `by_number` says so.
+
     Args:
         labels: from 0.
         names: of their classes, or None.
@@ -30,7 +32,8 @@ def translate(
         other: what the other side is called in messages.
 
     Raises:
-        EvaluationError: a label is of a class that the other side does not have.
+        EvaluationError: a label is of a class that the other side does not have, or numbers would
+            be compared though the named side has another number of classes.
 
     >>> names, others = ["bag", "boot"], ["boot", "coat", "bag"]
     >>> translate(torch.tensor([0, 1, 1]), names, 3, others, "the samples", "the classifier")
@@ -38,6 +41,13 @@ def translate(
     """
     if not len(labels):
         return labels
+    unnamed = other_names is None and names is not None and not are_numbers(names)
+    if unnamed and names is not None and len(names) != other_count:
+        raise EvaluationError(
+            f"{whose} have the {len(names)} classes {some(names)}, and {other} has {other_count} "
+            "classes without names, so that no class can be told from its number; name the classes "
+            "of both alike"
+        )
     count = max(int(labels.max()) + 1, len(names or ()))
     try:
         numbers = match_classes(count, names, other_count, other_names)
@@ -60,3 +70,13 @@ def translate(
         )
     table = torch.tensor([-1 if number is None else number for number in numbers])
     return table.to(labels.device)[labels]
+
+
+def by_number(names: Sequence[str] | None, other_names: Sequence[str] | None) -> bool:
+    """Whether classes are compared by number though one side has names.
+
+    >>> by_number(["bag", "boot"], None), by_number(None, None), by_number(["0", "1"], None)
+    (True, False, False)
+    """
+    named = [each for each in (names, other_names) if each is not None and not are_numbers(each)]
+    return len(named) == 1

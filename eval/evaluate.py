@@ -20,6 +20,7 @@ from genlab.data.labels import format_seeds, parse_labels
 from genlab.data.pictures import grid, write_grid
 from genlab.data.pixels import PIXEL_RULE
 from genlab.errors import EvaluationError
+from genlab.eval.classes import by_number
 from genlab.eval.collect import Collected, collect, discard
 from genlab.eval.config import EvalConfig
 from genlab.eval.datasets import DATASETS, dataset_name, known_dataset
@@ -385,7 +386,10 @@ class Evaluation:
             dataset=self.dataset or "unknown",
             scores={name: summarise(runs) for name, runs in values.items()},
             protocol=protocol,
-            sampling=self._sampling() | self._stitching(gathered) | self._tallies(gathered),
+            sampling=self._sampling()
+            | self._stitching(gathered)
+            | self._tallies(gathered)
+            | self._matching(gathered[0].features, reference),
             provenance=self._provenance(),
             environment=environment_facts(self.device, self.processes.count),
             cost=self._cost(gathered),
@@ -420,6 +424,21 @@ class Evaluation:
         tallies = with_rates(add_up(collected.tallies for collected in gathered))
         manifest = self.subject.manifest
         return tallies or {topic: manifest[topic] for topic in TOPICS if topic in manifest}
+
+    def _matching(self, samples: FeatureSet, reference: Reference | None) -> dict[str, Any]:
+        """What classes were compared with by number although one side alone has names."""
+        others: dict[str, Sequence[str] | None] = {}
+        labels = Need("labels")
+        for metric in self.metrics.values():
+            if not isinstance(metric, FeatureMetric) or labels not in metric.needs:
+                continue
+            if any(need.output == "logits" for need in metric.needs):
+                others["the classifier"] = samples.logit_names
+            if labels in metric.reference_needs and reference is not None:
+                others["the reference"] = reference.features.class_names
+        names = samples.class_names
+        found = [other for other, theirs in others.items() if by_number(names, theirs)]
+        return {"classes_by_number": found} if found else {}
 
     def _provenance(self) -> dict[str, Any]:
         generator = self.subject.generator
@@ -459,11 +478,12 @@ class Evaluation:
 
 
 def _cost_of(spent: Mapping[str, Any], manifest: Mapping[str, Any], count: int) -> dict[str, float]:
-    """What a run of ``genlab sample`` cost; batches that were drawn twice count in neither mean."""
+    """What a run of ``genlab sample`` cost; its seconds are of the images of its last sitting."""
     drawn = spent["nfe_total"] / spent["nfe"] if spent.get("nfe_total") else count
+    timed = spent.get("timed", drawn)  # manifests once told the seconds of all sittings
     return {
         "nfe": manifest.get("nfe", spent["nfe"]),
-        "seconds_per_image": spent["seconds"] / drawn,
+        **({"seconds_per_image": spent["seconds"] / timed} if timed else {}),
     }
 
 

@@ -159,6 +159,15 @@ class Registry(Generic[T]):
 
         Raises:
             UnknownNameError: nothing is registered under this name.
+            ConfigError: see `build_named`.
+        """
+        return self._build(name, options)
+
+    def _build(self, name: str, options: Mapping[str, Any], place: str = "") -> Any:
+        """Build it; messages say where in a configuration the options stand.
+
+        Raises:
+            UnknownNameError: nothing is registered under this name.
             ConfigError: an option is unknown, missing, of the wrong type or out of range; or the
                 plug-in builds something else than its kind must be.
         """
@@ -171,7 +180,7 @@ class Registry(Generic[T]):
             missing = ", ".join(sorted(target.__abstractmethods__))
             raise ConfigError(f"{title} cannot be built: {class_path(target)} lacks {missing}")
         if isinstance(target, type) and dataclasses.is_dataclass(target):
-            built: Any = schema.make(target, options, title)
+            built: Any = schema.make(target, options, title, place)
         else:
             try:
                 built = target(**options)
@@ -191,8 +200,12 @@ class Registry(Generic[T]):
                 leave_out(error)
         return built
 
-    def build_named(self, options: Mapping[str, Any]) -> Any:
+    def build_named(self, options: Mapping[str, Any], place: str = "") -> Any:
         """Build from one mapping, whose ``name`` says what the other keys are options of.
+
+        Args:
+            options: the mapping.
+            place: the key of the mapping in a configuration, for messages.
 
         Raises:
             UnknownNameError: nothing is registered under this name.
@@ -202,7 +215,7 @@ class Registry(Generic[T]):
         if not isinstance(name, str):
             known = ", ".join(self)
             raise ConfigError(f"a {self.kind} needs a name, one of {known}; got {dict(options)}")
-        return self.build(name, **{key: v for key, v in options.items() if key != "name"})
+        return self._build(name, {k: v for k, v in options.items() if k != "name"}, place)
 
     def entry_of(self, built: Any) -> dict[str, Any]:
         """What `build_named` makes an object from: its ``name``, and what is not its default.

@@ -33,7 +33,7 @@ WORDS = {
 """What YAML reads as a boolean; see `_as_meant`."""
 
 
-def make(schema: type[T], values: Mapping[str, Any], source: str) -> T:
+def make(schema: type[T], values: Mapping[str, Any], source: str, place: str = "") -> T:
     """Fill a dataclass, whose own ``__post_init__`` checks what types cannot say.
 
     Args:
@@ -41,6 +41,7 @@ def make(schema: type[T], values: Mapping[str, Any], source: str) -> T:
         values: its fields, nested dataclasses as mappings. Text becomes a number where the field is
             one; objects are left as they are where the field takes any value.
         source: where the values come from, as messages begin.
+        place: the key of all of them in a configuration, such as ``sampler.guidance.0``.
 
     Raises:
         ConfigError: a field is unknown, has no value or one of another type.
@@ -50,7 +51,8 @@ def make(schema: type[T], values: Mapping[str, Any], source: str) -> T:
         return typing.cast(T, OmegaConf.to_object(_structured(schema, values)))
     except MissingMandatoryValue as error:
         key = error.full_key or error.key
-        raise ConfigError(f"{source}: {key} has no value; add {key}=...") from error
+        full = f"{place}.{key}" if place else key
+        raise ConfigError(f"{source}: {key} has no value; add {full}=...") from error
     except OmegaConfBaseException as error:
         raise ConfigError(f"{source}: {' '.join(str(error).split())}") from error
 

@@ -106,11 +106,13 @@ class Sampler(AnySampler):
             if num_steps < 1:
                 raise ConfigError(f"the number of steps must be at least 1, got {num_steps}")
             layers.append(("the number of steps", {"schedule": {"num_steps": num_steps}}))
+        for _, layer in layers:  # before merging, which takes its time for each of them
+            listed = layer.get("guidance") if isinstance(layer, Mapping) else None
+            if isinstance(listed, list | tuple) and len(listed) > MAX_GUIDANCE:
+                raise ConfigError(
+                    f"sampler.guidance has {len(listed):,} entries; name at most {MAX_GUIDANCE}"
+                )
         whole = configs.fill(SamplerConfig, layers, "the sampler")
-        if len(whole.guidance) > MAX_GUIDANCE:
-            raise ConfigError(
-                f"sampler.guidance has {len(whole.guidance):,} entries; name at most {MAX_GUIDANCE}"
-            )
         if guidance_scale is not None:
             whole = replace(whole, guidance=_rescale(whole.guidance, guidance_scale))
         if guidance_interval is not None:
@@ -121,9 +123,12 @@ class Sampler(AnySampler):
         if stitch:  # runs without are told as if there were no such setting
             text["stitch"] = stitch
         return cls(
-            solver=SOLVERS.build_named(whole.solver),
-            schedule=SCHEDULES.build_named(whole.schedule),
-            guidance=tuple(GUIDANCE.build_named(entry) for entry in whole.guidance),
+            solver=SOLVERS.build_named(whole.solver, "sampler.solver"),
+            schedule=SCHEDULES.build_named(whole.schedule, "sampler.schedule"),
+            guidance=tuple(
+                GUIDANCE.build_named(entry, f"sampler.guidance.{number}")
+                for number, entry in enumerate(whole.guidance)
+            ),
             stitch=stitching.build(stitch),
             text=text,
         )

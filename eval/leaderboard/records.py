@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from genlab.errors import EvaluationError, nearest
+from genlab.errors import EvaluationError, nearest, reading
 from genlab.eval.leaderboard.strict_json import (
     check_facts,
     check_name,
@@ -192,7 +192,8 @@ def read_record(path: Path) -> Record:
     Raises:
         EvaluationError: it cannot be read, is not whole JSON, or is no record; names the file.
     """
-    return from_json(read_json(path), str(path))
+    with reading(path, EvaluationError, "mend or remove it"):
+        return from_json(read_json(path), str(path))
 
 
 def _check_scores(value: Any, where: str) -> None:

@@ -134,7 +134,11 @@ def read_autoencoder(folder: Path | str, *, pickled: bool = True) -> Autoencoder
     Raises:
         CheckpointError: there is none, it is of an unknown class, or it is damaged.
     """
-    source = Path(folder)
+    with reading(folder):
+        return _read(Path(folder), pickled)
+
+
+def _read(source: Path, pickled: bool) -> Autoencoder:
     inside = (source / part for part in _PARTS)
     where = next((part for part in inside if (part / MODEL_CONFIG).is_file()), source)
     if where == source and (source / INDEX).is_file() and not (source / MODEL_CONFIG).is_file():

@@ -15,7 +15,8 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from genlab.checkpoints.companions import HEAD, companion_hint
-from genlab.checkpoints.pickle_machine import readable_name
+from genlab.checkpoints.pickle_machine import RefusedError, readable_name
+from genlab.checkpoints.pickle_tuples import check_tuples
 from genlab.errors import CheckpointError, printable, reason
 from genlab.generators.claims import build_empty, check_state_dict, listed
 from genlab.generators.models import rename_old
@@ -141,9 +142,12 @@ def _read_safetensors(path: Path) -> StateDict:
 def _read_torch(path: Path) -> Any:
     try:
         _check_unpacked(path)
+        check_tuples(path)
         with torch.serialization.safe_globals([Namespace]), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of old ways to store, which are no news to the user
             return torch.load(path, map_location="cpu", weights_only=True)
+    except RefusedError as error:
+        raise CheckpointError(f"{path} {error}; nothing of it was read") from error
     except CheckpointError:
         raise
     except pickle.UnpicklingError as error:

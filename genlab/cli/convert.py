@@ -73,6 +73,8 @@ def command(
     from genlab.checkpoints.pull import recognise
 
     check_model_folder(folder, overwrite=overwrite)
+    if to == "genlab":
+        _check_no_adapter(source)
     if to == "diffusers":
         _export(source, folder, format_, _arguments(config, overrides), autoencoder)
         return
@@ -126,6 +128,17 @@ def _with_autoencoder(source: Path, autoencoder: str, names: list[str] | None) -
     model = model if names is None else model.changed(class_names=names)
     model.card = None if model.card is None else retold(model.card, model)
     return model
+
+
+def _check_no_adapter(source: Path) -> None:
+    from genlab.errors import ConfigError
+    from genlab.finetuning.adapters.folders import is_adapter
+
+    if is_adapter(source):
+        raise ConfigError(
+            f"{source} is an adapter of GenLab's, which needs no converting; to make a whole model "
+            f"of it: 'genlab adapter merge {source} -o merged/'"
+        )
 
 
 def _export(

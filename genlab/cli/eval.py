@@ -302,6 +302,10 @@ def _summary(record: "Record") -> str:
         lines.append(f"  {name:<{width}}  {score.value:>10.4f}{interval}")
     if record.cost:
         lines.append("  " + _cost(record.cost))
+    lines += [
+        f"  classes are compared with those of {other} by number: one side alone has names"
+        for other in record.sampling.get("classes_by_number", [])
+    ]
     saved = record.sampling.get("stitch", {}).get("time_saved")
     if saved is not None:
         lines.append(f"  {saved:.0%} of the time saved by stitching")

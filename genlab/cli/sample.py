@@ -59,8 +59,9 @@ The folder gets images/ (or images.zip, images.npz), grid.png and manifest.json.
 without an autoencoder draws latents: latents/ with a .npy for each (or latents.zip; or latents.npz
 with the arrays latents, seeds and labels), as the network gives them: vae.decode(latents /
 scaling_factor). Their grid shows the channels side by side in grey. The same seed gives the same
-image whatever the batch size and the number of processes. A run that was stopped, even
-killed, goes on where it was when the same command is given again."""
+image for any number of processes; another batch size or device rounds otherwise, which in
+float32 on a CPU moves a few pixels by one of 256 levels, and more in bfloat16. A run that was
+stopped, even killed, goes on where it was when the same command is given again."""
 
 
 @click.command("sample", epilog=EPILOG)
@@ -487,9 +488,12 @@ def _summary(plan: "SamplePlan", folder: Path, fresh: bool) -> str:
     animation = [folder / plan.animation_file] if plan.animation else []
     pictures = [folder / "grid.png"] * plan.grid + animation
     also = "".join(f", {picture}" for picture in pictures)
+    drawn = spent["timed"]
+    some = f" for the {drawn} drawn now" * (0 < drawn < len(plan.seeds))
+    seconds = f", {spent['seconds']:.1f} s{some}" if drawn else ""
     return (
-        f"{count} in {where}{also} ({nfe} network evaluations {plan.kind.each}, "
-        f"{spent['seconds']:.1f} s{'' if saved is None else f', {saved:.0%} of the time saved'})"
+        f"{count} in {where}{also} ({nfe} network evaluations {plan.kind.each}"
+        f"{seconds}{'' if saved is None else f', {saved:.0%} of the time saved'})"
         + _rejection(manifest)
         + _round_trip(manifest)
         + _latents(plan)

@@ -75,20 +75,21 @@ def match_classes(
     if names is not None and other_names is not None:
         if same_names(names, other_names):
             return list(range(count))
-        if not _are_numbers(names) and not _are_numbers(other_names):
+        if not are_numbers(names) and not are_numbers(other_names):
             return find_names(names, other_names)
     numbers = _numbers(count, names)
     places = {number: place for place, number in enumerate(_numbers(other_count, other_names))}
     return [places.get(number) for number in numbers]
 
 
-def _are_numbers(names: Sequence[str] | None) -> bool:
+def are_numbers(names: Sequence[str] | None) -> bool:
+    """Whether the names are plain numbers, as of folders called 0 to 9."""
     return names is not None and all(re.fullmatch(r"[0-9]{1,9}", name) for name in names)
 
 
 def _numbers(count: int, names: Sequence[str] | None) -> list[int]:
     """The number that each class stands for."""
-    if names is None or not _are_numbers(names):
+    if names is None or not are_numbers(names):
         return list(range(count))
     return [int(name) for name in names]
 

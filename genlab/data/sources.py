@@ -8,7 +8,7 @@ from genlab.data.containers import Container, FolderContainer, ZipContainer
 from genlab.data.idx import IdxSource, is_idx_folder
 from genlab.data.members import MemberSource
 from genlab.data.npz import NpzSource
-from genlab.errors import DataError
+from genlab.errors import DataError, reading
 from genlab.files import check_regular
 
 
@@ -25,9 +25,10 @@ def open_source(path: str | Path, split: str = "train") -> ImageSource:
             labels would be wrong.
     """
     path = Path(path).expanduser()
-    if has_files(path):
-        return MemberSource(open_container(path), split)
-    return IdxSource(path, split) if path.is_dir() else NpzSource(path, split)
+    with reading(path, DataError, "fetch it again"):
+        if has_files(path):
+            return MemberSource(open_container(path), split)
+        return IdxSource(path, split) if path.is_dir() else NpzSource(path, split)
 
 
 def has_files(path: Path) -> bool:

@@ -1,7 +1,8 @@
 """Noise streams: every sample owns one random stream, made from its seed and drawn on the CPU.
 
-The same seed gives the same image for any batch size, any number of processes, and on CPU or GPU
-(up to rounding), because no draw of one sample ever moves the stream of another.
+The same seed gives the same noise for any batch size, any number of processes, and on CPU or GPU,
+because no draw of one sample ever moves the stream of another; the image that is made of it differs
+by rounding alone.
 """
 
 import hashlib

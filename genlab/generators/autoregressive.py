@@ -175,7 +175,7 @@ class AutoregressiveGenerator(Generator):
             seeds: one for each image, all different.
             labels: one class for each image; None draws each sample's class from its own stream.
             sampler: how to sample; None is the generator's own default.
-            batch_size: images at a time; it changes speed and memory, never the images.
+            batch_size: images at a time; it changes speed and memory, the images by rounding alone.
 
         Returns:
             The images, float32, exactly as they were where they are kept.

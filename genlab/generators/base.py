@@ -220,11 +220,12 @@ class Generator(SavedModel):
         drawn gives the very same image.
 
         Args:
-            seeds: one for each image; the same seed gives the same image whatever the batch size.
+            seeds: one for each image; the same seed gives the same image whatever the batch size,
+                but for rounding: bit for bit at the same batch size, device and number of threads.
             labels: one class for each seed, by number or name; None draws each sample's class from
                 its own stream.
             sampler: how to sample; None is the generator's own default.
-            batch_size: images at a time; it changes speed and memory, never the images.
+            batch_size: images at a time; it changes speed and memory, the images by rounding alone.
             on_step: called after each step with the step; a tensor that it returns takes the place
                 of the step's state.
             stitch: small models that take the first steps, see `build_sampler`.

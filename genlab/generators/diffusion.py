@@ -227,7 +227,7 @@ class DiffusionGenerator(Generator):
             seeds: one for each image, all different.
             labels: one class for each image; None draws each sample's class from its own stream.
             sampler: how to sample; None is the generator's own default.
-            batch_size: images at a time; it changes speed and memory, never the images.
+            batch_size: images at a time; it changes speed and memory, the images by rounding alone.
 
         Raises:
             ConfigError: the model enlarges nothing, shapes or numbers do not fit, or a seed stands

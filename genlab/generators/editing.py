@@ -366,7 +366,7 @@ def edit(
         seeds: one for each image, all different.
         labels: the class that each becomes; None draws each sample's class from its own stream.
         sampler: how to sample; None is the generator's own default.
-        batch_size: images at a time; it changes speed and memory, never the images.
+        batch_size: images at a time; it changes speed and memory, the images by rounding alone.
         source_labels: the classes of ``images``, with ``invert=True``; None is no class.
         options: those of `genlab.samplers.editing.Edit`: ``strength=0.6`` (1 is all noise), or
             ``start_sigma``; ``invert=True`` to start from the images' own noise.
@@ -405,7 +405,7 @@ def inpaint(
         seeds: one for each image, all different.
         labels: one class for each image; None draws each sample's class from its own stream.
         sampler: how to sample; None is the generator's own default.
-        batch_size: images at a time; it changes speed and memory, never the images.
+        batch_size: images at a time; it changes speed and memory, the images by rounding alone.
         options: those of `genlab.samplers.editing.Edit`: ``resample`` and ``jump_length``; a run
             costs about ``resample`` times as much as sampling.
 
@@ -483,7 +483,7 @@ def interpolate(
         labels: the class of each of them, or one for all; None draws each one's from its seed.
         frames: images, evenly spread from the first sample to the last.
         sampler: how to sample; None is the generator's own default.
-        batch_size: images at a time; it changes speed and memory, never the images.
+        batch_size: images at a time; it changes speed and memory, the images by rounding alone.
         latents: of the samples, (K, C, H, W), of `invert` for instance, in place of drawing them.
 
     Raises:

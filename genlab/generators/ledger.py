@@ -58,6 +58,8 @@ ANIMATION_IMAGES = 16
 _STATE = ".genlab"
 _OWN = (".manifest", ".grid", ".animation", ".dataset", ".plan")
 """How temporary files of ours begin, beside those of samples."""
+_EARLIER = "progress-earlier-"
+"""How the names of files begin that hold the notes of earlier sittings."""
 
 
 @dataclass(frozen=True)
@@ -125,6 +127,7 @@ class SampleLedger:
         self._remove_leftovers()
         if before is None or (self.folder / MANIFEST).is_file():
             self._clear_state(but="lock")  # of a run that made nothing, or has ended
+        self._set_aside()
         record = {
             **self.plan.record(),
             "spent": (before or {}).get("spent", {}),
@@ -184,11 +187,27 @@ class SampleLedger:
             self._finished.learn(entry.get("files"))
 
     def _notes(self) -> Iterator[dict[str, Any]]:
-        """What was noted of each batch; a line that was cut short counts for nothing."""
+        """What was noted of each batch; a line that was cut short counts for nothing.
+
+        Notes of earlier sittings are marked ``earlier``.
+        """
         for path in sorted(self._state.glob("progress-*.jsonl")):
+            earlier = path.name.startswith(_EARLIER)
             for line in path.read_text(encoding="utf-8").splitlines():
                 with suppress(ValueError):
-                    yield json.loads(line)
+                    yield json.loads(line) | {"earlier": earlier}
+
+    def _set_aside(self) -> None:
+        """Keep the notes of earlier sittings apart: their evaluations count, their time does not.
+
+        Another machine, or a busier one, may have taken it.
+        """
+        for path in self._state.glob("progress-*.jsonl"):
+            number = 0
+            while (aside := self._state / f"{_EARLIER}{number}.jsonl").exists():
+                number += 1
+            if not path.name.startswith(_EARLIER):
+                path.rename(aside)
 
     # Where things are
 
@@ -475,9 +494,12 @@ class SampleLedger:
         }
 
     def _spent(self) -> dict[str, Any]:
-        """Evaluations and seconds of all processes and sittings; lost batches count too."""
+        """Evaluations of all processes and sittings, lost batches too, and seconds of this one.
+
+        Time is told with the images that it was taken for, ``timed``.
+        """
         plan = json.loads((self._state / "plan.json").read_text())
-        total = {"nfe": 0, "nfe_total": 0, "seconds": 0.0, **plan["spent"]}
+        total = {"nfe": 0, "nfe_total": 0, **plan["spent"], "seconds": 0.0, "timed": 0}
         costs = [from_plain(total.pop("costs", {}))]
         counted = [total.pop("tallies", {})]
         images = total.pop("images", 0)
@@ -485,7 +507,9 @@ class SampleLedger:
             if "nfe" in entry:
                 total["nfe"] = entry["nfe"]
                 total["nfe_total"] += entry["nfe"] * entry["images"]
-                total["seconds"] += entry["seconds"]
+                if not entry["earlier"]:
+                    total["seconds"] += entry["seconds"]
+                    total["timed"] += entry["images"]
                 costs.append(from_plain(entry.get("costs", {})))
                 counted.append(entry.get("tallies", {}))
                 images += entry["images"]

@@ -6,6 +6,7 @@ import struct
 import subprocess
 import sys
 import time
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from torch import nn
 import genlab
 from genlab.checkpoints.edm_pickle import read_pickle
 from genlab.checkpoints.pickle_machine import MAX_WORK
+from genlab.checkpoints.pickle_tuples import check_tuples
+from genlab.checkpoints.weights import read_state_dict
 from genlab.errors import CheckpointError
 
 WORK = 20_000
@@ -304,3 +307,50 @@ def test_numpy_claims(tmp_path: Path) -> None:
     (tmp_path / "evil.pkl").write_bytes(data.replace(b"K\x03\x85", b"K\x63\x85"))
     with pytest.raises(CheckpointError, match=r"announces a NumPy array of \(99,\) and gives 24"):
         read_pickle(tmp_path / "evil.pkl")
+
+
+def shared_tuples(levels: int) -> bytes:
+    """A tuple that holds one tuple twice, which holds another twice, and so on."""
+    return b"".join([b")", *(b"\x94h" + bytes([i]) + b"\x86" for i in range(levels))])
+
+
+BOMBS = {
+    "as a key": short("}", shared_tuples(60), text("v"), "s"),
+    "as an entry of a set": short(b"\x8f(", shared_tuples(60), b"\x90"),
+    "deep": short("}", ")", b"\x85" * 100_000, text("v"), "s"),
+}
+
+
+@pytest.mark.parametrize("content", BOMBS.values(), ids=BOMBS)
+@pytest.mark.parametrize("legacy", [False, True])
+def test_nested_tuples_in_a_file_of_torch(content: bytes, legacy: bool, tmp_path: Path) -> None:
+    file = tmp_path / "bomb.pt"
+    torch.save({"a": torch.zeros(2)}, file, _use_new_zipfile_serialization=not legacy)
+    if legacy:
+        plain = file.read_bytes()
+        heads = [pickle.dumps(each, protocol=2) for each in (0x1950A86A20F9469CFC6C, 1001, {})]
+        assert plain.startswith(b"".join(heads[:2]))
+        file.write_bytes(b"".join(heads) + content)
+    else:
+        with zipfile.ZipFile(file) as archive:
+            entries = {name: archive.read(name) for name in archive.namelist()}
+        with zipfile.ZipFile(file, "w") as archive:
+            for name, data in entries.items():
+                archive.writestr(name, content if name.endswith("data.pkl") else data)
+    begun = time.process_time()
+    with pytest.raises(CheckpointError, match=r"unfolds to far more|nests deeper") as caught:
+        read_state_dict(file)
+    assert str(caught.value).startswith(str(file))
+    assert time.process_time() - begun < SECONDS
+
+
+def test_what_files_of_torch_usually_hold_passes(tmp_path: Path) -> None:
+    state: dict[str, Any] = {
+        "model": {f"layer.{i}.weight": torch.zeros(2, 3) for i in range(50)},
+        "optimizer": {"state": {i: {"betas": (0.9, 0.99)} for i in range(50)}},
+        "losses": [(step, step / 7) for step in range(5000)],
+        "shape": torch.Size([3, 4]),
+    }
+    for name, zipped in (("new.pt", True), ("old.pt", False)):
+        torch.save(state, tmp_path / name, _use_new_zipfile_serialization=zipped)
+        check_tuples(tmp_path / name)

@@ -135,3 +135,9 @@ def test_a_part_is_named_only_where_the_set_has_parts(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_the_whole_test_set_has_the_name_of_the_bundled_one(fashion_mnist: Path) -> None:
     assert name_of(fashion_mnist, dataset="fmnist", split="test") == "fmnist-test"
+
+
+def test_numbers_are_not_compared_where_the_named_side_has_another_number_of_classes() -> None:
+    with pytest.raises(EvaluationError, match=r"2 classes bag, boot, and the classifier has 3 "):
+        moved([0, 1], ("bag", "boot"), None)
+    assert moved([0, 1], ("0", "1"), None) == [0, 1]  # numbers say which classes they are

@@ -155,14 +155,34 @@ def test_the_manifest_tells_how_it_was_made(draw: Callable[..., bool], tmp_path:
     assert manifest["pixel_rule"].startswith("floor")
 
 
-def test_time_adds_up_over_sittings(draw: Callable[..., bool], tmp_path: Path) -> None:
+def test_time_is_that_of_the_sitting_and_evaluations_are_those_of_all(
+    draw: Callable[..., bool], tmp_path: Path
+) -> None:
     with pytest.raises(StopError):
         draw(tmp_path, plan(), on_progress=stop_after(5))
-    noted = json.loads((tmp_path / ".genlab" / "progress-0.jsonl").read_text())
+    notes = tmp_path / ".genlab" / "progress-0.jsonl"
+    noted = json.loads(notes.read_text())
+    assert noted["images"] == 4
+    notes.write_text(json.dumps(noted | {"seconds": 1e6}) + "\n")
+    with pytest.raises(StopError):  # a second sitting sets the first one's notes aside
+        draw(tmp_path, plan(), on_progress=stop_after(5))
     draw(tmp_path, plan())
     spent = json.loads((tmp_path / "manifest.json").read_text())["spent"]
     assert spent["nfe_total"] == 30
-    assert spent["seconds"] > noted["seconds"]
+    assert 0 < spent["seconds"] < 1e6
+    assert spent["timed"] == 2
+    draw(tmp_path, plan(range(12)))  # a finished run that goes on
+    spent = json.loads((tmp_path / "manifest.json").read_text())["spent"]
+    assert spent["timed"] == 4  # the batch of 8 to 11, whole as ever
+    assert spent["nfe_total"] == 30 + 12
+
+
+def test_a_run_that_draws_nothing_tells_no_time(draw: Callable[..., bool], tmp_path: Path) -> None:
+    draw(tmp_path, plan())
+    (tmp_path / "grid.png").unlink()
+    draw(tmp_path, plan())
+    spent = json.loads((tmp_path / "manifest.json").read_text())["spent"]
+    assert (spent["seconds"], spent["timed"], spent["nfe_total"]) == (0.0, 0, 30)
 
 
 @pytest.mark.parametrize("count", [2, 4])
