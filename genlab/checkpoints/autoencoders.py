@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from huggingface_hub import try_to_load_from_cache
-from huggingface_hub.utils import HFValidationError, validate_repo_id
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from genlab.checkpoints.bundled import bundled_folder, bundled_names
 from genlab.checkpoints.diffusers_folder import WEIGHTS, known_options, read_weights

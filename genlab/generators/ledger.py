@@ -424,7 +424,7 @@ class SampleLedger:
         """The first samples of a run that has ended, in the order of the seeds, as pictures."""
         if self.archive is None:
             files = (self._tree / self._name(seed) for seed in self.plan.seeds[:count])
-            stored = (self._kind.decode(file.read_bytes()) for file in files)
+            stored: Iterator[Pixels] = (self._kind.decode(file.read_bytes()) for file in files)
         else:
             stored = self._kind.read_first(self.archive, count)
         return map(self._kind.picture, stored)

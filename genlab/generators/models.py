@@ -8,7 +8,6 @@ from threading import Lock
 from typing import Any
 
 import torch
-from accelerate import init_empty_weights
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
@@ -19,8 +18,8 @@ from genlab.generators.weight_files import WEIGHTS, read_shapes, read_tensors, w
 
 MODEL_CONFIG = "config.json"
 
-_LOADING = Lock()
-"""Building without memory changes how torch makes parameters: one thread at a time, then."""
+_BUILDING = Lock()
+"""Building without memory changes what torch makes: one thread at a time, then."""
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -86,11 +85,7 @@ def read_model(
                 f"the {what} in {folder} cannot be read, a file is missing ({WEIGHTS}); fetch or "
                 "save the model again"
             )
-        _check_shapes(folder, cls, config, read_shapes(files))
-        # Parameters take no memory until the file's take their place; what no file holds, such as
-        # tables that the constructor computes, is there.
-        with _LOADING, init_empty_weights(include_buffers=False):
-            model = cls.from_config(dict(config))
+        model = _build(folder, cls, config, read_shapes(files))
         model.load_state_dict(_read_state(files, model, dtype), assign=True)
     except GenLabError:
         raise
@@ -102,12 +97,19 @@ def read_model(
     return model.eval()
 
 
-def _check_shapes(
+def _build(
     folder: Path, cls: type[Any], config: Mapping[str, Any], stored: dict[str, tuple[int, ...]]
-) -> None:
-    """Hold the config against the shapes in the files' heads, before anything takes memory."""
+) -> nn.Module:
+    """A model that the files' weights fit, without memory where they are all that it has.
+
+    Args:
+        folder: that it is read from.
+        cls: the model's class.
+        config: is held against ``stored`` before anything takes memory.
+        stored: name -> shape of what the files' heads list.
+    """
     where = f"the {cls.__name__} in {folder}"
-    with _LOADING:
+    with _BUILDING:
         empty: nn.Module = build_empty(lambda: cls.from_config(dict(config)), len(stored), where)
     rename_old(empty, stored)
     expected = {name: tuple(tensor.shape) for name, tensor in empty.state_dict().items()}
@@ -123,6 +125,12 @@ def _check_shapes(
                 f"{where} does not fit its config.json: {printable(name, 200)} is "
                 f"{list(stored[name])} where {list(shape)} is needed; fetch or save the model again"
             )
+    held = {name for name, _ in (*empty.named_parameters(), *empty.named_buffers())}
+    ours = cls.__module__.startswith("genlab.")  # others may keep tensors that are no buffers
+    if ours and held <= expected.keys():
+        return empty
+    model: nn.Module = cls.from_config(dict(config))  # with what it computes itself
+    return model
 
 
 def _read_state(
@@ -132,7 +140,7 @@ def _read_state(
 
     Args:
         files: of the weights.
-        model: without memory.
+        model: that they are for, perhaps without memory.
         dtype: None takes that of the model, whatever they are stored in.
     """
     state = {name: tensor for path in files for name, tensor in read_tensors(path)}

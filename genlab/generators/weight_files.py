@@ -91,7 +91,7 @@ def read_tensors(path: Path) -> Iterator[tuple[str, Tensor]]:
                     "does not read; save the model in float32"
                 )
             tensor = torch.empty(entry["shape"], dtype=dtype)
-            room = memoryview(tensor.reshape(-1).view(torch.uint8).numpy())
+            room = tensor.reshape(-1).view(torch.uint8).numpy().data
             file.seek(8 + head + entry["data_offsets"][0])
             if file.readinto(room) != room.nbytes:
                 raise CheckpointError(f"{path} was cut short while it was read; fetch it again")

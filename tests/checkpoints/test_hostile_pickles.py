@@ -328,7 +328,8 @@ def test_nested_tuples_in_a_file_of_torch(content: bytes, legacy: bool, tmp_path
     torch.save({"a": torch.zeros(2)}, file, _use_new_zipfile_serialization=not legacy)
     if legacy:
         plain = file.read_bytes()
-        heads = [pickle.dumps(each, protocol=2) for each in (0x1950A86A20F9469CFC6C, 1001, {})]
+        marks: tuple[object, ...] = (0x1950A86A20F9469CFC6C, 1001, {})
+        heads = [pickle.dumps(mark, protocol=2) for mark in marks]
         assert plain.startswith(b"".join(heads[:2]))
         file.write_bytes(b"".join(heads) + content)
     else:

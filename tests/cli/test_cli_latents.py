@@ -133,7 +133,7 @@ def test_pictures_of_latents_say_so(run: Run, folders: Path) -> None:
         assert run("sample", folders / "model", *DRAW, *options)[0] == 0
         grids.add(Path(format_, "grid.png").read_bytes())
         with Image.open(Path(format_, "animation.gif")) as animation:
-            assert animation.n_frames == 2
+            assert animation.n_frames == 2  # type: ignore[attr-defined]
     assert len(grids) == 1
     with Image.open("npy/grid.png") as grid:
         assert "latents of a diffusion model, not images" in grid.info["Description"]

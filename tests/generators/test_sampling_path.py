@@ -39,7 +39,7 @@ def counts(monkeypatch: pytest.MonkeyPatch) -> Counts:
     make = Sampler.from_layers.__func__  # type: ignore[attr-defined]  # of the class method
     monkeypatch.setattr(Sampler, "from_layers", classmethod(counting("samplers", make)))
     monkeypatch.setattr(configs, "fill", counting("merges", configs.fill))
-    monkeypatch.setattr(SOLVERS, "build", counting("solvers", SOLVERS.build))
+    monkeypatch.setattr(SOLVERS, "build_named", counting("solvers", SOLVERS.build_named))
     return made
 
 
