@@ -153,11 +153,15 @@ def follow(trainer: "Trainer", lines: list[dict[str, Any]]) -> "Outcome":
         trainer: ready to begin.
         lines: what its ``watch`` appends to.
     """
+    from genlab.training.machine import slow_precision
+
     settings, folder = trainer.config, trainer.run.folder
     images, total = trainer.progress.images, settings.num_steps * settings.batch_size
     if trainer.is_main:
         verb = "going on with" if images else "training into"
         click.echo(f"{verb} {folder} at image {images:,} of {total:,}", err=True)
+        if (slow := slow_precision(settings.mixed_precision, trainer.device)) is not None:
+            click.echo(f"genlab: {slow}", err=True)
     with progress("training", total, images, lines=False) as bar:
 
         def show(now: "Progress") -> None:

@@ -8,6 +8,25 @@ from pathlib import Path
 
 import torch
 
+from genlab.compute import choose
+from genlab.training.config import Precision
+
+_HALVES = {Precision.bf16: torch.bfloat16, Precision.fp16: torch.float16}
+
+
+def slow_precision(precision: Precision, device: torch.device) -> str | None:
+    """A sentence where mixed precision costs time on a device rather than gains any, or None.
+
+    On processors without instructions for bfloat16 (most laptops) a step takes several times as
+    long as in float32.
+    """
+    if precision not in _HALVES or _HALVES[precision] in choose(device).fast_dtypes:
+        return None
+    return (
+        f"mixed_precision={precision.value} is slower than float32 on this device ('genlab doctor' "
+        "lists its fast types); mixed_precision=no trains faster here"
+    )
+
 
 def hardware(device: torch.device, processes: int = 1) -> str:
     """The devices of a run, in a few words.
