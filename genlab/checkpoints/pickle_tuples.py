@@ -38,7 +38,7 @@ def check_tuples(path: Path) -> None:
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             for name in archive.namelist():
-                if name.endswith("data.pkl"):
+                if name.endswith(".pkl"):
                     _check(BytesIO(archive.read(name)), pickles=1)
         return
     with path.open("rb") as file:
