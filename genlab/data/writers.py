@@ -51,7 +51,8 @@ def encode_png(pixels: Pixels) -> bytes:
     """One image as PNG, grey or RGB."""
     if pixels.shape[-1] not in (1, 3):
         raise DataError(
-            f"an image with {pixels.shape[-1]} channels is no PNG, which is grey or RGB"
+            f"an image with {pixels.shape[-1]} channels is no PNG, which is grey or RGB; "
+            "choose the format npz"
         )
     buffer = io.BytesIO()
     to_pil(pixels).save(buffer, format="png")
