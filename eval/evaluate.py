@@ -437,8 +437,8 @@ class Evaluation:
             if labels in metric.reference_needs and reference is not None:
                 others["the reference"] = reference.features.class_names
         names = samples.class_names
-        found = [other for other, theirs in others.items() if by_number(names, theirs)]
-        return {"classes_by_number": found} if found else {}
+        numbered = [other for other, theirs in others.items() if by_number(names, theirs)]
+        return {"classes_by_number": numbered} if numbered else {}
 
     def _provenance(self) -> dict[str, Any]:
         generator = self.subject.generator

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
-from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # public, not in __all__
 
 from genlab.checkpoints.bundled import bundled_folder, bundled_names
 from genlab.checkpoints.diffusers_folder import WEIGHTS, known_options, read_weights
@@ -41,9 +41,9 @@ def attach_autoencoder(
             f"only diffusion models work on an autoencoder's latents; this one is of the family "
             f"{generator.family!r}, so leave autoencoder out"
         )
-    given = source if isinstance(source, Autoencoder) else find_autoencoder(source)
-    given.image_shape(generator.state_shape)
-    return generator.changed(autoencoder=given.model)
+    autoencoder = source if isinstance(source, Autoencoder) else find_autoencoder(source)
+    autoencoder.image_shape(generator.state_shape)
+    return generator.changed(autoencoder=autoencoder.model)
 
 
 def find_autoencoder(name_or_folder: Path | str) -> Autoencoder:
@@ -117,9 +117,9 @@ def cached_repository(name: str) -> Path | None:
     if (ours / MODEL_CONFIG).is_file():
         return ours
     for file in (MODEL_CONFIG, *(f"{part}/{MODEL_CONFIG}" for part in _PARTS)):
-        found = try_to_load_from_cache(name, file)
-        if isinstance(found, str):
-            return Path(found).parent
+        cached = try_to_load_from_cache(name, file)
+        if isinstance(cached, str):
+            return Path(cached).parent
     return None
 
 

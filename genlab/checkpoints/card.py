@@ -141,8 +141,8 @@ def retold(text: str, generator: Product) -> str:
     if not places:
         return text
     kept = [line for n, line in enumerate(lines) if n not in places]
-    told = [f"- {key}: {value}" for key, value in _data(generator).items() if value]
-    return "\n".join([*kept[: places[0]], *told, *kept[places[0] :]])
+    entries = [f"- {key}: {value}" for key, value in _data(generator).items() if value]
+    return "\n".join([*kept[: places[0]], *entries, *kept[places[0] :]])
 
 
 _DATA = ("Images", "Latents", "Autoencoder")

@@ -105,16 +105,16 @@ def recommend(
     wish = Wish(family=family, minutes=minutes or MINUTES, size=size)
     with plain_warnings():
         fast = not no_measure and _bfloat16_is_fast(device)
-        found = choose(facts, wish, measured=not no_measure, fast=fast, device=device)
-    text = recipe_text(found, f"genlab train {out or 'FILE.yaml'}")
+        recipe = choose(facts, wish, measured=not no_measure, fast=fast, device=device)
+    text = recipe_text(recipe, f"genlab train {out or 'FILE.yaml'}")
     if out is not None:
         _write(out, text)
     if as_json:
-        echo_json(_as_json(found, out))
+        echo_json(_as_json(recipe, out))
         return
     if out is None:
         click.echo(text, nl=False)
-    _report(found, out)
+    _report(recipe, out)
 
 
 def set_facts(path: Path) -> "SetFacts":
@@ -191,50 +191,50 @@ def _write(out: Path, text: str) -> None:
     write_text(out, text)
 
 
-def _as_json(found: "Recommendation", out: Path | None) -> dict[str, Any]:
+def _as_json(recipe: "Recommendation", out: Path | None) -> dict[str, Any]:
     return {
         "path": None if out is None else str(out),
-        "family": found.family,
-        "parameters": found.parameters,
-        "image_shape": list(found.image_shape),
-        "images": found.num_images,
-        "kimg": found.kimg,
-        "passes": round(found.passes, 1),
-        "images_per_second": found.images_per_second,
-        "minutes": found.minutes,
-        "disk_bytes": found.disk_bytes,
-        "expect": list(found.expect),
-        "reasons": {key: why for key, why in found.reasons.items() if _is_set(found, key)},
-        "settings": dict(found.settings),
+        "family": recipe.family,
+        "parameters": recipe.parameters,
+        "image_shape": list(recipe.image_shape),
+        "images": recipe.num_images,
+        "kimg": recipe.kimg,
+        "passes": round(recipe.passes, 1),
+        "images_per_second": recipe.images_per_second,
+        "minutes": recipe.minutes,
+        "disk_bytes": recipe.disk_bytes,
+        "expect": list(recipe.expect),
+        "reasons": {key: why for key, why in recipe.reasons.items() if _is_set(recipe, key)},
+        "settings": dict(recipe.settings),
     }
 
 
-def _is_set(found: "Recommendation", key: str) -> bool:
+def _is_set(recipe: "Recommendation", key: str) -> bool:
     first, _, rest = key.partition(".")
-    return first in found.settings and (not rest or rest in found.settings[first])
+    return first in recipe.settings and (not rest or rest in recipe.settings[first])
 
 
-def _report(found: "Recommendation", out: Path | None) -> None:
+def _report(recipe: "Recommendation", out: Path | None) -> None:
     """The table and what to expect; on stderr where stdout is the YAML."""
-    for line in _lines(found):
+    for line in _lines(recipe):
         click.echo(line, err=out is None)
 
 
-def _lines(found: "Recommendation") -> list[str]:
-    channels, height, width = found.image_shape
-    output = found.settings["output"]
+def _lines(recipe: "Recommendation") -> list[str]:
+    channels, height, width = recipe.image_shape
+    output = recipe.settings["output"]
     every = f"{output['preview_kimg']:g} kimg"
-    if found.minutes is not None:
-        every = f"{duration(60 * found.minutes * output['preview_kimg'] / found.kimg)} ({every})"
+    if recipe.minutes is not None:
+        every = f"{duration(60 * recipe.minutes * output['preview_kimg'] / recipe.kimg)} ({every})"
     rows = {
-        "network": found.settings["network"]["name"],
-        "parameters": f"{found.parameters / 1e6:.1f} million",
+        "network": recipe.settings["network"]["name"],
+        "parameters": f"{recipe.parameters / 1e6:.1f} million",
         "resolution": f"{width}x{height} {'grey' if channels == 1 else 'RGB'}",
-        "images seen": f"{found.kimg:g} kimg (thousands)",
-        "passes": f"{found.passes:,.1f} over {found.num_images:,} images",
-        "time here": "not measured" if found.minutes is None else duration(60 * found.minutes),
+        "images seen": f"{recipe.kimg:g} kimg (thousands)",
+        "passes": f"{recipe.passes:,.1f} over {recipe.num_images:,} images",
+        "time here": "not measured" if recipe.minutes is None else duration(60 * recipe.minutes),
         "a preview every": every,
-        "disk": f"{found.disk_bytes / 2**20:,.0f} MiB",
+        "disk": f"{recipe.disk_bytes / 2**20:,.0f} MiB",
     }
     table = [f"  {name:<16}{value}" for name, value in rows.items()]
-    return [*table, "", *(wrapped(f"- {text}", "  ").strip() for text in found.expect)]
+    return [*table, "", *(wrapped(f"- {text}", "  ").strip() for text in recipe.expect)]

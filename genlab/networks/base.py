@@ -38,7 +38,7 @@ class Network(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers is un
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # diffusers is untyped
 
-    def to(self, *args: Any, **kwargs: Any) -> "Network":  # type: ignore[override]
+    def to(self, *args: Any, **kwargs: Any) -> "Network":  # type: ignore[override]  # diffusers wraps it
         """Move or cast the weights, as `torch.nn.Module.to` does.
 
         diffusers' own ``to`` first asks whether its hooks hold the weights elsewhere (group
