@@ -22,10 +22,10 @@ from interleaved import Variant, describe, greatest_error, measure, parser, rela
 from redrawn import redraw
 from torch import Tensor, nn
 
-from genlab.checkpoints.biggan_deep_hf import generator_network
+from genlab.checkpoints.readers.biggan_deep_hf import generator_network
 from genlab.diffusion.noise import NoiseStream
 from genlab.generators.gan import GanGenerator
-from genlab.samplers.gan import GanSampler
+from genlab.samplers.gan.sampler import GanSampler
 
 GOALS = {("fp32", 1): 0.77, ("compiled", 8): 0.55}
 CLOCKS = {"wall": time.perf_counter, "processor": time.process_time}

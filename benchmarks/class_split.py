@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
-from genlab.data.base import ImageSource
 from genlab.data.labels import parse_classes
 from genlab.data.prepare import prepare
-from genlab.data.sources import open_source
+from genlab.data.sources.base import ImageSource
+from genlab.data.sources.opening import open_source
 
 
 class ClassSubset(ImageSource):

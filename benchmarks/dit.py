@@ -24,7 +24,7 @@ from interleaved import Variant, describe, measure, parser, relative_error, repo
 from redrawn import redraw
 from torch import Tensor
 
-from genlab.checkpoints.diffusers_dit import to_diffusers
+from genlab.checkpoints.readers.diffusers_dit import to_diffusers
 from genlab.diffusion.condition import Condition
 from genlab.diffusion.discrete import Discrete
 from genlab.generators import DiffusionGenerator

@@ -35,8 +35,8 @@ from genlab.charts import Line, Panel, draw
 from genlab.checkpoints.loading import load as load_model
 from genlab.config import load
 from genlab.data.dataset import ImageDataset
-from genlab.data.pictures import rows
-from genlab.data.writers import decode_png
+from genlab.data.writing.pictures import rows
+from genlab.data.writing.writers import decode_png
 from genlab.errors import ConfigError
 from genlab.eval.protocol import environment_facts
 from genlab.files import sha256, write_text

@@ -20,15 +20,15 @@ from torch import Tensor
 from genlab.config import load
 from genlab.data.dataset import ImageDataset
 from genlab.data.pixels import to_uint8
-from genlab.data.writers import encode_png, write_zip
+from genlab.data.writing.writers import encode_png, write_zip
 from genlab.eval.in_training import SampleScores
 from genlab.files import atomic_path
 from genlab.finetuning.config import FinetuneConfig
 from genlab.finetuning.trainer import FinetuneTrainer
 from genlab.training.config import DataConfig
-from genlab.training.evaluation import Subject
+from genlab.training.loop.evaluation import Subject
+from genlab.training.loop.state import Progress
 from genlab.training.machine import peak_memory_mib
-from genlab.training.state import Progress
 
 TRAIN, VALIDATION, TEST = PARTS = ("train", "validation", "test")
 LOSS = "heldout_loss"
@@ -95,7 +95,7 @@ class Scorer(SampleScores):
         return load_file(path)["features"]
 
     def __call__(self, subject: Subject) -> Mapping[str, float]:
-        """See `genlab.training.evaluation.Evaluation`."""
+        """See `genlab.training.loop.evaluation.Evaluation`."""
         pixels = to_uint8(self.draw(subject))
         shown = torch.linspace(0, len(pixels) - 1, SHOWN).long()
         self.pictures[subject.progress.step] = list(pixels[shown].permute(0, 2, 3, 1).numpy())

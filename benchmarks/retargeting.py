@@ -32,12 +32,12 @@ from torch import Tensor
 
 import genlab
 from genlab.config import load
-from genlab.data import pictures
 from genlab.data.dataset import ImageDataset
 from genlab.data.labels import class_index
 from genlab.data.pixels import to_uint8
 from genlab.data.prepare import prepare
-from genlab.data.sources import open_source
+from genlab.data.sources.opening import open_source
+from genlab.data.writing import pictures
 from genlab.eval.extractors.cnn import CNNExtractor, cnn_fmnist
 from genlab.eval.image_classifiers import load_image_classifier
 from genlab.eval.metrics.classification import class_consistency

@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from genlab.data.base import some
 from genlab.data.class_names import are_numbers, match_classes
+from genlab.data.sources.base import some
 from genlab.errors import EvaluationError, LabelError
 
 

@@ -27,8 +27,8 @@ from genlab.eval.moments import Moments
 from genlab.eval.samples import Drawn, Samples
 from genlab.files import atomic_path, write_text
 from genlab.generators.costs import Cost, Costs, together
-from genlab.generators.lock import lock_folder
-from genlab.generators.processes import Processes
+from genlab.runs.lock import lock_folder
+from genlab.runs.processes import Processes
 from genlab.samplers.tallies import Tallies, add_up
 
 PART_SECONDS = 20.0

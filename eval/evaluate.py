@@ -14,22 +14,20 @@ from jaxtyping import Float
 from torch import Tensor
 
 import genlab
-from genlab.checkpoints.zoo import home
+from genlab.checkpoints.zoo.catalogue import home
 from genlab.compute import usable_device
 from genlab.data.labels import format_seeds, parse_labels
-from genlab.data.pictures import grid, write_grid
 from genlab.data.pixels import PIXEL_RULE
+from genlab.data.writing.pictures import grid, write_grid
 from genlab.errors import EvaluationError
 from genlab.eval.classes import by_number
 from genlab.eval.collect import Collected, collect, discard
 from genlab.eval.config import EvalConfig
-from genlab.eval.datasets import DATASETS, dataset_name, known_dataset
 from genlab.eval.extractors.base import FeatureExtractor, build_extractor
 from genlab.eval.extractors.null import NullExtractor
 from genlab.eval.leaderboard.records import Record
 from genlab.eval.metrics.base import FeatureMetric, FeatureSet, LikelihoodMetric, Need
 from genlab.eval.metrics.likelihood import likelihoods
-from genlab.eval.pairs import pairs_picture
 from genlab.eval.protocol import (
     build_metrics,
     check_names,
@@ -37,13 +35,15 @@ from genlab.eval.protocol import (
     protocol_facts,
     summarise,
 )
-from genlab.eval.reference import find_reference
-from genlab.eval.reference_files import Reference
+from genlab.eval.references.building import find_reference
+from genlab.eval.references.datasets import DATASETS, dataset_name, known_dataset
+from genlab.eval.references.files import Reference
+from genlab.eval.references.pairs import pairs_picture
 from genlab.eval.samples import GeneratedImages, Samples, StoredImages
 from genlab.eval.subject import Subject
 from genlab.files import text_sha256
 from genlab.generators.costs import report, together
-from genlab.generators.processes import Processes
+from genlab.runs.processes import Processes
 from genlab.samplers.base import AnySampler
 from genlab.samplers.tallies import TOPICS, add_up, mean_nfe, with_rates
 from genlab.training.machine import peak_memory_mib

@@ -23,13 +23,13 @@ from genlab.eval.metrics.frechet import frechet_distance
 from genlab.eval.moments import Moments
 from genlab.eval.samples import as_rgb
 from genlab.finetuning.adapters.merging import merged
+from genlab.finetuning.class_tables.rebuilding import own_tensors, rebuild
 from genlab.finetuning.families import family_objective
 from genlab.finetuning.layouts import layout_of
-from genlab.finetuning.rebuilding import own_tensors, rebuild
 from genlab.generators.base import Generator
 from genlab.generators.diffusion import DiffusionGenerator
 from genlab.samplers.base import SamplerLike
-from genlab.training.seeds import generator as draws_of
+from genlab.training.loop.seeds import generator as draws_of
 
 BATCH = 64
 

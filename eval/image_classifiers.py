@@ -6,12 +6,12 @@ import torch
 
 from genlab.checkpoints.bundled import bundled_folder, bundled_names
 from genlab.checkpoints.classifiers import is_classifier, load_classifier
-from genlab.checkpoints.zoo import entries
+from genlab.checkpoints.zoo.catalogue import entries
 from genlab.errors import ConfigError, UnknownNameError, nearest
 from genlab.eval.extractors.base import EXTRACTORS, build_extractor
 from genlab.eval.extractors.cnn import CNNExtractor
 from genlab.finetuning.gan.classifier import ImageClassifier, from_cnn, from_noisy
-from genlab.generators.index import INDEX
+from genlab.saving.index import INDEX
 
 CNNS = ("cnn-fmnist", "cnn-cifar10")
 """Extractors whose networks are classifiers that gradients run through."""

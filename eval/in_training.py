@@ -13,8 +13,8 @@ import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
-from genlab.data.latents import LatentDataset
 from genlab.data.pixels import to_uint8
+from genlab.data.sources.latents import LatentDataset
 from genlab.errors import ConfigError
 from genlab.eval.extractors.base import FeatureExtractor, build_extractor
 from genlab.eval.metrics.base import FeatureSet
@@ -25,9 +25,9 @@ from genlab.eval.metrics.memorisation import NearestTrainingImages
 from genlab.eval.moments import Moments
 from genlab.eval.samples import as_rgb
 from genlab.samplers.base import SamplerLike
-from genlab.training.batches import open_dataset
 from genlab.training.config import DataConfig, Fit
-from genlab.training.evaluation import Score, Subject
+from genlab.training.loop.batches import open_dataset
+from genlab.training.loop.evaluation import Score, Subject
 
 BATCH = 250
 
@@ -65,7 +65,7 @@ class SampleScores:
 
     @property
     def scores(self) -> Mapping[str, Score]:
-        """See `genlab.training.evaluation.Evaluation`."""
+        """See `genlab.training.loop.evaluation.Evaluation`."""
         better = {"fd": False, "precision": True, "recall": True}
         better |= {"nearest_ratio": False, "nearest_share": False}
         return {
@@ -83,7 +83,7 @@ class SampleScores:
         return f"{score}[{self.extractor}]"
 
     def __call__(self, subject: Subject) -> Mapping[str, float]:
-        """See `genlab.training.evaluation.Evaluation`."""
+        """See `genlab.training.loop.evaluation.Evaluation`."""
         if subject.generator is None:
             raise ConfigError("samples are scored of runs that train a generator; leave it out")
         return self.compare(to_uint8(self.draw(subject)))

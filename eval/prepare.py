@@ -13,7 +13,7 @@ from genlab.eval.subject import Subject
 from genlab.finetuning.adapters.loading import load
 from genlab.generators.base import Generator
 from genlab.generators.latents import check_draws_images
-from genlab.generators.placing import dtype_of, place_parts
+from genlab.runs.placing import dtype_of, place_parts
 
 
 def merge_settings(

@@ -17,7 +17,7 @@ from torch import Tensor
 from genlab.data.conform import Wording, pad
 from genlab.data.dataset import ImageDataset
 from genlab.data.pixels import to_uint8
-from genlab.data.sources import open_source
+from genlab.data.sources.opening import open_source
 from genlab.errors import DataError, EvaluationError, SamplingError
 from genlab.files import content_sha256, text_sha256
 from genlab.generators.base import Generator
@@ -77,7 +77,7 @@ class StoredImages(Samples):
     """Images in a folder, zip, npz or idx files.
 
     Args:
-        path: see `genlab.data.sources.open_source`.
+        path: see `genlab.data.sources.opening.open_source`.
         image_size: height and width wanted; None keeps that of the first image.
         fit: what to do with images of another size: ``none`` refuses them; see `Conform`.
         split: which part, where there are several.

@@ -8,14 +8,14 @@ from typing import Any
 
 from genlab.checkpoints.bundled import bundled_card, bundled_names, card_header
 from genlab.data.conform import Wording
-from genlab.data.sample_kinds import IMAGES, LATENTS
+from genlab.data.writing.sample_kinds import IMAGES, LATENTS
 from genlab.errors import EvaluationError
-from genlab.eval.datasets import dataset_name
+from genlab.eval.references.datasets import dataset_name
 from genlab.eval.samples import SETTINGS, StoredImages
 from genlab.finetuning.adapters.folders import is_adapter
 from genlab.generators.base import Generator
-from genlab.generators.index import INDEX
 from genlab.samplers.base import AnySampler
+from genlab.saving.index import INDEX
 
 
 @dataclass(frozen=True, kw_only=True)

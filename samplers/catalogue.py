@@ -31,7 +31,7 @@ REGISTRIES: Mapping[str, Registry[Any]] = {
 }
 FAMILIES: Mapping[str, str] = {
     "diffusion": "genlab.samplers.sampler:SamplerConfig",
-    "gan": "genlab.samplers.gan:GanConfig",
+    "gan": "genlab.samplers.gan.sampler:GanConfig",
     "autoregressive": "genlab.samplers.autoregressive.base:DecodingConfig",
 }
 """Family of generators -> where the schema of its ``sampler`` is; networks are slow to import."""

@@ -23,13 +23,13 @@ from small_sets import class_files, manifest, picture, write_folder, write_idx, 
 import genlab
 from genlab import config
 from genlab.checkpoints.arguments import read_arguments
-from genlab.data.checks import check
-from genlab.data.sources import open_source
+from genlab.data.check.checks import check
+from genlab.data.sources.opening import open_source
 from genlab.errors import GenLabError
 from genlab.eval.leaderboard.records import read_record, write_record
-from genlab.eval.reference_files import read_reference
-from genlab.generators.sample_config import SampleConfig
+from genlab.eval.references.files import read_reference
 from genlab.networks import BigGANGenerator, DiT, GatedPixelCNN
+from genlab.runs.config import SampleConfig
 
 SECONDS = 20
 MEGABYTES = 2000

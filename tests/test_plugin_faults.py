@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from small_records import make_record
 
 from genlab.cli.errors import explain
-from genlab.data.writers import write_npz
+from genlab.data.writing.writers import write_npz
 from genlab.eval.leaderboard.records import write_record
 
 SOLVERS = """
@@ -361,7 +361,7 @@ FAULTS: dict[str, tuple[list[str], str]] = {
     "reader that is none": (
         [*CONVERT, "no-reader"],
         f"the checkpoint format 'no-reader' {OF} builds a .*NoReader; it must build a "
-        "genlab.checkpoints.base.Reader",
+        "genlab.checkpoints.readers.base.Reader",
     ),
     "two packages with the same name": (
         [*SAMPLE, "sampler.solver.name=good"],

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 import genlab.checkpoints  # noqa: F401 - says how names become parts
 from genlab import DiffusionGenerator
-from genlab.data.writers import write_npz
+from genlab.data.writing.writers import write_npz
 from genlab.diffusion.condition import Condition
 from genlab.diffusion.discrete import Discrete
 from genlab.diffusion.preconditioning import EDM

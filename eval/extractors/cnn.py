@@ -22,8 +22,8 @@ from genlab.data.pixels import from_uint8
 from genlab.errors import CheckpointError, ConfigError, EvaluationError
 from genlab.eval.extractors.base import FeatureExtractor, check_call, exact_float32
 from genlab.files import sha256
-from genlab.generators.claims import check_state_dict
 from genlab.networks.classifier_cnn import ClassifierCNN
+from genlab.saving.claims import check_state_dict
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 """What ``save_pretrained`` of diffusers' ``ModelMixin`` calls every network's weights."""

@@ -18,7 +18,7 @@ from genlab.errors import CheckpointError, DownloadError, EvaluationError
 from genlab.eval.extractors.base import FeatureExtractor, check_call, exact_float32
 from genlab.eval.extractors.resize import RESIZES, resize
 from genlab.files import sha256
-from genlab.generators.claims import check_state_dict
+from genlab.saving.claims import check_state_dict
 
 MODEL = "vit_large_patch14_dinov2.lvd142m"
 REPOSITORY = f"timm/{MODEL}"

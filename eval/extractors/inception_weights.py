@@ -6,12 +6,12 @@ from pathlib import Path
 
 from torch import Tensor
 
-from genlab.checkpoints.download import download
 from genlab.checkpoints.weights import StateDict, read_state_dict
-from genlab.checkpoints.zoo import home
+from genlab.checkpoints.zoo.catalogue import home
+from genlab.checkpoints.zoo.download import download
 from genlab.errors import CheckpointError, DownloadError
 from genlab.eval.extractors.inception_network import OUTPUTS, official_layers
-from genlab.generators.claims import check_state_dict
+from genlab.saving.claims import check_state_dict
 
 URL = (
     "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/"

@@ -11,11 +11,11 @@ from genlab.errors import ConfigError, EvaluationError
 from genlab.eval.classes import translate
 from genlab.eval.metrics.base import FeatureMetric, FeatureSet, Need, ScoreInfo
 from genlab.eval.metrics.checks import rows_of
-from genlab.training.batches import DataFacts, EpochOrder
-from genlab.training.classification import ClassifierObjective
 from genlab.training.config import Decay, ScheduleConfig, TrainConfig
-from genlab.training.schedule import schedule_factor
-from genlab.training.seeds import derive, generator
+from genlab.training.loop.batches import DataFacts, EpochOrder
+from genlab.training.loop.schedule import schedule_factor
+from genlab.training.loop.seeds import derive, generator
+from genlab.training.objectives.classification import ClassifierObjective
 
 TEST_BATCH = 250
 
@@ -154,7 +154,7 @@ class ClassificationAccuracyScore(FeatureMetric):
         num_classes: int,
         device: torch.device,
     ) -> nn.Module:
-        """The steps of `genlab.training.loop`, without its files and its processes."""
+        """The steps of `genlab.training.loop.loop`, without its files and its processes."""
         data = DataFacts(
             num_images=len(images),
             image_shape=(images.shape[1], images.shape[2], images.shape[3]),

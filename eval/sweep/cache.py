@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from genlab.checkpoints.zoo import home
+from genlab.checkpoints.zoo.catalogue import home
 from genlab.errors import GenLabError
 from genlab.eval.leaderboard.records import Record, from_json, to_json
 from genlab.eval.leaderboard.strict_json import read_json

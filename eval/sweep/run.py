@@ -24,7 +24,7 @@ from genlab.eval.subject import holds_images
 from genlab.eval.sweep import cache
 from genlab.eval.sweep.points import Plan, Point
 from genlab.generators.base import Generator
-from genlab.generators.processes import Processes
+from genlab.runs.processes import Processes
 from genlab.samplers.base import AnySampler
 
 

@@ -10,15 +10,15 @@ from genlab.lazy import attach
 from genlab.samplers.parts import loads
 
 if TYPE_CHECKING:
-    from genlab.checkpoints.base import READERS, Reader
     from genlab.checkpoints.conversion import convert
     from genlab.checkpoints.loading import load
+    from genlab.checkpoints.readers.base import READERS, Reader
 
 __all__ = ["READERS", "Reader", "convert", "load"]
 
 _HOMES = {
-    "READERS": "genlab.checkpoints.base",
-    "Reader": "genlab.checkpoints.base",
+    "READERS": "genlab.checkpoints.readers.base",
+    "Reader": "genlab.checkpoints.readers.base",
     "convert": "genlab.checkpoints.conversion",
     "load": "genlab.checkpoints.loading",
 }

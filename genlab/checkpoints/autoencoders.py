@@ -7,16 +7,16 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # public, not in __all__
 
 from genlab.checkpoints.bundled import bundled_folder, bundled_names
-from genlab.checkpoints.diffusers_folder import WEIGHTS, known_options, read_weights
+from genlab.checkpoints.readers.diffusers_folder import WEIGHTS, known_options, read_weights
 from genlab.checkpoints.weights import build_network
-from genlab.checkpoints.zoo import entries, home, pulled_folder
+from genlab.checkpoints.zoo.catalogue import entries, home, pulled_folder
 from genlab.errors import CheckpointError, ConfigError, UnknownNameError, printable, reading
 from genlab.generators.autoencoder import CLASSES, Autoencoder, autoencoder_classes
-from genlab.generators.claims import check_config
 from genlab.generators.diffusion import DiffusionGenerator
-from genlab.generators.index import INDEX
-from genlab.generators.models import MODEL_CONFIG, read_config
-from genlab.generators.saved import SavedModel
+from genlab.saving.claims import check_config
+from genlab.saving.index import INDEX
+from genlab.saving.models import MODEL_CONFIG, read_config
+from genlab.saving.saved import SavedModel
 
 _PARTS = ("vae", "autoencoder")
 """Where pipelines and generators keep theirs."""

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 
 from genlab.errors import UnknownNameError, nearest
 from genlab.files import read_json_object
-from genlab.generators.index import INDEX
+from genlab.saving.index import INDEX
 
 
 def bundled_names() -> list[str]:

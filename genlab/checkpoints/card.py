@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import genlab
-from genlab.checkpoints.base import Product
+from genlab.checkpoints.readers.base import Product
 from genlab.files import content_sha256
 from genlab.generators.discriminator import GanDiscriminator
 from genlab.generators.noisy_classifier import NoisyClassifier

@@ -3,10 +3,10 @@
 from pathlib import Path
 
 from genlab.checkpoints.bundled import bundled_folder, bundled_names
-from genlab.checkpoints.zoo import entries, pulled_folder
+from genlab.checkpoints.zoo.catalogue import entries, pulled_folder
 from genlab.errors import CheckpointError, GenLabError, UnknownNameError, nearest
-from genlab.generators.index import read_index
 from genlab.generators.noisy_classifier import NoisyClassifier
+from genlab.saving.index import read_index
 
 _FORMAT = "guided-diffusion-classifier"
 """That of the zoo's classifiers."""

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from genlab.checkpoints.base import READERS, Product, Reader
 from genlab.checkpoints.companions import companion_hint, other_repository
+from genlab.checkpoints.readers.base import READERS, Product, Reader
 from genlab.errors import CheckpointError, reading
 from genlab.registry import class_path
 

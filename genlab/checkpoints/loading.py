@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from genlab.checkpoints import beside
 from genlab.checkpoints.places import find_folder
 from genlab.errors import CheckpointError
-from genlab.generators.index import INDEX, read_index
+from genlab.saving.index import INDEX, read_index
 
 if TYPE_CHECKING:  # a name that means nothing is refused without them
     import torch

@@ -4,10 +4,10 @@ from pathlib import Path
 
 from genlab.checkpoints import beside
 from genlab.checkpoints.bundled import bundled_folder, bundled_names
-from genlab.checkpoints.zoo import entries, pulled_folder
+from genlab.checkpoints.zoo.catalogue import entries, pulled_folder
 from genlab.errors import CheckpointError, GenLabError, UnknownNameError, nearest
 from genlab.files import read_json_object
-from genlab.generators.index import INDEX, PIPELINE
+from genlab.saving.index import INDEX, PIPELINE
 
 
 def find_folder(name: str) -> Path | None:

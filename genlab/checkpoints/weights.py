@@ -15,11 +15,11 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from genlab.checkpoints.companions import HEAD, companion_hint
-from genlab.checkpoints.pickle_machine import RefusedError, readable_name
-from genlab.checkpoints.pickle_tuples import check_tuples
+from genlab.checkpoints.pickles.machine import RefusedError, readable_name
+from genlab.checkpoints.pickles.tuples import check_tuples
 from genlab.errors import CheckpointError, printable, reason
-from genlab.generators.claims import build_empty, check_state_dict, listed
-from genlab.generators.models import rename_old
+from genlab.saving.claims import build_empty, check_state_dict, listed
+from genlab.saving.models import rename_old
 
 StateDict = dict[str, Tensor]
 

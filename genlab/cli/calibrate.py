@@ -59,9 +59,9 @@ def command(
     from genlab.data.conform import OPTIONS
     from genlab.data.dataset import ImageDataset
     from genlab.errors import ConfigError
-    from genlab.generators.calibration import calibrate
+    from genlab.generators.analysis.calibration import calibrate
     from genlab.generators.gan import GanGenerator
-    from genlab.generators.sample_config import SampleConfig
+    from genlab.runs.config import SampleConfig
 
     judge, model = load_discriminator(discriminator), load(generator)
     if not isinstance(model, GanGenerator):

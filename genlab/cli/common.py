@@ -191,7 +191,7 @@ def check_model_folder(folder: Path, *, overwrite: bool | None = None) -> None:
     Raises:
         OutputError: it holds a model that may not be replaced, or other files.
     """
-    from genlab.generators.index import INDEX
+    from genlab.saving.index import INDEX
 
     if (folder / INDEX).is_file():
         if not overwrite:

@@ -22,7 +22,7 @@ from genlab.cli.completion import complete_models
 from genlab.cli.sample import SamplingRun
 
 if TYPE_CHECKING:
-    from genlab.data.writers import Pixels
+    from genlab.data.writing.writers import Pixels
     from genlab.eval.subject import Subject
     from genlab.generators.base import Generator
 
@@ -101,8 +101,8 @@ def command(
     RUN is a folder that genlab sample wrote, or any folder, zip or npz of images. With --sampler,
     MODEL draws the same seeds with each sampler, so that a row shows what the settings do.
     """
-    from genlab.data import pictures
-    from genlab.data.pictures import MIN_TILE
+    from genlab.data.writing import pictures
+    from genlab.data.writing.pictures import MIN_TILE
     from genlab.errors import ConfigError
 
     if output.suffix.lower() != ".png":
@@ -138,7 +138,7 @@ def _columns(
 ) -> "tuple[dict[str, list[Pixels]], Sequence[str]]":
     """A row for each seed, and what stands above the columns: what tells the samplers apart."""
     from genlab import load
-    from genlab.generators.ledger import SampleLedger
+    from genlab.runs.ledger import SampleLedger
 
     defaults = {"model": model, "seeds": "0-7", "labels": "balanced", "grid": False}
     generator = load(model, autoencoder=flags.get("autoencoder"))
@@ -242,7 +242,7 @@ def _named(word: str) -> str:
 
 def _cached(run: SamplingRun, cache: Path | None) -> Path:
     """A folder of the run's own: what decides its images decides its name."""
-    from genlab.checkpoints.zoo import home
+    from genlab.checkpoints.zoo.catalogue import home
 
     record = json.dumps(run.plan.record(), sort_keys=True)
     digest = hashlib.sha256(record.encode()).hexdigest()[:16]

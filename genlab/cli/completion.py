@@ -161,7 +161,7 @@ def sampler_names() -> dict[str, list[str]]:
 def model_names() -> list[str]:
     """Bundled models, then those of the zoo."""
     from genlab.checkpoints.bundled import bundled_names
-    from genlab.checkpoints.zoo import entries
+    from genlab.checkpoints.zoo.catalogue import entries
 
     return [*bundled_names(), *entries()]
 
@@ -177,7 +177,7 @@ def classifier_names() -> list[str]:
     """Bundled classifiers of noisy images, then those that scores are made with."""
     from genlab.checkpoints.bundled import bundled_folder, bundled_names
     from genlab.files import read_json_object
-    from genlab.generators.index import INDEX
+    from genlab.saving.index import INDEX
 
     indices = {name: read_json_object(bundled_folder(name) / INDEX) for name in bundled_names()}
     noisy = [name for name, index in indices.items() if index["family"] == "noisy-classifier"]

@@ -70,7 +70,7 @@ def command(
     from genlab.checkpoints import convert
     from genlab.checkpoints.autoencoders import attach_autoencoder
     from genlab.checkpoints.card import Origin, with_card
-    from genlab.checkpoints.pull import recognise
+    from genlab.checkpoints.zoo.pull import recognise
 
     check_model_folder(folder, overwrite=overwrite)
     if to == "genlab":
@@ -150,7 +150,7 @@ def _export(
 ) -> None:
     from genlab import convert, load
     from genlab.checkpoints.autoencoders import attach_autoencoder
-    from genlab.checkpoints.diffusers_models import export_dit
+    from genlab.checkpoints.readers.diffusers_models import export_dit
     from genlab.finetuning.adapters.merging import merged
 
     known = format_ is None and arguments is None

@@ -20,7 +20,7 @@ from genlab.cli.common import (
 from genlab.errors import DataError
 
 if TYPE_CHECKING:
-    from genlab.data.checks import Report
+    from genlab.data.check.checks import Report
     from genlab.data.conform import Conform
 
 FITS = ("none", "pad", "resize", "crop")
@@ -118,7 +118,7 @@ def check(
 
     The exit code is 2 if the data cannot be trained on with these settings, otherwise 0.
     """
-    from genlab.data.checks import check as check_data
+    from genlab.data.check.checks import check as check_data
     from genlab.data.conform import OPTIONS, Conform
 
     conform = Conform(
@@ -154,9 +154,9 @@ def _bar(stack: ExitStack, description: str) -> Callable[[int, int], None]:
 
 
 def _draw(path: Path, split: str, conform: "Conform", file: Path) -> None:
-    from genlab.data.contact_sheet import contact_sheet
-    from genlab.data.pictures import write_grid
-    from genlab.data.sources import open_source
+    from genlab.data.check.contact_sheet import contact_sheet
+    from genlab.data.sources.opening import open_source
+    from genlab.data.writing.pictures import write_grid
 
     try:
         source = open_source(path, split)
@@ -252,7 +252,7 @@ def prepare(
     """
     from genlab.data.conform import OPTIONS, Conform
     from genlab.data.prepare import prepare as pack
-    from genlab.data.sources import open_source
+    from genlab.data.sources.opening import open_source
 
     conform = Conform(
         image_size=size,
@@ -351,8 +351,8 @@ def encode(
     from genlab.checkpoints.autoencoders import read_autoencoder
     from genlab.data.conform import OPTIONS
     from genlab.data.dataset import ImageDataset
-    from genlab.generators.encoding import encode_dataset
-    from genlab.generators.processes import join
+    from genlab.runs.encoding import encode_dataset
+    from genlab.runs.processes import join
 
     options: dict[str, Any] = {
         "image_size": size,

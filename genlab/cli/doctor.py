@@ -43,8 +43,8 @@ def _machine() -> Facts:
     import torch
 
     from genlab import compute
-    from genlab.checkpoints import zoo
     from genlab.checkpoints.bundled import bundled_names
+    from genlab.checkpoints.zoo import catalogue as zoo
     from genlab.finetuning.adapters.folders import kept_adapters
 
     names = _devices()

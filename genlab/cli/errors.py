@@ -19,7 +19,7 @@ PIPE_CLOSED = 1  # as click does where it notices first
 NO_ARGUMENTS = getattr(click.exceptions, "NoArgsIsHelpError", None)
 """What a group without a command raises; before click 8.2 it prints its help and ends well."""
 
-_READING = ("genlab.checkpoints.", "genlab.data.", "genlab.generators.models")
+_READING = ("genlab.checkpoints.", "genlab.data.", "genlab.saving.models")
 """Modules that read whole files, whatever the batch."""
 
 CURES = {

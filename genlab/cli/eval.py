@@ -35,7 +35,7 @@ if TYPE_CHECKING:  # torch is imported only when something is scored: --help ans
     from genlab.eval.config import EvalConfig
     from genlab.eval.leaderboard.records import Record
     from genlab.eval.subject import Subject
-    from genlab.generators.processes import Processes
+    from genlab.runs.processes import Processes
 
 EPILOG = """\b
 Examples:
@@ -186,7 +186,7 @@ def run(
     from genlab.eval.leaderboard.records import to_json, write_record
     from genlab.eval.prepare import merge_settings
     from genlab.files import check_writable
-    from genlab.generators.processes import join
+    from genlab.runs.processes import join
 
     chosen = settings_of(flags)
     said_once(overrides, chosen)
@@ -374,8 +374,8 @@ def reference(
     """
     from genlab.data.conform import OPTIONS
     from genlab.eval.extractors.base import build_extractor
-    from genlab.eval.reference import compute_reference, everything, with_fewer_rows
-    from genlab.eval.reference_files import write_reference
+    from genlab.eval.references.building import compute_reference, everything, with_fewer_rows
+    from genlab.eval.references.files import write_reference
     from genlab.eval.samples import StoredImages
 
     images = StoredImages(data, size, fit, split, alpha, OPTIONS)

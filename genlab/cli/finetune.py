@@ -25,7 +25,7 @@ if TYPE_CHECKING:  # torch is imported only when training starts: --help answers
     from genlab.finetuning.config import FinetuneConfig
     from genlab.finetuning.costs import DryRun
     from genlab.finetuning.trainer import FinetuneTrainer
-    from genlab.training.evaluation import Evaluation
+    from genlab.training.loop.evaluation import Evaluation
 
 EXAMPLE_DATA = "my_images/"
 
@@ -201,7 +201,7 @@ def _report_of(settings: "FinetuneConfig", *, has_data: bool) -> "DryRun":
     from genlab.finetuning.bases import base_of, check_has_weights, resolve_base
     from genlab.finetuning.images import conform_to
     from genlab.finetuning.objective import FinetuneObjective
-    from genlab.training.batches import Batches
+    from genlab.training.loop.batches import Batches
 
     if not has_data:
         if settings.forget.classes:  # what they are called, only the base itself tells

@@ -16,8 +16,8 @@ from genlab.cli.common import (
 )
 
 if TYPE_CHECKING:
-    from genlab.training.choosing import SetFacts
-    from genlab.training.recommendation import Recommendation
+    from genlab.training.recommend.choosing import SetFacts
+    from genlab.training.recommend.recommendation import Recommendation
 
 FAMILIES = ("edm", "dit", "biggan", "pixelcnn")
 
@@ -91,9 +91,9 @@ def recommend(
     decide on the network, its settings and the length of the run; the YAML says why.
     """
     from genlab.errors import OutputError
-    from genlab.training.choosing import Wish
-    from genlab.training.recipe import recipe_text
-    from genlab.training.recommendation import recommend as choose
+    from genlab.training.recommend.choosing import Wish
+    from genlab.training.recommend.recipe import recipe_text
+    from genlab.training.recommend.recommendation import recommend as choose
 
     if no_measure and minutes is not None:
         raise click.UsageError("--minutes takes a measured speed; leave --no-measure out")
@@ -126,10 +126,10 @@ def set_facts(path: Path) -> "SetFacts":
     import numpy as np
 
     from genlab.data.dataset import ImageDataset
-    from genlab.data.latents import is_latents
-    from genlab.data.sources import open_source
+    from genlab.data.sources.latents import is_latents
+    from genlab.data.sources.opening import open_source
     from genlab.errors import DataError
-    from genlab.training.choosing import SetFacts
+    from genlab.training.recommend.choosing import SetFacts
 
     if is_latents(path):
         raise DataError(
@@ -165,7 +165,7 @@ def _wording() -> Any:
 
 def _held_out(path: Path, split: str | None) -> str | None:
     """The other part of a set that has several."""
-    from genlab.data.sources import open_source
+    from genlab.data.sources.opening import open_source
     from genlab.errors import DataError
 
     if split != "train":

@@ -282,7 +282,7 @@ def _generator(model: str, overrides: Sequence[str], device: str) -> "GanGenerat
     from genlab import config, load
     from genlab.errors import ConfigError
     from genlab.generators.gan import GanGenerator
-    from genlab.generators.sample_config import SampleConfig
+    from genlab.runs.config import SampleConfig
 
     generator = load(model)
     if not isinstance(generator, GanGenerator):

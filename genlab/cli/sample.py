@@ -26,12 +26,12 @@ from genlab.cli.common import (
     stitch_option,
 )
 from genlab.cli.completion import complete_sampling
-from genlab.data.formats import ARCHIVES, FORMATS
+from genlab.data.writing.formats import ARCHIVES, FORMATS
 
 if TYPE_CHECKING:  # torch is imported only when images are drawn: --help answers at once
     from genlab.generators.base import Generator
-    from genlab.generators.plan import SamplePlan
-    from genlab.generators.sample_config import SampleConfig
+    from genlab.runs.config import SampleConfig
+    from genlab.runs.plan import SamplePlan
     from genlab.samplers.base import AnySampler
 
 EPILOG = """\b
@@ -216,7 +216,7 @@ class SamplingRun:
     ) -> None:
         from genlab import config, load
         from genlab.errors import ConfigError
-        from genlab.generators.sample_config import SampleConfig
+        from genlab.runs.config import SampleConfig
 
         def merged(defaults: Mapping[str, Any] | None = None) -> "SampleConfig":
             return replace(config.load(SampleConfig, spec, "sample", overrides, defaults), **flags)
@@ -229,7 +229,7 @@ class SamplingRun:
         if generator is None:
             _check_without_torch(first)
         from genlab.generators.latents import kind_of
-        from genlab.generators.processes import join
+        from genlab.runs.processes import join
 
         self.processes = join(first.device)
         self.generator: Generator = generator or load(
@@ -264,7 +264,7 @@ class SamplingRun:
         """Let the generator edit images rather than draw new ones."""
         from genlab.data.labels import parse_seeds
         from genlab.generators.editing import Editing
-        from genlab.generators.inputs import completing, editing
+        from genlab.runs.inputs import completing, editing
 
         config = self.config
         seeds = parse_seeds(config.seeds)
@@ -295,7 +295,7 @@ class SamplingRun:
 
     def _interpolate(self, between: str) -> None:
         """Let the generator draw images between others; their seeds count them."""
-        from genlab.generators.inputs import interpolating
+        from genlab.runs.inputs import interpolating
 
         made = interpolating(self.generator, between, self.config.frames or 16, self.config.classes)
         self.generator, self.own_labels = made, made.nearest_labels()
@@ -305,7 +305,7 @@ class SamplingRun:
         """Let the generator enlarge images, where there are any."""
         from genlab.data.labels import parse_seeds
         from genlab.errors import ConfigError
-        from genlab.generators.inputs import enlarging
+        from genlab.runs.inputs import enlarging
 
         if images is None:
             if getattr(self.generator, "enlarges", False):
@@ -322,7 +322,7 @@ class SamplingRun:
 
     def _plan(self) -> "SamplePlan":
         from genlab.data.labels import format_seeds, parse_seeds
-        from genlab.generators.plan import SamplePlan
+        from genlab.runs.plan import SamplePlan
 
         config, generator = self.config, self.generator
         seeds = parse_seeds(config.seeds)
@@ -366,7 +366,7 @@ class SamplingRun:
 
     def draw(self, overwrite: bool, quiet: bool) -> None:
         """Sample what is missing, and say what is there."""
-        from genlab.generators.drawing import draw_samples
+        from genlab.runs.drawing import draw_samples
 
         quiet = quiet or self.processes.rank > 0
         generator, batch_size = self._placed()
@@ -389,7 +389,7 @@ class SamplingRun:
             click.echo(_summary(self.plan, folder, fresh))
 
     def _placed(self) -> "tuple[Generator, int]":
-        from genlab.generators.placing import dtype_of, place
+        from genlab.runs.placing import dtype_of, place
 
         device = self.processes.device or self.config.device or best_device()
         generator, dtype = self.generator, dtype_of(self.config.dtype)
@@ -413,7 +413,7 @@ def _check_without_torch(config: "SampleConfig") -> None:
     Whatever needs the model itself is checked once it is loaded, which takes seconds.
     """
     from genlab.checkpoints.places import find_folder
-    from genlab.generators.index import read_index
+    from genlab.saving.index import read_index
 
     folder = find_folder(str(config.model))
     if folder is None or config.adapter is not None:
@@ -513,7 +513,7 @@ def _rejection(manifest: Mapping[str, Any]) -> str:
 
 def _latents(plan: "SamplePlan") -> str:
     """What the user should know of samples that are no images."""
-    from genlab.data.sample_kinds import LATENTS
+    from genlab.data.writing.sample_kinds import LATENTS
 
     if plan.kind is not LATENTS:
         return ""

@@ -88,7 +88,7 @@ def command(
     from genlab.data.labels import parse_labels, parse_seeds
     from genlab.errors import ConfigError
     from genlab.files import write_text
-    from genlab.generators.gits import make_levels
+    from genlab.generators.analysis.gits import make_levels
 
     model, overrides = split_arguments(arguments)
     if model is None:

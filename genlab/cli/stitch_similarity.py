@@ -16,8 +16,8 @@ from genlab.cli.common import (
 )
 
 if TYPE_CHECKING:  # torch is imported only when models are asked: --help answers at once
+    from genlab.generators.analysis.similarity import Similarity
     from genlab.generators.diffusion import DiffusionGenerator
-    from genlab.generators.similarity import Similarity
 
 EPILOG = """\b
 Examples:
@@ -79,8 +79,8 @@ def command(
     from genlab.data.labels import parse_seeds
     from genlab.errors import ConfigError
     from genlab.files import write_text
-    from genlab.generators.placing import dtype_of, place
-    from genlab.generators.similarity import stitch_similarity
+    from genlab.generators.analysis.similarity import stitch_similarity
+    from genlab.runs.placing import dtype_of, place
 
     ending = output.suffix.lower().removeprefix(".")
     if ending not in FORMATS:
@@ -133,7 +133,7 @@ def _diffusion(name: str) -> "DiffusionGenerator":
 def _sampler(overrides: tuple[str, ...], large: "DiffusionGenerator") -> dict[str, object]:
     """The sampler that settings ask for, over the model's own."""
     from genlab import config
-    from genlab.generators.sample_config import SampleConfig
+    from genlab.runs.config import SampleConfig
 
     wrong = [text for text in overrides if not text.startswith("sampler")]
     if wrong:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:  # torch is imported only when points are checked: --help answ
     from genlab.eval.sweep.curves import Chart
     from genlab.eval.sweep.points import Plan
     from genlab.eval.sweep.run import Checked, Common, Result
-    from genlab.generators.processes import Processes
+    from genlab.runs.processes import Processes
 
 EPILOG = """\b
 Examples:
@@ -160,7 +160,7 @@ def command(
     from genlab.eval.prepare import merge_settings, model_name
     from genlab.eval.sweep.points import make_plan
     from genlab.eval.sweep.run import Common
-    from genlab.generators.processes import join
+    from genlab.runs.processes import join
 
     flags = settings_of(options)
     said_once(base, flags)

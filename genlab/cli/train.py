@@ -25,9 +25,9 @@ from genlab.cli.completion import complete_training
 if TYPE_CHECKING:  # torch is imported only when training starts: --help answers at once
     from genlab.training.config import TrainConfig
     from genlab.training.export import Choice
-    from genlab.training.loop import Outcome, Trainer
+    from genlab.training.loop.loop import Outcome, Trainer
+    from genlab.training.loop.state import Progress
     from genlab.training.run import Run
-    from genlab.training.state import Progress
 
 
 EPILOG = """\b
@@ -132,7 +132,7 @@ def _split(arguments: tuple[str, ...], config: str | None) -> tuple[str, tuple[s
 
 
 def _train(settings: "TrainConfig", folder: Path, device: str | None) -> None:
-    from genlab.training.loop import Trainer
+    from genlab.training.loop.loop import Trainer
 
     lines: list[dict[str, Any]] = []
     trainer = Trainer(settings, folder, device=device, watch=lines.append)
@@ -281,7 +281,7 @@ def _export_discriminator(
     dtype: str | None,
     rows: dict[str, str],
 ) -> None:
-    from genlab.training.gan.export import CALIBRATION_IMAGES, export_discriminator
+    from genlab.training.objectives.gan.export import CALIBRATION_IMAGES, export_discriminator
 
     count = CALIBRATION_IMAGES if calibration_images is None else calibration_images
     made = export_discriminator(run, output, choice, count, dtype, rows)

@@ -43,7 +43,7 @@ def list_models(as_json: bool = False) -> None:
 
 def _rows() -> list[dict[str, Any]]:
     from genlab.checkpoints.bundled import bundled_facts, bundled_names
-    from genlab.checkpoints.zoo import entries, pulled_folder
+    from genlab.checkpoints.zoo.catalogue import entries, pulled_folder
 
     rows = [bundled_facts(name) | {"state": "bundled"} for name in bundled_names()]
     for name, entry in entries().items():
@@ -104,7 +104,7 @@ def show(name: str, as_json: bool) -> None:
 
 
 def _how_to_fetch(name: str) -> str:
-    from genlab.checkpoints.zoo import find
+    from genlab.checkpoints.zoo.catalogue import find
 
     entry = find(name)
     if not entry.direct:
@@ -118,7 +118,7 @@ def _facts(name: str) -> dict[str, Any]:
     from dataclasses import asdict
 
     from genlab.checkpoints.bundled import bundled_names
-    from genlab.checkpoints.zoo import entries, pulled_folder, recorded_checksum
+    from genlab.checkpoints.zoo.catalogue import entries, pulled_folder, recorded_checksum
 
     table = entries()
     if name not in table:
@@ -151,8 +151,8 @@ def pull(name: str, to: Path | None, base_url: str | None, again: bool) -> None:
     checksum, or, where none is published, against that of the first download.
     """
     from genlab.checkpoints.bundled import bundled_names
-    from genlab.checkpoints.pull import pull as fetch
-    from genlab.checkpoints.zoo import find
+    from genlab.checkpoints.zoo.catalogue import find
+    from genlab.checkpoints.zoo.pull import pull as fetch
 
     if name in bundled_names():
         click.echo(f"{name} comes with GenLab: nothing to fetch")

@@ -5,7 +5,7 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Sequence
 
-from genlab.data.base import some
+from genlab.data.sources.base import some
 from genlab.errors import LabelError
 
 

@@ -11,9 +11,9 @@ from jaxtyping import Int64, UInt8
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from genlab.data.base import NO_LABEL, ImageSource
 from genlab.data.conform import KEYWORDS, Conform, Wording, pad
-from genlab.data.sources import open_source
+from genlab.data.sources.base import NO_LABEL, ImageSource
+from genlab.data.sources.opening import open_source
 from genlab.errors import DataError
 
 MAX_LOAD_BYTES = 8 * 2**30

@@ -17,11 +17,11 @@ from threading import Thread
 import numpy as np
 from jaxtyping import UInt8
 
-from genlab.data.base import ImageSource
 from genlab.data.conform import Conform
-from genlab.data.manifest import MANIFEST
-from genlab.data.sources import open_source
-from genlab.data.writers import image_name, to_pil
+from genlab.data.sources.base import ImageSource
+from genlab.data.sources.manifest import MANIFEST
+from genlab.data.sources.opening import open_source
+from genlab.data.writing.writers import image_name, to_pil
 from genlab.errors import ConfigError, DataError, OutputError
 from genlab.files import atomic_path, remove_leftovers
 

@@ -13,27 +13,27 @@ from typing import Any
 import torch
 from torch import nn
 
-from genlab.checkpoints import edm_config
 from genlab.checkpoints.bundled import bundled_folder, bundled_names
-from genlab.checkpoints.edm import NETWORKS as EDM_NETWORKS
 from genlab.checkpoints.loading import load
-from genlab.checkpoints.zoo import ZooEntry, entries, pulled_folder
+from genlab.checkpoints.readers import edm_config
+from genlab.checkpoints.readers.edm import NETWORKS as EDM_NETWORKS
+from genlab.checkpoints.zoo.catalogue import ZooEntry, entries, pulled_folder
 from genlab.errors import CheckpointError, ConfigError, UnknownNameError, nearest
 from genlab.finetuning.adapters.folders import check_no_adapter
-from genlab.finetuning.classes import network_with_classes
-from genlab.finetuning.origins import ClassOrigin
-from genlab.finetuning.rebuilding import rebuild
-from genlab.finetuning.resolution import POSITIONS
+from genlab.finetuning.class_tables.classes import network_with_classes
+from genlab.finetuning.class_tables.origins import ClassOrigin
+from genlab.finetuning.class_tables.rebuilding import rebuild
+from genlab.finetuning.class_tables.resolution import POSITIONS
 from genlab.generators.base import Generator
-from genlab.generators.folder import network_class
-from genlab.generators.index import INDEX, NETWORK, read_index
-from genlab.generators.models import own_config, read_config
 from genlab.networks import ADMUNet, DiT
 from genlab.networks.autoregressive import AutoregressiveNetwork
 from genlab.networks.base import DiffusionNetwork, Network
 from genlab.networks.dit import SIZES
 from genlab.networks.gan_base import GeneratorNetwork
-from genlab.training.objective import NETWORKS
+from genlab.saving.folder import network_class
+from genlab.saving.index import INDEX, NETWORK, read_index
+from genlab.saving.models import own_config, read_config
+from genlab.training.objectives.base import NETWORKS
 
 LATENT_FACTOR = 8
 """Pixels for each number of a latent, along one side, of the autoencoder that DiT and SiT use."""
@@ -94,8 +94,8 @@ def resolve_base(
     Args:
         name: a bundled model, one of the zoo (fetched or not), a folder that ``save_pretrained``
             wrote, a published architecture (`ARCHITECTURES`), or a network of
-            `genlab.training.objective.NETWORKS`. An official file tells its network by its tensors,
-            so it alone is loaded.
+            `genlab.training.objectives.base.NETWORKS`. An official file tells its network by its
+            tensors, so it alone is loaded.
         num_classes: the class tables are made anew for so many; None keeps them.
         resolution: height and width in pixels that a DiT is brought to; None keeps its own.
 

@@ -6,7 +6,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from genlab.errors import ConfigError, nearest
-from genlab.finetuning.origins import RULES
+from genlab.finetuning.class_tables.origins import RULES
 from genlab.training.config import (
     EmaConfig,
     OptimizerConfig,
@@ -21,10 +21,11 @@ class ClassesConfig:
     """What becomes of the base's class table, where the data have other classes.
 
     Attributes:
-        initial: where a new class begins, see `genlab.finetuning.origins.class_origins`: ``mean``
-            of the base's classes, ``nearest`` by name, ``random``, or a mapping from every new
-            class to the base's (``{boot: ankle boot}``). The mean is the default because it draws
-            images of the base from the first step and takes no name for a likeness.
+        initial: where a new class begins, see
+            `genlab.finetuning.class_tables.origins.class_origins`: ``mean`` of the base's classes,
+            ``nearest`` by name, ``random``, or a mapping from every new class to the base's
+            (``{boot: ankle boot}``). The mean is the default because it draws images of the base
+            from the first step and takes no name for a likeness.
         number: how many classes the data must have, to find out that they have not; null takes
             what is there.
     """

@@ -22,17 +22,17 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from genlab.data.dataset import ImageDataset
-from genlab.data.latents import LatentDataset
 from genlab.data.neighbours import nearest
-from genlab.data.pictures import rows as rows_picture
-from genlab.data.pictures import write_grid
 from genlab.data.pixels import from_uint8, to_uint8
 from genlab.data.points import Points
+from genlab.data.sources.latents import LatentDataset
+from genlab.data.writing.pictures import rows as rows_picture
+from genlab.data.writing.pictures import write_grid
 from genlab.finetuning.config import CopyingConfig
 from genlab.generators.autoencoder import Autoencoder
-from genlab.training.evaluation import Score
-from genlab.training.preview import Preview
-from genlab.training.state import Progress
+from genlab.training.loop.evaluation import Score
+from genlab.training.loop.preview import Preview
+from genlab.training.loop.state import Progress
 
 SURROUNDINGS, LEAST_SURROUNDINGS, SURROUNDING_SHARE = 50, 5, 5
 """Training images, behind the nearest, whose mean distance a sample is measured by: 50; of small

@@ -13,7 +13,7 @@ from genlab.finetuning.bases import Base, resolve_base
 from genlab.finetuning.layouts import layout_of
 from genlab.finetuning.memory import COMPUTE, step_memory
 from genlab.finetuning.methods.base import METHODS, Method
-from genlab.finetuning.scales import scale_name
+from genlab.finetuning.methods.scales import scale_name
 from genlab.registry import class_path
 
 ORDER = ("class", "norm", "bias", "last", "modulation", "time", "attention", "mlp", "convolution")

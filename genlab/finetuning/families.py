@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from genlab import schema
-from genlab.data.augment import NUM_LABELS
+from genlab.data.augment.nonleaky import NUM_LABELS
 from genlab.diffusion.discrete import Discrete
 from genlab.diffusion.flow import Flow
 from genlab.diffusion.preconditioning import EDM, IDDPM, VE, VP, Preconditioning
@@ -12,7 +12,7 @@ from genlab.errors import ConfigError
 from genlab.finetuning.gan.objective import GanFinetuning
 from genlab.generators.base import Generator
 from genlab.generators.diffusion import DiffusionGenerator
-from genlab.training.objective import OBJECTIVES, Objective
+from genlab.training.objectives.base import OBJECTIVES, Objective
 
 LABEL_DROPOUT = 0.1
 """Of bases with a null class, which the run must go on training: else guidance would fade."""

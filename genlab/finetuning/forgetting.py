@@ -17,9 +17,9 @@ from genlab.errors import ConfigError, nearest
 from genlab.finetuning.config import ForgetConfig
 from genlab.generators.base import Generator
 from genlab.generators.diffusion import DiffusionGenerator
-from genlab.training.batches import DataFacts
-from genlab.training.objective import Loss, Objective
-from genlab.training.shared import plain
+from genlab.training.loop.batches import DataFacts
+from genlab.training.objectives.base import Loss, Objective
+from genlab.training.objectives.shared import plain
 
 MEAN = "mean"
 """The replacement that is the mean of the kept classes' embeddings."""

@@ -3,8 +3,8 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
-from genlab.data.latents import is_latents
-from genlab.data.sources import open_source
+from genlab.data.sources.latents import is_latents
+from genlab.data.sources.opening import open_source
 from genlab.errors import ConfigError
 from genlab.finetuning.objective import describe_shape, state_shape
 from genlab.generators.base import Generator

@@ -13,22 +13,22 @@ from genlab import compute
 from genlab.data.class_names import same_names
 from genlab.errors import ConfigError
 from genlab.finetuning.adapters.facts import AdapterFacts
-from genlab.finetuning.classes import with_classes
+from genlab.finetuning.class_tables.classes import with_classes
+from genlab.finetuning.class_tables.origins import ClassOrigin, class_origins
+from genlab.finetuning.class_tables.rebuilding import own_tensors, rebuild
+from genlab.finetuning.class_tables.resolution import with_resolution
 from genlab.finetuning.config import FinetuneConfig
 from genlab.finetuning.families import family_objective
 from genlab.finetuning.forgetting import Forgetting
 from genlab.finetuning.gan.objective import GanFinetuning
 from genlab.finetuning.methods.base import METHODS, Method
-from genlab.finetuning.origins import ClassOrigin, class_origins
 from genlab.finetuning.products import product_of
-from genlab.finetuning.rebuilding import own_tensors, rebuild
-from genlab.finetuning.resolution import with_resolution
 from genlab.generators.autoencoder import Autoencoder
 from genlab.generators.base import Generator
 from genlab.generators.gan import GanGenerator
 from genlab.generators.latents import size_of
-from genlab.training.batches import DataFacts
-from genlab.training.objective import Loss, Objective, Product, Watch
+from genlab.training.loop.batches import DataFacts
+from genlab.training.objectives.base import Loss, Objective, Product, Watch
 
 MAX_NAMED = 8
 """Classes that a sentence names one by one."""

@@ -18,9 +18,9 @@ from genlab.files import read_json_object, write_text
 from genlab.finetuning.config import FinetuneConfig
 from genlab.finetuning.objective import FinetuneObjective
 from genlab.generators.base import Generator
-from genlab.training.batches import DataFacts
 from genlab.training.config import TrainConfig
-from genlab.training.objective import Objective
+from genlab.training.loop.batches import DataFacts
+from genlab.training.objectives.base import Objective
 from genlab.training.run import FREE, Run
 
 

@@ -19,9 +19,9 @@ from genlab.finetuning.objective import FinetuneObjective
 from genlab.finetuning.run import FinetuneRun
 from genlab.generators.base import Generator
 from genlab.training.card import model_card
-from genlab.training.evaluation import Evaluation, Inspection
-from genlab.training.loop import Outcome, Trainer
-from genlab.training.state import Progress, states
+from genlab.training.loop.evaluation import Evaluation, Inspection
+from genlab.training.loop.loop import Outcome, Trainer
+from genlab.training.loop.state import Progress, states
 
 
 class FinetuneTrainer(Trainer):

@@ -20,7 +20,7 @@ from genlab import compute
 from genlab.diffusion.noise import Noise
 from genlab.errors import ConfigError, printable
 from genlab.files import text_sha256
-from genlab.generators.models import (
+from genlab.saving.models import (
     model_class,
     own_config,
     read_model,

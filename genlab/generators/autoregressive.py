@@ -10,17 +10,17 @@ from torch import Tensor
 
 from genlab.data.labels import check_labels
 from genlab.data.pixels import to_uint8
-from genlab.data.writers import Pixels
+from genlab.data.writing.writers import Pixels
 from genlab.diffusion.condition import NULL_CLASS
 from genlab.diffusion.noise import Noise
 from genlab.errors import ConfigError, LabelError
 from genlab.generators.base import Generator
 from genlab.generators.given import by_seed
-from genlab.generators.models import weights_sha256
 from genlab.networks.autoregressive import AutoregressiveNetwork
 from genlab.samplers.autoregressive.base import Canvas, PixelModel, PixelSampler
 from genlab.samplers.autoregressive.inpainting import Keep, mask
 from genlab.samplers.base import AnySampler, Hook, SamplerLike, Step, call_hooks
+from genlab.saving.models import weights_sha256
 
 
 class AutoregressiveGenerator(Generator):

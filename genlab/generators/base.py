@@ -12,16 +12,16 @@ from torch import Tensor, nn
 
 from genlab import compute
 from genlab.data.labels import check_labels, class_index, random_label
-from genlab.data.writers import Pixels
+from genlab.data.writing.writers import Pixels
 from genlab.diffusion.noise import Noise, NoiseStream
 from genlab.errors import ConfigError
-from genlab.generators.adapted import adaptation_of
 from genlab.generators.costs import Costs, Meter
-from genlab.generators.models import own_config, weights_sha256
-from genlab.generators.saved import SavedModel
 from genlab.samplers.base import AnySampler, Hook, Layers, SamplerLike, Step, sampler_layers
 from genlab.samplers.stitching import StitchLike
 from genlab.samplers.tallies import Tallies
+from genlab.saving.adapted import adaptation_of
+from genlab.saving.models import own_config, weights_sha256
+from genlab.saving.saved import SavedModel
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,13 +19,13 @@ from genlab.generators.autoencoder import Autoencoder
 from genlab.generators.base import Generator
 from genlab.generators.costs import LARGE, Meter
 from genlab.generators.given import by_seed
-from genlab.generators.models import weights_sha256
 from genlab.networks import DiffusionNetwork
 from genlab.samplers.base import AnySampler, Hook, SamplerLike, SolverStep
 from genlab.samplers.loop import sample_steps
 from genlab.samplers.parts import Part
 from genlab.samplers.sampler import Sampler
 from genlab.samplers.stitching import StitchLike, entries_of
+from genlab.saving.models import weights_sha256
 
 
 class DiffusionGenerator(Generator):

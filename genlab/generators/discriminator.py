@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from genlab import schema
 from genlab.errors import ConfigError
 from genlab.files import text_sha256
-from genlab.generators.models import own_config, weights_sha256
-from genlab.generators.saved import SavedModel
 from genlab.networks.gan_base import DiscriminatorNetwork
-from genlab.networks.spectral_norm import fold
+from genlab.networks.layers.spectral_norm import fold
+from genlab.saving.models import own_config, weights_sha256
+from genlab.saving.saved import SavedModel
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,19 +11,19 @@ from torch.nn import functional as F
 
 from genlab.data.labels import check_labels
 from genlab.data.pixels import to_uint8
-from genlab.data.writers import Pixels
+from genlab.data.writing.writers import Pixels
 from genlab.diffusion.condition import NULL_CLASS, Condition
 from genlab.diffusion.noise import Noise, NoiseStream
 from genlab.errors import ConfigError, LabelError
 from genlab.generators.base import Batch
 from genlab.generators.diffusion import DiffusionGenerator, SharedNetwork
 from genlab.generators.given import by_seed
-from genlab.generators.models import weights_sha256
 from genlab.samplers.base import AnySampler, Hook, SamplerLike, SolverStep
-from genlab.samplers.edit import Edit
-from genlab.samplers.editing import check_edit, edit_steps, latents_of
-from genlab.samplers.interpolation import NoiseBetween, slerp
+from genlab.samplers.editing.interpolation import NoiseBetween, slerp
+from genlab.samplers.editing.options import Edit
+from genlab.samplers.editing.runs import check_edit, edit_steps, latents_of
 from genlab.samplers.sampler import Sampler
+from genlab.saving.models import weights_sha256
 
 Images = Float[Tensor, "N C H W"]
 
@@ -368,7 +368,7 @@ def edit(
         sampler: how to sample; None is the generator's own default.
         batch_size: images at a time; it changes speed and memory, the images by rounding alone.
         source_labels: the classes of ``images``, with ``invert=True``; None is no class.
-        options: those of `genlab.samplers.editing.Edit`: ``strength=0.6`` (1 is all noise), or
+        options: those of `genlab.samplers.editing.runs.Edit`: ``strength=0.6`` (1 is all noise), or
             ``start_sigma``; ``invert=True`` to start from the images' own noise.
 
     Returns:
@@ -406,8 +406,8 @@ def inpaint(
         labels: one class for each image; None draws each sample's class from its own stream.
         sampler: how to sample; None is the generator's own default.
         batch_size: images at a time; it changes speed and memory, the images by rounding alone.
-        options: those of `genlab.samplers.editing.Edit`: ``resample`` and ``jump_length``; a run
-            costs about ``resample`` times as much as sampling.
+        options: those of `genlab.samplers.editing.options.Edit`: ``resample`` and
+            ``jump_length``; a run costs about ``resample`` times as much as sampling.
 
     Returns:
         The images, float32, exactly as they were where they are kept.
@@ -439,7 +439,7 @@ def invert(
         labels: their classes; None is no class.
         sampler: to come back by; one that draws no noise.
         batch_size: images at a time.
-        options: ``guided`` and ``ask`` of `genlab.samplers.editing.Edit`.
+        options: ``guided`` and ``ask`` of `genlab.samplers.editing.runs.Edit`.
 
     Returns:
         Standard normal up to the model's error, float32, of the shape of the model's state.

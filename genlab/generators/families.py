@@ -7,8 +7,8 @@ from typing import Any
 
 from genlab.errors import CheckpointError
 from genlab.generators.base import Generator
-from genlab.generators.index import INDEX, read_index
 from genlab.registry import Registry
+from genlab.saving.index import INDEX, read_index
 
 FAMILIES: Registry[type[Generator]] = Registry(
     "genlab.generators",

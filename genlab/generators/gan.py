@@ -15,8 +15,8 @@ from genlab.errors import ConfigError
 from genlab.generators.base import Generator
 from genlab.networks.biggan_deep_hf import BigGANDeepHF
 from genlab.networks.gan_base import GeneratorNetwork
-from genlab.networks.spectral_norm import fold
-from genlab.networks.standing import (
+from genlab.networks.layers.spectral_norm import fold
+from genlab.networks.layers.standing_statistics import (
     Moments,
     begin_standing,
     by_batch,
@@ -27,14 +27,14 @@ from genlab.networks.standing import (
     stored_moments,
 )
 from genlab.samplers.base import AnySampler, Hook, Layers, Step, call_hooks
-from genlab.samplers.gan import GanSampler, check_latents
-from genlab.samplers.langevin import Langevin, latent_gradient
-from genlab.samplers.rejection import (
+from genlab.samplers.gan.langevin import Langevin, latent_gradient
+from genlab.samplers.gan.rejection import (
     Rejection,
     Threshold,
     check_judge,
     require_calibration,
 )
+from genlab.samplers.gan.sampler import GanSampler, check_latents
 from genlab.samplers.tallies import REJECTION, Tallies
 
 RGB = 3
@@ -51,8 +51,9 @@ class GanGenerator(Generator):
     Args:
         network: the plain network.
         class_names: one name for each class, or None where nobody named them.
-        sampler: how this model is sampled best (`genlab.samplers.gan.GanSampler`); what is left out
-            is untruncated, or truncation 1 where the network's statistics go by truncation.
+        sampler: how this model is sampled best (`genlab.samplers.gan.sampler.GanSampler`); what is
+            left out is untruncated, or truncation 1 where the network's statistics go by
+            truncation.
         card: text of the model card, written beside the weights.
     """
 

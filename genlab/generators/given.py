@@ -7,12 +7,12 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
-from genlab.data.base import ImageSource
 from genlab.data.class_names import match_classes
 from genlab.data.conform import Conform, Wording
 from genlab.data.dataset import ImageDataset
-from genlab.data.decode import EXTENSIONS, decode
 from genlab.data.pixels import from_uint8
+from genlab.data.sources.base import ImageSource
+from genlab.data.sources.decode import EXTENSIONS, decode
 from genlab.errors import ConfigError, DataError, LabelError
 from genlab.generators.base import Generator
 

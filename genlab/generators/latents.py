@@ -1,6 +1,6 @@
 """What can be done with a model whose samples are latents, and what has to be said where not."""
 
-from genlab.data.sample_kinds import IMAGES, LATENTS, SampleKind
+from genlab.data.writing.sample_kinds import IMAGES, LATENTS, SampleKind
 from genlab.errors import ConfigError
 from genlab.generators.base import Generator
 

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from genlab.diffusion.denoiser import rows
 from genlab.diffusion.preconditioning import Preconditioning, from_config
 from genlab.files import text_sha256
-from genlab.generators.models import own_config, weights_sha256
-from genlab.generators.saved import SavedModel
+from genlab.saving.models import own_config, weights_sha256
+from genlab.saving.saved import SavedModel
 
 
 def noisy_logits(

@@ -12,7 +12,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from genlab.errors import ConfigError
-from genlab.networks.adm_blocks import (
+from genlab.networks.base import (
+    DiffusionNetwork,
+    check_positive,
+    level_resolutions,
+    register_to_config,
+)
+from genlab.networks.layers.adm_blocks import (
     ZERO,
     ADMStyle,
     EmbedSequential,
@@ -24,14 +30,8 @@ from genlab.networks.adm_blocks import (
     resampler,
     unet_layout,
 )
-from genlab.networks.base import (
-    DiffusionNetwork,
-    check_positive,
-    level_resolutions,
-    register_to_config,
-)
-from genlab.networks.class_embedding import look_up, mix_rows
-from genlab.networks.layers import Conv2d, Images
+from genlab.networks.layers.class_embedding import look_up, mix_rows
+from genlab.networks.layers.edm_layers import Conv2d, Images
 from genlab.networks.layout import ClassTable, Layout
 
 

@@ -24,7 +24,7 @@ from genlab.networks.gan_base import (
     check_attention,
     widths_for,
 )
-from genlab.networks.gan_layers import (
+from genlab.networks.layers.gan_layers import (
     ConditionalBatchNorm,
     Conditioning,
     Features,
@@ -41,8 +41,8 @@ from genlab.networks.gan_layers import (
     projection_table,
     upsample,
 )
+from genlab.networks.layers.spectral_norm import Layers
 from genlab.networks.layout import ClassTable, Layout
-from genlab.networks.spectral_norm import Layers
 
 GENERATOR_WIDTHS = {
     32: (4, 4, 4),

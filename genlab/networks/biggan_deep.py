@@ -28,7 +28,7 @@ from genlab.networks.gan_base import (
     check_attention,
     widths_for,
 )
-from genlab.networks.gan_layers import (
+from genlab.networks.layers.gan_layers import (
     ConditionalBatchNorm,
     Features,
     Init,
@@ -43,8 +43,8 @@ from genlab.networks.gan_layers import (
     projection_table,
     upsample,
 )
+from genlab.networks.layers.spectral_norm import Layers
 from genlab.networks.layout import ClassTable, Layout
-from genlab.networks.spectral_norm import Layers
 
 DISCRIMINATOR_WIDTHS = {
     32: (4, 4, 4),

@@ -22,16 +22,16 @@ from genlab.errors import ConfigError
 from genlab.networks.base import Labels, check_positive, register_to_config
 from genlab.networks.biggan_deep import DeepGeneratorBlock
 from genlab.networks.gan_base import BOTTOM, GeneratorNetwork
-from genlab.networks.gan_layers import (
+from genlab.networks.layers.gan_layers import (
     Features,
     SelfAttention,
     gan_layout,
     modulated_by_layers,
     normalize,
 )
+from genlab.networks.layers.precision import WideBuffers
+from genlab.networks.layers.spectral_norm import Layers, PairedConv2d
 from genlab.networks.layout import ClassTable, Layout, ModulatedNorm
-from genlab.networks.precision import WideBuffers
-from genlab.networks.spectral_norm import Layers, PairedConv2d
 
 RGB = 3
 """Channels of the images; the last convolution makes more, which nobody looks at."""

@@ -16,9 +16,9 @@ from torch.nn import functional as F
 from genlab.errors import ConfigError
 from genlab.networks.base import Labels, check_choice, check_positive, register_to_config
 from genlab.networks.gan_base import BOTTOM, DiscriminatorNetwork, GeneratorNetwork
-from genlab.networks.gan_layers import BatchNorm, embed_shared
+from genlab.networks.layers.gan_layers import BatchNorm, embed_shared
+from genlab.networks.layers.precision import wide
 from genlab.networks.layout import ClassTable, Layout, buffers_of, build_layout
-from genlab.networks.precision import wide
 
 SLOPE = 0.2
 """Of the discriminator's leaky ReLUs."""

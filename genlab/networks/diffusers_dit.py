@@ -26,7 +26,7 @@ from genlab.networks.dit import (
     transformer_layout,
     unpatchify,
 )
-from genlab.networks.layers import Images, time_features
+from genlab.networks.layers.edm_layers import Images, time_features
 from genlab.networks.layout import Layout
 
 

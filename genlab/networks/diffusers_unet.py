@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from genlab.errors import ConfigError
 from genlab.networks.base import DiffusionNetwork, check_positive, register_to_config
-from genlab.networks.blocks import scaled_and_shifted
-from genlab.networks.class_embedding import look_up, mix_rows
+from genlab.networks.layers.class_embedding import look_up, mix_rows
+from genlab.networks.layers.edm_blocks import scaled_and_shifted
 from genlab.networks.layout import Branch, ClassTable, Layout, Parts, build_layout
 
 

@@ -26,9 +26,9 @@ from genlab.networks.base import (
     check_positive,
     register_to_config,
 )
-from genlab.networks.class_embedding import look_up, mix_rows
-from genlab.networks.hyper_connections import HyperConnection
-from genlab.networks.layers import Images, Init, Linear, TokenLinear, gelu, time_features
+from genlab.networks.layers.class_embedding import look_up, mix_rows
+from genlab.networks.layers.edm_layers import Images, Init, Linear, TokenLinear, gelu, time_features
+from genlab.networks.layers.hyper_connections import HyperConnection
 from genlab.networks.layout import (
     Branch,
     ClassTable,

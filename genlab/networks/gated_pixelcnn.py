@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from genlab.errors import ConfigError
 from genlab.networks.autoregressive import AutoregressiveNetwork, PixelDecoder
 from genlab.networks.base import check_positive, register_to_config
-from genlab.networks.categorical import Categorical, to_levels
+from genlab.networks.layers.categorical import Categorical, to_levels
 from genlab.networks.layout import Branch, ClassTable, Layout, Parts, build_layout
 
 Stack = Float[Tensor, "B D H W"]

@@ -64,7 +64,7 @@ class Branch:
         kind: what the branch does.
         layer: path of the linear layer or convolution that ends it. Where it is spectrally
             normalised, factors on its output do not fold into its weights (see
-            `genlab.networks.spectral_norm.remove_spectral_norm`).
+            `genlab.networks.layers.spectral_norm.remove_spectral_norm`).
         width: output channels of that layer.
         scale: path of the vector (``width``) by which the block multiplies its branch, None there
             until somebody sets it; or None where the network has no place for one, and the

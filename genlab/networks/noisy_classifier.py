@@ -7,7 +7,15 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from genlab.networks.adm_blocks import (
+from genlab.networks.base import (
+    Network,
+    check_choice,
+    check_patches,
+    check_positive,
+    level_resolutions,
+    register_to_config,
+)
+from genlab.networks.layers.adm_blocks import (
     KAIMING,
     ZERO,
     ADMStyle,
@@ -18,15 +26,7 @@ from genlab.networks.adm_blocks import (
     level_widths,
     unet_layout,
 )
-from genlab.networks.base import (
-    Network,
-    check_choice,
-    check_patches,
-    check_positive,
-    level_resolutions,
-    register_to_config,
-)
-from genlab.networks.layers import Conv2d, Images, Linear
+from genlab.networks.layers.edm_layers import Conv2d, Images, Linear
 from genlab.networks.layout import Layout
 
 POOLS = ("attention", "adaptive", "spatial", "spatial_v2")

@@ -18,9 +18,9 @@ from torch.nn import functional as F
 from genlab.errors import ConfigError
 from genlab.networks.autoregressive import AutoregressiveNetwork
 from genlab.networks.base import check_positive, register_to_config
-from genlab.networks.layout import ClassTable, Layout, build_layout, paths_of
-from genlab.networks.logistic_mixture import LogisticMixture
-from genlab.networks.pixelcnnpp_blocks import (
+from genlab.networks.kernels.pixelcnnpp_decoder import PixelCNNPPDecoder
+from genlab.networks.layers.logistic_mixture import LogisticMixture
+from genlab.networks.layers.pixelcnnpp_blocks import (
     DownRightShiftedConv2d,
     DownRightShiftedDeconv2d,
     DownShiftedConv2d,
@@ -29,8 +29,8 @@ from genlab.networks.pixelcnnpp_blocks import (
     Pointwise,
     Streams,
 )
-from genlab.networks.pixelcnnpp_decoder import PixelCNNPPDecoder
-from genlab.networks.weight_norm import WeightNorm, normalising
+from genlab.networks.layers.weight_norm import WeightNorm, normalising
+from genlab.networks.layout import ClassTable, Layout, build_layout, paths_of
 
 NUM_LEVELS = 3
 SIZE_STEP = 2 ** (NUM_LEVELS - 1)
@@ -179,7 +179,7 @@ class PixelCNNPP(AutoregressiveNetwork):
     ) -> None:
         """Scale and shift every layer so that its outputs for these images are normalised.
 
-        Dropout is off meanwhile. See `genlab.networks.weight_norm.normalising`.
+        Dropout is off meanwhile. See `genlab.networks.layers.weight_norm.normalising`.
         """
         training = self.training
         with normalising(self.eval()):

@@ -20,8 +20,8 @@ from genlab.networks.base import (
     level_resolutions,
     register_to_config,
 )
-from genlab.networks.blocks import BlockStyle, UNetBlock, unet_layout
-from genlab.networks.layers import (
+from genlab.networks.layers.edm_blocks import BlockStyle, UNetBlock, unet_layout
+from genlab.networks.layers.edm_layers import (
     Conv2d,
     DownAfterConv2d,
     FourierEmbedding,

@@ -8,12 +8,12 @@ from typing import Any, NoReturn
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
 from genlab.checkpoints.bundled import bundled_folder, bundled_names
-from genlab.checkpoints.zoo import entries, pulled_folder
+from genlab.checkpoints.zoo.catalogue import entries, pulled_folder
 from genlab.errors import ConfigError
 from genlab.files import write_text
 from genlab.generators.base import Generator
-from genlab.generators.folder import CARD, read_card
 from genlab.samplers.base import AnySampler
+from genlab.saving.folder import CARD, read_card
 
 
 def refuse_scheduler() -> NoReturn:

@@ -19,26 +19,26 @@ from genlab.checkpoints.autoencoders import attach_autoencoder
 from genlab.config import fill
 from genlab.data.labels import class_index, random_label
 from genlab.data.pixels import to_uint8
-from genlab.data.writers import to_pil
+from genlab.data.writing.writers import to_pil
 from genlab.diffusion.noise import MAX_SEED, NoiseStream
 from genlab.errors import ConfigError
 from genlab.finetuning.adapters.adapter import read_adapter
 from genlab.finetuning.adapters.folders import find_adapter
 from genlab.finetuning.adapters.loading import folder_of, load_base
 from genlab.finetuning.adapters.switching import AdapterSet
-from genlab.generators.adapted import check_plain
 from genlab.generators.autoencoder import Autoencoder
 from genlab.generators.base import Generator
 from genlab.generators.diffusion import DiffusionGenerator
 from genlab.generators.editing import Editing, invert
 from genlab.generators.families import FAMILIES, family_of
-from genlab.generators.folder import PARTS, read_card, read_network, read_parts
-from genlab.generators.index import INDEX, NETWORK, read_index
 from genlab.generators.latents import size_of
 from genlab.pipelines.conventions import PipelineConventions, named_folder, refuse_scheduler
 from genlab.samplers.base import SamplerLike, SolverStep, Step
-from genlab.samplers.edit import Edit
+from genlab.samplers.editing.options import Edit
 from genlab.samplers.stitching import StitchLike
+from genlab.saving.adapted import check_plain
+from genlab.saving.folder import PARTS, read_card, read_network, read_parts
+from genlab.saving.index import INDEX, NETWORK, read_index
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 
@@ -345,7 +345,7 @@ class GenLabPipeline(PipelineConventions):
             mask_image: of inpainting, in the same forms: white is drawn, black is kept.
             strength: how much of ``image`` is drawn anew, 0 to 1 (all noise), in the model's own
                 time.
-            edit: other options of `genlab.samplers.editing.Edit`, such as ``resample``. With
+            edit: other options of `genlab.samplers.editing.runs.Edit`, such as ``resample``. With
                 ``invert`` the images are inverted without a class; the method `invert` takes one.
 
         Raises:
@@ -410,7 +410,7 @@ class GenLabPipeline(PipelineConventions):
             class_labels: the classes that they have; None is no class.
             num_inference_steps: as it will be called with.
             guidance_scale: as it will be called with. Inversion follows no guidance, unless
-                ``edit={"guided": True}``: see `genlab.samplers.editing.Edit`.
+                ``edit={"guided": True}``: see `genlab.samplers.editing.runs.Edit`.
             sampler: as it will be called with.
             edit: ``guided`` and ``ask``.
 

@@ -8,10 +8,10 @@ from typing import Any
 
 from genlab import __version__
 from genlab.config import to_yaml
-from genlab.training.batches import DataFacts
 from genlab.training.config import TrainConfig
-from genlab.training.logs import read_log
-from genlab.training.objective import Objective
+from genlab.training.loop.batches import DataFacts
+from genlab.training.loop.logs import read_log
+from genlab.training.objectives.base import Objective
 from genlab.training.run import Run
 
 

@@ -243,11 +243,11 @@ class TrainConfig:
 
     Attributes:
         data: the images.
-        network: ``name`` (see `genlab.training.objective.NETWORKS`) and its constructor's
+        network: ``name`` (see `genlab.training.objectives.base.NETWORKS`) and its constructor's
             arguments; what follows from the data (resolution, channels, classes, augmentation
             labels) may be left out.
-        objective: ``name`` (see `genlab.training.objective.OBJECTIVES`) and its options, for
-            instance those of `genlab.training.diffusion.DiffusionObjective`.
+        objective: ``name`` (see `genlab.training.objectives.base.OBJECTIVES`) and its options, for
+            instance those of `genlab.training.objectives.diffusion.DiffusionObjective`.
         validation: images to judge the run by.
         stopping: whether and when the run ends early.
         optimizer: of the networks in training.

@@ -8,17 +8,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from genlab.data.latents import AUTOENCODER
+from genlab.data.sources.latents import AUTOENCODER
 from genlab.errors import ConfigError, TrainingError
 from genlab.training.card import model_card
-from genlab.training.ema import averaged_tensors, sigma_rel_of
-from genlab.training.latents import with_autoencoder
-from genlab.training.objective import Product
+from genlab.training.loop.early_stopping import best_images
+from genlab.training.loop.ema import averaged_tensors, sigma_rel_of
+from genlab.training.loop.snapshots import Snapshot, list_snapshots
+from genlab.training.loop.state import load_state, states
+from genlab.training.objectives.base import Product
+from genlab.training.objectives.latents import with_autoencoder
 from genlab.training.posthoc import CONSTRAINED, check_rule, read_snapshot, reconstruct
 from genlab.training.run import Run
-from genlab.training.snapshots import Snapshot, list_snapshots
-from genlab.training.state import load_state, states
-from genlab.training.stopping import best_images
 
 HALFLIFE = "halflife"
 RAW = "none"

@@ -35,8 +35,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from genlab.errors import CheckpointError, ConfigError, TrainingError, nearest
-from genlab.training.ema import gamma_of
-from genlab.training.snapshots import Snapshot
+from genlab.training.loop.ema import gamma_of
+from genlab.training.loop.snapshots import Snapshot
 
 Vector = Float64[np.ndarray, " n"]
 

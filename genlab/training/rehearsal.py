@@ -7,12 +7,12 @@ import torch
 
 from genlab.errors import ConfigError, nearest
 from genlab.generators.base import Generator
-from genlab.training.batches import Batches, DataFacts, Share
 from genlab.training.config import TrainConfig
-from genlab.training.loop import build_accelerator
-from genlab.training.objective import NETWORKS, Objective, build_objective
+from genlab.training.loop.batches import Batches, DataFacts, Share
+from genlab.training.loop.loop import build_accelerator
+from genlab.training.loop.validation import build_validation
+from genlab.training.objectives.base import NETWORKS, Objective, build_objective
 from genlab.training.run import Run
-from genlab.training.validation import build_validation
 
 
 def rehearse(

@@ -22,9 +22,9 @@ from genlab import __version__
 from genlab.config import load, read_yaml, to_plain, to_yaml
 from genlab.errors import TrainingError
 from genlab.files import write_text
-from genlab.training.batches import DataFacts
 from genlab.training.config import TrainConfig
-from genlab.training.objective import Objective, build_objective
+from genlab.training.loop.batches import DataFacts
+from genlab.training.objectives.base import Objective, build_objective
 
 FREE = (
     "output.",

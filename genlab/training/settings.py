@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from genlab.training.config import TrainConfig
-from genlab.training.objective import OBJECTIVES
+from genlab.training.objectives.base import OBJECTIVES
 
 
 def left_out(config: TrainConfig) -> dict[str, Any]:

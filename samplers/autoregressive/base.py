@@ -21,7 +21,7 @@ from genlab.networks.autoregressive import (
     PixelDecoder,
     PixelDistribution,
 )
-from genlab.networks.precision import wide
+from genlab.networks.layers.precision import wide
 from genlab.samplers.autoregressive.levels import ByLevels
 from genlab.samplers.base import AnySampler, Layers, Step
 from genlab.samplers.registries import DECODERS as DECODERS

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from genlab.networks.precision import wide
+from genlab.networks.layers.precision import wide
 from genlab.samplers.autoregressive.base import Canvas, PixelModel
 from genlab.samplers.autoregressive.precision import Precise
 from genlab.samplers.base import Step

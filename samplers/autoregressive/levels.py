@@ -8,8 +8,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from genlab.networks.autoregressive import PixelDistribution
-from genlab.networks.categorical import Categorical
-from genlab.networks.precision import wide
+from genlab.networks.layers.categorical import Categorical
+from genlab.networks.layers.precision import wide
 
 
 @dataclass(frozen=True, kw_only=True)

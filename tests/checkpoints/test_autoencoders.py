@@ -9,13 +9,13 @@ from tiny_autoencoder import tiny_deterministic, tiny_kl
 
 import genlab
 from genlab import DiffusionGenerator
-from genlab.checkpoints import zoo
 from genlab.checkpoints.autoencoders import (
     attach_autoencoder,
     cached_repository,
     find_autoencoder,
     repository_folder,
 )
+from genlab.checkpoints.zoo import catalogue as zoo
 from genlab.diffusion.preconditioning import EDM
 from genlab.errors import CheckpointError, ConfigError, UnknownNameError
 from genlab.networks import SongUNet

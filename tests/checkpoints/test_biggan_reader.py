@@ -12,8 +12,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import genlab
-from genlab.checkpoints.biggan import read_discriminator
 from genlab.checkpoints.conversion import guess_format
+from genlab.checkpoints.readers.biggan import read_discriminator
 from genlab.cli import main
 from genlab.errors import CheckpointError, ConfigError
 from genlab.generators.discriminator import GanDiscriminator

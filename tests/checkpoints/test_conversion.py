@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 import genlab
 from genlab.checkpoints import READERS
 from genlab.checkpoints.conversion import is_readable_folder
-from genlab.checkpoints.edm import EDMReader
+from genlab.checkpoints.readers.edm import EDMReader
 from genlab.errors import CheckpointError, ConfigError, UnknownNameError
 
 

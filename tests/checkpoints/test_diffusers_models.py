@@ -21,8 +21,8 @@ from tiny_autoencoder import tiny_kl
 import genlab
 from genlab import DiffusionGenerator
 from genlab.checkpoints.autoencoders import read_autoencoder
-from genlab.checkpoints.diffusers_models import export_dit
-from genlab.checkpoints.diffusers_schedulers import parse_scheduler, scheduler_config
+from genlab.checkpoints.readers.diffusers_models import export_dit
+from genlab.checkpoints.readers.diffusers_schedulers import parse_scheduler, scheduler_config
 from genlab.diffusion.discrete import Discrete
 from genlab.diffusion.noise import NoiseStream
 from genlab.errors import CheckpointError, ConfigError, GenLabError

@@ -17,7 +17,7 @@ from torch import Tensor
 
 import genlab
 from genlab import DiffusionGenerator
-from genlab.checkpoints.diffusers_schedulers import (
+from genlab.checkpoints.readers.diffusers_schedulers import (
     NATIVE,
     READ,
     ReplacedSchedulerWarning,
@@ -321,7 +321,7 @@ def test_a_stochastic_solver_with_a_source_of_its_own_is_ours() -> None:
 
 
 @pytest.mark.filterwarnings(
-    "ignore::genlab.checkpoints.diffusers_schedulers.ReplacedSchedulerWarning"
+    "ignore::genlab.checkpoints.readers.diffusers_schedulers.ReplacedSchedulerWarning"
 )
 @pytest.mark.parametrize(
     ("option", "schedule"), [("karras", "karras"), ("exponential", "exponential")]

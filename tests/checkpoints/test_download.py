@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from range_server import RangeServer, serving
 
-from genlab.checkpoints.download import download
+from genlab.checkpoints.zoo.download import download
 from genlab.errors import DownloadError, OutputError
 
 BODY = bytes(range(256)) * 4000  # a megabyte
@@ -69,7 +69,7 @@ def test_gives_up_and_keeps_what_came(server: RangeServer, tmp_path: Path) -> No
 KILLED = """
 import sys
 from pathlib import Path
-from genlab.checkpoints.download import download
+from genlab.checkpoints.zoo.download import download
 
 def said(have, total):
     print(have, flush=True)

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from genlab.checkpoints.edm_config import EDM_CLASSES, parse
+from genlab.checkpoints.readers.edm_config import EDM_CLASSES, parse
 from genlab.errors import ConfigError
 
 IMAGES = {"img_resolution": 32, "img_channels": 3}

@@ -14,9 +14,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import genlab
-from genlab.checkpoints.biggan import discriminator_network, generator_network
-from genlab.checkpoints.edm_pickle import read_pickle
-from genlab.checkpoints.guided_diffusion_config import parse
+from genlab.checkpoints.readers.biggan import discriminator_network, generator_network
+from genlab.checkpoints.readers.edm_pickle import read_pickle
+from genlab.checkpoints.readers.guided_diffusion_config import parse
 from genlab.checkpoints.weights import build_network, read_state_dict
 from genlab.errors import CheckpointError, ConfigError, GenLabError
 from genlab.networks import BigGANDeepGenerator, BigGANDiscriminator
@@ -311,7 +311,7 @@ def walk_bomb(names: int, letters: int) -> bytes:
 def test_shared_records_are_paid_for(
     names: int, letters: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("genlab.checkpoints.pickle_machine.MAX_WORK", 100_000)
+    monkeypatch.setattr("genlab.checkpoints.pickles.machine.MAX_WORK", 100_000)
     file = tmp_path / "walk.pkl"
     file.write_bytes(walk_bomb(names, letters))
     begun = time.process_time()

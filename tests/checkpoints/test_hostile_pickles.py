@@ -17,9 +17,9 @@ from network_pickles import Persistent, write_pickle
 from torch import nn
 
 import genlab
-from genlab.checkpoints.edm_pickle import read_pickle
-from genlab.checkpoints.pickle_machine import MAX_WORK
-from genlab.checkpoints.pickle_tuples import check_tuples
+from genlab.checkpoints.pickles.machine import MAX_WORK
+from genlab.checkpoints.pickles.tuples import check_tuples
+from genlab.checkpoints.readers.edm_pickle import read_pickle
 from genlab.checkpoints.weights import read_state_dict
 from genlab.errors import CheckpointError
 
@@ -166,7 +166,7 @@ EXHAUSTING: list[tuple[str, Callable[[], bytes], str]] = [
 def test_refused_before_it_costs(
     make: Callable[[], bytes], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("genlab.checkpoints.pickle_machine.MAX_WORK", WORK)
+    monkeypatch.setattr("genlab.checkpoints.pickles.machine.MAX_WORK", WORK)
     file = tmp_path / "evil.pkl"
     file.write_bytes(make())
     before, start = peak_megabytes(), time.process_time()
@@ -179,7 +179,7 @@ def test_refused_before_it_costs(
 COSTS = """
 import resource, sys, time
 from pathlib import Path
-from genlab.checkpoints.edm_pickle import read_pickle
+from genlab.checkpoints.readers.edm_pickle import read_pickle
 from genlab.errors import CheckpointError
 
 before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()

@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import genlab
-from genlab.checkpoints.edm_pickle import read_pickle
+from genlab.checkpoints.readers.edm_pickle import read_pickle
 from genlab.diffusion.condition import Condition
 from genlab.errors import CheckpointError, ConfigError
 
@@ -77,7 +77,7 @@ def test_every_protocol(protocol: int, tmp_path: Path) -> None:
 AUDITED = """
 import sys
 from pathlib import Path
-from genlab.checkpoints.edm_pickle import read_pickle
+from genlab.checkpoints.readers.edm_pickle import read_pickle
 
 seen = set()
 modules = set(sys.modules)

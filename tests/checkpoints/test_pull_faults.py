@@ -17,12 +17,12 @@ from network_pickles import official_weights, write_network
 from range_server import RangeServer, serving
 
 from genlab import cli
-from genlab.checkpoints import zoo
-from genlab.checkpoints.download import _Redirects, check_address, download
-from genlab.checkpoints.pull import pull
+from genlab.checkpoints.zoo import catalogue as zoo
+from genlab.checkpoints.zoo.download import _Redirects, check_address, download
+from genlab.checkpoints.zoo.pull import pull
 from genlab.errors import CheckpointError, ConfigError, DownloadError, OutputError
-from genlab.generators import folder as folders
-from genlab.generators import models
+from genlab.saving import folder as folders
+from genlab.saving import models
 
 NAME = "edm-cifar10-32x32-cond-vp"
 

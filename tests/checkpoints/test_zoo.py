@@ -15,16 +15,17 @@ from safetensors.torch import load_file
 from tiny_autoencoder import tiny_kl
 
 import genlab
-from genlab.checkpoints import READERS, zoo
+from genlab.checkpoints import READERS
 from genlab.checkpoints.classifiers import load_classifier
-from genlab.checkpoints.edm_config import parse
-from genlab.checkpoints.guided_diffusion_config import parse as parse_flags
-from genlab.checkpoints.guided_diffusion_config import parse_classifier
-from genlab.checkpoints.pull import pull, recognise
+from genlab.checkpoints.readers.edm_config import parse
+from genlab.checkpoints.readers.guided_diffusion_config import parse as parse_flags
+from genlab.checkpoints.readers.guided_diffusion_config import parse_classifier
+from genlab.checkpoints.zoo import catalogue as zoo
+from genlab.checkpoints.zoo.pull import pull, recognise
 from genlab.errors import CheckpointError, DownloadError, OutputError, UnknownNameError
-from genlab.generators.lock import lock_folder
 from genlab.generators.noisy_classifier import NoisyClassifier
 from genlab.networks import ADMClassifier, ADMUNet, DhariwalUNet, SongUNet
+from genlab.runs.lock import lock_folder
 from genlab.samplers.sampler import Sampler
 
 NAME = "edm-cifar10-32x32-cond-vp"

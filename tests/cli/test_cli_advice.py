@@ -13,7 +13,7 @@ from genlab import cli, schema
 from genlab.cli.common import said_once
 from genlab.eval.config import EvalConfig
 from genlab.finetuning.config import FinetuneConfig
-from genlab.generators.sample_config import SampleConfig
+from genlab.runs.config import SampleConfig
 from genlab.training.config import TrainConfig
 
 SCHEMAS = (TrainConfig, FinetuneConfig, SampleConfig, EvalConfig)

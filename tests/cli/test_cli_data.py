@@ -10,7 +10,7 @@ from tiny_autoencoder import tiny_kl
 
 from genlab import cli
 from genlab.data.dataset import ImageDataset
-from genlab.data.latents import LatentDataset
+from genlab.data.sources.latents import LatentDataset
 
 
 def run(capfd: pytest.CaptureFixture[str], *args: object) -> tuple[int, str, str]:

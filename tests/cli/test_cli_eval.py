@@ -15,7 +15,7 @@ import pytest
 from launching import start_all
 
 from genlab.cli import main
-from genlab.data.writers import write_npz
+from genlab.data.writing.writers import write_npz
 
 HELPERS = Path(__file__).resolve().parents[1] / "helpers"
 SETTINGS = ("extractor=tiny", "batch_size=16", "sampler.schedule.num_steps=2", "-q")

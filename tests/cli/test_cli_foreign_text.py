@@ -68,7 +68,7 @@ def test_sentences(error: Exception) -> None:
 def test_memory_for_a_file_asks_for_no_smaller_batch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from genlab.checkpoints import zoo
+    from genlab.checkpoints.zoo import catalogue as zoo
 
     def full(*_: object) -> None:
         raise MemoryError

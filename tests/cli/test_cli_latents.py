@@ -148,7 +148,7 @@ def test_a_killed_run_goes_on(run: Run, folders: Path, format_: str) -> None:
     killed = (
         "import os, sys\n"
         "from genlab import cli\n"
-        "from genlab.generators.ledger import SampleLedger\n"
+        "from genlab.runs.ledger import SampleLedger\n"
         "record = SampleLedger.record\n"
         "def once(self, *args, **options):\n"
         "    record(self, *args, **options)\n"

@@ -12,8 +12,8 @@ from small_sets import class_files, encoded, picture, write_folder
 import genlab
 from genlab import cli
 from genlab.data.dataset import ImageDataset
-from genlab.training.candidates import FAMILIES
-from genlab.training.speed import Speed
+from genlab.training.recommend.candidates import FAMILIES
+from genlab.training.recommend.speed import Speed
 
 
 def run(*args: object, capfd: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
@@ -26,7 +26,7 @@ def run(*args: object, capfd: pytest.CaptureFixture[str]) -> tuple[int, str, str
 def on_a_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every network trains on 100 images a second, as fast in bfloat16 as in float32."""
     monkeypatch.setattr(
-        "genlab.training.recommendation.measure_speed",
+        "genlab.training.recommend.recommendation.measure_speed",
         lambda config, facts, device: Speed(images_per_second=100.0, steps=3, seconds=1.0),
     )
 

@@ -13,7 +13,7 @@ from toy_gan import toy_gan
 
 import genlab
 from genlab.cli import main
-from genlab.data import pictures
+from genlab.data.writing import pictures
 from genlab.eval.image_classifiers import load_image_classifier
 from genlab.finetuning.gan.retarget import retarget
 from genlab.finetuning.gan.search import ClassSearch, RetargetConfig

@@ -17,7 +17,7 @@ from genlab.cli import main
 from genlab.data.labels import random_label
 from genlab.data.pixels import to_uint8
 from genlab.errors import ConfigError
-from genlab.generators.plan import SamplePlan
+from genlab.runs.plan import SamplePlan
 
 Run = Callable[..., tuple[int, str, str]]
 

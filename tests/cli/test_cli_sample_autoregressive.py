@@ -12,7 +12,7 @@ from PIL import Image
 from genlab.cli import main
 from genlab.data.dataset import ImageDataset
 from genlab.data.pixels import from_uint8, to_uint8
-from genlab.data.writers import write_npz
+from genlab.data.writing.writers import write_npz
 from genlab.generators import AutoregressiveGenerator
 from genlab.networks.gated_pixelcnn import GatedPixelCNN
 

@@ -13,7 +13,7 @@ from genlab import cli
 from genlab.cli.common import progress
 from genlab.compute import usable_device
 from genlab.errors import ConfigError
-from genlab.generators.processes import join
+from genlab.runs.processes import join
 
 GENLAB = [sys.executable, "-m", "genlab"]
 

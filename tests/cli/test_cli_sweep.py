@@ -15,7 +15,7 @@ from launching import start_all
 
 from genlab.cli import main
 from genlab.cli.sweep import _gathered
-from genlab.data.writers import write_npz
+from genlab.data.writing.writers import write_npz
 from genlab.errors import SamplingError
 from genlab.eval.samples import Drawn, GeneratedImages
 

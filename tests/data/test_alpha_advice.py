@@ -12,12 +12,12 @@ from genlab.data.dataset import ImageDataset
 from genlab.errors import ConfigError, DataError
 from genlab.eval.config import EvalConfig
 from genlab.eval.prepare import merge_settings
-from genlab.eval.reference import find_reference
+from genlab.eval.references.building import find_reference
 from genlab.eval.samples import StoredImages
 from genlab.eval.subject import Subject
 from genlab.generators.given import WORDING
-from genlab.training.batches import open_dataset
 from genlab.training.config import Alpha, DataConfig, TrainConfig
+from genlab.training.loop.batches import open_dataset
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_sets import write_idx
 
-from genlab.data.idx import FASHION_MNIST, read_idx
-from genlab.data.sources import open_source
+from genlab.data.sources.idx import FASHION_MNIST, read_idx
+from genlab.data.sources.opening import open_source
 from genlab.errors import DataError
 
 IMAGES = np.arange(4 * 5 * 6, dtype=np.uint8).reshape(4, 5, 6)

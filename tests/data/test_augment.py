@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from genlab.data.augment import NUM_LABELS, AugmentDraws, AugmentPipe, apply
-from genlab.data.warp import SYM6, translation, warp
+from genlab.data.augment.nonleaky import NUM_LABELS, AugmentDraws, AugmentPipe, apply
+from genlab.data.augment.warp import SYM6, translation, warp
 from genlab.errors import ConfigError
 
 TIGHT = 2e-5

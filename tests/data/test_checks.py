@@ -9,12 +9,12 @@ import pytest
 from PIL import Image
 from small_sets import class_files, encoded, manifest, picture, write_folder, write_idx, write_zip
 
-from genlab.data import rules
-from genlab.data.checks import Report, check
+from genlab.data.check import rules
+from genlab.data.check.checks import Report, check
+from genlab.data.check.contact_sheet import contact_sheet
+from genlab.data.check.jpeg_traces import looks_like_jpeg
 from genlab.data.conform import Conform
-from genlab.data.contact_sheet import contact_sheet
-from genlab.data.jpeg_traces import looks_like_jpeg
-from genlab.data.sources import open_source
+from genlab.data.sources.opening import open_source
 
 ALWAYS = {"few-images", "tiny-class"}
 """Every set here is tiny."""
@@ -45,7 +45,7 @@ def test_real_data_pass(cifar_zip: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     """A part of CIFAR-10: lossless, no copies, no marks of JPEG."""
     source = open_source(cifar_zip)
     source._names, source.labels = source._names[::250], source.labels[::250]  # type: ignore[attr-defined, index]
-    monkeypatch.setattr("genlab.data.checks._open", lambda *args: source)
+    monkeypatch.setattr("genlab.data.check.checks._open", lambda *args: source)
     report = check(cifar_zip)
     assert report.num_images == 100
     assert codes(report) == {}

@@ -11,9 +11,9 @@ from PIL import Image
 from small_sets import class_files, encoded, picture, write_folder, write_zip
 from torch.utils.data import DataLoader
 
-from genlab.data.base import NO_LABEL
 from genlab.data.conform import Conform, crop, pad, resize
 from genlab.data.dataset import ImageDataset
+from genlab.data.sources.base import NO_LABEL
 from genlab.errors import ConfigError, DataError
 
 

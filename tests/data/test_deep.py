@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from genlab.data.checks import check
-from genlab.data.decode import decode
+from genlab.data.check.checks import check
+from genlab.data.sources.decode import decode
 from genlab.errors import DataError
 
 COLOUR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}

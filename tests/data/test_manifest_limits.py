@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 from small_sets import class_files, encoded, manifest, picture, write_folder, write_zip
 
-from genlab.data.checks import check
+from genlab.data.check.checks import check
 from genlab.data.prepare import prepare
-from genlab.data.sources import open_source
+from genlab.data.sources.opening import open_source
 from genlab.errors import DataError
-from genlab.training.batches import Batches
 from genlab.training.config import DataConfig
+from genlab.training.loop.batches import Batches
 
 FILES = {f"{i}.png": encoded(picture(i)) for i in range(4)}
 

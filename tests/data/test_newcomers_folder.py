@@ -9,12 +9,12 @@ from PIL import Image
 from small_sets import class_files, encoded, picture, write_folder
 
 from genlab import cli
-from genlab.data.checks import Report, check
+from genlab.data.check.checks import Report, check
+from genlab.data.check.contact_sheet import contact_sheet
 from genlab.data.conform import Conform
-from genlab.data.contact_sheet import contact_sheet
 from genlab.data.dataset import ImageDataset
 from genlab.data.prepare import prepare
-from genlab.data.sources import open_source
+from genlab.data.sources.opening import open_source
 from genlab.errors import DataError
 
 SETTINGS = Conform(image_size=16, fit="crop", channels=3, alpha="white")

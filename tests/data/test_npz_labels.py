@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from genlab.data.checks import check
+from genlab.data.check.checks import check
 from genlab.data.dataset import ImageDataset
-from genlab.data.npy import read_npy
-from genlab.data.sources import open_source
+from genlab.data.sources.npy import read_npy
+from genlab.data.sources.opening import open_source
 from genlab.errors import DataError, EvaluationError
-from genlab.eval.reference_files import read_reference
+from genlab.eval.references.files import read_reference
 
 IMAGES = np.random.default_rng(0).integers(0, 255, (6, 8, 8, 3), dtype=np.uint8)
 CLASSES = [0, 1, 2, 0, 1, 2]

@@ -7,9 +7,9 @@ import pytest
 from PIL import Image
 from PIL.ImageFont import FreeTypeFont
 
-from genlab.data import fonts, pictures
-from genlab.data.fonts import pen_for
-from genlab.data.pictures import grid
+from genlab.data.writing import fonts, pictures
+from genlab.data.writing.fonts import pen_for
+from genlab.data.writing.pictures import grid
 
 
 def shades(values: list[int], channels: int = 1, size: int = 8) -> list[np.ndarray]:

@@ -10,11 +10,11 @@ import pytest
 import torch
 from small_sets import class_files, encoded, manifest, picture, write_folder, write_zip
 
-from genlab.data.checks import check
+from genlab.data.check.checks import check
 from genlab.data.conform import Conform
 from genlab.data.dataset import ImageDataset
 from genlab.data.prepare import prepare
-from genlab.data.sources import open_source
+from genlab.data.sources.opening import open_source
 from genlab.errors import ConfigError, DataError, OutputError
 
 

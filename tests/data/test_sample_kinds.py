@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from genlab.data.formats import FORMATS
-from genlab.data.sample_kinds import IMAGES, KINDS, LATENTS
+from genlab.data.writing.formats import FORMATS
+from genlab.data.writing.sample_kinds import IMAGES, KINDS, LATENTS
 
 
 def test_every_format_holds_a_kind() -> None:

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from small_sets import class_files, encoded, manifest, picture, write_folder, write_zip
 
-from genlab.data import containers
-from genlab.data.base import ImageSource
-from genlab.data.sources import open_source
+from genlab.data.sources import containers
+from genlab.data.sources.base import ImageSource
+from genlab.data.sources.opening import open_source
 from genlab.errors import DataError
 
 

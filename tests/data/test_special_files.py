@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from genlab.data.checks import check
+from genlab.data.check.checks import check
 from genlab.data.dataset import ImageDataset
-from genlab.data.sources import open_source
+from genlab.data.sources.opening import open_source
 from genlab.errors import CheckpointError, DataError, EvaluationError
 from genlab.eval.leaderboard.strict_json import read_json
 from genlab.files import read_json_object

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from genlab.data import writers
+from genlab.data.writing import writers
 from genlab.errors import DataError
 
 

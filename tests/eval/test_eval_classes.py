@@ -14,7 +14,7 @@ from genlab.eval.classes import translate
 from genlab.eval.config import EvalConfig
 from genlab.eval.evaluate import evaluate
 from genlab.eval.metrics.base import METRICS, FeatureSet, Need
-from genlab.eval.reference import find_reference
+from genlab.eval.references.building import find_reference
 from genlab.eval.subject import Subject
 
 NAMES = ("boot", "coat", "bag")

@@ -13,7 +13,7 @@ from genlab.errors import EvaluationError, OutputError
 from genlab.eval.collect import FIRST_IMAGES, Collected, collect
 from genlab.eval.metrics.base import Need
 from genlab.eval.samples import Drawn, GeneratedImages, Samples
-from genlab.generators.processes import Processes
+from genlab.runs.processes import Processes
 
 NEEDS = (
     Need("moments", "features"),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from genlab.data.writers import write_npz
+from genlab.data.writing.writers import write_npz
 from genlab.eval.config import EvalConfig
 from genlab.eval.evaluate import evaluate
 from genlab.eval.extractors.base import EXTRACTORS

@@ -12,7 +12,7 @@ from tiny_extractor import TinyExtractor
 
 from genlab import DiffusionGenerator
 from genlab.cli import main
-from genlab.data.writers import write_npz
+from genlab.data.writing.writers import write_npz
 from genlab.diffusion.preconditioning import EDM
 from genlab.errors import EvaluationError
 from genlab.eval.config import EvalConfig

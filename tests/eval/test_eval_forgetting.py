@@ -19,7 +19,7 @@ from genlab.eval.forgetting import (
     probe,
     relearn_rows,
 )
-from genlab.finetuning.rebuilding import rebuild
+from genlab.finetuning.class_tables.rebuilding import rebuild
 
 BAG = 8
 FEW = {"schedule": {"num_steps": 8}}

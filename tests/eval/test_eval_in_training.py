@@ -20,8 +20,8 @@ from genlab.finetuning.run import FinetuneRun
 from genlab.finetuning.trainer import FinetuneTrainer
 from genlab.generators.base import Generator
 from genlab.training.config import DataConfig, Fit
-from genlab.training.evaluation import Evaluation
 from genlab.training.export import Choice, make_product
+from genlab.training.loop.evaluation import Evaluation
 
 FD = "fd[cnn-fmnist]"
 

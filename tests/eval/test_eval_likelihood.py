@@ -13,7 +13,7 @@ from tiny_extractor import TinyExtractor
 from torch import Tensor, nn
 
 from genlab import AutoregressiveGenerator, DiffusionGenerator, Generator
-from genlab.data.writers import write_npz
+from genlab.data.writing.writers import write_npz
 from genlab.diffusion.noise import Noise
 from genlab.errors import ConfigError, EvaluationError
 from genlab.eval.config import EvalConfig
@@ -21,10 +21,10 @@ from genlab.eval.evaluate import evaluate
 from genlab.eval.leaderboard.records import Record
 from genlab.eval.metrics.base import METRICS, LikelihoodMetric, ScoreInfo
 from genlab.eval.subject import Subject
-from genlab.generators.processes import Processes
 from genlab.networks import GatedPixelCNN
+from genlab.runs.processes import Processes
 from genlab.samplers.base import AnySampler, Step
-from genlab.samplers.gan import GanSampler
+from genlab.samplers.gan.sampler import GanSampler
 
 
 class Histogram(Generator):

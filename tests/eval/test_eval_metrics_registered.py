@@ -17,7 +17,7 @@ from small_records import make_record
 from tiny_extractor import TinyExtractor
 
 from genlab.cli import main
-from genlab.data.writers import write_npz
+from genlab.data.writing.writers import write_npz
 from genlab.errors import ConfigError, EvaluationError
 from genlab.eval.config import EvalConfig
 from genlab.eval.evaluate import evaluate

@@ -8,17 +8,17 @@ import pytest
 import torch
 from tiny_extractor import TinyExtractor
 
-from genlab.data.writers import write_npz
+from genlab.data.writing.writers import write_npz
 from genlab.errors import EvaluationError, OutputError
 from genlab.eval.metrics.base import FeatureSet, Need
 from genlab.eval.moments import Moments
-from genlab.eval.reference import (
+from genlab.eval.references.building import (
     check_extractor,
     compute_reference,
     find_reference,
     with_fewer_rows,
 )
-from genlab.eval.reference_files import Reference, read_reference, write_reference
+from genlab.eval.references.files import Reference, read_reference, write_reference
 from genlab.eval.samples import StoredImages
 
 MOMENTS, ROWS = Need("moments", "features"), Need("rows", "features")

@@ -9,7 +9,7 @@ import torch
 from tiny_extractor import TinyExtractor  # noqa: F401  # registers itself
 
 from genlab.cli import main
-from genlab.data.writers import write_npz
+from genlab.data.writing.writers import write_npz
 from genlab.eval.config import EvalConfig
 from genlab.eval.evaluate import evaluate
 from genlab.eval.subject import Subject

@@ -10,7 +10,7 @@ from tiny_autoencoder import tiny_kl
 
 from genlab import DiffusionGenerator
 from genlab.data.pixels import to_uint8
-from genlab.data.writers import write_npz
+from genlab.data.writing.writers import write_npz
 from genlab.diffusion.preconditioning import EDM
 from genlab.errors import DataError, SamplingError
 from genlab.eval.samples import GeneratedImages, StoredImages

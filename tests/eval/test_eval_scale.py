@@ -17,7 +17,7 @@ from genlab.eval.extractors.base import FeatureExtractor, build_extractor
 from genlab.eval.metrics.base import Need
 from genlab.eval.metrics.frechet import frechet_distance
 from genlab.eval.moments import Moments
-from genlab.eval.reference import find_reference
+from genlab.eval.references.building import find_reference
 from genlab.eval.samples import StoredImages
 
 NOISE = (0, 4, 8, 16, 32)

@@ -12,7 +12,7 @@ import tiny_extractor
 import torch
 
 from genlab import DiffusionGenerator
-from genlab.data.writers import write_npz
+from genlab.data.writing.writers import write_npz
 from genlab.errors import ConfigError, SamplingError, UnknownNameError
 from genlab.eval.collect import SharedError, collect
 from genlab.eval.leaderboard.records import Score
@@ -21,7 +21,7 @@ from genlab.eval.sweep.curves import Curves, Measured
 from genlab.eval.sweep.points import Plan, make_plan
 from genlab.eval.sweep.report import directions_of, sample_command, to_json
 from genlab.eval.sweep.run import Checked, Common, Result, check, count_evaluations, run
-from genlab.generators.processes import Processes
+from genlab.runs.processes import Processes
 
 STEPS = "sampler.schedule.num_steps"
 SCALE = "sampler.guidance.0.scale"

@@ -24,7 +24,7 @@ from genlab.finetuning.adapters.merging import merged
 from genlab.finetuning.config import FinetuneConfig
 from genlab.finetuning.methods.base import METHODS
 from genlab.finetuning.trainer import FinetuneTrainer
-from genlab.generators.adapted import adaptation_of
+from genlab.saving.adapted import adaptation_of
 
 UNMERGEABLE = ("adapter", "vpt")
 

@@ -10,12 +10,12 @@ from safetensors.torch import save_file
 
 import genlab
 from genlab.checkpoints.bundled import bundled_folder, bundled_names
-from genlab.checkpoints.zoo import entries
+from genlab.checkpoints.zoo.catalogue import entries
 from genlab.errors import CheckpointError, ConfigError, GenLabError, UnknownNameError
 from genlab.finetuning.bases import ARCHITECTURES, base_of, resolve_base
-from genlab.generators.models import own_config
 from genlab.networks import DiT
-from genlab.training.objective import NETWORKS
+from genlab.saving.models import own_config
+from genlab.training.objectives.base import NETWORKS
 
 
 def shapes(network: torch.nn.Module) -> dict[str, torch.Size]:

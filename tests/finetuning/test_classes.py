@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 import genlab
 from genlab.errors import ConfigError, LabelError
-from genlab.finetuning.classes import network_with_classes, with_classes
+from genlab.finetuning.class_tables.classes import network_with_classes, with_classes
+from genlab.finetuning.class_tables.origins import ClassOrigin, class_origins
 from genlab.finetuning.layouts import layout_of
-from genlab.finetuning.origins import ClassOrigin, class_origins
 from genlab.generators import AutoregressiveGenerator, DiffusionGenerator, GanGenerator, Generator
 from genlab.generators.discriminator import Calibration, GanDiscriminator
 from genlab.generators.families import read_generator

@@ -22,8 +22,8 @@ from genlab.finetuning.copying import (
     TrainingImages,
     pixel_rows,
 )
-from genlab.training.preview import Preview
-from genlab.training.state import Progress
+from genlab.training.loop.preview import Preview
+from genlab.training.loop.state import Progress
 
 PROGRESS = Progress(step=10, images=320)
 

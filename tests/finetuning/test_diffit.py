@@ -12,7 +12,7 @@ from genlab.errors import ConfigError
 from genlab.finetuning.layouts import layout_of
 from genlab.finetuning.methods.diffit import DiffFit
 from genlab.finetuning.methods.norms import NormTuning
-from genlab.finetuning.scales import scale_name
+from genlab.finetuning.methods.scales import scale_name
 from genlab.networks.biggan import BigGANGenerator
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"

@@ -37,8 +37,8 @@ from genlab.finetuning.run import FinetuneRun, open_run
 from genlab.finetuning.trainer import FinetuneTrainer
 from genlab.generators import DiffusionGenerator
 from genlab.generators.autoregressive import AutoregressiveGenerator
-from genlab.generators.encoding import encode_dataset
 from genlab.networks import DiT, GatedPixelCNN
+from genlab.runs.encoding import encode_dataset
 from genlab.training.export import Choice, export
 from genlab.training.run import Run
 

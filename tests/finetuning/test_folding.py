@@ -9,13 +9,13 @@ from torch.nn import functional as F
 from tunable_networks import BUILDERS, TRANSFORMERS, OwnNetwork, build, call
 
 from genlab.errors import ConfigError
-from genlab.finetuning.affine import switch_on_affine, switched_on
-from genlab.finetuning.folding import fold
 from genlab.finetuning.layouts import LAYOUTS, layout_of
+from genlab.finetuning.methods.affine import switch_on_affine, switched_on
 from genlab.finetuning.methods.bitfit import BitFit
 from genlab.finetuning.methods.diffit import DiffFit
+from genlab.finetuning.methods.folding import fold
 from genlab.finetuning.methods.norms import NormTuning
-from genlab.finetuning.scales import held_scale
+from genlab.finetuning.methods.scales import held_scale
 from genlab.networks.layout import Branch, Layout, ModulatedNorm, Rows, build_layout
 from genlab.registry import class_path
 

@@ -25,7 +25,7 @@ from genlab.finetuning.forgetting import Forgetting
 from genlab.generators import DiffusionGenerator
 from genlab.generators.base import Generator
 from genlab.networks import DiT
-from genlab.training.batches import DataFacts
+from genlab.training.loop.batches import DataFacts
 
 BAG = 8
 

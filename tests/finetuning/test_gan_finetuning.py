@@ -26,11 +26,11 @@ from genlab.generators.gan import GanGenerator
 from genlab.networks.biggan import BigGANDiscriminator, BigGANGenerator
 from genlab.networks.biggan_deep import BigGANDeepDiscriminator
 from genlab.networks.conditional_gan import ConditionalDiscriminator
-from genlab.networks.gan_layers import Statistics
-from genlab.networks.spectral_norm import SpectralNorm
+from genlab.networks.layers.gan_layers import Statistics
+from genlab.networks.layers.spectral_norm import SpectralNorm
 from genlab.training.export import Choice, export
-from genlab.training.gan.objective import frozen
-from genlab.training.stop import StopRequest
+from genlab.training.loop.stop import StopRequest
+from genlab.training.objectives.gan.objective import frozen
 
 NAMES = ("shirt", "shoe", "bag")
 

@@ -29,7 +29,7 @@ from genlab.finetuning.methods.peft_method import (
 )
 from genlab.networks.biggan import BigGANGenerator
 from genlab.networks.dit import DiT_XL_2
-from genlab.networks.spectral_norm import remove_spectral_norm
+from genlab.networks.layers.spectral_norm import remove_spectral_norm
 
 TARGETS = {"own": "convolution"}
 """Networks without attention -> what LoRA adapts in them."""

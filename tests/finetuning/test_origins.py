@@ -8,7 +8,7 @@ import pytest
 
 import genlab
 from genlab.errors import ConfigError, LabelError
-from genlab.finetuning.origins import ClassOrigin, class_origins, nearest_class
+from genlab.finetuning.class_tables.origins import ClassOrigin, class_origins, nearest_class
 from genlab.generators import Generator
 
 CIFAR = [

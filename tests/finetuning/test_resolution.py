@@ -10,8 +10,8 @@ from torch import Tensor
 
 import genlab
 from genlab.errors import ConfigError
-from genlab.finetuning.classes import with_classes
-from genlab.finetuning.resolution import with_resolution
+from genlab.finetuning.class_tables.classes import with_classes
+from genlab.finetuning.class_tables.resolution import with_resolution
 from genlab.generators import DiffusionGenerator
 from genlab.generators.families import read_generator
 from genlab.networks import DiT

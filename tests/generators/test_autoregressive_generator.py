@@ -12,7 +12,7 @@ from torch import Tensor
 import genlab
 from genlab.data.dataset import ImageDataset
 from genlab.data.pixels import from_uint8
-from genlab.data.writers import write_npz
+from genlab.data.writing.writers import write_npz
 from genlab.errors import CheckpointError, ConfigError, LabelError, UnknownNameError
 from genlab.eval.config import EvalConfig
 from genlab.eval.evaluate import evaluate

@@ -15,7 +15,7 @@ from torch import nn
 import genlab
 from genlab import DiffusionGenerator
 from genlab.errors import CheckpointError
-from genlab.generators.claims import LARGEST, build_empty, check_config
+from genlab.saving.claims import LARGEST, build_empty, check_config
 
 SECONDS = 10
 MEGABYTES = 500
@@ -143,7 +143,7 @@ def test_names_from_files_are_printable(model: Path, shared: Path) -> None:
 
 def test_honest_networks_stay_far_below_the_bound(tiny_generator: DiffusionGenerator) -> None:
     """Half the parts allowed are not needed by any network of ours, tiny or not."""
-    from genlab.generators import claims
+    from genlab.saving import claims
 
     made = 0
 

@@ -15,7 +15,7 @@ import genlab
 from genlab.cli import main
 from genlab.data.pixels import to_uint8
 from genlab.errors import CheckpointError, ConfigError
-from genlab.generators.calibration import calibrate, fit
+from genlab.generators.analysis.calibration import calibrate, fit
 from genlab.generators.discriminator import Calibration, GanDiscriminator
 from genlab.generators.gan import GanGenerator
 from genlab.networks.biggan import BigGANDiscriminator

@@ -25,7 +25,7 @@ from genlab.generators.editing import (
     invert,
 )
 from genlab.networks import ADMUNet, SongUNet
-from genlab.samplers.edit import Edit
+from genlab.samplers.editing.options import Edit
 
 IMAGES = torch.linspace(-1, 1, 3 * 64).reshape(3, 1, 8, 8)
 MASK = torch.zeros(8, 8, dtype=torch.bool)

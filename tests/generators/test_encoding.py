@@ -12,12 +12,12 @@ import torch
 from tiny_autoencoder import tiny_deterministic, tiny_kl
 
 from genlab.data.dataset import ImageDataset
-from genlab.data.latents import LatentDataset, draw_latents, is_latents, read_facts
 from genlab.data.pixels import from_uint8
+from genlab.data.sources.latents import LatentDataset, draw_latents, is_latents, read_facts
 from genlab.errors import ConfigError, DataError, OutputError
 from genlab.generators.autoencoder import Autoencoder
-from genlab.generators.encoding import encode_dataset
-from genlab.generators.processes import Processes
+from genlab.runs.encoding import encode_dataset
+from genlab.runs.processes import Processes
 
 OPTIONS: dict[str, Any] = {"image_size": 16, "fit": "resize"}
 

@@ -13,7 +13,7 @@ import genlab
 from genlab import DiffusionGenerator
 from genlab.cli import main
 from genlab.data.pixels import from_uint8, to_uint8
-from genlab.data.writers import write_npz
+from genlab.data.writing.writers import write_npz
 from genlab.diffusion.discrete import Discrete
 from genlab.errors import ConfigError
 from genlab.networks import ADMUNet

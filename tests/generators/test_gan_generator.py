@@ -15,7 +15,7 @@ from genlab.generators.gan import GanGenerator
 from genlab.networks.biggan import BigGANGenerator
 from genlab.networks.biggan_deep_hf import BigGANDeepHF
 from genlab.networks.conditional_gan import ConditionalGenerator
-from genlab.networks.spectral_norm import SpectralNorm
+from genlab.networks.layers.spectral_norm import SpectralNorm
 
 SEEDS = [3, 141, 59, 2**40]
 STANDING = {"truncation": 0.5, "statistics": {"standing": 3, "batch_size": 5}}

@@ -14,9 +14,9 @@ import genlab
 from genlab import DiffusionGenerator, Generator
 from genlab.diffusion.preconditioning import IDDPM
 from genlab.errors import CheckpointError, OutputError
-from genlab.generators.folder import write_folder
 from genlab.generators.noisy_classifier import NoisyClassifier
 from genlab.networks import ClassifierCNN, DhariwalUNet
+from genlab.saving.folder import write_folder
 
 FEW = {"schedule": {"num_steps": 3}}
 WEIGHTS = Path("network") / "diffusion_pytorch_model.safetensors"

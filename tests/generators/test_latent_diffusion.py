@@ -16,9 +16,9 @@ from genlab import DiffusionGenerator, GenLabPipeline
 from genlab.diffusion.preconditioning import EDM
 from genlab.errors import CheckpointError, ConfigError
 from genlab.generators.autoencoder import Autoencoder
-from genlab.generators.drawing import draw_samples
-from genlab.generators.plan import SamplePlan
 from genlab.networks import SongUNet
+from genlab.runs.drawing import draw_samples
+from genlab.runs.plan import SamplePlan
 from genlab.samplers.base import Step
 
 SEEDS = [3, 1, 4]

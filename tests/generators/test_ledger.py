@@ -22,10 +22,10 @@ from genlab import DiffusionGenerator
 from genlab.data.pixels import to_uint8
 from genlab.errors import OutputError, SamplingError
 from genlab.files import write_text
-from genlab.generators.drawing import draw_samples
-from genlab.generators.ledger import SampleLedger
-from genlab.generators.plan import SamplePlan
-from genlab.generators.processes import Processes
+from genlab.runs.drawing import draw_samples
+from genlab.runs.ledger import SampleLedger
+from genlab.runs.plan import SamplePlan
+from genlab.runs.processes import Processes
 from genlab.samplers.sampler import Sampler
 
 SAMPLER = Sampler.from_config({"schedule": {"num_steps": 2}})
@@ -420,7 +420,7 @@ LIMITED = """
 import resource, signal, sys
 from pathlib import Path
 import numpy as np
-from genlab.data import writers
+from genlab.data.writing import writers
 from genlab.errors import OutputError
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))

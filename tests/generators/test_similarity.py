@@ -8,7 +8,7 @@ import torch
 from genlab import DiffusionGenerator
 from genlab.diffusion.preconditioning import EDM
 from genlab.errors import ConfigError
-from genlab.generators.similarity import BAND, Similarity, cosine, stitch_similarity
+from genlab.generators.analysis.similarity import BAND, Similarity, cosine, stitch_similarity
 from genlab.samplers.stitching import acting
 
 FEW = {"schedule": {"num_steps": 4}}

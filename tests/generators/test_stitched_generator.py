@@ -31,10 +31,10 @@ from genlab.generators.costs import (
     to_plain,
     together,
 )
-from genlab.generators.drawing import draw_samples
-from genlab.generators.placing import place
-from genlab.generators.plan import SamplePlan
 from genlab.networks import SongUNet
+from genlab.runs.drawing import draw_samples
+from genlab.runs.placing import place
+from genlab.runs.plan import SamplePlan
 from genlab.samplers.guidance.base import Guidance, GuidanceOptions
 from genlab.samplers.sampler import Sampler
 from genlab.samplers.schedules.karras import Karras

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from genlab.errors import CheckpointError
-from genlab.generators.weight_files import WEIGHTS, read_shapes, read_tensors, weight_files
+from genlab.saving.weight_files import WEIGHTS, read_shapes, read_tensors, weight_files
 
 TYPES = [
     torch.float64,

@@ -23,10 +23,10 @@ from genlab.diffusion.variational import (
 )
 from genlab.generators import DiffusionGenerator
 from genlab.generators.noisy_classifier import NoisyClassifier
-from genlab.networks.layers import time_features
+from genlab.networks.layers.edm_layers import time_features
 from genlab.samplers.base import Grid
+from genlab.samplers.editing.inversion import ddim_latents
 from genlab.samplers.guidance.classifier import class_gradient
-from genlab.samplers.inversion import ddim_latents
 from genlab.samplers.loop import sample_steps
 from genlab.samplers.sampler import Sampler
 

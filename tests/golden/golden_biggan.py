@@ -12,13 +12,13 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import genlab
-from genlab.checkpoints.biggan import read_discriminator
+from genlab.checkpoints.readers.biggan import read_discriminator
 from genlab.diffusion.noise import NoiseStream
 from genlab.generators.gan import GanGenerator
-from genlab.networks.gan_layers import SelfAttention
-from genlab.networks.spectral_norm import fold
-from genlab.networks.standing import begin_standing, normalizations
-from genlab.samplers.gan import truncated_normal
+from genlab.networks.layers.gan_layers import SelfAttention
+from genlab.networks.layers.spectral_norm import fold
+from genlab.networks.layers.standing_statistics import begin_standing, normalizations
+from genlab.samplers.gan.sampler import truncated_normal
 
 WEIGHTS = "weights.safetensors"
 

@@ -14,7 +14,7 @@ from golden_told import Told, shared
 from torch import Tensor
 
 import genlab
-from genlab.checkpoints.diffusers_schedulers import ReplacedSchedulerWarning
+from genlab.checkpoints.readers.diffusers_schedulers import ReplacedSchedulerWarning
 from genlab.diffusion.condition import NULL_CLASS, Condition
 from genlab.diffusion.denoiser import Denoiser, Prediction
 from genlab.generators import DiffusionGenerator

@@ -13,9 +13,9 @@ from genlab.diffusion.condition import Condition
 from genlab.diffusion.denoiser import ConditionedDenoiser, Denoiser, StepInfo
 from genlab.diffusion.discrete import Discrete, betas
 from genlab.samplers.base import Grid, Solver, SolverStep, StepResult
-from genlab.samplers.edit import Edit
-from genlab.samplers.editing import KeepKnown, edited_grid
-from genlab.samplers.inversion import ArrivingDDIM, NoDraws, invert
+from genlab.samplers.editing.inversion import ArrivingDDIM, NoDraws, invert
+from genlab.samplers.editing.options import Edit
+from genlab.samplers.editing.runs import KeepKnown, edited_grid
 from genlab.samplers.loop import solve
 from genlab.samplers.schedules.timesteps import Timesteps
 from genlab.samplers.solvers.ddim import DDIM

@@ -15,12 +15,12 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import genlab
-from genlab.checkpoints.diffusers_dit import to_diffusers
+from genlab.checkpoints.readers.diffusers_dit import to_diffusers
 from genlab.finetuning.layouts import LAYOUTS, layout_of
 from genlab.finetuning.methods.base import Method
 from genlab.finetuning.methods.bitfit import BitFit
 from genlab.finetuning.methods.diffit import DiffFit
-from genlab.finetuning.scales import scale_name
+from genlab.finetuning.methods.scales import scale_name
 from genlab.networks.dit import DiT_XL_2
 from genlab.networks.layout import Branch, Layout
 from genlab.registry import class_path

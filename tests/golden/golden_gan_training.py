@@ -14,17 +14,17 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import genlab
-from genlab.checkpoints.biggan import read_discriminator
+from genlab.checkpoints.readers.biggan import read_discriminator
 from genlab.networks.gan_base import GeneratorNetwork
-from genlab.training.batches import DataFacts, Share
 from genlab.training.config import EmaConfig, OptimizerConfig, ScheduleConfig, TrainConfig
-from genlab.training.ema import HalfLifeAverage
-from genlab.training.gan.losses import LOSSES
-from genlab.training.gan.objective import DISCRIMINATOR, GENERATOR, GanObjective
-from genlab.training.gan.regularizers import add_orthogonal_gradients
-from genlab.training.models import Models
-from genlab.training.objective import Loss
-from genlab.training.updates import Updates
+from genlab.training.loop.batches import DataFacts, Share
+from genlab.training.loop.ema import HalfLifeAverage
+from genlab.training.loop.models import Models
+from genlab.training.loop.updates import Updates
+from genlab.training.objectives.base import Loss
+from genlab.training.objectives.gan.losses import LOSSES
+from genlab.training.objectives.gan.objective import DISCRIMINATOR, GENERATOR, GanObjective
+from genlab.training.objectives.gan.regularizers import add_orthogonal_gradients
 
 OFFICIAL_LOSSES = {"hinge": "hinge", "dcgan": "non-saturating"}
 BATCH = 8

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 import genlab
 from genlab.generators import AutoregressiveGenerator
-from genlab.networks.categorical import from_levels
+from genlab.networks.layers.categorical import from_levels
 
 MASKED = {"layers.0.vert_stack.weight": 2, "layers.0.horiz_stack.weight": 3}
 """Officially these weights hold a last row or column that every forward pass zeroes in place, and

@@ -7,7 +7,7 @@ import torch
 from golden_cases import Run
 from torch import Tensor
 
-from genlab.training.ema import PowerAverage, gamma_of, sigma_rel_of
+from genlab.training.loop.ema import PowerAverage, gamma_of, sigma_rel_of
 from genlab.training.posthoc import EDM2, Profile, coefficients, distance, rebuild
 
 

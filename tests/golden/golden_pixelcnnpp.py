@@ -14,7 +14,7 @@ from torch import Tensor
 
 import genlab
 from genlab.generators import AutoregressiveGenerator
-from genlab.networks.logistic_mixture import LogisticMixture
+from genlab.networks.layers.logistic_mixture import LogisticMixture
 from genlab.samplers.autoregressive.base import DECODERS, Canvas, PixelModel
 
 FLOAT64 = 1e-9

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from genlab.checkpoints.edm_config import parse
+from genlab.checkpoints.readers.edm_config import parse
 from genlab.diffusion.preconditioning import IDDPM
 from genlab.networks import DhariwalUNet, SongUNet
 

@@ -15,7 +15,7 @@ from genlab.finetuning.config import FinetuneConfig
 from genlab.finetuning.objective import FinetuneObjective
 from genlab.generators import DiffusionGenerator, Generator
 from genlab.networks import DiT
-from genlab.training.batches import DataFacts
+from genlab.training.loop.batches import DataFacts
 
 FEW = {"schedule": {"num_steps": 2}}
 

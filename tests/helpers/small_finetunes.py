@@ -17,7 +17,7 @@ from genlab.config import load, preset_names
 from genlab.data.dataset import ImageDataset
 from genlab.finetuning.config import FinetuneConfig
 from genlab.finetuning.trainer import FinetuneTrainer
-from genlab.training.state import states
+from genlab.training.loop.state import states
 
 BASE = "dit-fmnist-s"
 

@@ -16,8 +16,8 @@ from genlab.config import load
 from genlab.data.dataset import ImageDataset
 from genlab.errors import TrainingError
 from genlab.training.config import TrainConfig
-from genlab.training.loop import Outcome, Trainer
-from genlab.training.state import Progress, states
+from genlab.training.loop.loop import Outcome, Trainer
+from genlab.training.loop.state import Progress, states
 
 TINY = """
 data: {image_size: 16, fit: resize}

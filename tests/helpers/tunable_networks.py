@@ -11,7 +11,7 @@ from diffusers import DiTTransformer2DModel
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from genlab.data.idx import read_idx
+from genlab.data.sources.idx import read_idx
 from genlab.finetuning.layouts import LAYOUTS
 from genlab.networks import DhariwalUNet, DiT, SongUNet
 from genlab.networks.adm_unet import ADMUNet

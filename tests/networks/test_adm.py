@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from genlab.errors import ConfigError, LabelError
-from genlab.networks.adm_blocks import attend
 from genlab.networks.adm_unet import ADMUNet
+from genlab.networks.layers.adm_blocks import attend
 from genlab.networks.noisy_classifier import POOLS, ADMClassifier
 
 TINY: dict[str, Any] = {

@@ -14,7 +14,7 @@ from genlab.networks.biggan import BigGANDiscriminator, BigGANGenerator
 from genlab.networks.biggan_deep import BigGANDeepDiscriminator, BigGANDeepGenerator
 from genlab.networks.biggan_deep_hf import BigGANDeepHF, IndexedBatchNorm
 from genlab.networks.gan_base import GeneratorNetwork
-from genlab.networks.gan_layers import MOMENTUM, BatchNorm, SelfAttention
+from genlab.networks.layers.gan_layers import MOMENTUM, BatchNorm, SelfAttention
 
 TINY: dict[str, Any] = {"img_resolution": 32, "num_classes": 3, "channels": 4}
 HF_TINY: dict[str, Any] = {

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from genlab.networks.class_embedding import look_up, mix_rows
+from genlab.networks.layers.class_embedding import look_up, mix_rows
 
 K = 5
 LABELS = torch.tensor([3, -1, 0, 4, 3])

@@ -9,8 +9,8 @@ from torch import Tensor
 from genlab.data.dataset import ImageDataset
 from genlab.data.pixels import from_uint8
 from genlab.errors import ConfigError, LabelError
-from genlab.networks.categorical import Categorical, from_levels, to_levels
 from genlab.networks.gated_pixelcnn import GatedPixelCNN
+from genlab.networks.layers.categorical import Categorical, from_levels, to_levels
 
 
 def network(label_dim: int = 3, num_levels: int = 256) -> GatedPixelCNN:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from genlab.networks.layers import (
+from genlab.networks.layers.edm_layers import (
     GELU_PIECE,
     Conv2d,
     DownAfterConv2d,

@@ -14,7 +14,7 @@ from genlab.networks.diffusers_unet import DiffusersUNet
 from genlab.networks.dit import DiT, DiT_XL_2
 from genlab.networks.gan_base import DiscriminatorNetwork, GeneratorNetwork
 from genlab.networks.layout import GROUPS, Layout
-from genlab.training.objective import NETWORKS
+from genlab.training.objectives.base import NETWORKS
 
 K = 3
 UNET: dict[str, Any] = {

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from genlab.errors import ConfigError
-from genlab.networks.logistic_mixture import MIN_LOG_SCALE, LogisticMixture
+from genlab.networks.layers.logistic_mixture import MIN_LOG_SCALE, LogisticMixture
 
 GREY = LogisticMixture(channels=1, num_mixtures=4)
 COLOUR = LogisticMixture(channels=3, num_mixtures=4)

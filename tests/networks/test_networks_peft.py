@@ -19,7 +19,7 @@ from genlab.errors import ConfigError
 from genlab.networks import GatedPixelCNN, SongUNet
 from genlab.networks.base import DiffusionNetwork, Network
 from genlab.networks.gan_base import DiscriminatorNetwork, GeneratorNetwork
-from genlab.networks.spectral_norm import SpectralNorm, remove_spectral_norm
+from genlab.networks.layers.spectral_norm import SpectralNorm, remove_spectral_norm
 
 PLAIN = (nn.Linear, nn.Conv2d, nn.Conv1d, nn.Embedding)
 NETWORKS: dict[str, Callable[[], Network]] = {

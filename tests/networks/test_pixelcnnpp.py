@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from genlab.errors import ConfigError, LabelError
+from genlab.networks.layers.weight_norm import WeightNorm
 from genlab.networks.pixelcnnpp import PixelCNNPP
-from genlab.networks.weight_norm import WeightNorm
 
 
 def tiny(**options: int) -> PixelCNNPP:

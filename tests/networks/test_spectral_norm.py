@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from genlab import compute
-from genlab.networks.spectral_norm import (
+from genlab.networks.layers.spectral_norm import (
     PairedConv2d,
     PairedLinear,
     SpectralConv2d,

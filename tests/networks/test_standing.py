@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from genlab.networks.biggan import BigGANGenerator
-from genlab.networks.gan_layers import BatchNorm
-from genlab.networks.standing import (
+from genlab.networks.layers.gan_layers import BatchNorm
+from genlab.networks.layers.standing_statistics import (
     begin_standing,
     by_batch,
     end_standing,

@@ -8,7 +8,8 @@ import torch
 from torch.nn import functional as F
 
 from genlab.compute import choose
-from genlab.networks import SongUNet, winograd
+from genlab.networks import SongUNet
+from genlab.networks.kernels import winograd
 
 
 def problem(

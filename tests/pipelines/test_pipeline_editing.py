@@ -12,7 +12,7 @@ from genlab import DiffusionGenerator
 from genlab.data.pixels import from_uint8
 from genlab.errors import ConfigError
 from genlab.generators.editing import edit, inpaint, interpolate, invert
-from genlab.samplers.interpolation import slerp
+from genlab.samplers.editing.interpolation import slerp
 
 PIXELS = np.random.default_rng(1).integers(0, 256, (2, 8, 8), dtype=np.uint8)
 IMAGES = from_uint8(torch.from_numpy(PIXELS))[:, None]

@@ -18,9 +18,9 @@ from genlab.diffusion.noise import NoiseStream
 from genlab.diffusion.preconditioned import PreconditionedDenoiser
 from genlab.errors import ConfigError
 from genlab.samplers.base import SOLVERS, Grid
+from genlab.samplers.editing.inversion import ddim_latents
 from genlab.samplers.guidance.base import GUIDANCE
 from genlab.samplers.guidance.classifier import ClassifierGuidance, class_gradient
-from genlab.samplers.inversion import ddim_latents
 from genlab.samplers.loop import sample_steps
 from genlab.samplers.sampler import Sampler
 from genlab.samplers.solvers.ddpm import DDPM

@@ -27,11 +27,11 @@ from genlab.generators import DiffusionGenerator
 from genlab.generators.noisy_classifier import NoisyClassifier
 from genlab.networks import ADMClassifier, DiT, SongUNet
 from genlab.samplers.base import SolverStep
+from genlab.samplers.editing.inversion import invert
 from genlab.samplers.guidance.annealing import cads_gamma
 from genlab.samplers.guidance.base import Guidance
 from genlab.samplers.guidance.cads import CADS, anneal_embedding
 from genlab.samplers.guidance.classifier_free import ClassifierFree, ClassifierFreeDenoiser
-from genlab.samplers.inversion import invert
 from genlab.samplers.loop import sample_steps
 from genlab.samplers.sampler import Sampler
 from genlab.samplers.solvers.heun import Heun

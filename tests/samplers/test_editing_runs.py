@@ -15,9 +15,9 @@ from genlab.diffusion.noise_levels import NoiseLevels
 from genlab.diffusion.preconditioning import EDM, VE, VP
 from genlab.errors import ConfigError
 from genlab.samplers.base import Grid
-from genlab.samplers.edit import Edit
-from genlab.samplers.editing import begin_at, edit_steps, go_back, level_of_time
-from genlab.samplers.interpolation import NoiseBetween, slerp
+from genlab.samplers.editing.interpolation import NoiseBetween, slerp
+from genlab.samplers.editing.options import Edit
+from genlab.samplers.editing.runs import begin_at, edit_steps, go_back, level_of_time
 from genlab.samplers.loop import sample_steps
 from genlab.samplers.sampler import Sampler
 from genlab.samplers.schedules.karras import Karras

@@ -15,7 +15,7 @@ from genlab.diffusion.ideal import GaussianMixtureDenoiser
 from genlab.diffusion.noise import NoiseStream
 from genlab.errors import ConfigError
 from genlab.samplers.base import SCHEDULES
-from genlab.samplers.inversion import invert
+from genlab.samplers.editing.inversion import invert
 from genlab.samplers.solvers.flow import FlowODE
 from genlab.samplers.solvers.flow_sde import DIFFUSIONS
 

@@ -10,7 +10,7 @@ from scipy import stats  # type: ignore[import-untyped]
 from genlab import config
 from genlab.diffusion.noise import NoiseStream
 from genlab.errors import ConfigError
-from genlab.samplers.gan import (
+from genlab.samplers.gan.sampler import (
     GanConfig,
     GanSampler,
     StatisticsConfig,

@@ -12,7 +12,7 @@ from genlab.diffusion.condition import Condition
 from genlab.diffusion.noise import NoiseStream
 from genlab.errors import ConfigError
 from genlab.samplers.base import SOLVERS, Grid, Solver
-from genlab.samplers.inversion import invert_images
+from genlab.samplers.editing.inversion import invert_images
 from genlab.samplers.loop import solve
 from genlab.samplers.schedules.karras import Karras
 from genlab.samplers.solvers.ddim import DDIM

@@ -20,7 +20,7 @@ from genlab.errors import ConfigError
 from genlab.generators.discriminator import GanDiscriminator
 from genlab.generators.gan import GanGenerator
 from genlab.networks.conditional_gan import ConditionalDiscriminator, ConditionalGenerator
-from genlab.samplers.langevin import reflect
+from genlab.samplers.gan.langevin import reflect
 
 SEEDS = range(1500)
 

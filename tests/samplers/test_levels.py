@@ -9,8 +9,8 @@ from torch import Tensor
 from genlab.diffusion.noise import NoiseStream
 from genlab.errors import ConfigError
 from genlab.networks.autoregressive import PixelDistribution
-from genlab.networks.categorical import Categorical, from_levels
-from genlab.networks.logistic_mixture import LogisticMixture
+from genlab.networks.layers.categorical import Categorical, from_levels
+from genlab.networks.layers.logistic_mixture import LogisticMixture
 from genlab.samplers.autoregressive.base import PixelSampler
 from genlab.samplers.autoregressive.levels import ByLevels, nucleus
 

@@ -15,11 +15,11 @@ from genlab.diffusion.noise import NoiseStream
 from genlab.errors import ConfigError
 from genlab.generators.base import Generator
 from genlab.generators.discriminator import GanDiscriminator
-from genlab.generators.drawing import draw_samples
 from genlab.generators.gan import GanGenerator
-from genlab.generators.plan import SamplePlan
 from genlab.networks.conditional_gan import ConditionalDiscriminator, ConditionalGenerator
-from genlab.samplers.rejection import Rejection, Threshold
+from genlab.runs.drawing import draw_samples
+from genlab.runs.plan import SamplePlan
+from genlab.samplers.gan.rejection import Rejection, Threshold
 from genlab.samplers.tallies import add_up, with_rates
 
 SEEDS = range(5000, 7000)

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from genlab import DiffusionGenerator, config
 from genlab.cli import main
 from genlab.errors import ConfigError
-from genlab.generators.sample_config import SampleConfig
+from genlab.runs.config import SampleConfig
 from genlab.samplers.guidance.classifier_free import ClassifierFree
 from genlab.samplers.registries import GUIDANCE
 from genlab.samplers.sampler import Sampler

@@ -9,14 +9,14 @@ from tiny_runs import train, write_config, write_slice
 
 from genlab.cli import main
 from genlab.errors import ConfigError, TrainingError
-from genlab.generators.calibration import calibrate
+from genlab.generators.analysis.calibration import calibrate
 from genlab.generators.discriminator import GanDiscriminator
 from genlab.generators.gan import GanGenerator
-from genlab.training.batches import Batches
 from genlab.training.export import Choice, make_product
-from genlab.training.gan.export import export_discriminator
+from genlab.training.loop.batches import Batches
+from genlab.training.loop.state import load_state, states
+from genlab.training.objectives.gan.export import export_discriminator
 from genlab.training.run import Run
-from genlab.training.state import load_state, states
 
 CGAN = """
 data: {path: PATH, image_size: 8, fit: resize}

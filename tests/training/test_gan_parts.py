@@ -10,12 +10,16 @@ from torch import Tensor, nn
 
 from genlab.errors import ConfigError, GenLabError
 from genlab.networks.conditional_gan import ConditionalDiscriminator
-from genlab.training.gan.collapse import CollapseWarning, CollapseWatch
-from genlab.training.gan.diffaugment import TRANSFORMATIONS, DiffAugment
-from genlab.training.gan.losses import LOSSES, AdversarialLoss, feature_matching
-from genlab.training.gan.objective import GanObjective, features, frozen
-from genlab.training.gan.regularizers import History, add_orthogonal_gradients, orthogonal_gradient
-from genlab.training.objective import Trouble
+from genlab.training.objectives.base import Trouble
+from genlab.training.objectives.gan.collapse import CollapseWarning, CollapseWatch
+from genlab.training.objectives.gan.diffaugment import TRANSFORMATIONS, DiffAugment
+from genlab.training.objectives.gan.losses import LOSSES, AdversarialLoss, feature_matching
+from genlab.training.objectives.gan.objective import GanObjective, features, frozen
+from genlab.training.objectives.gan.regularizers import (
+    History,
+    add_orthogonal_gradients,
+    orthogonal_gradient,
+)
 
 
 def seeded(seed: int = 0) -> torch.Generator:

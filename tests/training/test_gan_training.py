@@ -30,12 +30,12 @@ from genlab.errors import ConfigError, GenLabError, TrainingError
 from genlab.networks.conditional_gan import ConditionalDiscriminator, ConditionalGenerator
 from genlab.training.config import TrainConfig
 from genlab.training.export import Choice, export
-from genlab.training.gan.collapse import CollapseWarning
-from genlab.training.gan.objective import GanObjective
-from genlab.training.loop import Trainer
-from genlab.training.objective import Loss
+from genlab.training.loop.loop import Trainer
+from genlab.training.loop.state import load_state, states
+from genlab.training.objectives.base import Loss
+from genlab.training.objectives.gan.collapse import CollapseWarning
+from genlab.training.objectives.gan.objective import GanObjective
 from genlab.training.run import Run
-from genlab.training.state import load_state, states
 
 CGAN = """
 data: {path: PATH, image_size: 16, fit: resize}

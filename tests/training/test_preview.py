@@ -5,13 +5,13 @@ from typing import Any
 
 import pytest
 
-from genlab.data import pictures
+from genlab.data.writing import pictures
 from genlab.diffusion.discrete import Discrete
 from genlab.diffusion.preconditioning import EDM
 from genlab.generators import DiffusionGenerator
 from genlab.generators.noisy_classifier import NoisyClassifier
 from genlab.networks import ADMClassifier, SongUNet
-from genlab.training import preview
+from genlab.training.loop import preview
 
 
 def test_a_model_without_classes_is_shown_in_those_that_guide_it(

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from genlab.errors import ConfigError, DataError
-from genlab.training.candidates import FAMILIES, Candidate
-from genlab.training.choosing import (
+from genlab.training.recommend.candidates import FAMILIES, Candidate
+from genlab.training.recommend.choosing import (
     FEWEST_IMAGES,
     MOST_PASSES,
     Choice,
@@ -20,8 +20,8 @@ from genlab.training.choosing import (
     choose_size,
     make_plan,
 )
-from genlab.training.recommendation import describe, recommend
-from genlab.training.speed import Speed, measure_speed
+from genlab.training.recommend.recommendation import describe, recommend
+from genlab.training.recommend.speed import Speed, measure_speed
 
 FACTS = SetFacts(
     path="mine.zip", num_images=60_000, image_shape=(3, 32, 32), num_classes=10, used_classes=10
@@ -227,7 +227,7 @@ def test_nothing_is_measured_if_so_told(monkeypatch: pytest.MonkeyPatch) -> None
     def refuse(*args: object) -> None:
         raise AssertionError("it was measured")
 
-    monkeypatch.setattr("genlab.training.recommendation.measure_speed", refuse)
+    monkeypatch.setattr("genlab.training.recommend.recommendation.measure_speed", refuse)
     found = recommend(FACTS, Wish(), measured=False)
     assert (found.minutes, found.images_per_second, found.kimg) == (None, None, 250)
     assert found.reasons["duration_kimg"].startswith("not measured")

@@ -9,11 +9,11 @@ import torch
 
 from genlab.cli import main
 from genlab.config import load, preset_names
-from genlab.data.writers import write_npz
+from genlab.data.writing.writers import write_npz
 from genlab.errors import GenLabError
-from genlab.training.batches import DataFacts
 from genlab.training.config import TrainConfig
-from genlab.training.objective import build_objective
+from genlab.training.loop.batches import DataFacts
+from genlab.training.objectives.base import build_objective
 from genlab.training.rehearsal import rehearse
 
 
@@ -80,7 +80,7 @@ def test_a_sound_dry_run_builds_and_writes_nothing(
 
 
 def test_a_dry_run_knows_the_run_in_the_folder(images: str, tmp_path: Path) -> None:
-    from genlab.training.batches import Batches
+    from genlab.training.loop.batches import Batches
     from genlab.training.run import Run
 
     config = load(TrainConfig, "edm-fmnist", "train", [f"data.path={images}", *SMALL])

@@ -17,13 +17,13 @@ from genlab.data.pixels import from_uint8
 from genlab.diffusion.condition import Condition
 from genlab.errors import ConfigError
 from genlab.training.config import StoppingConfig
-from genlab.training.diffusion import DiffusionObjective
-from genlab.training.evaluation import Evaluation, Score, Subject
 from genlab.training.export import Choice, choose_weights
-from genlab.training.loop import Outcome, Trainer
+from genlab.training.loop.early_stopping import Stopper
+from genlab.training.loop.evaluation import Evaluation, Score, Subject
+from genlab.training.loop.loop import Outcome, Trainer
+from genlab.training.loop.snapshots import list_snapshots
+from genlab.training.objectives.diffusion import DiffusionObjective
 from genlab.training.run import Run
-from genlab.training.snapshots import list_snapshots
-from genlab.training.stopping import Stopper
 
 EVERY_STEP = ("output.snapshot_kimg=0.004",)
 

@@ -7,17 +7,17 @@ import pytest
 import torch
 
 from genlab.errors import CheckpointError, ConfigError, TrainingError
-from genlab.training.ema import (
+from genlab.training.loop.ema import (
     HalfLifeAverage,
     PowerAverage,
     WeightAverage,
     gamma_of,
     sigma_rel_of,
 )
+from genlab.training.loop.snapshots import list_snapshots, prune_snapshots, save_snapshots
+from genlab.training.loop.state import Progress
 from genlab.training.posthoc import RULES, Profile, coefficients, distance, reconstruct
 from genlab.training.run import Run
-from genlab.training.snapshots import list_snapshots, prune_snapshots, save_snapshots
-from genlab.training.state import Progress
 
 BATCH = 4
 

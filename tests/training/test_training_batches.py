@@ -7,9 +7,9 @@ import torch
 from tiny_runs import write_slice
 
 from genlab.errors import ConfigError, DataError
-from genlab.training.batches import Batches, EpochOrder, Share
 from genlab.training.config import DataConfig
-from genlab.training.seeds import derive
+from genlab.training.loop.batches import Batches, EpochOrder, Share
+from genlab.training.loop.seeds import derive
 
 
 def test_every_epoch_has_every_image_once() -> None:

@@ -21,12 +21,12 @@ from tiny_runs import (
 )
 
 from genlab.cli import main
-from genlab.data.jitter import random_flip, random_shift
+from genlab.data.augment.jitter import random_flip, random_shift
 from genlab.errors import ConfigError, DataError, OutputError
 from genlab.networks import ClassifierCNN
-from genlab.training.classification import ClassifierObjective
 from genlab.training.export import Choice, export
-from genlab.training.loop import Trainer
+from genlab.training.loop.loop import Trainer
+from genlab.training.objectives.classification import ClassifierObjective
 from genlab.training.run import Run
 
 TINY = """

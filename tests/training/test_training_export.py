@@ -11,9 +11,9 @@ from tiny_runs import train, write_config, write_slice
 import genlab
 from genlab.errors import ConfigError, GenLabError, TrainingError
 from genlab.training.export import Choice, export
+from genlab.training.loop.snapshots import list_snapshots
+from genlab.training.loop.state import states
 from genlab.training.run import Run
-from genlab.training.snapshots import list_snapshots
-from genlab.training.state import states
 
 
 @pytest.fixture(scope="module")

@@ -11,9 +11,9 @@ import genlab
 from genlab import DiffusionGenerator
 from genlab.data.dataset import ImageDataset
 from genlab.errors import ConfigError
-from genlab.generators.encoding import encode_dataset
+from genlab.runs.encoding import encode_dataset
 from genlab.training.export import Choice, export
-from genlab.training.loop import Trainer
+from genlab.training.loop.loop import Trainer
 from genlab.training.run import Run
 
 

@@ -13,8 +13,8 @@ from genlab.data.pixels import from_uint8
 from genlab.errors import ConfigError
 from genlab.generators import AutoregressiveGenerator
 from genlab.training.export import Choice, export
-from genlab.training.likelihood import LikelihoodObjective
-from genlab.training.loop import Trainer
+from genlab.training.loop.loop import Trainer
+from genlab.training.objectives.likelihood import LikelihoodObjective
 from genlab.training.run import Run
 
 TINY = """

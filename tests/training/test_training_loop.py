@@ -21,10 +21,10 @@ from tiny_runs import (
 
 from genlab.errors import ConfigError, DataError, GenLabError, OutputError, TrainingError
 from genlab.training.config import OptimizerConfig
-from genlab.training.loop import Trainer
-from genlab.training.schedule import schedule_factor
-from genlab.training.snapshots import list_snapshots
-from genlab.training.state import Progress, load_state, states
+from genlab.training.loop.loop import Trainer
+from genlab.training.loop.schedule import schedule_factor
+from genlab.training.loop.snapshots import list_snapshots
+from genlab.training.loop.state import Progress, load_state, states
 
 
 @pytest.fixture(scope="module")

@@ -12,10 +12,10 @@ from tiny_runs import train, write_slice
 import genlab
 from genlab.checkpoints.classifiers import load_classifier
 from genlab.errors import CheckpointError, UnknownNameError
-from genlab.training.batches import DataFacts
 from genlab.training.export import Choice, export
-from genlab.training.noisy_classification import LEVELS, NoisyClassifierObjective
-from genlab.training.objective import build_objective
+from genlab.training.loop.batches import DataFacts
+from genlab.training.objectives.base import build_objective
+from genlab.training.objectives.noisy_classification import LEVELS, NoisyClassifierObjective
 from genlab.training.run import Run
 
 TINY = """

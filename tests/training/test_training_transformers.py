@@ -11,10 +11,10 @@ from genlab.config import load
 from genlab.diffusion.flow import Flow
 from genlab.generators import DiffusionGenerator
 from genlab.networks import DiT
-from genlab.training.batches import DataFacts
 from genlab.training.config import TrainConfig
 from genlab.training.export import Choice, export
-from genlab.training.objective import build_network, build_objective
+from genlab.training.loop.batches import DataFacts
+from genlab.training.objectives.base import build_network, build_objective
 from genlab.training.run import Run
 
 TINY = """

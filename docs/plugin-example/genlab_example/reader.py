@@ -7,7 +7,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from genlab import DiffusionGenerator
-from genlab.checkpoints.base import Config
+from genlab.checkpoints.readers.base import Config
 from genlab.checkpoints.weights import build_network, mentions, read_state_dict
 from genlab.diffusion.preconditioning import EDM
 from genlab.errors import CheckpointError, ConfigError
@@ -18,7 +18,7 @@ KEY = "example_unet"
 
 
 class ExampleReader:
-    """Reads such files; see `genlab.checkpoints.base.Reader`."""
+    """Reads such files; see `genlab.checkpoints.readers.base.Reader`."""
 
     def recognises(self, source: Path, config: Config | None) -> bool:
         """The key stands in the head of the file."""

@@ -18,14 +18,14 @@ from genlab.files import text_sha256
 from genlab.finetuning.adapters import peft_files
 from genlab.finetuning.adapters.facts import CURE, AdapterFacts, read_files
 from genlab.finetuning.adapters.folders import CARD, CONFIG, FACTS, TENSORS, is_adapter
-from genlab.finetuning.classes import with_classes
+from genlab.finetuning.class_tables.classes import with_classes
+from genlab.finetuning.class_tables.rebuilding import own_tensors, rebuild
+from genlab.finetuning.class_tables.resolution import with_resolution
 from genlab.finetuning.methods.base import METHODS, Method, Selection, check_same
 from genlab.finetuning.products import product_of
-from genlab.finetuning.rebuilding import own_tensors, rebuild
-from genlab.finetuning.resolution import with_resolution
-from genlab.generators.adapted import Adaptation, adaptation_of, mark
 from genlab.generators.base import Generator
-from genlab.generators.models import own_config, weights_sha256
+from genlab.saving.adapted import Adaptation, adaptation_of, mark
+from genlab.saving.models import own_config, weights_sha256
 
 MOST_LARGER = 16
 """Times that an adapter may enlarge the side of its base's images: positions are made for them."""

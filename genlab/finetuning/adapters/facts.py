@@ -11,7 +11,7 @@ from typing import Any
 from genlab.errors import MOST_TEXT, CheckpointError, ConfigError, GenLabError, nearest, printable
 from genlab.files import read_json_object, write_text
 from genlab.finetuning.adapters.folders import CONFIG, FACTS
-from genlab.finetuning.origins import ClassOrigin
+from genlab.finetuning.class_tables.origins import ClassOrigin
 
 MAX_CLASSES = 1_000_000
 CURE = "fetch it again"

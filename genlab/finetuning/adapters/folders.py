@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from genlab.checkpoints.bundled import bundled_names
-from genlab.checkpoints.zoo import entries, home
+from genlab.checkpoints.zoo.catalogue import entries, home
 from genlab.errors import CheckpointError, ConfigError, OutputError, UnknownNameError, nearest
 from genlab.files import read_json_object
-from genlab.generators.index import INDEX
+from genlab.saving.index import INDEX
 
 CONFIG = "adapter_config.json"
 TENSORS = "adapter_model.safetensors"

@@ -6,8 +6,8 @@ from genlab.finetuning.adapters.adapter import Adapter
 from genlab.finetuning.adapters.saving import USAGE
 from genlab.finetuning.methods.base import METHODS, Method
 from genlab.finetuning.objective import FinetuneObjective, describe_method
-from genlab.generators.adapted import adaptation_of, mark
 from genlab.generators.base import Generator
+from genlab.saving.adapted import adaptation_of, mark
 
 
 def merged(generator: Generator, card: str | None = None) -> Generator:

@@ -8,7 +8,7 @@ from genlab.files import atomic_path
 from genlab.finetuning.adapters.facts import AdapterFacts, write_facts
 from genlab.finetuning.adapters.folders import TENSORS
 from genlab.finetuning.methods.base import Method
-from genlab.training.state import save_tensors, writing
+from genlab.training.loop.state import save_tensors, writing
 
 USAGE = (
     "This folder is an adapter: it holds what was trained, and names the model that it belongs to. "

@@ -13,21 +13,21 @@ from torch import Tensor, nn
 from genlab.checkpoints.discriminators import load_discriminator
 from genlab.data.class_names import same_names
 from genlab.errors import ConfigError
-from genlab.finetuning.classes import network_with_classes
+from genlab.finetuning.class_tables.classes import network_with_classes
+from genlab.finetuning.class_tables.origins import ClassOrigin
 from genlab.finetuning.layouts import layout_of
-from genlab.finetuning.origins import ClassOrigin
 from genlab.generators.gan import GanGenerator
-from genlab.generators.models import own_config
 from genlab.networks.biggan import BigGANGenerator
 from genlab.networks.biggan_deep import BigGANDeepGenerator
 from genlab.networks.biggan_deep_hf import BigGANDeepHF
 from genlab.networks.conditional_gan import ConditionalGenerator
-from genlab.networks.gan_layers import Statistics
-from genlab.networks.spectral_norm import SpectralNorm
-from genlab.training.batches import DataFacts
-from genlab.training.gan.objective import DISCRIMINATOR, GENERATOR, GanObjective
-from genlab.training.objective import Loss, build_network
-from genlab.training.shared import plain
+from genlab.networks.layers.gan_layers import Statistics
+from genlab.networks.layers.spectral_norm import SpectralNorm
+from genlab.saving.models import own_config
+from genlab.training.loop.batches import DataFacts
+from genlab.training.objectives.base import Loss, build_network
+from genlab.training.objectives.gan.objective import DISCRIMINATOR, GENERATOR, GanObjective
+from genlab.training.objectives.shared import plain
 
 PATH = "path"
 

@@ -16,14 +16,14 @@ from torch import Tensor
 from genlab.data.labels import plain_name
 from genlab.diffusion.noise import NoiseStream
 from genlab.errors import LabelError
-from genlab.finetuning.classes import with_classes
+from genlab.finetuning.class_tables.classes import with_classes
+from genlab.finetuning.class_tables.origins import ClassOrigin, read_names
 from genlab.finetuning.gan.classifier import ImageClassifier
 from genlab.finetuning.gan.search import ClassSearch, FoundClass, RetargetConfig
 from genlab.finetuning.layouts import layout_of
-from genlab.finetuning.origins import ClassOrigin, read_names
 from genlab.generators.gan import GanGenerator
 from genlab.samplers.base import SamplerLike
-from genlab.samplers.gan import GanSampler
+from genlab.samplers.gan.sampler import GanSampler
 
 JUDGED_IMAGES = 256
 """Images of each class that `recognised` looks at."""

@@ -12,9 +12,9 @@ from PIL.Image import Image
 
 from genlab import __version__
 from genlab.config import to_yaml
-from genlab.data import pictures
 from genlab.data.pixels import to_uint8
-from genlab.data.writers import Pixels
+from genlab.data.writing import pictures
+from genlab.data.writing.writers import Pixels
 from genlab.errors import OutputError
 from genlab.files import write_text
 from genlab.finetuning.gan.retarget import Retargeted, draw_vectors

@@ -18,7 +18,7 @@ from genlab.errors import ConfigError, LabelError
 from genlab.finetuning.gan.classifier import ImageClassifier
 from genlab.generators.gan import GanGenerator
 from genlab.samplers.base import SamplerLike
-from genlab.samplers.gan import GanSampler
+from genlab.samplers.gan.sampler import GanSampler
 
 STARTS = ("top", "mean", "own")
 """Where the vector of a class may begin, see `RetargetConfig`."""

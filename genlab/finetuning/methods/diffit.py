@@ -6,9 +6,8 @@ from typing import Any
 from torch import nn
 
 from genlab.errors import ConfigError
-from genlab.finetuning.affine import switch_on_affine
-from genlab.finetuning.folding import fold
 from genlab.finetuning.layouts import layout_of
+from genlab.finetuning.methods.affine import switch_on_affine
 from genlab.finetuning.methods.base import (
     Method,
     check_blocks,
@@ -16,8 +15,9 @@ from genlab.finetuning.methods.base import (
     train_only,
     unfreeze,
 )
+from genlab.finetuning.methods.folding import fold
 from genlab.finetuning.methods.norms import affine_notes
-from genlab.finetuning.scales import add_scales, held_scale
+from genlab.finetuning.methods.scales import add_scales, held_scale
 
 
 @dataclass(frozen=True, kw_only=True)

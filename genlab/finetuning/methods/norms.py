@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from torch import nn
 
 from genlab.errors import ConfigError
-from genlab.finetuning.affine import switch_on_affine, switched_on
-from genlab.finetuning.folding import fold
 from genlab.finetuning.layouts import layout_of
+from genlab.finetuning.methods.affine import switch_on_affine, switched_on
 from genlab.finetuning.methods.base import Method, train_only, unfreeze
+from genlab.finetuning.methods.folding import fold
 from genlab.networks.layout import Layout
 
 

@@ -1,0 +1,1 @@
+"""Reference statistics: made once, kept, and found by name."""

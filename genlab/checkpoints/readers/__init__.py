@@ -1,0 +1,1 @@
+"""Readers of official checkpoints, one format each."""

@@ -1,0 +1,1 @@
+"""The zoo: official checkpoints by name, how they are fetched, and which are here."""

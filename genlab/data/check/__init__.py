@@ -1,0 +1,1 @@
+"""What a data set is like, and what stands in the way of training on it."""

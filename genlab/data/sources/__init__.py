@@ -1,0 +1,1 @@
+"""Where images are read from: folders, zips, idx files, npz, encoded latents."""

@@ -1,0 +1,1 @@
+"""Class tables of another size or other classes, made of a trained network."""

@@ -1,0 +1,1 @@
+"""Sampling runs: what they are to make, what is made of it, and where."""

@@ -1,0 +1,1 @@
+"""Objectives of training, one a family: networks, losses, and what comes out."""

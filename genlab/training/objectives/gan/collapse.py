@@ -1,0 +1,68 @@
+"""Sees that a GAN comes to nothing before the hours are spent."""
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from genlab.training.objectives.base import Trouble
+
+
+class CollapseWarning(UserWarning):
+    """The discriminator wins."""
+
+
+@dataclass
+class CollapseWatch:
+    """Gives a run up in which the discriminator has won for long: its generator learns no more.
+
+    Half-way there it warns.
+
+    Args:
+        loss: of the discriminator; below it, it has won.
+        even: its loss where it cannot tell made images from real ones.
+        patience_kimg: for how long, in thousands of images.
+    """
+
+    loss: float
+    even: float
+    patience_kimg: float
+
+    def __post_init__(self) -> None:
+        self._since: float | None = None
+        self._warned = False
+
+    def state_dict(self) -> dict[str, Any]:
+        """See `genlab.training.objectives.base.Watch`."""
+        return {"since": self._since, "warned": self._warned}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """See `genlab.training.objectives.base.Watch`."""
+        self._since, self._warned = state["since"], state["warned"]
+
+    def __call__(self, kimg: float, means: Mapping[str, float]) -> Trouble | None:
+        """See `genlab.training.objectives.base.Watch`."""
+        loss = means["discriminator"]
+        if loss >= self.loss:
+            self._since, self._warned = None, False
+            return None
+        self._since = kimg if self._since is None else self._since
+        lasted = kimg - self._since
+        what = (
+            f"the discriminator has won for {lasted:.3g} thousand images: its loss is {loss:.2g}, "
+            f"where {self.even:.3g} would be even"
+        )
+        if lasted >= self.patience_kimg:
+            cure = (
+                "switch objective.augment on, lower optimizer.networks.discriminator.lr or "
+                "objective.discriminator_steps"
+            )
+            return Trouble(what=what, cure=cure, kimg=self._since)
+        if lasted >= self.patience_kimg / 2 and not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"{what}; the run ends if that lasts {self.patience_kimg:g} thousand images",
+                CollapseWarning,
+                stacklevel=2,
+            )
+        return None

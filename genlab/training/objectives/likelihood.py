@@ -1,0 +1,105 @@
+"""Training of autoregressive models by maximum likelihood."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from genlab.errors import ConfigError
+from genlab.generators.autoregressive import AutoregressiveGenerator, bits_per_dimension
+from genlab.networks.autoregressive import AutoregressiveNetwork
+from genlab.training.loop.batches import DataFacts
+from genlab.training.objectives.base import Loss, Objective, build_network
+from genlab.training.objectives.shared import check_share, hide_labels, plain
+
+
+@dataclass(frozen=True, kw_only=True)
+class LikelihoodObjective(Objective):
+    """Predict every pixel from those before it: the negative log-likelihood, in bits/dim.
+
+    A network whose first weights go by data (PixelCNN++) is fitted to the first images of the run.
+
+    Attributes:
+        label_dropout: probability of hiding a sample's class, which teaches the model to do without
+            and so makes guidance possible; 0 teaches no null class.
+    """
+
+    family: ClassVar[str] = "autoregressive"
+    phases: ClassVar[tuple[str, ...]] = ("network",)
+    main: ClassVar[str] = "network"
+    scores: ClassVar[Mapping[str, str]] = {"bpd": ".4f"}
+    num_initial_images: ClassVar[int] = 64
+
+    label_dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_share("label_dropout", self.label_dropout)
+
+    def build(self, network: Mapping[str, Any], data: DataFacts) -> dict[str, nn.Module]:
+        """See `Objective.build`."""
+        channels, size, _ = data.image_shape
+        facts = {"img_resolution": size, "in_channels": channels, "label_dim": data.num_classes}
+        built = build_network(network, facts)
+        if not isinstance(built, AutoregressiveNetwork):
+            raise ConfigError(
+                f"the objective 'likelihood' trains autoregressive networks, not "
+                f"{type(built).__name__}; choose another network.name"
+            )
+        return {"network": built}
+
+    @torch.no_grad()
+    def initialise(
+        self,
+        networks: Mapping[str, nn.Module],
+        images: Float[Tensor, "B C H W"],
+        labels: Int64[Tensor, " B"],
+    ) -> None:
+        """See `AutoregressiveNetwork.initialise`."""
+        plain(networks[self.main]).initialise(images, labels)
+
+    def compute_loss(
+        self,
+        phase: str,
+        networks: Mapping[str, nn.Module],
+        images: Float[Tensor, "B C H W"],
+        labels: Int64[Tensor, " B"],
+        generator: torch.Generator,
+    ) -> Loss:
+        """The bits for each channel of each pixel; 8 is what a model pays that knows nothing."""
+        labels = hide_labels(labels, self.label_dropout, generator)
+        network = networks[self.main]
+        bits = bits_per_dimension(plain(network), network(images, labels), images)
+        return Loss.of(bits)
+
+    def product(
+        self,
+        network: nn.Module,
+        class_names: tuple[str, ...] | None,
+        sampler: Mapping[str, Any],
+        card: str | None = None,
+    ) -> AutoregressiveGenerator:
+        """See `Objective.product`."""
+        assert isinstance(network, AutoregressiveNetwork)
+        return AutoregressiveGenerator(
+            network,
+            class_names=class_names,
+            sampler=sampler or None,
+            has_null_class=self.label_dropout > 0,
+            card=card,
+        )
+
+    @torch.no_grad()
+    def evaluate(
+        self, network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]
+    ) -> dict[str, float]:
+        """The mean bits/dim of images given their classes; see `Objective.evaluate`."""
+        assert isinstance(network, AutoregressiveNetwork)
+        total, count = 0.0, 0
+        for images, labels in batches:
+            bits = bits_per_dimension(network, network(images, labels), images)
+            total += float(bits.cpu().double().sum())
+            count += len(labels)
+        return {"bpd": total / count}

@@ -1,0 +1,1 @@
+"""Settings for one's own data on this machine, found by a few steps of training."""

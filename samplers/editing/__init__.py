@@ -1,0 +1,1 @@
+"""Editing of images with the diffusion samplers: image-to-image, inpainting, inversion."""

@@ -1,0 +1,1 @@
+"""How a GAN is sampled."""
