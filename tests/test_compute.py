@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from genlab import compute
 from genlab.networks import SongUNet
-from genlab.networks.layers.edm_layers import Conv2d, Init, TokenLinear
+from genlab.networks.layers.initialised import Conv2d, Init, TokenLinear
 
 CPU = torch.device("cpu")
 

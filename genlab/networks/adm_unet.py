@@ -31,7 +31,7 @@ from genlab.networks.layers.adm_blocks import (
     unet_layout,
 )
 from genlab.networks.layers.class_embedding import look_up, mix_rows
-from genlab.networks.layers.edm_layers import Conv2d, Images
+from genlab.networks.layers.initialised import Conv2d, Images
 from genlab.networks.layout import ClassTable, Layout
 
 

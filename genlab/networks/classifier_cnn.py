@@ -15,7 +15,7 @@ from torch.nn.utils import fuse_conv_bn_eval
 
 from genlab.errors import ConfigError
 from genlab.networks.base import Network, check_positive, level_resolutions, register_to_config
-from genlab.networks.layers.edm_layers import Init, Linear
+from genlab.networks.layers.initialised import Init, Linear
 from genlab.networks.layout import Layout, buffers_of, build_layout, paths_of
 
 _BEFORE_RELU = Init("kaiming_normal", weight=math.sqrt(2))

@@ -17,15 +17,9 @@ from genlab.networks.base import (
     level_resolutions,
     register_to_config,
 )
-from genlab.networks.layers.edm_blocks import BlockStyle, UNetBlock, unet_layout
-from genlab.networks.layers.edm_layers import (
-    Conv2d,
-    Images,
-    Init,
-    Linear,
-    PositionalEmbedding,
-    group_norm,
-)
+from genlab.networks.layers.edm_blocks import BlockStyle, UNetBlock, group_norm, unet_layout
+from genlab.networks.layers.initialised import Conv2d, Images, Init, Linear
+from genlab.networks.layers.noise_embeddings import PositionalEmbedding
 from genlab.networks.layout import Layout
 
 KAIMING = Init("kaiming_uniform", weight=math.sqrt(1 / 3), bias=math.sqrt(1 / 3))

@@ -26,7 +26,8 @@ from genlab.networks.dit import (
     transformer_layout,
     unpatchify,
 )
-from genlab.networks.layers.edm_layers import Images, time_features
+from genlab.networks.layers.initialised import Images
+from genlab.networks.layers.noise_embeddings import time_features
 from genlab.networks.layout import Layout
 
 

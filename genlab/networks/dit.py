@@ -26,9 +26,11 @@ from genlab.networks.base import (
     check_positive,
     register_to_config,
 )
+from genlab.networks.kernels.gelu import gelu
 from genlab.networks.layers.class_embedding import look_up, mix_rows
-from genlab.networks.layers.edm_layers import Images, Init, Linear, TokenLinear, gelu, time_features
 from genlab.networks.layers.hyper_connections import HyperConnection
+from genlab.networks.layers.initialised import Images, Init, Linear, TokenLinear
+from genlab.networks.layers.noise_embeddings import time_features
 from genlab.networks.layout import (
     Branch,
     ClassTable,

@@ -26,7 +26,7 @@ from genlab.networks.layers.adm_blocks import (
     level_widths,
     unet_layout,
 )
-from genlab.networks.layers.edm_layers import Conv2d, Images, Linear
+from genlab.networks.layers.initialised import Conv2d, Images, Linear
 from genlab.networks.layout import Layout
 
 POOLS = ("attention", "adaptive", "spatial", "spatial_v2")

@@ -20,18 +20,10 @@ from genlab.networks.base import (
     level_resolutions,
     register_to_config,
 )
-from genlab.networks.layers.edm_blocks import BlockStyle, UNetBlock, unet_layout
-from genlab.networks.layers.edm_layers import (
-    Conv2d,
-    DownAfterConv2d,
-    FourierEmbedding,
-    Images,
-    Init,
-    Linear,
-    PositionalEmbedding,
-    Resample,
-    group_norm,
-)
+from genlab.networks.layers.edm_blocks import BlockStyle, UNetBlock, group_norm, unet_layout
+from genlab.networks.layers.initialised import Conv2d, Images, Init, Linear
+from genlab.networks.layers.noise_embeddings import FourierEmbedding, PositionalEmbedding
+from genlab.networks.layers.resampling import DownAfterConv2d, Resample
 from genlab.networks.layout import LINEAR_LAYERS, Layout
 
 XAVIER = Init("xavier_uniform")

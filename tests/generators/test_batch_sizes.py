@@ -12,7 +12,7 @@ from torch import Tensor
 
 import genlab
 from genlab.data.pixels import to_uint8
-from genlab.networks.layers.edm_layers import Linear
+from genlab.networks.layers.initialised import Linear
 
 FEW = {"solver": {"name": "euler"}, "schedule": {"num_steps": 3}}
 UNGUIDED = FEW | {"guidance": []}

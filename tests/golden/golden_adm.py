@@ -23,7 +23,7 @@ from genlab.diffusion.variational import (
 )
 from genlab.generators import DiffusionGenerator
 from genlab.generators.noisy_classifier import NoisyClassifier
-from genlab.networks.layers.edm_layers import time_features
+from genlab.networks.layers.noise_embeddings import time_features
 from genlab.samplers.base import Grid
 from genlab.samplers.editing.inversion import ddim_latents
 from genlab.samplers.guidance.classifier import class_gradient

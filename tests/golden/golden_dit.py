@@ -24,7 +24,7 @@ from genlab.diffusion.preconditioning import Coefficients, Preconditioning
 from genlab.diffusion.variational import DDPMLoss, model_chain
 from genlab.generators import DiffusionGenerator
 from genlab.networks.dit import TIME_FEATURES, sin_cos_positions
-from genlab.networks.layers.edm_layers import time_features
+from genlab.networks.layers.noise_embeddings import time_features
 from genlab.samplers.base import Grid, SolverStep
 from genlab.samplers.editing.inversion import invert
 from genlab.samplers.guidance.classifier_free import ClassifierFree

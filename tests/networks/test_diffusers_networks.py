@@ -12,7 +12,7 @@ from genlab.diffusion.discrete import Discrete
 from genlab.errors import ConfigError, LabelError
 from genlab.networks.diffusers_dit import DiffusersDiT
 from genlab.networks.diffusers_unet import DiffusersUNet
-from genlab.networks.layers.edm_layers import time_features
+from genlab.networks.layers.noise_embeddings import time_features
 
 UNET = {
     "block_out_channels": [8, 8],

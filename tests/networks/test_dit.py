@@ -9,7 +9,7 @@ import torch
 
 from genlab.errors import ConfigError, LabelError
 from genlab.networks import DiT, dit
-from genlab.networks.layers.edm_layers import Init, TokenLinear
+from genlab.networks.layers.initialised import Init, TokenLinear
 
 SMALL: dict[str, Any] = {
     "img_resolution": 8,

@@ -9,18 +9,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from genlab.networks.layers.edm_layers import (
-    GELU_PIECE,
-    Conv2d,
-    DownAfterConv2d,
-    FourierEmbedding,
-    Init,
-    Linear,
-    PositionalEmbedding,
-    Resample,
-    Resampling,
-    gelu,
-)
+from genlab.networks.kernels.gelu import GELU_PIECE, gelu
+from genlab.networks.layers.initialised import Conv2d, Init, Linear
+from genlab.networks.layers.noise_embeddings import FourierEmbedding, PositionalEmbedding
+from genlab.networks.layers.resampling import DownAfterConv2d, Resample, Resampling
 
 XAVIER = Init("xavier_uniform")
 

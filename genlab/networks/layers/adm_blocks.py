@@ -16,7 +16,9 @@ from torch.nn import functional as F
 from genlab.errors import ConfigError
 from genlab.networks.base import check_positive
 from genlab.networks.layers.edm_blocks import scaled_and_shifted
-from genlab.networks.layers.edm_layers import Conv2d, Direction, Images, Init, Linear, time_features
+from genlab.networks.layers.initialised import Conv2d, Images, Init, Linear
+from genlab.networks.layers.noise_embeddings import time_features
+from genlab.networks.layers.resampling import Direction
 from genlab.networks.layout import (
     Branch,
     ClassTable,

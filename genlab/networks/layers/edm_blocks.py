@@ -11,16 +11,8 @@ from torch.nn import functional as F
 
 from genlab.errors import ConfigError
 from genlab.networks.base import DiffusionNetwork
-from genlab.networks.layers.edm_layers import (
-    Conv2d,
-    Direction,
-    Images,
-    Init,
-    Linear,
-    Resampling,
-    filter_2d,
-    group_norm,
-)
+from genlab.networks.layers.initialised import Conv2d, Images, Init, Linear
+from genlab.networks.layers.resampling import Direction, Resampling, filter_2d
 from genlab.networks.layout import (
     LINEAR_LAYERS,
     Branch,
@@ -253,3 +245,20 @@ def scaled_and_shifted(norm: str, layer: str, width: int) -> ModulatedNorm:
 def _silu(x: Tensor) -> Tensor:
     # In place: x is always a fresh result that nobody else reads; autograd copies where it must.
     return F.silu(x, inplace=True)
+
+
+def group_norm(channels: int, eps: float) -> nn.GroupNorm:
+    """Group normalisation with EDM's number of groups, min(32, channels // 4).
+
+    Raises:
+        ConfigError: the channels cannot be split into that many groups.
+    """
+    groups = min(32, channels // 4)
+    if groups == 0 or channels % groups:
+        cure = "at least 4 channels" if groups == 0 else f"a multiple of {groups} there"
+        raise ConfigError(
+            f"a normalisation over {channels} channels (skip connections included) cannot be split "
+            f"into {max(groups, 1)} equal groups of 4 or more; choose model_channels and "
+            f"channel_mult to give {cure}"
+        )
+    return nn.GroupNorm(groups, channels, eps=eps)
