@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor
+from typing_extensions import override
 
 from genlab.data.conform import Wording, pad
 from genlab.data.dataset import ImageDataset
@@ -119,13 +120,14 @@ class StoredImages(Samples):
                 f"{path} has images with {self.image_shape[0]} channels; 1 or 3 can be scored"
             )
 
+    @override
     def read(self, start: int, stop: int) -> Drawn:
-        """See `Samples.read`."""
         images = torch.stack([self._dataset[i][0] for i in range(start, stop)])
         return Drawn(images=as_rgb(images))
 
+    @override
     def identity(self) -> dict[str, Any]:
-        """See `Samples.identity`; it reads every file once."""
+        """It reads every file once."""
         return {"data_sha256": content_sha256(self.path), **self._options}
 
     def at(self, image_size: int, fit: str = "none") -> "StoredImages":
@@ -178,8 +180,8 @@ class GeneratedImages(Samples):
                 "be scored"
             )
 
+    @override
     def read(self, start: int, stop: int) -> Drawn:
-        """See `Samples.read`."""
         seeds = self.seeds[start:stop]
         labels = None if self.labels is None else self.labels[start:stop].tolist()
         batch = self.generator.draw(seeds, labels, self.sampler)
@@ -203,8 +205,8 @@ class GeneratedImages(Samples):
             tallies=batch.tallies,
         )
 
+    @override
     def identity(self) -> dict[str, Any]:
-        """See `Samples.identity`."""
         labels = None if self.labels is None else self.labels.tolist()
         return {
             "weights_sha256": self.generator.weights_sha256(),

@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar
 
+from typing_extensions import override
+
 from genlab import config as configs
 from genlab.diffusion.denoiser import Denoiser
 from genlab.diffusion.noise_levels import NoiseLevels
@@ -69,8 +71,9 @@ class Sampler(AnySampler):
         stitching.check(self.stitch)
 
     @property
+    @override
     def config(self) -> Mapping[str, Any]:
-        """See `AnySampler.config`; of objects, what differs from their defaults.
+        """Of objects, what differs from their defaults.
 
         >>> from genlab.samplers.schedules.karras import Karras
         >>> from genlab.samplers.solvers.heun import Heun
@@ -88,6 +91,7 @@ class Sampler(AnySampler):
         }
 
     @classmethod
+    @override
     def from_layers(
         cls,
         layers: Layers,
@@ -96,7 +100,7 @@ class Sampler(AnySampler):
         guidance_scale: float | None = None,
         guidance_interval: Sequence[float] | None = None,
     ) -> "Sampler":
-        """See `AnySampler.from_layers`.
+        """Change steps and guidance.
 
         The guidance scale is that of the guidance that makes classes clearer (`cfg`, `apg` and
         their like); where there is none, classifier-free guidance is added.
@@ -133,8 +137,9 @@ class Sampler(AnySampler):
             text=text,
         )
 
+    @override
     def with_scales_of(self, own: AnySampler | None) -> "Sampler":
-        """See `AnySampler.with_scales_of`; objects have their scale."""
+        """Objects have their scale."""
         if self.text is None:
             return self
         theirs = own.guidance if isinstance(own, Sampler) else ()
@@ -144,8 +149,8 @@ class Sampler(AnySampler):
         guidance = tuple(GUIDANCE.build_named(entry) for entry in entries)
         return replace(self, guidance=guidance, text={**self.text, "guidance": entries})
 
+    @override
     def left_out(self) -> Mapping[str, Any]:
-        """See `AnySampler.left_out`."""
         config = self.config
         named: list[tuple[str, Any, Any]] = [
             ("solver", config["solver"], self.solver),
@@ -178,8 +183,9 @@ class Sampler(AnySampler):
         return ", ".join([_words(config["solver"], self.solver), steps, *stitched, *guidance])
 
     @property
+    @override
     def parts(self) -> Mapping[str, Sequence[Part]]:
-        """See `AnySampler.parts`; parts that are named still must be loaded first."""
+        """Parts that are named still must be loaded first."""
         found: dict[str, list[Part]] = {}
         for options in self.guidance:
             for option, kind in options.parts.items():
@@ -192,8 +198,9 @@ class Sampler(AnySampler):
                 known.append(stitch.model)
         return found
 
+    @override
     def load_parts(self) -> "Sampler":
-        """See `AnySampler.load_parts`.
+        """The same sampler with parts that are named read from where their names point to.
 
         Raises:
             GenLabError: there is no such model, or it is damaged.

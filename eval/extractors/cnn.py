@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
+from typing_extensions import override
 
 from genlab import compute
 from genlab.checkpoints.weights import read_state_dict
@@ -71,10 +72,11 @@ class CNNExtractor(FeatureExtractor):
         }
         self.to("cpu")
 
+    @override
     def __call__(
         self, images: UInt8[Tensor, "B 3 H W"], outputs: Sequence[str] = ("features",)
     ) -> dict[str, Float[Tensor, "B _"]]:
-        """See `FeatureExtractor.__call__`.
+        """Compute features.
 
         Raises:
             EvaluationError: the images are of another size than the network's.

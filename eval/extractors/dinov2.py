@@ -12,6 +12,7 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
+from typing_extensions import override
 
 from genlab.checkpoints.weights import StateDict, read_state_dict
 from genlab.errors import CheckpointError, DownloadError, EvaluationError
@@ -66,10 +67,10 @@ class DinoV2(FeatureExtractor):
         self.resize = f"{RESIZES['pil-bicubic'].words} to {IMAGE_SIZE}x{IMAGE_SIZE}"
         self.weights_sha256 = sha256(path)
 
+    @override
     def __call__(
         self, images: UInt8[Tensor, "B 3 H W"], outputs: Sequence[str] = ("features",)
     ) -> dict[str, Float[Tensor, "B _"]]:
-        """See `FeatureExtractor.__call__`."""
         check_call(self, images, outputs)
         with torch.inference_mode(), exact_float32(self.device):
             features = self.network(normalised(images.to(self.device)))

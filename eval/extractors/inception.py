@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
+from typing_extensions import override
 
 from genlab import compute
 from genlab.eval.extractors.base import FeatureExtractor, check_call, exact_float32
@@ -77,10 +78,10 @@ class Inception(FeatureExtractor):
         self.outputs = {name: OUTPUTS[layer][1] for name, layer in self._layers.items()}
         self.to("cpu")
 
+    @override
     def __call__(
         self, images: UInt8[Tensor, "B 3 H W"], outputs: Sequence[str] = ("features",)
     ) -> dict[str, Float[Tensor, "B _"]]:
-        """See `FeatureExtractor.__call__`."""
         check_call(self, images, outputs)
         images = images.to(self.device)
         with exact_float32(self.device):

@@ -5,6 +5,7 @@ from types import MappingProxyType
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from genlab.errors import EvaluationError
 from genlab.eval.extractors.base import FeatureExtractor
@@ -25,8 +26,9 @@ class NullExtractor(FeatureExtractor):
     def __init__(self, device: torch.device | str = "cpu") -> None:
         self._device = torch.device(device)
 
+    @override
     def __call__(self, images: Tensor, outputs: Sequence[str] = ()) -> dict[str, Tensor]:
-        """See `FeatureExtractor.__call__`.
+        """Compute features.
 
         Raises:
             EvaluationError: an output is asked for.

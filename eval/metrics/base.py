@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
+from typing_extensions import override
 
 from genlab.errors import EvaluationError
 from genlab.eval.extractors.base import FeatureExtractor
@@ -167,8 +168,9 @@ class FeatureMetric(Metric):
             EvaluationError: the sets do not fit, are too small, or hold values that are not finite.
         """
 
+    @override
     def score_name(self, score: str, extractor: FeatureExtractor) -> str:
-        """See `Metric.score_name`; it tells the extractor (``fd[cnn-fmnist]``)."""
+        """It tells the extractor (``fd[cnn-fmnist]``)."""
         return self._declared(score).full_name(extractor.name, extractor.official)
 
 
@@ -206,6 +208,7 @@ class LikelihoodMetric(Metric):
             EvaluationError: there are too few, or some are not finite.
         """
 
+    @override
     def score_name(self, score: str, extractor: FeatureExtractor) -> str:
-        """See `Metric.score_name`: the plain name, whatever the extractor."""
+        """The plain name, whatever the extractor."""
         return self._declared(score).name

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
+from typing_extensions import override
 
 from genlab.data.pixels import from_uint8
 from genlab.errors import ConfigError, EvaluationError
@@ -105,8 +106,8 @@ class ClassificationAccuracyScore(FeatureMetric):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"cas: {name} must be above 0, got {getattr(self, name)}")
 
+    @override
     def check_counts(self, samples: int, reference: int | None) -> None:
-        """See `FeatureMetric.check_counts`."""
         if samples < self.batch_size:
             raise EvaluationError(
                 f"a classifier learns from at least one batch of {self.batch_size} samples, got "

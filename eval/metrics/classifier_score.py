@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
+from typing_extensions import override
 
 from genlab.errors import ConfigError, EvaluationError
 from genlab.eval.metrics.base import FeatureMetric, FeatureSet, Need, ScoreInfo
@@ -74,8 +75,8 @@ class ClassifierScore(FeatureMetric):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
 
+    @override
     def check_counts(self, samples: int, reference: int | None) -> None:
-        """See `FeatureMetric.check_counts`."""
         if self.variant != "adm" and samples < self.splits:
             raise EvaluationError(
                 f"{samples} samples cannot be cut into {self.splits} chunks; give more samples, or "

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
+from typing_extensions import override
 
 from genlab.errors import ConfigError, EvaluationError
 from genlab.eval.metrics.base import FeatureMetric, FeatureSet, Need, ScoreInfo
@@ -203,8 +204,8 @@ class FrechetDistanceInfinity(FeatureMetric):
                 f"num_sizes and least must be at least 2, got {self.num_sizes} and {self.least}"
             )
 
+    @override
     def check_counts(self, samples: int, reference: int | None) -> None:
-        """See `FeatureMetric.check_counts`."""
         check_enough(samples, "samples", 10 * self.num_sizes)
 
     def __call__(self, samples: FeatureSet, reference: FeatureSet | None) -> dict[str, float]:

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
+from typing_extensions import override
 
 from genlab.errors import ConfigError, EvaluationError
 from genlab.eval.metrics.base import FeatureMetric, FeatureSet, Need, ScoreInfo
@@ -92,8 +93,8 @@ class KernelDistance(FeatureMetric):
         if self.sigma <= 0:
             raise ConfigError(f"sigma must be positive, got {self.sigma}")
 
+    @override
     def check_counts(self, samples: int, reference: int | None) -> None:
-        """See `FeatureMetric.check_counts`."""
         counts = [count for count in (samples, reference) if count is not None]
         if self.variant != "exact":
             self._subset_size(*counts)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from jaxtyping import Float
 from torch import Tensor
+from typing_extensions import override
 
 from genlab.data.neighbours import crossings, squared_radii
 from genlab.data.points import together
@@ -57,8 +58,8 @@ class PrecisionRecall(FeatureMetric):
         if self.variant not in VARIANTS:
             raise ConfigError(f"variant must be one of {', '.join(VARIANTS)}, got {self.variant!r}")
 
+    @override
     def check_counts(self, samples: int, reference: int | None) -> None:
-        """See `FeatureMetric.check_counts`."""
         check_enough(samples, "samples", self.k + 1)
         check_enough(reference, "reference", self.k + 1)
 
@@ -111,8 +112,8 @@ class DensityCoverage(FeatureMetric):
     def __post_init__(self) -> None:
         _check_k(self.k)
 
+    @override
     def check_counts(self, samples: int, reference: int | None) -> None:
-        """See `FeatureMetric.check_counts`."""
         check_enough(reference, "reference", self.k + 1)
 
     def __call__(self, samples: FeatureSet, reference: FeatureSet | None) -> dict[str, float]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from typing_extensions import override
 
 from genlab.checkpoints.zoo.catalogue import home
 from genlab.errors import EvaluationError, OutputError, nearest
@@ -87,15 +88,15 @@ class _Hashed(Samples):
         self.count, self.image_shape = images.count, images.image_shape
         self.labels, self.class_names = images.labels, images.class_names
 
+    @override
     def read(self, start: int, stop: int) -> Drawn:
-        """See `Samples.read`."""
         drawn = self._images.read(start, stop)
         for pixels in drawn.images.numpy():
             self._sum += int.from_bytes(hashlib.sha256(pixels.tobytes()).digest(), "big")
         return drawn
 
+    @override
     def identity(self) -> dict[str, Any]:
-        """See `Samples.identity`."""
         return self._images.identity()
 
     def digest(self) -> str:

@@ -12,6 +12,7 @@ from typing import ClassVar
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from typing_extensions import override
 
 from genlab.diffusion.condition import Condition
 from genlab.diffusion.denoiser import Denoiser
@@ -104,6 +105,7 @@ class WeightedLoss(DenoisingLoss):
     def weight(self, sigma: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
         """Weight of the squared error at a noise level."""
 
+    @override
     def __call__(
         self,
         denoiser: Denoiser,
@@ -111,7 +113,6 @@ class WeightedLoss(DenoisingLoss):
         condition: Condition,
         draws: LossDraws,
     ) -> LossTerms:
-        """See `DenoisingLoss.__call__`."""
         sigma = self.sigma(draws.level)
         noisy = images + draws.noise * _column(sigma)
         error = denoiser(noisy, sigma, condition) - images

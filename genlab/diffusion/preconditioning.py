@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 import torch
 from jaxtyping import Float, Float32, Float64
 from torch import Tensor
+from typing_extensions import override
 
 from genlab.diffusion.noise_levels import NoiseLevels
 from genlab.diffusion.tables import placed
@@ -56,8 +57,8 @@ class Preconditioning(NoiseLevels):
     def coefficients(self, sigma: Float[Tensor, "*s"]) -> Coefficients:
         """The four scalings at ``sigma`` (> 0, any shape), in the dtype of ``sigma``."""
 
+    @override
     def scalings(self, sigma: Float[Tensor, "*s"]) -> tuple[Float[Tensor, "*s"], ...]:
-        """See `NoiseLevels.scalings`."""
         c = self.coefficients(sigma)
         return c.c_skip, c.c_out
 

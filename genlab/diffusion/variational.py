@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
+from typing_extensions import override
 
 from genlab import compute
 from genlab.diffusion.condition import Condition
@@ -188,6 +189,7 @@ class DDPMLoss(DenoisingLoss):
         if self.kind not in KINDS:
             raise ConfigError(f"there is no kind {self.kind!r}; {nearest(self.kind, KINDS)}")
 
+    @override
     def __call__(
         self,
         denoiser: Denoiser,
@@ -195,7 +197,7 @@ class DDPMLoss(DenoisingLoss):
         condition: Condition,
         draws: LossDraws,
     ) -> LossTerms:
-        """See `DenoisingLoss.__call__`; the mean over a sample's elements is the official loss.
+        """The mean over a sample's elements is the official loss.
 
         Raises:
             ConfigError: the model has no discrete noise levels.

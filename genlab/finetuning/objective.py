@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
+from typing_extensions import override
 
 from genlab import compute
 from genlab.data.class_names import same_names
@@ -81,8 +82,8 @@ class FinetuneObjective(Objective):
             setattr(self, name, getattr(inner, name))
 
     @property
+    @override
     def phases(self) -> tuple[str, ...]:
-        """See `Objective.phases`."""
         return self.inner.phases
 
     def to(self, device: torch.device) -> None:
@@ -186,6 +187,7 @@ class FinetuneObjective(Objective):
                 "data.fit=crop and data.channels, or encode them anew"
             )
 
+    @override
     def compute_loss(
         self,
         phase: str,
@@ -194,33 +196,32 @@ class FinetuneObjective(Objective):
         labels: Int64[Tensor, " B"],
         generator: torch.Generator,
     ) -> Loss:
-        """See `Objective.compute_loss`."""
         if self.forgetting is not None and self._labels is not None:
             self._labels = self._labels.to(labels.device)
             mine = self._labels[labels]
             return self.forgetting.loss(self.inner, networks, images, mine, generator)
         return self.inner.compute_loss(phase, networks, images, labels, generator)
 
+    @override
     def rows(self, phase: int, count: int) -> slice:
-        """See `Objective.rows`."""
         return self.inner.rows(phase, count)
 
+    @override
     def adjust_gradients(self, phase: str, networks: Mapping[str, nn.Module]) -> None:
-        """See `Objective.adjust_gradients`."""
         self.inner.adjust_gradients(phase, networks)
 
+    @override
     def inspect(self, networks: Mapping[str, nn.Module]) -> dict[str, float]:
-        """See `Objective.inspect`."""
         return self.inner.inspect(networks)
 
+    @override
     def watch(self) -> Watch | None:
-        """See `Objective.watch`."""
         return self.inner.watch()
 
+    @override
     def evaluate(
         self, network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]
     ) -> dict[str, float]:
-        """See `Objective.evaluate`."""
         return self.inner.evaluate(network, batches)
 
     def product(
@@ -260,8 +261,8 @@ class FinetuneObjective(Objective):
         """
         return self.method.merge(copy.deepcopy(network))
 
+    @override
     def card_rows(self) -> dict[str, str]:
-        """See `Objective.card_rows`."""
         share = self._trained / max(self._total, 1)
         ema = self.config.ema
         rows = {

@@ -12,6 +12,8 @@ import json
 from pathlib import Path
 from typing import Any, ClassVar
 
+from typing_extensions import override
+
 from genlab.checkpoints.loading import load
 from genlab.errors import TrainingError
 from genlab.files import read_json_object, write_text
@@ -42,8 +44,9 @@ class FinetuneRun(Run):
         self.base_path = self.folder / "base.json"
         self.base_sha256 = base_sha256
 
+    @override
     def start(self, config: TrainConfig, data: DataFacts, hardware: str) -> None:
-        """See `Run.start`; which base is trained is noted, too."""
+        """Which base is trained is noted, too."""
         assert isinstance(config, FinetuneConfig)
         facts = {"name": config.base, "sha256": self.base_sha256}
         write_text(self.base_path, json.dumps(facts, indent=2) + "\n")
@@ -71,8 +74,9 @@ class FinetuneRun(Run):
                 "no other; give that base, or another folder with -o"
             )
 
+    @override
     def build_objective(self, config: TrainConfig) -> Objective:
-        """See `Run.build_objective`; the base is loaded for it."""
+        """The base is loaded for it."""
         assert isinstance(config, FinetuneConfig)
         base: Generator = load(config.base)
         self.check_base(config.base, base.weights_sha256())

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from torch import nn
+from typing_extensions import override
 
 from genlab.checkpoints.loading import load
 from genlab.errors import TrainingError, is_out_of_memory
@@ -73,15 +74,17 @@ class FinetuneTrainer(Trainer):
             evaluations=evaluations,
         )
 
+    @override
     def inspections(self) -> Sequence[Inspection]:
-        """See `Trainer.inspections`: the previews are held against the training images."""
+        """The previews are held against the training images."""
         if not self.config.copying.check:
             return ()
         autoencoder = getattr(self.objective.base, "autoencoder", None)
         return (CopyingCheck(self.batches.dataset, self.config.copying, autoencoder),)
 
+    @override
     def train(self, on_step: Callable[[Progress], None] = lambda progress: None) -> Outcome:
-        """See `Trainer.train`.
+        """Train to the end, or until SIGINT or SIGTERM asks to stop.
 
         Raises:
             TrainingError: see there; or memory does not suffice.

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
+from typing_extensions import override
 
 from genlab.data.labels import check_labels
 from genlab.data.pixels import to_uint8
@@ -193,15 +194,15 @@ class AutoregressiveGenerator(Generator):
                 f"{tuple(images.shape[1:])}; bring them to its size and channels"
             )
 
+    @override
     def facts(self) -> dict[str, Any]:
-        """See `Generator.facts`."""
         return {**super().facts(), "has_null_class": self.has_null_class}
 
     @classmethod
+    @override
     def from_facts(
         cls, network: Any, facts: Mapping[str, Any], card: str | None = None
     ) -> "AutoregressiveGenerator":
-        """See `Generator.from_facts`."""
         return AutoregressiveGenerator(
             network,
             class_names=facts.get("class_names"),
@@ -245,16 +246,17 @@ class Completion(AutoregressiveGenerator):
             raise ConfigError(f"{len(self._keep)} masks for {len(seeds)} seeds; give one for each")
         self._rows = {seed: row for row, seed in enumerate(seeds)}
 
+    @override
     def inputs(self, seeds: Sequence[int]) -> dict[str, Any]:
-        """See `Generator.inputs`."""
         given = torch.stack([self._images[seed] for seed in seeds])
         keep = self._keep
         if keep.ndim == 3:
             keep = keep[[self._rows[seed] for seed in seeds]]
         return {"given": given, "keep": keep}
 
+    @override
     def pictures(self, seeds: Sequence[int]) -> dict[int, Pixels]:
-        """See `Generator.pictures`; grey where pixels are drawn."""
+        """Grey where pixels are drawn."""
         shown: dict[int, Pixels] = {}
         for seed in seeds:
             keep = self._keep if self._keep.ndim == 2 else self._keep[self._rows[seed]]
@@ -262,12 +264,14 @@ class Completion(AutoregressiveGenerator):
             shown[seed] = to_uint8(image).permute(1, 2, 0).numpy()
         return shown
 
+    @override
     def describe_sampler(self, sampler: AnySampler) -> str:
-        """See `Generator.describe_sampler`; how much is kept, too."""
+        """How much is kept, too."""
         return f"{super().describe_sampler(sampler)}, {float(self._keep.float().mean()):.0%} kept"
 
+    @override
     def identity(self, sampler: AnySampler | None = None) -> dict[str, Any]:
-        """See `Generator.identity`; what is completed decides the images, too."""
+        """What is completed decides the images, too."""
         named = [*((str(seed), image) for seed, image in self._images.items()), ("", self._keep)]
         return {**super().identity(sampler), "completes_sha256": weights_sha256(named)}
 

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from typing_extensions import override
 
 from genlab import compute
 from genlab.data.labels import check_labels, class_index, random_label
@@ -457,8 +458,9 @@ class Generator(SavedModel):
             named += [(f"{part}/{name}", value) for name, value in model.state_dict().items()]
         return weights_sha256(named)
 
+    @override
     def facts(self) -> dict[str, Any]:
-        """See `SavedModel.facts`; the sampler, too."""
+        """The sampler, too."""
         return {**super().facts(), "sampler": dict(self.sampler.config)}
 
     def identity(self, sampler: AnySampler | None = None) -> dict[str, Any]:
@@ -479,8 +481,8 @@ class Generator(SavedModel):
         return {**facts, "network": own_config(self.network), **adapted, **hashes}
 
     @classmethod
+    @override
     def suits(cls, network: nn.Module) -> bool:
-        """See `SavedModel.suits`."""
         return isinstance(network, cls.network_class)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from typing_extensions import override
 
 from genlab.data.pixels import PICTURE_CHANNELS
 from genlab.diffusion.condition import Condition
@@ -92,12 +93,13 @@ class DiffusionGenerator(Generator):
         sampler.check_parts(self)
         sampler.grid(sampler.guide(self.denoiser).noise_levels)
 
+    @override
     def stitched(self, stitch: StitchLike) -> dict[str, Any]:
-        """See `Generator.stitched`."""
         return {"stitch": entries_of(stitch)}
 
+    @override
     def meter(self, sampler: Sampler) -> Meter | None:
-        """See `Generator.meter`; a model that stands twice is counted once."""
+        """A model that stands twice is counted once."""
         if not sampler.stitch:
             return None
         models: dict[str, Any] = {LARGE: self.denoiser}
@@ -179,8 +181,9 @@ class DiffusionGenerator(Generator):
             yield step
 
     @property
+    @override
     def draws_latents(self) -> bool:
-        """See `Generator.draws_latents`; only channels that no picture has tell it."""
+        """Only channels that no picture has tell it."""
         return self.autoencoder is None and self.state_shape[0] not in PICTURE_CHANNELS
 
     @property
@@ -266,14 +269,15 @@ class DiffusionGenerator(Generator):
             self.autoencoder.compile()
         return self
 
+    @override
     def prepare(self) -> None:
-        """See `Generator.prepare`."""
         super().prepare()
         if self.autoencoder is not None:
             self.autoencoder.prepare()
 
+    @override
     def identity(self, sampler: AnySampler | None = None) -> dict[str, Any]:
-        """See `Generator.identity`; an autoencoder is more than its weights, it has a scale."""
+        """An autoencoder is more than its weights, it has a scale."""
         whole = super().identity(sampler)
         if self.autoencoder is not None:
             whole["autoencoder"] = self.autoencoder.sha256()
@@ -292,10 +296,10 @@ class DiffusionGenerator(Generator):
         }
 
     @classmethod
+    @override
     def from_facts(
         cls, network: nn.Module, facts: Mapping[str, Any], card: str | None = None
     ) -> "DiffusionGenerator":
-        """See `Generator.from_facts`."""
         autoencoder = facts.get("autoencoder")
         return cls(
             network,
@@ -358,16 +362,18 @@ class Enlargement(SharedNetwork):
         super().__init__(generator)
         self._images = by_seed(images, seeds)
 
+    @override
     def inputs(self, seeds: Sequence[int]) -> dict[str, Any]:
-        """See `Generator.inputs`."""
         return {"low_res": torch.stack([self._images[seed] for seed in seeds])}
 
+    @override
     def describe_sampler(self, sampler: AnySampler) -> str:
-        """See `Generator.describe_sampler`; what is enlarged, too."""
+        """What is enlarged, too."""
         height, width = next(iter(self._images.values())).shape[1:]
         return f"{super().describe_sampler(sampler)}, from {height}x{width}"
 
+    @override
     def identity(self, sampler: AnySampler | None = None) -> dict[str, Any]:
-        """See `Generator.identity`; what is enlarged decides the images, too."""
+        """What is enlarged decides the images, too."""
         named = [(str(seed), image) for seed, image in self._images.items()]
         return {**super().identity(sampler), "enlarges_sha256": weights_sha256(named)}

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
+from typing_extensions import override
 
 from genlab import schema
 from genlab.errors import ConfigError
@@ -152,8 +153,9 @@ class GanDiscriminator(SavedModel):
         weights = weights_sha256(self.network.state_dict().items())
         return text_sha256([own_config(self.network), self._plain_calibration(), weights])
 
+    @override
     def facts(self) -> dict[str, Any]:
-        """See `SavedModel.facts`; the calibration, too."""
+        """The calibration, too."""
         return {**super().facts(), "calibration": self._plain_calibration()}
 
     def _plain_calibration(self) -> dict[str, Any] | None:
@@ -173,6 +175,6 @@ class GanDiscriminator(SavedModel):
         )
 
     @classmethod
+    @override
     def suits(cls, network: nn.Module) -> bool:
-        """See `SavedModel.suits`."""
         return isinstance(network, DiscriminatorNetwork)

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
+from typing_extensions import override
 
 from genlab.data.labels import check_labels
 from genlab.data.pixels import to_uint8
@@ -89,13 +90,14 @@ class Editing(_Sharing):
             check_labels(labels, list(self._images), self.num_classes)
             self._source = dict(zip(self._images, labels, strict=True))
 
+    @override
     def check_sampler(self, sampler: Sampler) -> None:
-        """See `Generator.check_sampler`; the edit has to fit, too."""
+        """The edit has to fit, too."""
         super().check_sampler(sampler)
         check_edit(sampler, self.denoiser, self.edit, inpaints=self._masks is not None)
 
+    @override
     def inputs(self, seeds: Sequence[int]) -> dict[str, Any]:
-        """See `Generator.inputs`."""
         rows: dict[str, Any] = {"images": torch.stack([self._images[seed] for seed in seeds])}
         if self._masks is not None:
             rows["masks"] = torch.stack([self._masks[seed] for seed in seeds])
@@ -143,6 +145,7 @@ class Editing(_Sharing):
         )
         return self._counted(steps, parts)
 
+    @override
     def draw(
         self,
         seeds: Sequence[int],
@@ -150,7 +153,7 @@ class Editing(_Sharing):
         sampler: AnySampler,
         on_step: Hook | None = None,
     ) -> Batch:
-        """See `Generator.draw`; what is kept of an image is kept to the pixel."""
+        """What is kept of an image is kept to the pixel."""
         batch = super().draw(seeds, labels, sampler, on_step)
         return replace(batch, images=self.keep(batch.images, **self.inputs(seeds)))
 
@@ -166,8 +169,9 @@ class Editing(_Sharing):
             return drawn
         return torch.where(masks.to(drawn.device), drawn, images.to(drawn))
 
+    @override
     def pictures(self, seeds: Sequence[int]) -> dict[int, Pixels]:
-        """See `Generator.pictures`; grey where pixels are drawn."""
+        """Grey where pixels are drawn."""
         shown: dict[int, Pixels] = {}
         for seed in seeds:
             image = self._images[seed]
@@ -176,8 +180,9 @@ class Editing(_Sharing):
             shown[seed] = to_uint8(image).permute(1, 2, 0).numpy()
         return shown
 
+    @override
     def describe_sampler(self, sampler: AnySampler) -> str:
-        """See `Generator.describe_sampler`; how images are edited, too."""
+        """How images are edited, too."""
         told = [super().describe_sampler(sampler)]
         edit = self.edit
         if self._masks is not None:
@@ -191,8 +196,9 @@ class Editing(_Sharing):
             told.append(f"from sigma {edit.start_sigma:g}")
         return ", ".join(told)
 
+    @override
     def identity(self, sampler: AnySampler | None = None) -> dict[str, Any]:
-        """See `Generator.identity`; what is edited, and how, decides the images, too."""
+        """What is edited, and how, decides the images, too."""
         named = [(f"image {seed}", image) for seed, image in self._images.items()]
         named += [(f"mask {seed}", mask) for seed, mask in (self._masks or {}).items()]
         named += [(f"class {s}", torch.tensor(c)) for s, c in (self._source or {}).items()]
@@ -283,8 +289,8 @@ class Interpolation(_Sharing):
         places = [self.place(frame) for frame in range(self.frames)]
         return tuple(self._labels[before + (share >= 0.5)] for before, share in places)
 
+    @override
     def noise(self, seeds: Sequence[int]) -> Noise:
-        """See `Generator.noise`."""
         places = [self.place(frame) for frame in seeds]
         start, end = (
             NoiseStream([self._seeds[before + ahead] for before, _ in places], self.device)
@@ -293,8 +299,8 @@ class Interpolation(_Sharing):
         share = torch.tensor([share for _, share in places], dtype=torch.float64)
         return NoiseBetween(start, end, share)
 
+    @override
     def inputs(self, seeds: Sequence[int]) -> dict[str, Any]:
-        """See `Generator.inputs`."""
         places = [self.place(frame) for frame in seeds]
         share = torch.tensor([share for _, share in places], dtype=torch.float64)
         rows: dict[str, Any] = {"class_weights": None}
@@ -330,13 +336,15 @@ class Interpolation(_Sharing):
         """
         return super().steps(noise, class_weights, sampler, latents, hooks=hooks)
 
+    @override
     def describe_sampler(self, sampler: AnySampler) -> str:
-        """See `Generator.describe_sampler`; what is gone through, too."""
+        """What is gone through, too."""
         between = ", ".join(map(str, self._seeds))
         return f"{super().describe_sampler(sampler)}, between seeds {between}"
 
+    @override
     def identity(self, sampler: AnySampler | None = None) -> dict[str, Any]:
-        """See `Generator.identity`; what is gone through decides the images, too."""
+        """What is gone through decides the images, too."""
         between: dict[str, Any] = {
             "seeds": list(self._seeds),
             "labels": None if self._labels is None else list(self._labels),

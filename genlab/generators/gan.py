@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
+from typing_extensions import override
 
 from genlab import compute
 from genlab.data.labels import random_label
@@ -84,8 +85,9 @@ class GanGenerator(Generator):
         self._standing: tuple[Any, Moments] | None = None
         self._threshold: tuple[Any, Any, Threshold] | None = None
 
+    @override
     def defaults(self) -> Layers:
-        """See `Generator.defaults`; statistics that go by truncation need one."""
+        """Statistics that go by truncation need one."""
         below = {"truncation": 1.0} if isinstance(self.network, BigGANDeepHF) else {}
         return [("the defaults", below)]
 
@@ -108,8 +110,9 @@ class GanGenerator(Generator):
             if kind == "discriminator":
                 require_calibration(f"sampler.{entry}", model)
 
+    @override
     def prepare(self) -> None:
-        """See `Generator.prepare`; spectral normalisation is done once and for all calls."""
+        """Spectral normalisation is done once and for all calls."""
         super().prepare()
         fold(self.network)
 
@@ -349,10 +352,10 @@ class GanGenerator(Generator):
             self.network.forward(z, self.network.embed_labels(classes))
 
     @classmethod
+    @override
     def from_facts(
         cls, network: Any, facts: Mapping[str, Any], card: str | None = None
     ) -> "GanGenerator":
-        """See `Generator.from_facts`."""
         names, sampler = facts.get("class_names"), facts.get("sampler")
         return cls(network, class_names=names, sampler=sampler, card=card)
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from typing_extensions import override
 
 from genlab.diffusion.denoiser import rows
 from genlab.diffusion.preconditioning import Preconditioning, from_config
@@ -121,8 +122,9 @@ class NoisyClassifier(SavedModel):
         config = own_config(self.network)
         return text_sha256([config, self.preconditioning.to_config(), weights])
 
+    @override
     def facts(self) -> dict[str, Any]:
-        """See `SavedModel.facts`; the preconditioning, too."""
+        """The preconditioning, too."""
         return {**super().facts(), "preconditioning": self.preconditioning.to_config()}
 
     @classmethod

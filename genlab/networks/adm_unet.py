@@ -10,6 +10,7 @@ from diffusers.models.modeling_utils import ModelMixin  # noqa: F401
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
+from typing_extensions import override
 
 from genlab.errors import ConfigError
 from genlab.networks.base import (
@@ -129,6 +130,7 @@ class ADMUNet(DiffusionNetwork):
             group_norm(widths[0]), nn.SiLU(), Conv2d(widths[0], out_channels, 3, init=ZERO)
         )
 
+    @override
     def forward(
         self,
         x: Images,
@@ -137,7 +139,7 @@ class ADMUNet(DiffusionNetwork):
         augment_labels: Float[Tensor, "#B A"] | None = None,
         low_res: Float[Tensor, "B C h w"] | None = None,
     ) -> Float[Tensor, "B D H W"]:
-        """See `DiffusionNetwork.forward`; ``low_res`` are the images that are to be enlarged.
+        """``low_res`` are the images that are to be enlarged.
 
         Raises:
             ConfigError: ``low_res`` is missing, or the network takes none.
@@ -173,8 +175,8 @@ class ADMUNet(DiffusionNetwork):
     def _embed_classes(self, labels: Int64[Tensor, " B"]) -> Float[Tensor, "B E"]:
         return look_up(self.label_emb, labels, self.label_dim, null_row=False)
 
+    @override
     def layout(self) -> Layout:
-        """See `Network.layout`."""
         return unet_layout(self, [ClassTable(layer="label_emb")] if self.label_dim else [])
 
 

@@ -14,6 +14,7 @@ from diffusers.models.modeling_utils import ModelMixin  # noqa: F401
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
+from typing_extensions import override
 
 from genlab.errors import ConfigError
 from genlab.networks.base import Labels, check_positive, register_to_config
@@ -204,14 +205,14 @@ class BigGANGenerator(GeneratorNetwork):
         )
         draw_weights(self, init)
 
+    @override
     def embed_labels(self, labels: Labels) -> Float[Tensor, "B E"] | Int64[Tensor, " B"]:
-        """See `GeneratorNetwork.embed_labels`."""
         return embed_shared(self.shared, labels)
 
+    @override
     def forward(
         self, z: Float[Tensor, "B Z"], class_embedding: Float[Tensor, "B E"] | Int64[Tensor, " B"]
     ) -> Float[Tensor, "B C H W"]:
-        """See `GeneratorNetwork.forward`."""
         first, *chunks = z.chunk(self.num_chunks, dim=1)
         conditions = [torch.cat([class_embedding, chunk], dim=1) for chunk in chunks]
         if not chunks:
@@ -221,8 +222,8 @@ class BigGANGenerator(GeneratorNetwork):
             h = stage(h, condition)
         return self.output_layer(h).tanh()
 
+    @override
     def layout(self) -> Layout:
-        """See `Network.layout`."""
         shared = [] if self.shared is None else [ClassTable(layer="shared")]
         return gan_layout(self, tables=[*shared, *conditional_tables(self)], last=["output_layer"])
 
@@ -334,14 +335,14 @@ class BigGANDiscriminator(DiscriminatorNetwork):
         self.embed = layers.embedding(num_classes, previous)
         draw_weights(self, init)
 
+    @override
     def forward(
         self, x: Float[Tensor, "B C H W"], labels: Int64[Tensor, " B"]
     ) -> Float[Tensor, "B 1"]:
-        """See `DiscriminatorNetwork.forward`."""
         for stage in self.blocks:
             x = stage(x)
         return project(x, labels, self.linear, self.embed)
 
+    @override
     def layout(self) -> Layout:
-        """See `Network.layout`."""
         return gan_layout(self, tables=[projection_table(self.embed)], last=["linear"])

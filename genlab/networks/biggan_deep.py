@@ -14,6 +14,7 @@ from diffusers.models.modeling_utils import ModelMixin  # noqa: F401
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
+from typing_extensions import override
 
 from genlab.networks.base import Labels, check_positive, register_to_config
 from genlab.networks.biggan import (
@@ -199,22 +200,22 @@ class BigGANDeepGenerator(GeneratorNetwork):
         )
         draw_weights(self, init)
 
+    @override
     def embed_labels(self, labels: Labels) -> Float[Tensor, "B E"] | Int64[Tensor, " B"]:
-        """See `GeneratorNetwork.embed_labels`."""
         return embed_shared(self.shared, labels)
 
+    @override
     def forward(
         self, z: Float[Tensor, "B Z"], class_embedding: Float[Tensor, "B E"] | Int64[Tensor, " B"]
     ) -> Float[Tensor, "B C H W"]:
-        """See `GeneratorNetwork.forward`."""
         condition = torch.cat([class_embedding, z], dim=1)
         h = self.linear(condition).unflatten(1, (-1, BOTTOM, BOTTOM))
         for stage in self.blocks:
             h = stage(h, condition)
         return self.output_layer(h).tanh()
 
+    @override
     def layout(self) -> Layout:
-        """See `Network.layout`."""
         return gan_layout(self, tables=[ClassTable(layer="shared")], last=["output_layer"])
 
 
@@ -320,15 +321,15 @@ class BigGANDeepDiscriminator(DiscriminatorNetwork):
         self.embed = layers.embedding(num_classes, previous)
         draw_weights(self, init)
 
+    @override
     def forward(
         self, x: Float[Tensor, "B C H W"], labels: Int64[Tensor, " B"]
     ) -> Float[Tensor, "B 1"]:
-        """See `DiscriminatorNetwork.forward`."""
         h = self.input_conv(x)
         for stage in self.blocks:
             h = stage(h)
         return project(h, labels, self.linear, self.embed)
 
+    @override
     def layout(self) -> Layout:
-        """See `Network.layout`."""
         return gan_layout(self, tables=[projection_table(self.embed)], last=["linear"])

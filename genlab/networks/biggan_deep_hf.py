@@ -17,6 +17,7 @@ from diffusers.models.modeling_utils import ModelMixin  # noqa: F401
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
+from typing_extensions import override
 
 from genlab.errors import ConfigError
 from genlab.networks.base import Labels, check_positive, register_to_config
@@ -185,8 +186,8 @@ class BigGANDeepHF(GeneratorNetwork):
         self.bn = IndexedBatchNorm(channels, num_stats=num_stats, eps=eps)
         self.conv_to_rgb = PairedConv2d(channels, channels, 3, eps=eps)
 
+    @override
     def embed_labels(self, labels: Labels) -> Float[Tensor, "B E"]:
-        """See `GeneratorNetwork.embed_labels`."""
         if not labels.is_floating_point():
             labels = F.one_hot(labels.to(self.device), self.num_classes)
         embedding: Tensor = self.embeddings(labels.to(self.embeddings.weight))
@@ -220,8 +221,8 @@ class BigGANDeepHF(GeneratorNetwork):
         h = F.relu(self.bn(h, mixture), inplace=True)
         return self._to_rgb(h).tanh()
 
+    @override
     def layout(self) -> Layout:
-        """See `Network.layout`."""
         parts = {
             path: [block.parts(path, block=path)]
             for path, block in self.named_modules()

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import fuse_conv_bn_eval
+from typing_extensions import override
 
 from genlab.errors import ConfigError
 from genlab.networks.base import Network, check_positive, level_resolutions, register_to_config
@@ -152,8 +153,9 @@ class ClassifierCNN(Network):
         """
         return self.classify(self.embed(x).pooled)
 
+    @override
     def layout(self) -> Layout:
-        """See `Network.layout`; a normalisation ends each branch, so none is told."""
+        """A normalisation ends each branch, so none is told."""
         return build_layout(
             self,
             blocks=paths_of(self, Block),

@@ -12,6 +12,7 @@ from diffusers.models.modeling_utils import ModelMixin  # noqa: F401
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
+from typing_extensions import override
 
 from genlab.errors import ConfigError
 from genlab.networks.base import Labels, check_choice, check_positive, register_to_config
@@ -153,14 +154,14 @@ class ConditionalGenerator(GeneratorNetwork):
         self.output_layer = nn.ConvTranspose2d(width, img_channels, 4, 2, 1)
         _draw_weights(self)
 
+    @override
     def embed_labels(self, labels: Labels) -> Float[Tensor, "B E"]:
-        """See `GeneratorNetwork.embed_labels`."""
         return embed_shared(self.embedding, labels)
 
+    @override
     def forward(
         self, z: Float[Tensor, "B Z"], class_embedding: Float[Tensor, "B E"]
     ) -> Float[Tensor, "B C H W"]:
-        """See `GeneratorNetwork.forward`."""
         if self.num_reference:
             of_reference = self.embed_labels(self.reference_labels)
             z = torch.cat([self.reference_z.to(z), z])
@@ -171,8 +172,9 @@ class ConditionalGenerator(GeneratorNetwork):
             h = block(h)
         return torch.tanh(self.output_layer(h[self.num_reference :]))
 
+    @override
     def layout(self) -> Layout:
-        """See `Network.layout`; there are no residual branches."""
+        """There are no residual branches."""
         return build_layout(
             self,
             blocks=[f"blocks.{index}" for index in range(len(self.blocks))],
@@ -263,10 +265,10 @@ class ConditionalDiscriminator(DiscriminatorNetwork):
         self.embedding = nn.Embedding(num_classes, num_features)
         nn.init.normal_(self.embedding.weight, std=1 / math.sqrt(num_features))
 
+    @override
     def forward(
         self, x: Float[Tensor, "B C H W"], labels: Int64[Tensor, " B"]
     ) -> Float[Tensor, "B 1"]:
-        """See `DiscriminatorNetwork.forward`."""
         h = x
         for block in self.blocks:
             h = block(h)
@@ -277,8 +279,9 @@ class ConditionalDiscriminator(DiscriminatorNetwork):
         scores: Tensor = self.linear(features) + of_class
         return scores
 
+    @override
     def layout(self) -> Layout:
-        """See `Network.layout`; there are no residual branches."""
+        """There are no residual branches."""
         return build_layout(
             self,
             blocks=[f"blocks.{index}" for index in range(len(self.blocks))],

@@ -10,6 +10,7 @@ from diffusers.models.modeling_utils import ModelMixin  # noqa: F401
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
+from typing_extensions import override
 
 from genlab.networks.base import (
     DiffusionNetwork,
@@ -142,6 +143,7 @@ class DhariwalUNet(DiffusionNetwork):
                 )
                 width = next_width
 
+    @override
     def forward(
         self,
         x: Images,
@@ -149,7 +151,6 @@ class DhariwalUNet(DiffusionNetwork):
         class_embedding: Float[Tensor, "#B E"] | None = None,
         augment_labels: Float[Tensor, "#B A"] | None = None,
     ) -> Float[Tensor, "B D H W"]:
-        """See `DiffusionNetwork.forward`."""
         if class_embedding is None:
             class_embedding = self.embed_labels(None)
         embedding = self._embed(c_noise, class_embedding, augment_labels, x.dtype)
@@ -167,8 +168,8 @@ class DhariwalUNet(DiffusionNetwork):
         assert self.map_label is not None
         return self.map_label(rows)
 
+    @override
     def layout(self) -> Layout:
-        """See `Network.layout`."""
         return unet_layout(self, last=["out_norm", "out_conv"])
 
     def _embed(

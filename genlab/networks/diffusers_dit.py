@@ -8,6 +8,7 @@ import torch
 from diffusers.models.modeling_utils import ModelMixin  # noqa: F401
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
+from typing_extensions import override
 
 from genlab.networks.base import (
     DiffusionNetwork,
@@ -93,6 +94,7 @@ class DiffusersDiT(DiffusionNetwork):
             block.norm2.eps = norm_eps  # type: ignore[union-attr]  # a LayerNorm
         self.final_layer = FinalLayer(hidden_size, patch_size**2 * out_channels)
 
+    @override
     def forward(
         self,
         x: Images,
@@ -100,7 +102,7 @@ class DiffusersDiT(DiffusionNetwork):
         class_embedding: Float[Tensor, "#B E"] | None = None,
         augment_labels: Float[Tensor, "#B A"] | None = None,
     ) -> Float[Tensor, "B D H W"]:
-        """See `DiffusionNetwork.forward`; there are no augmentation labels."""
+        """There are no augmentation labels."""
         if class_embedding is None:
             class_embedding = self.embed_labels(None)
         assert class_embedding is not None
@@ -130,8 +132,8 @@ class DiffusersDiT(DiffusionNetwork):
             assert isinstance(embedder, LabelEmbedder)
             yield embedder
 
+    @override
     def layout(self) -> Layout:
-        """See `Network.layout`."""
         return transformer_layout(
             self,
             tables=[f"y_embedders.{index}.embedding_table" for index in range(len(self.blocks))],

@@ -12,6 +12,7 @@ from diffusers.models.modeling_utils import ModelMixin  # noqa: F401
 from diffusers.models.resnet import ResnetBlock2D
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
+from typing_extensions import override
 
 from genlab.errors import ConfigError
 from genlab.networks.base import DiffusionNetwork, check_positive, register_to_config
@@ -68,6 +69,7 @@ class DiffusersUNet(DiffusionNetwork):
         width = unet.time_embedding.linear_2.out_features
         self.class_embedding = nn.Embedding(label_dim, width) if label_dim else None
 
+    @override
     def forward(
         self,
         x: Float[Tensor, "B C H W"],
@@ -75,7 +77,7 @@ class DiffusersUNet(DiffusionNetwork):
         class_embedding: Float[Tensor, "#B E"] | None = None,
         augment_labels: Float[Tensor, "#B A"] | None = None,
     ) -> Float[Tensor, "B D H W"]:
-        """See `DiffusionNetwork.forward`; there are no augmentation labels."""
+        """There are no augmentation labels."""
         if class_embedding is None:
             class_embedding = self.embed_labels(None)
         return self.unet(x, c_noise.expand(len(x)), class_embedding, return_dict=False)[0]
@@ -88,8 +90,8 @@ class DiffusersUNet(DiffusionNetwork):
         assert self.class_embedding is not None
         return look_up(self.class_embedding, labels, self.label_dim, null_row=False)
 
+    @override
     def layout(self) -> Layout:
-        """See `Network.layout`."""
         down, up = self.unet.down_blocks, self.unet.up_blocks
         blocks = {
             **{f"unet.down_blocks.{number}": block for number, block in enumerate(down)},

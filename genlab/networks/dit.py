@@ -17,6 +17,7 @@ from einops import rearrange
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
+from typing_extensions import override
 
 from genlab.errors import ConfigError, LabelError
 from genlab.networks.base import (
@@ -145,6 +146,7 @@ class DiT(DiffusionNetwork):
         )
         self.final_layer = FinalLayer(hidden_size, patch_size**2 * out_channels)
 
+    @override
     def forward(
         self,
         x: Images,
@@ -152,7 +154,6 @@ class DiT(DiffusionNetwork):
         class_embedding: Float[Tensor, "#B E"] | None = None,
         augment_labels: Float[Tensor, "#B A"] | None = None,
     ) -> Float[Tensor, "B D H W"]:
-        """See `DiffusionNetwork.forward`."""
         if class_embedding is None:
             class_embedding = self.embed_labels(None)
         condition = self.t_embedder(c_noise, x.dtype)
@@ -172,10 +173,9 @@ class DiT(DiffusionNetwork):
             tokens = tokens.mean(0)
         return unpatchify(self.final_layer(tokens, condition), rows, self.patch_size)
 
+    @override
     def embed_labels(self, labels: Labels | None) -> Float[Tensor, "#B E"] | None:
-        """See `DiffusionNetwork.embed_labels`.
-
-        A row of class weights weighs the rows of the table; a zero row is the null class.
+        """A row of class weights weighs the rows of the table; a zero row is the null class.
 
         Raises:
             LabelError: the null class is asked for, and the table has none.
@@ -195,8 +195,8 @@ class DiT(DiffusionNetwork):
         assert self.y_embedder is not None
         return self.y_embedder(labels)
 
+    @override
     def layout(self) -> Layout:
-        """See `Network.layout`."""
         return transformer_layout(
             self,
             tables=["y_embedder.embedding_table"] if self.y_embedder is not None else [],

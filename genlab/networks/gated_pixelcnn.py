@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
+from typing_extensions import override
 
 from genlab.errors import ConfigError
 from genlab.networks.autoregressive import AutoregressiveNetwork, PixelDecoder
@@ -111,8 +112,8 @@ class GatedPixelCNN(AutoregressiveNetwork):
             for table in tables
         ]
 
+    @override
     def layout(self) -> Layout:
-        """See `Network.layout`."""
         layers = {
             path: layer for path, layer in self.named_modules() if isinstance(layer, GatedLayer)
         }
@@ -125,6 +126,7 @@ class GatedPixelCNN(AutoregressiveNetwork):
             modules={"last": ["output_conv"]},
         )
 
+    @override
     def decoder(
         self,
         labels: Int64[Tensor, " B"],
@@ -132,7 +134,6 @@ class GatedPixelCNN(AutoregressiveNetwork):
         width: int,
         dtype: torch.dtype | None = None,
     ) -> "GatedDecoder":
-        """See `AutoregressiveNetwork.decoder`."""
         return GatedDecoder(self, labels, height, width, dtype or self.dtype)
 
 

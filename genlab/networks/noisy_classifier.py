@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
+from typing_extensions import override
 
 from genlab.networks.base import (
     Network,
@@ -133,8 +134,8 @@ class ADMClassifier(Network):
             return self.out(x)
         return self.out(torch.cat([*means, x.mean((2, 3))], dim=1))
 
+    @override
     def layout(self) -> Layout:
-        """See `Network.layout`."""
         return unet_layout(self)
 
 

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
+from typing_extensions import override
 
 from genlab.errors import ConfigError
 from genlab.networks.autoregressive import AutoregressiveNetwork
@@ -150,8 +151,9 @@ class PixelCNNPP(AutoregressiveNetwork):
         table = block.class_embedding
         return self.embed_labels(table, labels) if isinstance(table, nn.Module) else None
 
+    @override
     def layout(self) -> Layout:
-        """See `Network.layout`; branches end in a gate, not in a layer, so none is told."""
+        """Branches end in a gate, not in a layer, so none is told."""
         blocks = paths_of(self, GatedResnet)
         tables = [f"{path}.class_embedding" for path in blocks] if self.label_dim else []
         return build_layout(
@@ -162,6 +164,7 @@ class PixelCNNPP(AutoregressiveNetwork):
             layers=(WeightNorm,),
         )
 
+    @override
     def decoder(
         self,
         labels: Int64[Tensor, " B"],
@@ -169,7 +172,6 @@ class PixelCNNPP(AutoregressiveNetwork):
         width: int,
         dtype: torch.dtype | None = None,
     ) -> PixelCNNPPDecoder:
-        """See `AutoregressiveNetwork.decoder`."""
         _check_size(height, width)
         return PixelCNNPPDecoder(self, labels, height, width, dtype or self.dtype)
 

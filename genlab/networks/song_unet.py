@@ -11,6 +11,7 @@ from diffusers.models.modeling_utils import ModelMixin  # noqa: F401
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
+from typing_extensions import override
 
 from genlab.networks.base import (
     DiffusionNetwork,
@@ -219,6 +220,7 @@ class SongUNet(DiffusionNetwork):
                 self.dec[f"{name}_aux_norm"] = group_norm(width, EPS)
                 self.dec[f"{name}_aux_conv"] = Conv2d(width, out_channels, 3, init=NEARLY_ZERO)
 
+    @override
     def forward(
         self,
         x: Images,
@@ -226,7 +228,6 @@ class SongUNet(DiffusionNetwork):
         class_embedding: Float[Tensor, "#B E"] | None = None,
         augment_labels: Float[Tensor, "#B A"] | None = None,
     ) -> Float[Tensor, "B D H W"]:
-        """See `DiffusionNetwork.forward`."""
         if class_embedding is None:
             class_embedding = self.embed_labels(None)
         embedding = self._embed(c_noise, class_embedding, augment_labels, x.dtype)
@@ -244,8 +245,9 @@ class SongUNet(DiffusionNetwork):
         # Unit variance over the classes: one-hot rows weigh as much as the noise features.
         return math.sqrt(self.label_dim)
 
+    @override
     def layout(self) -> Layout:
-        """See `Network.layout`; with the decoder "skip" every level has an output layer."""
+        """With the decoder "skip" every level has an output layer."""
         levels = self.resolutions[::-1] if self.decoder_type == "skip" else self.resolutions[:1]
         last = [f"dec.{res}x{res}_aux_{part}" for res in levels for part in ("norm", "conv")]
         layers = (*LINEAR_LAYERS, DownAfterConv2d)

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
+from typing_extensions import override
 
 from genlab import config as configs
 from genlab.diffusion.condition import NULL_CLASS
@@ -232,6 +233,7 @@ class PixelSampler(AnySampler):
     text: Mapping[str, Any] | None = field(default=None, compare=False, repr=False)
 
     @classmethod
+    @override
     def from_layers(
         cls,
         layers: Layers,
@@ -240,7 +242,7 @@ class PixelSampler(AnySampler):
         guidance_scale: float | None = None,
         guidance_interval: Sequence[float] | None = None,
     ) -> "PixelSampler":
-        """See `AnySampler.from_layers`; an autoregressive model has no steps."""
+        """An autoregressive model has no steps."""
         if guidance_interval is not None:
             raise ConfigError(
                 "an autoregressive model has no noise levels, and its guidance acts on every pixel;"
@@ -264,8 +266,8 @@ class PixelSampler(AnySampler):
         )
 
     @property
+    @override
     def config(self) -> Mapping[str, Any]:
-        """See `AnySampler.config`."""
         if self.text is not None:
             return self.text
         return {
@@ -276,8 +278,8 @@ class PixelSampler(AnySampler):
             "guidance_space": self.guidance_space,
         }
 
+    @override
     def left_out(self) -> Mapping[str, Any]:
-        """See `AnySampler.left_out`."""
         return dict(left_out(self.config["decoder"], self.decoder, "decoder"))
 
     def describe(self) -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from typing_extensions import override
 
 from genlab.networks.autoregressive import PixelDistribution
 from genlab.networks.layers.categorical import Categorical
@@ -53,10 +54,11 @@ class ByLevels(PixelDistribution):
         """Those of ``inner``, of which each channel takes one of the last."""
         return self.inner.num_uniforms
 
+    @override
     def level_log_probs(
         self, params: Float[Tensor, "B P *S"], channel: int, before: Float[Tensor, "B c *S"]
     ) -> Float[Tensor, "B L *S"]:
-        """See `PixelDistribution.level_log_probs`; guided, neither tempered nor cut off."""
+        """Guided, neither tempered nor cut off."""
         if self.scale == 1:
             return self.inner.level_log_probs(params, channel, before)
         given, null = (
@@ -64,10 +66,11 @@ class ByLevels(PixelDistribution):
         )
         return (null + self.scale * (given - null)).log_softmax(1)
 
+    @override
     def log_prob(
         self, params: Float[Tensor, "B P *S"], pixels: Float[Tensor, "B C *S"]
     ) -> Float[Tensor, " B *S"]:
-        """See `PixelDistribution.log_prob`; guided, neither tempered nor cut off."""
+        """Guided, neither tempered nor cut off."""
         exact = Categorical(self.num_levels)
         channels = range(self.num_channels)
         each = [
@@ -76,13 +79,13 @@ class ByLevels(PixelDistribution):
         ]
         return torch.stack(each).sum(0)
 
+    @override
     def sample(
         self,
         params: Float[Tensor, "B P *S"],
         uniforms: Float[Tensor, "B U *S"],
         temperature: float = 1.0,
     ) -> Float[Tensor, "B C *S"]:
-        """See `PixelDistribution.sample`."""
         params = params.to(wide(params.dtype))
         levels = Categorical(self.num_levels)
         pixels = params.new_empty(len(params), 0, *params.shape[2:])
@@ -95,10 +98,11 @@ class ByLevels(PixelDistribution):
             pixels = torch.cat([pixels, drawn], dim=1)
         return pixels
 
+    @override
     def guide(
         self, params: Float[Tensor, "B P *S"], null_params: Float[Tensor, "B P *S"], scale: float
     ) -> Float[Tensor, "B Q *S"]:
-        """See `PixelDistribution.guide`: both side by side, where it is levels that are guided."""
+        """Both side by side, where it is levels that are guided."""
         if self.scale == 1:
             return self.inner.guide(params, null_params, scale)
         return torch.cat([params, null_params], dim=1)

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
+from typing_extensions import override
 
 from genlab.diffusion.condition import Condition
 from genlab.diffusion.denoiser import (
@@ -199,10 +200,10 @@ class ArrivingDDIM(Solver):
             )
         return cls(clip=isinstance(solver, DDIM) and solver.clip)
 
+    @override
     def step(
         self, denoiser: ConditionedDenoiser, x: State, step: StepInfo, memory: Any
     ) -> StepResult:
-        """See `Solver.step`."""
         seen = x * (math.hypot(1.0, step.sigma_next) / math.hypot(1.0, step.level))
         eps = (seen - denoiser(seen, step.sigma_next)) / step.sigma_next
         x0 = x - step.level * eps

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import torch
 from jaxtyping import Float, Float32, Float64
 from torch import Tensor
+from typing_extensions import override
 
 from genlab import config as configs
 from genlab.diffusion.noise import Noise
@@ -121,6 +122,7 @@ class GanSampler(GanConfig, AnySampler):
     text: Mapping[str, Any] | None = field(default=None, compare=False, repr=False)
 
     @classmethod
+    @override
     def from_layers(
         cls,
         layers: Layers,
@@ -129,7 +131,7 @@ class GanSampler(GanConfig, AnySampler):
         guidance_scale: float | None = None,
         guidance_interval: Sequence[float] | None = None,
     ) -> "GanSampler":
-        """See `AnySampler.from_layers`; a GAN has neither steps nor a scale."""
+        """A GAN has neither steps nor a scale."""
         told = {
             "number of steps": num_steps,
             "guidance scale": guidance_scale,
@@ -144,22 +146,23 @@ class GanSampler(GanConfig, AnySampler):
         return cls(**vars(configs.fill(GanConfig, layers, "the sampler")))
 
     @property
+    @override
     def config(self) -> Mapping[str, Any]:
-        """See `AnySampler.config`."""
         if self.text is not None:
             return self.text
         plain = {each.name: _plain(getattr(self, each.name)) for each in fields(GanConfig)}
         return {key: value for key, value in plain.items() if not _is_left_out(key, value)}
 
+    @override
     def left_out(self) -> Mapping[str, Any]:
-        """See `AnySampler.left_out`."""
         known = self.config
         plain = {each.name: _plain(getattr(self, each.name)) for each in fields(GanConfig)}
         return {key: value for key, value in plain.items() if key not in known}
 
     @property
+    @override
     def parts(self) -> Mapping[str, Sequence[Part]]:
-        """See `AnySampler.parts`; parts that are named still must be loaded first."""
+        """Parts that are named still must be loaded first."""
         return {option: [model] for _, option, model in self.named_parts()}
 
     def named_parts(self) -> list[tuple[str, str, Any]]:
@@ -168,8 +171,9 @@ class GanSampler(GanConfig, AnySampler):
         models = [(e, o, getattr(of, o)) for e, o, of in named if of is not None]
         return [(entry, option, model) for entry, option, model in models if model is not None]
 
+    @override
     def load_parts(self) -> "GanSampler":
-        """See `AnySampler.load_parts`.
+        """The same sampler with parts that are named read from where their names point to.
 
         Raises:
             GenLabError: there is no such model, or it is damaged.

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from genlab import compute
 from genlab.diffusion.denoiser import Denoiser, StepInfo
@@ -87,8 +88,9 @@ class AdaptiveProjected(ByClassOptions):
         return self.momentum != 0 and not self.is_off
 
     @property
+    @override
     def is_off(self) -> bool:
-        """See `ExtrapolationOptions.is_off`; ``null`` adds its update at any scale."""
+        """``null`` adds its update at any scale."""
         return self.add_to == "class" and super().is_off
 
     def limit(self, dimension: int) -> float:
@@ -119,18 +121,19 @@ class AdaptiveProjectedDenoiser(ByClass):
         self._before: dict[int, Tensor] = {}
 
     @property
+    @override
     def is_neutral(self) -> bool:
-        """See `Extrapolation.is_neutral`."""
         return self.options.add_to == "class" and self.w == 1
 
+    @override
     def begin_step(self, step: StepInfo) -> None:
-        """See `Extrapolation.begin_step`; a run begins without momentum, also after a restart."""
+        """A run begins without momentum, also after a restart."""
         super().begin_step(step)
         if step.index == 0 or (step.restarts and step.sigma_next > step.level):
             self._before.clear()
 
+    @override
     def extrapolate(self, slot: int, c: Tensor, n: Tensor) -> Tensor:
-        """See `Extrapolation.extrapolate`."""
         options = self.options
         d = self._with_momentum(slot, c - n)
         from_class = options.add_to == "class"

@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
+from typing_extensions import override
+
 from genlab.diffusion.condition import Condition
 from genlab.diffusion.denoiser import Denoiser, Prediction, Sigma, State
 from genlab.errors import ConfigError, nearest
@@ -92,8 +94,9 @@ class Autoguidance(ExtrapolationOptions):
                 require_null_class(guide, "a guide with guide_condition: null")
         return AutoguidedDenoiser(denoiser, guide, self)
 
+    @override
     def check_run(self, grid: Grid) -> None:
-        """See `GuidanceOptions.check_run`: the guide must know the levels that it is asked at."""
+        """The guide must know the levels that it is asked at."""
         super().check_run(grid)
         levels = grid.sigmas.tolist()[:-1]
         asked = (
@@ -115,10 +118,11 @@ class AutoguidedDenoiser(Extrapolation):
         # Guidance around this one asks both for the null class.
         self.has_null_class = inner.has_null_class and (self.without_class or weak.has_null_class)
 
+    @override
     def ask(
         self, x: State, sigma: Sigma, conditions: Sequence[Condition]
     ) -> tuple[Sequence[Prediction], Sequence[Prediction]]:
-        """See `Extrapolation.ask`: each model has a batch of its own, with its own rows."""
+        """Each model has a batch of its own, with its own rows."""
         strong = self.inner.predict_each(x, sigma, conditions)
         if not self.without_class:
             return strong, self.weak.predict_each(x, sigma, conditions)
@@ -131,8 +135,9 @@ class AutoguidedDenoiser(Extrapolation):
             return condition.null()
         return replace(condition, labels=None, embedding_transforms=())
 
+    @override
     def combine(
         self, slot: int, c: Prediction, n: Prediction, x: State, sigma: Sigma
     ) -> Prediction:
-        """See `Extrapolation.combine`; the same in every space."""
+        """The same in every space."""
         return c.away_from(n, self.w)

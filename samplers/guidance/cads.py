@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+from typing_extensions import override
 
 from genlab.diffusion.condition import Condition
 from genlab.diffusion.denoiser import Denoiser, Prediction, Sigma, State, StepInfo
@@ -102,8 +103,9 @@ class CADS(GuidanceOptions):
             )
         return AnnealedDenoiser(denoiser, self)
 
+    @override
     def check_run(self, grid: Grid) -> None:
-        """See `GuidanceOptions.check_run`.
+        """Look at the noise levels of a run, before it begins.
 
         Raises:
             ConfigError: the run has one step, or none that is told the class, or noise levels that
@@ -146,8 +148,9 @@ class AnnealedDenoiser(Guidance):
         self._streams: dict[str, Noise] = {}
         self._draws: dict[tuple[str, int], Tensor] = {}
 
+    @override
     def begin_step(self, step: StepInfo) -> None:
-        """See `Guidance.begin_step`; a run draws its own noise, and each of its steps anew."""
+        """A run draws its own noise, and each of its steps anew."""
         super().begin_step(step)
         # Forks of one key are equal, so that a run needs a single one for its draws to differ.
         if step.index == 0 or step.noise is not self._noise:
@@ -155,8 +158,9 @@ class AnnealedDenoiser(Guidance):
         self._draws = {}
         self._gamma = self.options.gamma(step.level, step.index, step.num_steps, self.noise_levels)
 
+    @override
     def guide(self, x: State, sigma: Sigma, conditions: Sequence[Condition]) -> list[Prediction]:
-        """See `Guidance.guide`.
+        """Predict the images under each of the conditions.
 
         Raises:
             SamplingError: no step has been announced, its noise is not of this batch, or the model

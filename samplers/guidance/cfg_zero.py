@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from genlab import compute
 from genlab.diffusion.condition import Condition
@@ -84,21 +85,22 @@ class CFGZeroDenoiser(ByClass):
         super().__init__(inner, options)
         self._is_zero = False
 
+    @override
     def begin_step(self, step: StepInfo) -> None:
-        """See `Extrapolation.begin_step`; the first steps may be set to zero."""
+        """The first steps may be set to zero."""
         super().begin_step(step)
         self._is_zero = step.index < self.options.zero_init_steps
         self.active = self.active or self._is_zero
 
+    @override
     def guide(self, x: State, sigma: Sigma, conditions: Sequence[Condition]) -> list[Prediction]:
-        """See `Guidance.guide`."""
         if self._is_zero:
             x0 = self.space.estimate(torch.zeros_like(x), x, sigma)
             return [Prediction(x0=x0) for _ in conditions]
         return super().guide(x, sigma, conditions)
 
+    @override
     def extrapolate(self, slot: int, c: Tensor, n: Tensor) -> Tensor:
-        """See `Extrapolation.extrapolate`."""
         wide = compute.widest(c.device)
         flat_c, flat_n = c.flatten(1).to(wide), n.flatten(1).to(wide)
         s = torch.linalg.vecdot(flat_c, flat_n) / (torch.linalg.vecdot(flat_n, flat_n) + _LEAST)

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
+from typing_extensions import override
 
 from genlab.diffusion.condition import Condition
 from genlab.diffusion.denoiser import Denoiser, Prediction, Sigma, State
@@ -111,8 +112,9 @@ class ClassifierGuidedDenoiser(Guidance):
         self.with_class = with_class
         self.num_classes = classifier.num_classes
 
+    @override
     def guide(self, x: State, sigma: Sigma, conditions: Sequence[Condition]) -> list[Prediction]:
-        """See `Guidance.guide`; the classifier's gradient comes beside the estimate.
+        """The classifier's gradient comes beside the estimate.
 
         Raises:
             ConfigError: there are no labels to be guided to.
@@ -125,10 +127,11 @@ class ClassifierGuidedDenoiser(Guidance):
             for prediction, condition in zip(predictions, conditions, strict=True)
         ]
 
+    @override
     def predict_each(
         self, x: State, sigma: Sigma, conditions: Sequence[Condition]
     ) -> list[Prediction]:
-        """See `Denoiser.predict_each`; outside the window the model stays without its class."""
+        """Outside the window the model stays without its class."""
         if self.active:
             return super().predict_each(x, sigma, conditions)
         return self._ask(x, sigma, conditions)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
+from typing_extensions import override
 
 from genlab.diffusion.denoiser import Denoiser, Prediction, Sigma, State
 from genlab.errors import ConfigError
@@ -78,10 +79,11 @@ class ClassifierFreeDenoiser(ByClass):
         super().__init__(inner, options)
         self.channels = options.channels
 
+    @override
     def combine(
         self, slot: int, c: Prediction, n: Prediction, x: State, sigma: Sigma
     ) -> Prediction:
-        """See `Extrapolation.combine`; the same in every space."""
+        """The same in every space."""
         guided = c.away_from(n, self.w)
         if self.channels is None:
             return guided

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 from torch import Tensor
+from typing_extensions import override
 
 from genlab.diffusion.condition import Condition
 from genlab.diffusion.denoiser import Denoiser, Prediction, Sigma, State, StepInfo
@@ -90,8 +91,9 @@ class Extrapolation(Guidance):
             time = self.noise_levels.time_of(step.level)
             self.w = self.options.weight.at(self.options.scale, time)
 
+    @override
     def guide(self, x: State, sigma: Sigma, conditions: Sequence[Condition]) -> list[Prediction]:
-        """See `Guidance.guide`; the variance is that of the prediction that is guided."""
+        """The variance is that of the prediction that is guided."""
         if self.is_neutral or not self.applies_to(conditions):
             return [self._clipped(each) for each in self.inner.predict_each(x, sigma, conditions)]
         wanted, unwanted = self.ask(x, sigma, conditions)
@@ -179,14 +181,16 @@ class ByClassOptions(ExtrapolationOptions):
 class ByClass(Extrapolation):
     """A denoiser under guidance away from its prediction without a class."""
 
+    @override
     def applies_to(self, conditions: Sequence[Condition]) -> bool:
-        """See `Extrapolation.applies_to`: where there are classes."""
+        """Where there are classes."""
         return conditions[0].labels is not None
 
+    @override
     def ask(
         self, x: State, sigma: Sigma, conditions: Sequence[Condition]
     ) -> tuple[Sequence[Prediction], Sequence[Prediction]]:
-        """See `Extrapolation.ask`: with the class and without, as one batch."""
+        """With the class and without, as one batch."""
         nulls = [condition.null() for condition in conditions]
         predictions = self.inner.predict_each(x, sigma, [*conditions, *nulls])
         return predictions[: len(nulls)], predictions[len(nulls) :]

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from typing_extensions import override
 
 from genlab.diffusion.denoiser import Denoiser
 from genlab.errors import ConfigError
@@ -72,10 +73,9 @@ class FrequencyDecoupledDenoiser(ByClass):
 
     options: FrequencyDecoupled
 
+    @override
     def extrapolate(self, slot: int, c: Tensor, n: Tensor) -> Tensor:
-        """See `Extrapolation.extrapolate`.
-
-        The pyramid is linear and is rebuilt exactly, so that the one of ``c - n`` is enough.
+        """The pyramid is linear and is rebuilt exactly, so that the one of ``c - n`` is enough.
 
         Raises:
             ConfigError: the images are too small for so many bands.

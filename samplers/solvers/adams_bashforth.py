@@ -7,6 +7,7 @@ from typing import ClassVar, NamedTuple
 
 import numpy as np
 import torch
+from typing_extensions import override
 
 from genlab.diffusion.denoiser import ConditionedDenoiser, State, StepInfo
 from genlab.diffusion.preconditioning import vp_sigma, vp_t
@@ -66,10 +67,10 @@ class AdamsBashforth(Solver):
         refuse_repeats(self.name, grid.sigmas)
         return ()
 
+    @override
     def step(
         self, denoiser: ConditionedDenoiser, x: State, step: StepInfo, memory: Slopes
     ) -> StepResult:
-        """See `Solver.step`."""
         x0 = denoiser(x, step.level)
         newest = Slope((x - x0) / step.level, step.level)
         slopes = (newest, *memory)[: self.max_order]
@@ -105,8 +106,8 @@ class IPNDM(AdamsBashforth):
 
     max_order: int = 4
 
+    @override
     def weights(self, sigmas: Sequence[float], sigma_next: float) -> list[float]:
-        """See `AdamsBashforth.weights`."""
         return [(sigma_next - sigmas[0]) * weight for weight in _EQUAL[len(sigmas) - 1]]
 
 
@@ -139,8 +140,8 @@ class DEIS(AdamsBashforth):
         super().__post_init__()
         vp_betas(self.sigma_min, self.sigma_max, self.epsilon_s)  # refuses ends without a time
 
+    @override
     def weights(self, sigmas: Sequence[float], sigma_next: float) -> list[float]:
-        """See `AdamsBashforth.weights`."""
         betas = vp_betas(self.sigma_min, self.sigma_max, self.epsilon_s)
         return _integrals_in_time(tuple(sigmas), sigma_next, *betas)
 

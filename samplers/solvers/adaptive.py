@@ -7,6 +7,7 @@ from typing import ClassVar
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from typing_extensions import override
 
 from genlab.diffusion.denoiser import ConditionedDenoiser, State, StepInfo, rows
 from genlab.errors import ConfigError, SamplingError
@@ -104,10 +105,11 @@ class Adaptive(Solver):
     def nfe(self, num_steps: int) -> None:
         """Told by a run when it has ended."""
 
+    @override
     def step(
         self, denoiser: ConditionedDenoiser, x: State, step: StepInfo, memory: _Memory | None
     ) -> StepResult:
-        """See `Solver.step`.
+        """Go from ``step.level`` to ``step.sigma_next``.
 
         Raises:
             SamplingError: the tolerance cannot be reached.

@@ -3,6 +3,8 @@
 import math
 from dataclasses import dataclass
 
+from typing_extensions import override
+
 from genlab.diffusion.denoiser import State, StepInfo
 from genlab.errors import ConfigError
 from genlab.samplers.base import Grid, Solver
@@ -32,8 +34,8 @@ class Ancestral(Solver):
             raise ConfigError(f"an ancestral solver needs s_noise >= 0, got {self.s_noise}")
         check_noise("ancestral", self.noise)
 
+    @override
     def draws(self) -> int:
-        """See `Solver.draws`."""
         return int(self.eta > 0)
 
     def begin(self, grid: Grid) -> Draws:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float64
 from torch import Tensor
+from typing_extensions import override
 
 from genlab.diffusion.denoiser import State, StepInfo
 from genlab.errors import ConfigError
@@ -42,18 +43,19 @@ class Churn(Solver):
         if not 0 <= self.S_noise < math.inf:
             raise ConfigError(f"S_noise must be >= 0, got {self.S_noise}")
 
+    @override
     def renoise(self, x: State, step: StepInfo) -> State:
-        """See `Solver.renoise`; the noise of a restart is multiplied by ``S_noise``, too."""
+        """The noise of a restart is multiplied by ``S_noise``, too."""
         std = self.S_noise * added_std(step.level, step.sigma_next)
         return x + std * fresh_noise(x, step)
 
+    @override
     def raise_level(self, level: float, num_steps: int) -> float:
-        """See `Solver.raise_level`."""
         gamma = min(self.S_churn / num_steps, math.sqrt(2) - 1)
         return level + gamma * level if self.S_min <= level <= self.S_max else level
 
+    @override
     def draws(self) -> int:
-        """See `Solver.draws`."""
         return int(self.S_churn > 0)
 
     def draw(self, x: State, step: StepInfo) -> State | None:

@@ -4,6 +4,8 @@ import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from typing_extensions import override
+
 from genlab.diffusion.denoiser import ConditionedDenoiser, State, StepInfo
 from genlab.errors import ConfigError
 from genlab.samplers.base import Solver, StepResult
@@ -42,18 +44,18 @@ class DDIM(Solver):
         if not 0 <= self.eta <= 1:
             raise ConfigError(f"DDIM needs 0 <= eta <= 1, got {self.eta}")
 
+    @override
     def draws(self) -> int:
-        """See `Solver.draws`."""
         return int(self.eta > 0)
 
     def start_std(self, sigma: float) -> float:
         """That of unit noise in the scaled frame, where such chains begin."""
         return math.hypot(1.0, sigma)
 
+    @override
     def step(
         self, denoiser: ConditionedDenoiser, x: State, step: StepInfo, memory: Any
     ) -> StepResult:
-        """See `Solver.step`."""
         x0 = denoiser(x, step.level, clip=self.clip and not self.keep_noise)
         eps = (x - x0) / step.level
         if self.keep_noise:

@@ -4,6 +4,8 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
+from typing_extensions import override
+
 from genlab.diffusion.denoiser import ConditionedDenoiser, State, StepInfo
 from genlab.diffusion.discrete import Chain
 from genlab.diffusion.noise_levels import FIXED_VARIANCES
@@ -44,8 +46,8 @@ class DDPM(Solver):
                 f"{self.variance!r}; {nearest(self.variance, FIXED_VARIANCES)}"
             )
 
+    @override
     def draws(self) -> int:
-        """See `Solver.draws`."""
         return 1
 
     def start_std(self, sigma: float) -> float:
@@ -80,10 +82,11 @@ class DDPM(Solver):
                 )
         return _Run(chain=chain, places=tuple(places))
 
+    @override
     def step(
         self, denoiser: ConditionedDenoiser, x: State, step: StepInfo, memory: "_Run"
     ) -> StepResult:
-        """See `Solver.step`.
+        """Go from ``step.level`` to ``step.sigma_next``.
 
         Raises:
             ConfigError: the model predicts a variance, and a guidance does not pass it on.

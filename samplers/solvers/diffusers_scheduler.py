@@ -9,6 +9,7 @@ import diffusers
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from typing_extensions import override
 
 from genlab.diffusion.denoiser import ConditionedDenoiser, State, StepInfo
 from genlab.diffusion.noise import Noise
@@ -82,8 +83,8 @@ class DiffusersScheduler(Solver):
         """Whether it asks at whole timesteps alone, which every discrete model knows."""
         return KINDS[self.scheduler].frame == "chain"
 
+    @override
     def draws(self) -> int:
-        """See `Solver.draws`."""
         settings = {
             **defaults_of(self.scheduler),
             **self.config,
@@ -92,8 +93,8 @@ class DiffusersScheduler(Solver):
         }
         return int(KINDS[self.scheduler].draws(settings))
 
+    @override
     def nfe(self, num_steps: int) -> int:
-        """See `Solver.nfe`."""
         return len(Run(self.scheduler, self.config, num_steps, None).timesteps)
 
     def start_std(self, sigma: float) -> float:
@@ -129,10 +130,10 @@ class DiffusersScheduler(Solver):
             )
         return _Memory(run, draws)
 
+    @override
     def step(
         self, denoiser: ConditionedDenoiser, x: State, step: StepInfo, memory: _Memory
     ) -> StepResult:
-        """See `Solver.step`."""
         run, options = memory.run, dict(self.step_options)
         if memory.x is not None and memory.x is not x:
             run.start_anew(step.index)

@@ -4,6 +4,8 @@ import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from typing_extensions import override
+
 from genlab.diffusion.denoiser import ConditionedDenoiser, State, StepInfo
 from genlab.errors import ConfigError
 from genlab.samplers.base import StepResult
@@ -36,16 +38,16 @@ class DPM2(Churn):
         super().__post_init__()
         _check_share(self.r)
 
+    @override
     def step(
         self, denoiser: ConditionedDenoiser, x: State, step: StepInfo, memory: Any
     ) -> StepResult:
-        """See `Solver.step`."""
         x_hat = self.raise_noise(x, step)
         x, x0 = midpoint_step(denoiser, x_hat, step.sigma, step.sigma_next, self.r)
         return StepResult(x=x, x0=x0)
 
+    @override
     def nfe(self, num_steps: int) -> int:
-        """See `Solver.nfe`."""
         return 2 * num_steps - 1
 
 
@@ -63,16 +65,16 @@ class DPM2Ancestral(Ancestral):
     order: ClassVar[int] = 1
     on_grid: ClassVar[bool] = False
 
+    @override
     def step(
         self, denoiser: ConditionedDenoiser, x: State, step: StepInfo, memory: Any
     ) -> StepResult:
-        """See `Solver.step`."""
         down, up = self.split(step.level, step.sigma_next)
         x, x0 = midpoint_step(denoiser, x, step.level, down, 0.5)
         return StepResult(x=self.add(x, up, step, memory), x0=x0, memory=memory)
 
+    @override
     def nfe(self, num_steps: int) -> int:
-        """See `Solver.nfe`."""
         return 2 * num_steps - 1
 
 

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from typing_extensions import override
+
 from genlab.diffusion.denoiser import ConditionedDenoiser, State, StepInfo
 from genlab.samplers.base import StepResult
 from genlab.samplers.solvers.churn import Churn
@@ -22,10 +24,10 @@ class Euler(Churn):
 
     order: ClassVar[int] = 1
 
+    @override
     def step(
         self, denoiser: ConditionedDenoiser, x: State, step: StepInfo, memory: Any
     ) -> StepResult:
-        """See `Solver.step`."""
         x_hat = self.raise_noise(x, step)
         x0 = denoiser(x_hat, step.sigma)
         d = (x_hat - x0) / step.sigma

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from typing_extensions import override
+
 from genlab.diffusion.denoiser import ConditionedDenoiser, State, StepInfo
 from genlab.samplers.base import StepResult
 from genlab.samplers.solvers.ancestral import Ancestral
@@ -23,10 +25,10 @@ class EulerAncestral(Ancestral):
 
     order: ClassVar[int] = 1
 
+    @override
     def step(
         self, denoiser: ConditionedDenoiser, x: State, step: StepInfo, memory: Any
     ) -> StepResult:
-        """See `Solver.step`."""
         x0 = denoiser(x, step.level)
         down, up = self.split(step.level, step.sigma_next)
         eps = (x - x0) / step.level

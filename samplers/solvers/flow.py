@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from typing_extensions import override
 
 from genlab.diffusion.denoiser import ConditionedDenoiser, State, StepInfo
 from genlab.diffusion.flow import Path, PathPoint, path_of
@@ -112,15 +113,15 @@ class FlowODE(Solver):
                 f"the flow solver has no method {self.method!r}; {nearest(self.method, METHODS)}"
             )
 
+    @override
     def nfe(self, num_steps: int) -> int:
-        """See `Solver.nfe`."""
         stages = len(METHODS[self.method][1])
         return stages * num_steps - (0 if self.full_last_step else stages - 1)
 
+    @override
     def step(
         self, denoiser: ConditionedDenoiser, x: State, step: StepInfo, memory: Any
     ) -> StepResult:
-        """See `Solver.step`."""
         field = FlowState(denoiser, path_of(self.path), x.dtype)
         start, end, h = field.ends(step)
         x_t = float(start.alpha) * x

@@ -8,6 +8,7 @@ from typing import ClassVar
 import torch
 from jaxtyping import Float64
 from torch import Tensor
+from typing_extensions import override
 
 from genlab.diffusion.denoiser import ConditionedDenoiser, State, StepInfo
 from genlab.diffusion.flow import PathPoint, path_of
@@ -84,12 +85,12 @@ class FlowSDE(Solver):
         """The strength w of the noise at a point of the path."""
         return DIFFUSIONS[self.diffusion](point, self.norm)
 
+    @override
     def nfe(self, num_steps: int) -> int:
-        """See `Solver.nfe`."""
         return num_steps if self.method == "euler" else 2 * num_steps - 1
 
+    @override
     def draws(self) -> int:
-        """See `Solver.draws`."""
         return 1
 
     def begin(self, grid: Grid) -> Draws:
@@ -106,10 +107,10 @@ class FlowSDE(Solver):
             )
         return Draws(self.noise, grid)
 
+    @override
     def step(
         self, denoiser: ConditionedDenoiser, x: State, step: StepInfo, memory: Draws
     ) -> StepResult:
-        """See `Solver.step`."""
         field = FlowState(denoiser, path_of(self.path), x.dtype)
         start, end, h = field.ends(step)
         x_t = float(start.alpha) * x

@@ -8,6 +8,7 @@ from typing import ClassVar, NamedTuple
 import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
+from typing_extensions import override
 
 from genlab.diffusion.denoiser import ConditionedDenoiser, State, StepInfo
 from genlab.diffusion.preconditioning import vp_sigma, vp_t
@@ -137,8 +138,8 @@ class General(Churn):
         """Only a second slope at the end of the step keeps to the levels of the run."""
         return self.alpha == 1
 
+    @override
     def nfe(self, num_steps: int) -> int:
-        """See `Solver.nfe`."""
         return num_steps if self.solver == "euler" else 2 * num_steps - 1
 
     def frame(self, grid: Grid) -> TimeFrame:
@@ -173,10 +174,11 @@ class General(Churn):
             self._check_between(frame, grid)
         return _Scaled(frame=frame)
 
+    @override
     def step(
         self, denoiser: ConditionedDenoiser, x: State, step: StepInfo, memory: "_Scaled"
     ) -> StepResult:
-        """See `Solver.step`. The state inside is ``s(t) x``."""
+        """The state inside is ``s(t) x``."""
         frame = memory.frame
         now, start, end = (
             self._point(frame, frame.t(sigma))

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from typing_extensions import override
+
 from genlab.diffusion.denoiser import ConditionedDenoiser, State, StepInfo
 from genlab.samplers.base import StepResult
 from genlab.samplers.solvers.churn import Churn
@@ -23,10 +25,10 @@ class Heun(Churn):
 
     order: ClassVar[int] = 2
 
+    @override
     def step(
         self, denoiser: ConditionedDenoiser, x: State, step: StepInfo, memory: Any
     ) -> StepResult:
-        """See `Solver.step`."""
         x_hat = self.raise_noise(x, step)
         h = step.sigma_next - step.sigma
         x0 = denoiser(x_hat, step.sigma)
@@ -38,6 +40,6 @@ class Heun(Churn):
             x = x_hat + h * (0.5 * d + 0.5 * d_prime)
         return StepResult(x=x, x0=x0)
 
+    @override
     def nfe(self, num_steps: int) -> int:
-        """See `Solver.nfe`."""
         return 2 * num_steps - 1

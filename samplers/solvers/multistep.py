@@ -13,6 +13,7 @@ from typing import ClassVar
 
 import numpy as np
 import torch
+from typing_extensions import override
 
 from genlab.diffusion.denoiser import ConditionedDenoiser, State, StepInfo
 from genlab.errors import ConfigError, nearest
@@ -97,10 +98,10 @@ class _Multistep(Solver):
         refuse_repeats(self.name, grid.sigmas)
         return _History()
 
+    @override
     def step(
         self, denoiser: ConditionedDenoiser, x: State, step: StepInfo, memory: _History
     ) -> StepResult:
-        """See `Solver.step`."""
         x0 = denoiser(x, step.level)
         value = x0 if self.prediction == "x0" else (x - x0) / step.level
         now = _Estimate(value=value, sigma=step.level)
@@ -175,12 +176,12 @@ class DPMSolverPP(_Multistep):
         if self.sde and self.prediction != "x0":
             raise ConfigError("the dpmpp solver's sde needs prediction: x0")
 
+    @override
     def draws(self) -> int:
-        """See `Solver.draws`."""
         return int(self.sde and self.eta > 0)
 
+    @override
     def begin(self, grid: Grid) -> _History:
-        """See `_Multistep.begin`."""
         return replace(super().begin(grid), draws=Draws(self.noise, grid))
 
     def _leave(

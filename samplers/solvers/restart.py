@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import torch
+from typing_extensions import override
 
 from genlab.diffusion.denoiser import State, StepInfo
 from genlab.errors import ConfigError
@@ -63,13 +64,14 @@ class Restart(Heun):
         if not 0 <= self.gamma < math.inf:
             raise ConfigError(f"the restart solver needs gamma >= 0, got {self.gamma}")
 
+    @override
     def nfe(self, num_steps: int) -> int:
-        """See `Solver.nfe`."""
         again = sum(2 * (int(points) - 1) * int(times) for _, _, points, times in self.intervals)
         return super().nfe(num_steps) + again
 
+    @override
     def draws(self) -> int:
-        """See `Solver.draws`: one at each restart, and one a step where there is churn."""
+        """One at each restart, and one a step where there is churn."""
         return 1
 
     def route(self, grid: Grid) -> Grid:
@@ -116,8 +118,9 @@ class Restart(Heun):
             )
         return [*way, level]
 
+    @override
     def raise_levels(self, grid: Grid) -> list[float]:
-        """See `Solver.raise_levels`; ``S_churn`` is spread over the steps outside intervals."""
+        """``S_churn`` is spread over the steps outside intervals."""
         ends = grid.sigmas.tolist()
         kinds, base = [], math.inf  # base: the level that the current restart leads back to
         for level, following in itertools.pairwise(ends):
@@ -134,8 +137,9 @@ class Restart(Heun):
                 raised.append(level * (1 + self.gamma) if churned else level)
         return raised
 
+    @override
     def draw(self, x: State, step: StepInfo) -> State | None:
-        """See `Churn.draw`; ``gamma`` makes a run stochastic, too."""
+        """``gamma`` makes a run stochastic, too."""
         if self.S_churn == 0 and self.gamma == 0:
             return None
         return self.S_noise * fresh_noise(x, step)

@@ -4,6 +4,8 @@ import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from typing_extensions import override
+
 from genlab.diffusion.denoiser import ConditionedDenoiser, State, StepInfo
 from genlab.errors import ConfigError
 from genlab.samplers.base import StepResult
@@ -30,10 +32,10 @@ class DPMSolverPP2S(Ancestral):
     order: ClassVar[int] = 1
     on_grid: ClassVar[bool] = False
 
+    @override
     def step(
         self, denoiser: ConditionedDenoiser, x: State, step: StepInfo, memory: Any
     ) -> StepResult:
-        """See `Solver.step`."""
         x0 = denoiser(x, step.level)
         down, up = self.split(step.level, step.sigma_next)
         if down == 0:
@@ -44,8 +46,8 @@ class DPMSolverPP2S(Ancestral):
         x = self.add(_towards(x, x0, down / step.level), up, step, memory)
         return StepResult(x=x, x0=x0, memory=memory)
 
+    @override
     def nfe(self, num_steps: int) -> int:
-        """See `Solver.nfe`."""
         return 2 * num_steps - 1
 
 
@@ -80,14 +82,15 @@ class DPMSolverPPSDE(Ancestral):
         if not 0 < self.r <= 1:
             raise ConfigError(f"dpmpp-sde needs 0 < r <= 1, got {self.r}")
 
+    @override
     def draws(self) -> int:
-        """See `Solver.draws`: one to the middle of the step and one to its end."""
+        """One to the middle of the step and one to its end."""
         return 2 * super().draws()
 
+    @override
     def step(
         self, denoiser: ConditionedDenoiser, x: State, step: StepInfo, memory: Draws
     ) -> StepResult:
-        """See `Solver.step`."""
         x0 = denoiser(x, step.level)
         if step.sigma_next == 0:
             return StepResult(x=x0, x0=x0, memory=memory)
@@ -106,8 +109,8 @@ class DPMSolverPPSDE(Ancestral):
             return x_next
         return x_next + up * self.s_noise * draws.between(x, step, step.level, sigma_next)
 
+    @override
     def nfe(self, num_steps: int) -> int:
-        """See `Solver.nfe`."""
         return 2 * num_steps - 1
 
 

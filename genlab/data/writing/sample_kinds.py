@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.nn import functional as F
+from typing_extensions import override
 
 from genlab.data.pixels import PIXEL_RULE, to_uint8
 from genlab.data.writing import writers
@@ -126,26 +127,27 @@ class _Images(SampleKind):
     name, noun, each, prefix, ending = "images", "image", "an image", "img", "png"
     _array = "arr_0"
 
+    @override
     def stored(self, samples: Float[Tensor, "B C H W"]) -> list[Stored]:
-        """See `SampleKind.stored`."""
         return list(to_uint8(samples).permute(0, 2, 3, 1).cpu().numpy())
 
+    @override
     def shown(self, samples: Float[Tensor, "B C H W"]) -> UInt8[Tensor, "B C H W"]:
-        """See `SampleKind.shown`."""
         return to_uint8(samples)
 
+    @override
     def picture(self, sample: Stored) -> Pixels:
-        """See `SampleKind.picture`."""
         return sample
 
+    @override
     def encode(self, sample: Stored) -> bytes:
-        """See `SampleKind.encode`."""
         return writers.encode_png(sample)
 
+    @override
     def decode(self, data: bytes) -> Stored:
-        """See `SampleKind.decode`."""
         return writers.decode_png(data)
 
+    @override
     def write_npz(
         self,
         path: Path,
@@ -154,12 +156,12 @@ class _Images(SampleKind):
         seeds: Sequence[int],
         labels: Sequence[int] | None,
     ) -> None:
-        """See `SampleKind.write_npz`; the layout is that of `writers.write_npz`."""
+        """The layout is that of `writers.write_npz`."""
         channels, height, width = shape
         writers.write_npz(path, samples, (len(seeds), height, width, channels), labels)
 
+    @override
     def facts(self) -> dict[str, Any]:
-        """See `SampleKind.facts`."""
         return {"pixel_rule": PIXEL_RULE}
 
 
@@ -174,8 +176,8 @@ class _Latents(SampleKind):
     name, noun, each, prefix, ending = "latents", "latent", "a latent", "latent", "npy"
     _array = "latents"
 
+    @override
     def stored(self, samples: Float[Tensor, "B C H W"]) -> list[Stored]:
-        """See `SampleKind.stored`."""
         return list(samples.float().cpu().numpy().astype("<f4"))
 
     def shown(self, samples: Float[Tensor, "B C H W"]) -> UInt8[Tensor, "B 1 H2 W2"]:
@@ -191,17 +193,18 @@ class _Latents(SampleKind):
         """See `shown`."""
         return self.shown(torch.tensor(sample)[None])[0].permute(1, 2, 0).numpy()
 
+    @override
     def encode(self, sample: Stored) -> bytes:
-        """See `SampleKind.encode`."""
         buffer = io.BytesIO()
         np.lib.format.write_array(buffer, np.ascontiguousarray(sample), allow_pickle=False)
         return buffer.getvalue()
 
+    @override
     def decode(self, data: bytes) -> Stored:
-        """See `SampleKind.decode`."""
         stored: Stored = np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
         return stored
 
+    @override
     def write_npz(
         self,
         path: Path,
@@ -210,23 +213,23 @@ class _Latents(SampleKind):
         seeds: Sequence[int],
         labels: Sequence[int] | None,
     ) -> None:
-        """See `SampleKind.write_npz`, and the class for the layout."""
+        """And the class for the layout."""
         beside = {"seeds": seeds} if labels is None else {"labels": labels, "seeds": seeds}
         rows = writers.Rows(self._array, "<f4", (len(seeds), *shape), samples)
         writers.write_arrays(path, rows, beside)
 
+    @override
     def facts(self) -> dict[str, Any]:
-        """See `SampleKind.facts`."""
         return {"numbers": "float32, as the network gives them", "picture_rule": self._rule}
 
     _rule = f"channels row by row, grey from -{SPAN:g} (black) to {SPAN:g} (white)"
 
+    @override
     def title(self, text: str) -> str:
-        """See `SampleKind.title`."""
         return f"latents, not images: {text}"
 
+    @override
     def marks(self) -> Mapping[str, str]:
-        """See `SampleKind.marks`."""
         return {"Description": f"latents of a diffusion model, not images: {self._rule}"}
 
 

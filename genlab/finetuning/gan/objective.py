@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
+from typing_extensions import override
 
 from genlab.checkpoints.discriminators import load_discriminator
 from genlab.data.class_names import same_names
@@ -148,6 +149,7 @@ class GanFinetuning(GanObjective):
         }
         return build_network(options, facts, section="objective.discriminator")
 
+    @override
     def compute_loss(
         self,
         phase: str,
@@ -156,7 +158,6 @@ class GanFinetuning(GanObjective):
         labels: Int64[Tensor, " B"],
         generator: torch.Generator,
     ) -> Loss:
-        """See `GanObjective.compute_loss`."""
         with (
             settled(plain(networks[GENERATOR]), stored=self.statistics == "stored"),
             settled(plain(networks[DISCRIMINATOR])),

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from genlab.errors import CheckpointError, ConfigError
 from genlab.finetuning.layouts import layout_of
@@ -125,12 +126,13 @@ class Selection(Method):
             ConfigError: see `Method.prepare`.
         """
 
+    @override
     def prepare(self, network: nn.Module) -> list[str]:
-        """See `Method.prepare`."""
         return train_only(network, self.chosen(network, layout_of(network)), type(self).__name__)
 
+    @override
     def merge(self, network: nn.Module) -> nn.Module:
-        """See `Method.merge`; nothing was added, so the weights stay as they are."""
+        """Nothing was added, so the weights stay as they are."""
         return unfreeze(network)
 
 

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from torch import nn
+from typing_extensions import override
 
 from genlab.finetuning.methods.base import Selection
 from genlab.networks.layout import Layout
@@ -30,7 +31,7 @@ class BitFit(Selection):
 
     class_table: bool = True
 
+    @override
     def chosen(self, network: nn.Module, layout: Layout) -> Iterable[str]:
-        """See `Selection.chosen`."""
         table = layout.groups["class"] if self.class_table else ()
         return [*layout.groups["bias"], *table]

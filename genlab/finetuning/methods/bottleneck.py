@@ -9,6 +9,7 @@ from typing import Any, Literal
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
+from typing_extensions import override
 
 from genlab.errors import ConfigError
 from genlab.finetuning.layouts import layout_of
@@ -83,8 +84,9 @@ class BottleneckAdapter(Method):
         if not (self.scale > 0 and math.isfinite(self.scale)):
             raise ConfigError(f"scale must be above 0, got {self.scale}")
 
+    @override
     def prepare(self, network: nn.Module) -> list[str]:
-        """See `Method.prepare`.
+        """Add what the method adds, and let only what trains have gradients.
 
         Raises:
             ConfigError: there is no such block, the chosen blocks have no branch that takes an
@@ -109,8 +111,9 @@ class BottleneckAdapter(Method):
             names += layout.groups["class"]
         return train_only(network, names, "an adapter")
 
+    @override
     def merge(self, network: nn.Module) -> nn.Module:
-        """See `Method.merge`.
+        """A plain network again: the architecture and the state-dict keys from before `prepare`.
 
         Raises:
             ConfigError: always.

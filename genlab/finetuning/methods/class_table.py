@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from torch import nn
+from typing_extensions import override
 
 from genlab.errors import ConfigError
 from genlab.finetuning.methods.base import Selection
@@ -25,8 +26,9 @@ class ClassTableTuning(Selection):
     Source: the part of DiffFit that every method of its comparison shares (arXiv:2304.06648).
     """
 
+    @override
     def chosen(self, network: nn.Module, layout: Layout) -> Iterable[str]:
-        """See `Selection.chosen`.
+        """Names of the parameters that train, in any order.
 
         Raises:
             ConfigError: the network has no class table.

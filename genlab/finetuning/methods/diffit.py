@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
+from typing_extensions import override
 
 from genlab.errors import ConfigError
 from genlab.finetuning.layouts import layout_of
@@ -50,8 +51,9 @@ class DiffFit(Method):
     def __post_init__(self) -> None:
         check_blocks(self.blocks)
 
+    @override
     def prepare(self, network: nn.Module) -> list[str]:
-        """See `Method.prepare`.
+        """Add what the method adds, and let only what trains have gradients.
 
         Raises:
             ConfigError: there is no such block, the chosen blocks have no branches, or they have
@@ -73,12 +75,12 @@ class DiffFit(Method):
             names += groups["class"]
         return train_only(network, names, "DiffFit")
 
+    @override
     def merge(self, network: nn.Module) -> nn.Module:
-        """See `Method.merge`."""
         return unfreeze(fold(network))
 
+    @override
     def notes(self, network: nn.Module) -> list[str]:
-        """See `Method.notes`."""
         layout = layout_of(network)
         held = [branch for branch in layout.branches if held_scale(network, branch) is not None]
         blocks = {branch.block for branch in held}

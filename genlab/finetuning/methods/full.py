@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from torch import nn
+from typing_extensions import override
 
 from genlab.finetuning.methods.base import Selection
 from genlab.networks.layout import Layout
@@ -25,7 +26,7 @@ class FullTuning(Selection):
     Source: the baseline of DiffFit's comparison, arXiv:2304.06648, Table 1.
     """
 
+    @override
     def chosen(self, network: nn.Module, layout: Layout) -> Iterable[str]:
-        """See `Selection.chosen`."""
         fixed = set(layout.fixed)
         return [name for name, _ in network.named_parameters() if name not in fixed]

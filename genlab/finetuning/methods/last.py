@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from torch import nn
+from typing_extensions import override
 
 from genlab.errors import ConfigError
 from genlab.finetuning.methods.base import Selection
@@ -37,8 +38,9 @@ class LastLayers(Selection):
         if self.blocks < 0:
             raise ConfigError(f"blocks counts the last blocks that train, 0 or more: {self.blocks}")
 
+    @override
     def chosen(self, network: nn.Module, layout: Layout) -> Iterable[str]:
-        """See `Selection.chosen`.
+        """Names of the parameters that train, in any order.
 
         Raises:
             ConfigError: there are not so many blocks, or the layout names no output layer.

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
+from typing_extensions import override
 
 from genlab.errors import ConfigError, nearest
 from genlab.finetuning.layouts import layout_of
@@ -84,8 +85,8 @@ class LoRA(ThroughPeft):
                 "path such as attn.qkv, or a list of such words"
             )
 
+    @override
     def peft_config(self, network: nn.Module) -> Any:
-        """See `ThroughPeft.peft_config`."""
         paths = self.target_paths(network)
         for pattern in (*self.rank_pattern, *self.alpha_pattern):
             if not any(re.match(rf"(.*\.)?({pattern})$", path) for path in paths):  # as peft does

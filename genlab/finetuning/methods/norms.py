@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from torch import nn
+from typing_extensions import override
 
 from genlab.errors import ConfigError
 from genlab.finetuning.layouts import layout_of
@@ -33,8 +34,9 @@ class NormTuning(Method):
 
     class_table: bool = True
 
+    @override
     def prepare(self, network: nn.Module) -> list[str]:
-        """See `Method.prepare`.
+        """Add what the method adds, and let only what trains have gradients.
 
         Raises:
             ConfigError: the network has no normalisations, or none that can have parameters.
@@ -52,12 +54,12 @@ class NormTuning(Method):
         table = groups["class"] if self.class_table else ()
         return train_only(network, [*groups["norm"], *table], "NormTuning")
 
+    @override
     def merge(self, network: nn.Module) -> nn.Module:
-        """See `Method.merge`."""
         return unfreeze(fold(network))
 
+    @override
     def notes(self, network: nn.Module) -> list[str]:
-        """See `Method.notes`."""
         return affine_notes(network, layout_of(network))
 
 

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from genlab.errors import CheckpointError, ConfigError, nearest
 from genlab.finetuning.layouts import layout_of
@@ -65,8 +66,9 @@ class ThroughPeft(Method):
             ConfigError: an option names a part that the network has not, or peft refuses it.
         """
 
+    @override
     def prepare(self, network: nn.Module) -> list[str]:
-        """See `Method.prepare`.
+        """Add what the method adds, and let only what trains have gradients.
 
         Raises:
             ConfigError: see `Method.prepare`; or peft is not installed, it refuses the network, or
@@ -82,8 +84,9 @@ class ThroughPeft(Method):
         network.__dict__[HELD] = model  # beside the modules: as one of them it would be a circle
         return [name for name, each in network.named_parameters() if each.requires_grad]
 
+    @override
     def merge(self, network: nn.Module) -> nn.Module:
-        """See `Method.merge`; weights that the network shares with others are copied first.
+        """Weights that the network shares with others are copied first.
 
         Raises:
             ConfigError: peft cannot merge this kind.
@@ -101,8 +104,9 @@ class ThroughPeft(Method):
         del network.__dict__[HELD]
         return unfreeze(network)
 
+    @override
     def saved(self, network: nn.Module) -> dict[str, Tensor]:
-        """See `Method.saved`; under the names of peft's file, which lead with `PREFIX`."""
+        """Under the names of peft's file, which lead with `PREFIX`."""
         # peft would look for the base's name on the hub to find out about its vocabulary.
         state = load_peft().get_peft_model_state_dict(
             peft_model(network), adapter_name=ADAPTER, save_embedding_layers=False
@@ -116,8 +120,8 @@ class ThroughPeft(Method):
         return {name: value.detach() for name, value in {**state, **statistics}.items()}
 
     @torch.no_grad()
+    @override
     def load(self, network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-        """See `Method.load`."""
         check_same(self.saved(network), tensors)
         load_peft().set_peft_model_state_dict(
             peft_model(network), dict(tensors), adapter_name=ADAPTER
@@ -141,8 +145,8 @@ class ThroughPeft(Method):
                 values[name] = sorted(values[name])
         return dict(values)
 
+    @override
     def notes(self, network: nn.Module) -> list[str]:
-        """See `Method.notes`."""
         config = peft_model(network).peft_config[ADAPTER]
         if getattr(config, "bias", "none") in ("none", False, None):
             return []
@@ -213,8 +217,8 @@ class PeftMethod(ThroughPeft):
         config = {key: value for key, value in options.items() if key in known}
         return cls(config={**method.config, **config}, class_table=False)
 
+    @override
     def peft_config(self, network: nn.Module) -> Any:
-        """See `ThroughPeft.peft_config`."""
         kind = self._class()
         options = {key: v for key, v in self.config.items() if key not in {*RECORDED, "name"}}
         tables = table_paths(network) if self.class_table else []

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from genlab.errors import ConfigError
 from genlab.finetuning.layouts import layout_of
@@ -44,8 +45,9 @@ class VisualPrompts(Method):
         if self.tokens < 1:
             raise ConfigError(f"tokens must be at least 1, got {self.tokens}")
 
+    @override
     def prepare(self, network: nn.Module) -> list[str]:
-        """See `Method.prepare`; the output does not stay what it was.
+        """The output does not stay what it was.
 
         Raises:
             ConfigError: the blocks do not work on tokens, or they hold prompts already.
@@ -69,8 +71,9 @@ class VisualPrompts(Method):
             names += layout.groups["class"]
         return train_only(network, names, "VPT")
 
+    @override
     def merge(self, network: nn.Module) -> nn.Module:
-        """See `Method.merge`.
+        """A plain network again: the architecture and the state-dict keys from before `prepare`.
 
         Raises:
             ConfigError: always.
@@ -80,8 +83,8 @@ class VisualPrompts(Method):
             "adapter beside its base, or choose diffit or lora"
         )
 
+    @override
     def notes(self, network: nn.Module) -> list[str]:
-        """See `Method.notes`."""
         return ["the output is not the base's at the start: images attend to the new tokens"]
 
 

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
+from typing_extensions import override
 
 from genlab import compute
 from genlab.diffusion.condition import Condition
@@ -187,8 +188,8 @@ class Beside(Guidance):
         self.small = small
         self._found: list[Float[Tensor, " B"] | None] = []
 
+    @override
     def begin_step(self, step: StepInfo) -> None:
-        """See `Denoiser.begin_step`."""
         super().begin_step(step)
         self._found.append(None)
 

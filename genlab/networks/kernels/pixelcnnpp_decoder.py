@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
+from typing_extensions import override
 
 from genlab.networks.autoregressive import PixelDecoder
 from genlab.networks.kernels.pixelcnnpp_rows import (
@@ -73,8 +74,8 @@ class PixelCNNPPDecoder(PixelDecoder):
             self._head = make.matrix(head), make.bias(head)
 
     @torch.no_grad()
+    @override
     def params(self, i: int, j: int) -> Float[Tensor, "B P"]:
-        """See `PixelDecoder.params`."""
         if j == 0:
             self._start.begin_row(i)
             self._row(0, i)
@@ -83,8 +84,8 @@ class PixelCNNPPDecoder(PixelDecoder):
         return torch.addmm(bias, F.elu(self._levels[0].down_ul[-1].plain[i % 2][:, j + 1]), weight)
 
     @torch.no_grad()
+    @override
     def put(self, i: int, j: int, pixel: Float[Tensor, "B C"]) -> None:
-        """See `PixelDecoder.put`."""
         self._start.put(i, j, pixel)
 
     def _row(self, number: int, i: int) -> None:

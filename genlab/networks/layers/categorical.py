@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
+from typing_extensions import override
 
 from genlab.networks.autoregressive import PixelDistribution
 from genlab.networks.layers.precision import wide
@@ -40,26 +41,27 @@ class Categorical(PixelDistribution):
         """One."""
         return 1
 
+    @override
     def log_prob(
         self, params: Float[Tensor, "B P *S"], pixels: Float[Tensor, "B 1 *S"]
     ) -> Float[Tensor, " B *S"]:
-        """See `PixelDistribution.log_prob`."""
         logits = params.to(wide(params.dtype))
         return logits.log_softmax(1).gather(1, to_levels(pixels, self.num_levels))[:, 0]
 
+    @override
     def level_log_probs(
         self, params: Float[Tensor, "B P *S"], channel: int, before: Float[Tensor, "B 0 *S"]
     ) -> Float[Tensor, "B L *S"]:
-        """See `PixelDistribution.level_log_probs`."""
         return params.to(wide(params.dtype)).log_softmax(1)
 
+    @override
     def sample(
         self,
         params: Float[Tensor, "B P *S"],
         uniforms: Float[Tensor, "B 1 *S"],
         temperature: float = 1.0,
     ) -> Float[Tensor, "B 1 *S"]:
-        """See `PixelDistribution.sample`; the temperature divides the logits."""
+        """The temperature divides the logits."""
         if temperature == 0:
             levels = params.argmax(1, keepdim=True)
         else:
@@ -71,13 +73,14 @@ class Categorical(PixelDistribution):
         pixels = from_levels(levels.clamp(max=self.num_levels - 1), self.num_levels)
         return pixels.to(wide(params.dtype))
 
+    @override
     def guide(
         self,
         params: Float[Tensor, "B P *S"],
         null_params: Float[Tensor, "B P *S"],
         scale: float,
     ) -> Float[Tensor, "B P *S"]:
-        """See `PixelDistribution.guide`; logits move along the line through both."""
+        """Logits move along the line through both."""
         return null_params + scale * (params - null_params)
 
 

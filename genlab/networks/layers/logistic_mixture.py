@@ -20,6 +20,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
+from typing_extensions import override
 
 from genlab.errors import ConfigError
 from genlab.networks.autoregressive import PixelDistribution
@@ -123,10 +124,10 @@ class LogisticMixture(PixelDistribution):
             parts[:, :, 2].tanh() if self.channels == 3 else None,
         )
 
+    @override
     def log_prob(
         self, params: Float[Tensor, "B P *S"], pixels: Float[Tensor, "B C *S"]
     ) -> Float[Tensor, " B *S"]:
-        """See `PixelDistribution.log_prob`."""
         parts = self.components(params.to(wide(params.dtype)))
         total = parts.logits.log_softmax(1)
         for channel in range(self.channels):
@@ -134,10 +135,11 @@ class LogisticMixture(PixelDistribution):
             total = total + _log_bin(x, parts.mean(channel, pixels), parts.log_scales[:, channel])
         return total.logsumexp(1)
 
+    @override
     def level_log_probs(
         self, params: Float[Tensor, "B P *S"], channel: int, before: Float[Tensor, "B c *S"]
     ) -> Float[Tensor, "B L *S"]:
-        """See `PixelDistribution.level_log_probs`; the channels before weigh the components."""
+        """The channels before weigh the components."""
         parts = self.components(params.to(wide(params.dtype)))
         weights = parts.logits.log_softmax(1)
         for c in range(channel):
@@ -154,16 +156,16 @@ class LogisticMixture(PixelDistribution):
             total = torch.logaddexp(total, weights[:, one] + log_bins)
         return total
 
+    @override
     def sample(
         self,
         params: Float[Tensor, "B P *S"],
         uniforms: Float[Tensor, "B U *S"],
         temperature: float = 1.0,
     ) -> Float[Tensor, "B C *S"]:
-        """See `PixelDistribution.sample`.
+        """Draw the component by the Gumbel trick, the value by the inverse distribution function.
 
-        The component comes by the Gumbel trick, the value by the inverse distribution function. A
-        temperature divides the logits of the components and multiplies the scales.
+        A temperature divides the logits of the components and multiplies the scales.
         """
         params = params.to(wide(params.dtype))  # in half precision 1 - SMALL is 1
         parts = self.components(params)

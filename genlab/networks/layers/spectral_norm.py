@@ -22,6 +22,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
+from typing_extensions import override
 
 from genlab.errors import ConfigError
 from genlab.networks.base import Network, check_positive
@@ -238,8 +239,8 @@ class _Conv2d(SpectralNorm):
         weight = self.normalized_weight()
         return F.conv2d(x, weight, self.bias, padding=weight.shape[2] // 2)
 
+    @override
     def plain(self) -> nn.Conv2d:
-        """See `SpectralNorm.plain`."""
         out_channels, in_channels, kernel, _ = self.weight.shape
         return self._give(
             nn.Conv2d(
@@ -266,8 +267,8 @@ class _Linear(SpectralNorm):
         """(B, C) -> (B, D)."""
         return F.linear(x, self.normalized_weight(), self.bias)
 
+    @override
     def plain(self) -> nn.Linear:
-        """See `SpectralNorm.plain`."""
         out_features, in_features = self.weight.shape
         bias = self.bias is not None
         return self._give(nn.Linear(in_features, out_features, bias, device="meta"))
@@ -292,8 +293,8 @@ class SpectralEmbedding(_Power):
         """(B,) -> (B, D)."""
         return F.embedding(labels, self.normalized_weight())
 
+    @override
     def plain(self) -> nn.Embedding:
-        """See `SpectralNorm.plain`."""
         num_embeddings, embedding_dim = self.weight.shape
         return self._give(nn.Embedding(num_embeddings, embedding_dim, device="meta"))
 

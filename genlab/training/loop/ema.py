@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from genlab.training.loop.trained import changing_tensors
 
@@ -94,8 +95,8 @@ class HalfLifeAverage(WeightAverage):
         self.rampup_ratio = rampup_ratio
         self.start = start
 
+    @override
     def keep(self, images: int, batch_size: int) -> float:
-        """See `WeightAverage.keep`."""
         if images + batch_size < self.start:
             return 0.0
         halflife = self.halflife
@@ -120,8 +121,8 @@ class PowerAverage(WeightAverage):
         self.name = power_name(sigma_rel)
         self.gamma = gamma_of(sigma_rel)
 
+    @override
     def keep(self, images: int, batch_size: int) -> float:
-        """See `WeightAverage.keep`."""
         return float((1 - batch_size / (images + batch_size)) ** (self.gamma + 1))
 
 

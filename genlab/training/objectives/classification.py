@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
+from typing_extensions import override
 
 from genlab.data.augment.jitter import random_flip, random_shift
 from genlab.errors import ConfigError
@@ -51,8 +52,8 @@ class ClassifierObjective(Objective):
         if self.shift < 0:
             raise ConfigError(f"objective.shift must be at least 0, got {self.shift}")
 
+    @override
     def build(self, network: Mapping[str, Any], data: DataFacts) -> dict[str, nn.Module]:
-        """See `Objective.build`."""
         if data.num_classes < 2:
             raise ConfigError(
                 f"a classifier needs at least 2 classes, the data have {data.num_classes}; set "

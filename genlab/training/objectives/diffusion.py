@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
+from typing_extensions import override
 
 from genlab.data.augment.nonleaky import NUM_LABELS, AugmentPipe
 from genlab.diffusion.condition import Condition
@@ -78,8 +79,8 @@ class DiffusionObjective(Objective):
                 raise ConfigError(f"the augmentation has no option {key!r}; {nearest(key, known)}")
         return AugmentPipe(**self.augment)
 
+    @override
     def build(self, network: Mapping[str, Any], data: DataFacts) -> dict[str, nn.Module]:
-        """See `Objective.build`."""
         if data.autoencoder is not None and self.augment is not None:
             raise ConfigError(
                 "objective.augment moves and colours images, not latents; leave it out, or train "
@@ -166,6 +167,7 @@ class DiffusionObjective(Objective):
                 seen += len(part)
         return {"heldout_loss": total / (seen * HELD_OUT_LEVELS)}
 
+    @override
     def product(
         self,
         network: nn.Module,
@@ -173,7 +175,6 @@ class DiffusionObjective(Objective):
         sampler: Mapping[str, Any],
         card: str | None = None,
     ) -> DiffusionGenerator:
-        """See `Objective.product`."""
         return DiffusionGenerator(
             network,
             self._preconditioning,

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
+from typing_extensions import override
 
 from genlab.errors import ConfigError
 from genlab.generators.autoregressive import AutoregressiveGenerator, bits_per_dimension
@@ -38,8 +39,8 @@ class LikelihoodObjective(Objective):
     def __post_init__(self) -> None:
         check_share("label_dropout", self.label_dropout)
 
+    @override
     def build(self, network: Mapping[str, Any], data: DataFacts) -> dict[str, nn.Module]:
-        """See `Objective.build`."""
         channels, size, _ = data.image_shape
         facts = {"img_resolution": size, "in_channels": channels, "label_dim": data.num_classes}
         built = build_network(network, facts)
@@ -51,13 +52,13 @@ class LikelihoodObjective(Objective):
         return {"network": built}
 
     @torch.no_grad()
+    @override
     def initialise(
         self,
         networks: Mapping[str, nn.Module],
         images: Float[Tensor, "B C H W"],
         labels: Int64[Tensor, " B"],
     ) -> None:
-        """See `AutoregressiveNetwork.initialise`."""
         plain(networks[self.main]).initialise(images, labels)
 
     def compute_loss(
@@ -74,6 +75,7 @@ class LikelihoodObjective(Objective):
         bits = bits_per_dimension(plain(network), network(images, labels), images)
         return Loss.of(bits)
 
+    @override
     def product(
         self,
         network: nn.Module,
@@ -81,7 +83,6 @@ class LikelihoodObjective(Objective):
         sampler: Mapping[str, Any],
         card: str | None = None,
     ) -> AutoregressiveGenerator:
-        """See `Objective.product`."""
         assert isinstance(network, AutoregressiveNetwork)
         return AutoregressiveGenerator(
             network,

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, cast
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
+from typing_extensions import override
 
 from genlab.errors import ConfigError
 from genlab.generators.gan import GanGenerator
@@ -276,6 +277,7 @@ class GanObjective(Objective):
         won = least + self.collapse_loss * (even - least)
         return CollapseWatch(won, even, self.collapse_kimg)
 
+    @override
     def product(
         self,
         network: nn.Module,
@@ -283,7 +285,6 @@ class GanObjective(Objective):
         sampler: Mapping[str, Any],
         card: str | None = None,
     ) -> GanGenerator:
-        """See `Objective.product`."""
         assert isinstance(network, GeneratorNetwork)
         return GanGenerator(network, class_names=class_names, sampler=sampler or None, card=card)
 
