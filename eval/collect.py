@@ -356,7 +356,7 @@ class _Work:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self._lock is None:
             return
-        self._lock.close()
+        self._lock.release()
         if kind is None and not self._keep:
             discard(self.folder)
 

@@ -80,7 +80,7 @@ def encode_dataset(
         processes.wait()
     finally:
         if lock is not None:
-            lock.close()
+            lock.release()
     return facts
 
 

@@ -25,9 +25,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
+from filelock import BaseFileLock
 
 from genlab.data.labels import format_seeds, parse_seeds
 from genlab.data.writing import pictures, writers
@@ -87,7 +88,7 @@ class SampleLedger:
         self.plan = plan
         self.rank = rank
         self._state = folder / _STATE
-        self._lock: IO[str] | None = None
+        self._lock: BaseFileLock | None = None
         self._finished = Finished()
 
     # Opening
@@ -383,7 +384,7 @@ class SampleLedger:
             shutil.rmtree(self._state, ignore_errors=True)
             with suppress(OSError):  # it was there before, or holds other files
                 self.folder.rmdir()
-        self._lock.close()
+        self._lock.release()
         self._lock = None
 
     def _write_archive(self) -> None:

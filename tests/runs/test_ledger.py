@@ -358,7 +358,7 @@ def test_a_run_that_failed_before_its_first_image_binds_nobody(
     ledger = SampleLedger(tmp_path, plan())
     ledger.open()
     assert ledger._lock is not None
-    ledger._lock.close()
+    ledger._lock.release()
     assert draw(tmp_path, OTHER["weights"][0])
 
 

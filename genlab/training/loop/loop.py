@@ -185,7 +185,7 @@ class Trainer:
             return self._train(on_step)
         finally:
             if lock is not None:
-                lock.close()
+                lock.release()
 
     def _train(self, on_step: Callable[[Progress], None]) -> Outcome:
         end, stopped = self.config.num_steps, None
