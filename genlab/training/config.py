@@ -224,6 +224,8 @@ class OutputConfig:
         preview_count: samples in it; their seeds are 0, 1, 2, ... and their classes take turns.
         preview_sampler: how they are drawn, what is left out is the model's default.
         tensorboard: write logs for TensorBoard too; null does so when it is installed.
+        trackers: others of accelerate's trackers that get numbers and previews: ``wandb``,
+            ``trackio``, ``mlflow``, ``comet_ml``, ... Each is a package of its own.
     """
 
     log_steps: int = 50
@@ -235,6 +237,7 @@ class OutputConfig:
     preview_count: int = 40
     preview_sampler: dict[str, Any] = field(default_factory=dict)
     tensorboard: bool | None = None
+    trackers: list[str] = field(default_factory=list)
 
 
 @dataclass(kw_only=True)

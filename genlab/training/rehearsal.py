@@ -9,6 +9,7 @@ from genlab.errors import ConfigError, nearest
 from genlab.generators.base import Generator
 from genlab.training.config import TrainConfig
 from genlab.training.loop.batches import Batches, DataFacts, Share
+from genlab.training.loop.logs import tracker_names
 from genlab.training.loop.loop import build_accelerator
 from genlab.training.loop.validation import build_validation
 from genlab.training.objectives.base import NETWORKS, Objective, build_objective
@@ -32,6 +33,7 @@ def rehearse(
     Raises:
         GenLabError: what the run itself would raise.
     """
+    tracker_names(config)
     accelerator = build_accelerator(config, device)
     objective = build_objective(config.objective)
     Share(

@@ -4,9 +4,12 @@ import json
 import resource
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 import torch
+from accelerate import tracking
+from accelerate.tracking import GeneralTracker
 from tiny_runs import (
     assert_goes_on_bit_for_bit,
     assert_refused,
@@ -21,6 +24,7 @@ from tiny_runs import (
 
 from genlab.errors import ConfigError, DataError, GenLabError, OutputError, TrainingError
 from genlab.training.config import OptimizerConfig
+from genlab.training.loop.logs import read_log
 from genlab.training.loop.loop import Trainer
 from genlab.training.loop.schedule import schedule_factor
 from genlab.training.loop.snapshots import list_snapshots
@@ -141,7 +145,63 @@ def test_previews_and_tensorboard(config: Path, tmp_path: Path) -> None:
         "output.tensorboard=true",
     )
     assert len(list((tmp_path / "previews").glob("*.png"))) == 2
-    assert list((tmp_path / "tensorboard").iterdir())
+    assert list((tmp_path / "tensorboard").rglob("events.*"))
+
+
+class MemoryTracker(GeneralTracker):
+    """A third party's tracker, which accelerate finds by its name."""
+
+    name = "memory"
+    requires_logging_directory = False
+    lines: ClassVar[list[tuple[int, dict[str, Any]]]] = []
+    settings: ClassVar[dict[str, Any]] = {}
+    pictures: ClassVar[list[tuple[int, ...]]] = []
+
+    def __init__(self, run_name: str, **options: Any) -> None:
+        super().__init__()
+        self.run_name = run_name
+
+    @property
+    def tracker(self) -> list[tuple[int, dict[str, Any]]]:
+        return self.lines
+
+    def start(self) -> None:
+        """Nothing has to be opened."""
+
+    def store_init_configuration(self, values: dict[str, Any]) -> None:
+        self.settings.update(values)
+
+    def log(self, values: dict[str, Any], step: int | None = None, **options: Any) -> None:
+        assert step is not None
+        self.lines.append((step, values))
+
+    def log_images(self, values: dict[str, Any], step: int | None = None, **options: Any) -> None:
+        self.pictures += [images.shape for images in values.values()]
+
+
+def test_trackers_get_settings_numbers_and_previews(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(tracking.LOGGER_TYPE_TO_CLASS, "memory", MemoryTracker)
+    preview = ("preview_kimg=0.012", "preview_count=2", "preview_sampler.schedule.num_steps=2")
+    train(config, tmp_path, "output.trackers=[memory]", *(f"output.{each}" for each in preview))
+    lines = read_log(tmp_path / "log.jsonl")
+    assert [step for step, _ in MemoryTracker.lines] == [line["step"] for line in lines]
+    assert MemoryTracker.lines[0][1]["loss"] == pytest.approx(lines[0]["loss"], rel=1e-5)
+    assert MemoryTracker.settings["output.preview_count"] == 2
+    assert [(shape[0], shape[-1]) for shape in MemoryTracker.pictures] == [(1, 3)] * 2
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [("[wandbb]", "did you mean 'wandb'"), ("[comet_ml]", "pip install comet_ml")],
+)
+def test_trackers_that_are_not_there_are_refused(
+    config: Path, tmp_path: Path, names: str, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        train(config, tmp_path, f"output.trackers={names}")
+    assert not (tmp_path / "log.jsonl").exists()
 
 
 def test_unconditional_training(config: Path, tmp_path: Path) -> None:

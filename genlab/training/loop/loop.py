@@ -23,6 +23,7 @@ from genlab.training.config import TrainConfig
 from genlab.training.loop.batches import Batches, Micro, Share
 from genlab.training.loop.early_stopping import EarlyStop
 from genlab.training.loop.evaluation import Evaluation, Inspection
+from genlab.training.loop.logs import tracker_names
 from genlab.training.loop.models import Models
 from genlab.training.loop.recorder import Recorder
 from genlab.training.loop.seeds import generator
@@ -98,6 +99,7 @@ class Trainer:
         self.evaluations = evaluations
         self.config = config
         self.run = Run(folder) if run is None else run
+        tracker_names(config)  # a wrong one is to be known now
         self.accelerator = build_accelerator(config, device)
         self.device: torch.device = self.accelerator.device
         self.is_main = bool(self.accelerator.is_main_process)

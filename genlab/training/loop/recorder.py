@@ -126,7 +126,7 @@ class Recorder:
         self._line_began = self._state_saved = time.perf_counter()
         self._log = None
         if self.is_main:
-            self._log = Log(self.run.folder, progress.step, self.config.output.tensorboard)
+            self._log = Log(self.run.folder, progress.step, self.config, self.accelerator)
             prune_snapshots(self.run.snapshots, progress.images)
         if self.objective.starts_trained and progress.step == 0 and self._draws:
             self._draw_preview(progress)  # what all later ones are compared with
