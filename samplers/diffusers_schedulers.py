@@ -6,14 +6,16 @@ calls make a step of ours, where each call asks the model, and how its state rea
 frame.
 """
 
+import copy
 import inspect
+import json
 import math
 import reprlib
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import diffusers
@@ -279,9 +281,8 @@ class Run:
         own = _model_settings(name, config, self.frame, noise_levels)
         try:
             with quiet():
-                self.scheduler: Any = class_of(name)(**{**config, **own})
-                # On the CPU, whatever the device: no step waits for it.
-                self.scheduler.set_timesteps(num_steps, device="cpu")
+                settings = json.dumps({**config, **own}, default=list)
+                self.scheduler: Any = copy.deepcopy(_build(name, settings, num_steps))
         except Exception as error:  # whatever it raises is about its settings
             raise refusal(name, error) from error
         self.calls = _group(self.scheduler)
@@ -437,6 +438,20 @@ def refusal(name: str, error: Exception) -> ConfigError:
     """What a scheduler of diffusers raised, as an error of ours."""
     text = " ".join(str(error).split()) or type(error).__name__
     return ConfigError(f"{name} of diffusers refuses its settings: {text}")
+
+
+@lru_cache(maxsize=32)
+def _build(name: str, settings: str, num_steps: int) -> Any:
+    """A scheduler, its timesteps set; a run takes a copy, since a scheduler keeps its history.
+
+    Args:
+        name: the scheduler's class.
+        settings: as JSON; some schedulers need a second to make their tables of them.
+        num_steps: diffusers' ``num_inference_steps``.
+    """
+    scheduler = class_of(name)(**json.loads(settings))
+    scheduler.set_timesteps(num_steps, device="cpu")  # whatever the device: no step waits for it
+    return scheduler
 
 
 def _model_settings(
