@@ -7,9 +7,8 @@ from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
-from genlab.errors import UnknownNameError, nearest
+from genlab import yaml_text
+from genlab.errors import ConfigError, UnknownNameError, nearest
 from genlab.files import read_json_object
 from genlab.saving.index import INDEX
 
@@ -50,7 +49,10 @@ def card_header(card: str) -> dict[str, Any]:
     opening, _, rest = card.partition("---\n")
     if opening.strip():
         return {}
-    header = OmegaConf.to_container(OmegaConf.create(rest.partition("\n---")[0]))
+    try:
+        header = yaml_text.parse(rest.partition("\n---")[0], "the model card")
+    except ConfigError:
+        return {}  # a card is for people; what it fails to say is asked for elsewhere
     return {str(key): value for key, value in header.items()} if isinstance(header, dict) else {}
 
 
