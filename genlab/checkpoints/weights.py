@@ -20,6 +20,7 @@ from genlab.checkpoints.pickles.tuples import check_tuples
 from genlab.errors import CheckpointError, printable, reason
 from genlab.saving.claims import build_empty, check_state_dict, listed
 from genlab.saving.models import rename_old
+from genlab.saving.weight_files import read_shapes, read_tensors, reads_shapes_alone
 
 StateDict = dict[str, Tensor]
 
@@ -43,6 +44,9 @@ _NUMBERS = (
     *(torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool),
 )
 """Types of numbers that networks are stored in."""
+
+_ALIGNMENT = 64
+"""Bytes; where torch lets its own tensors begin."""
 
 MOST_SHARED = 2
 """Times that a file's bytes may stand in its tensors: tied weights have two names."""
@@ -131,9 +135,14 @@ def _common_prefix(names: Collection[str]) -> str | None:
 
 def _read_safetensors(path: Path) -> StateDict:
     try:
-        with safe_open(path, framework="pt", device="cpu") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
-    except Exception as error:  # also for types of numbers that PyTorch lacks
+        if reads_shapes_alone():
+            with safe_open(path, framework="pt", device="cpu") as file:  # maps what nobody reads
+                return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
+        read_shapes([path])  # which finds out whether the file is whole
+        return dict(read_tensors(path, foreign=True))
+    except CheckpointError:
+        raise
+    except Exception as error:  # what a damaged file makes the library raise cannot be listed
         raise CheckpointError(
             f"{path} is cut short or damaged ({reason(error)}); fetch or save it again"
         ) from error
@@ -145,7 +154,8 @@ def _read_torch(path: Path) -> Any:
         check_tuples(path)
         with torch.serialization.safe_globals([Namespace]), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of old ways to store, which are no news to the user
-            return torch.load(path, map_location="cpu", weights_only=True)
+            mapped = reads_shapes_alone() and zipfile.is_zipfile(path)
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except RefusedError as error:
         raise CheckpointError(f"{path} {error}; nothing of it was read") from error
     except CheckpointError:
@@ -274,11 +284,28 @@ def build_network(
     rename_old(network, state)
     expected = {name: t for name, t in network.state_dict().items() if name not in computed}
     check_state_dict(expected, state, where)
-    # Copies, because tensors in a mapped file begin anywhere, and matrix libraries round
-    # differently where memory is not aligned.
-    copies = {name: state[name].to(t.dtype, copy=True) for name, t in expected.items()}
+    if reads_shapes_alone():
+        return network.eval()
+    weights = _own_memory({name: state[name].to(t.dtype) for name, t in expected.items()})
     held = {name for name, _ in (*network.named_parameters(), *network.named_buffers())}
-    if not held <= copies.keys():  # what a network computes itself has numbers only in memory
+    if not held <= weights.keys():  # what a network computes itself has numbers only in memory
         network = cls(**arguments)
-    network.load_state_dict(copies, strict=not computed, assign=True)  # the names were compared
+    network.load_state_dict(weights, strict=not computed, assign=True)  # the names were compared
     return network.eval()
+
+
+def _own_memory(tensors: Mapping[str, Tensor]) -> StateDict:
+    """Tensors that share no memory, each from an address that is aligned; others are copied.
+
+    Views of a file in memory begin anywhere, and matrix libraries round differently where memory is
+    not aligned. What `read_checkpoint` read stays where it is: weights of gigabytes are held once.
+    """
+    own: StateDict = {}
+    addresses: set[int] = set()
+    for name, tensor in tensors.items():
+        address = tensor.data_ptr()
+        whole = tensor.is_contiguous() and tensor.untyped_storage().nbytes() == tensor.nbytes
+        alone = whole and address % _ALIGNMENT == 0 and address not in addresses
+        own[name] = tensor if alone else tensor.clone(memory_format=torch.contiguous_format)
+        addresses.add(own[name].data_ptr())
+    return own

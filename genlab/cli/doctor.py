@@ -134,10 +134,12 @@ def _dtypes(device: str) -> list[str]:
 def _checkpoint(name: str) -> Facts:
     from genlab import load
     from genlab.finetuning.adapters.folders import find_adapter
+    from genlab.saving.weight_files import shapes_alone
 
     if (folder := find_adapter(name)) is not None:
         return _adapter(folder)
-    generator: Any = load(name)
+    with shapes_alone():  # a model of gigabytes is told by its shapes
+        generator: Any = load(name)
     network = generator.network
     parameters = sum(parameter.numel() for parameter in network.parameters())
     names = generator.class_names
@@ -152,9 +154,27 @@ def _checkpoint(name: str) -> Facts:
             "classes": generator.num_classes or "none (unconditional)",
             "class names": ", ".join(names) if names else "none",
             **_diffusion_facts(generator),
-            "weights sha256": generator.weights_sha256(),
+            **_hash(name, generator),
         },
     }
+
+
+def _hash(name: str, generator: Any) -> Facts:
+    """Of an official file, to compare with what its publisher tells; else of the weights."""
+    from genlab.checkpoints.places import find_folder
+    from genlab.files import sha256
+    from genlab.saving.index import NETWORK
+    from genlab.saving.models import stored_sha256
+
+    folder = find_folder(name)
+    if folder is None:
+        return {"file sha256": sha256(Path(name))} if Path(name).is_file() else {}
+    others = [
+        (f"{part}/{key}", value)
+        for part, model in generator.parts().items()
+        for key, value in model.state_dict().items()
+    ]
+    return {"weights sha256": stored_sha256(folder / NETWORK, generator.network, others)}
 
 
 def _shapes(generator: Any) -> Facts:

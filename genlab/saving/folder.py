@@ -29,6 +29,7 @@ from genlab.errors import CheckpointError, GenLabError, OutputError
 from genlab.files import MAX_JSON
 from genlab.saving.index import INDEX, NETWORK, PIPELINE, is_component
 from genlab.saving.models import read_model, write_model
+from genlab.saving.weight_files import reads_shapes_alone
 
 PARTS = ("autoencoder",)
 """Models that a folder may hold beside the network, each in a folder of its name."""
@@ -124,7 +125,9 @@ def read_network(
             shapes.
     """
     cls = network_class(folder, index)
-    network: ModelMixin = read_model(folder / NETWORK, cls, dtype, NETWORK)
+    network: ModelMixin = read_model(
+        folder / NETWORK, cls, dtype, NETWORK, empty=reads_shapes_alone()
+    )
     return network
 
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -14,7 +14,12 @@ from torch import Tensor, nn
 from genlab.errors import CheckpointError, GenLabError, printable, reason
 from genlab.files import make_public, read_json_object
 from genlab.saving.claims import build_empty, check_config
-from genlab.saving.weight_files import WEIGHTS, read_shapes, read_tensors, weight_files
+from genlab.saving.weight_files import (
+    WEIGHTS,
+    read_shapes,
+    read_tensors,
+    weight_files,
+)
 
 MODEL_CONFIG = "config.json"
 
@@ -52,7 +57,12 @@ def model_class(folder: Path, classes: Mapping[str, type[Any]]) -> type[Any]:
 
 
 def read_model(
-    folder: Path, cls: type[Any], dtype: torch.dtype | None = None, what: str = "model"
+    folder: Path,
+    cls: type[Any],
+    dtype: torch.dtype | None = None,
+    what: str = "model",
+    *,
+    empty: bool = False,
 ) -> Any:
     """Build a model and fill it with the folder's weights, all of them.
 
@@ -61,6 +71,7 @@ def read_model(
         cls: a diffusers ``ModelMixin``.
         dtype: of the weights; None keeps float32.
         what: the model's part, for messages.
+        empty: whether it stays on the meta device, without its numbers.
 
     Raises:
         CheckpointError: weights that are missing, cut short or of other shapes; or a config that
@@ -85,8 +96,9 @@ def read_model(
                 f"the {what} in {folder} cannot be read, a file is missing ({WEIGHTS}); fetch or "
                 "save the model again"
             )
-        model = _build(folder, cls, config, read_shapes(files))
-        model.load_state_dict(_read_state(files, model, dtype), assign=True)
+        model = _build(folder, cls, config, read_shapes(files), keep_empty=empty)
+        if not empty:
+            model.load_state_dict(_read_state(files, model, dtype), assign=True)
     except GenLabError:
         raise
     except Exception as error:  # what diffusers and safetensors raise cannot be listed
@@ -98,7 +110,12 @@ def read_model(
 
 
 def _build(
-    folder: Path, cls: type[Any], config: Mapping[str, Any], stored: dict[str, tuple[int, ...]]
+    folder: Path,
+    cls: type[Any],
+    config: Mapping[str, Any],
+    stored: dict[str, tuple[int, ...]],
+    *,
+    keep_empty: bool,
 ) -> nn.Module:
     """A model that the files' weights fit, without memory where they are all that it has.
 
@@ -107,6 +124,7 @@ def _build(
         cls: the model's class.
         config: is held against ``stored`` before anything takes memory.
         stored: name -> shape of what the files' heads list.
+        keep_empty: whether it stays without memory whatever it is.
     """
     where = f"the {cls.__name__} in {folder}"
     with _BUILDING:
@@ -127,7 +145,7 @@ def _build(
             )
     held = {name for name, _ in (*empty.named_parameters(), *empty.named_buffers())}
     ours = cls.__module__.startswith("genlab.")  # others may keep tensors that are no buffers
-    if ours and held <= expected.keys():
+    if keep_empty or (ours and held <= expected.keys()):
         return empty
     model: nn.Module = cls.from_config(dict(config))  # with what it computes itself
     return model
@@ -199,8 +217,35 @@ def weights_sha256(named: Iterable[tuple[str, Tensor]]) -> str:
     Args:
         named: a state dict's items, in any order.
     """
+    return _digest(sorted(named))
+
+
+def stored_sha256(folder: Path, model: nn.Module, others: Iterable[tuple[str, Tensor]] = ()) -> str:
+    """`weights_sha256` of a folder's weights and others, of which one at a time is in memory.
+
+    Args:
+        folder: of the model.
+        model: read from it, perhaps without its numbers.
+        others: weights that count too, by name.
+    """
+    places = {name: path for path in weight_files(folder) for name in read_shapes([path])}
+    there = dict(others)
+
+    def in_order() -> Iterator[tuple[str, Tensor]]:
+        own = model.state_dict()
+        for name in sorted({*own, *there}):
+            if name in there:
+                yield name, there[name]
+            else:
+                [(_, tensor)] = read_tensors(places[name], only=name)
+                yield name, tensor.to(own[name].dtype)
+
+    return _digest(in_order())
+
+
+def _digest(named: Iterable[tuple[str, Tensor]]) -> str:
     digest = hashlib.sha256()
-    for name, value in sorted(named):
+    for name, value in named:
         array = value.detach().cpu().contiguous()
         digest.update(f"{name} {array.dtype} {tuple(array.shape)}\n".encode())
         digest.update(array.reshape(-1).view(torch.uint8).numpy().data)

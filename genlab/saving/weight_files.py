@@ -7,6 +7,8 @@ matrix libraries round otherwise than for the model that was saved.
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 import torch
@@ -30,6 +32,36 @@ _DTYPES = {
     "F32": torch.float32,
     "F64": torch.float64,
 }
+_STORED_ONLY = {
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "F8_E8M0": torch.float8_e8m0fnu,
+    "C64": torch.complex64,
+    "U16": torch.uint16,
+    "U32": torch.uint32,
+    "U64": torch.uint64,
+}
+"""Types that other programs store and no network here computes in."""
+
+_shapes_alone: ContextVar[bool] = ContextVar("shapes_alone", default=False)
+
+
+@contextmanager
+def shapes_alone() -> Iterator[None]:
+    """Within it models are read without their numbers: on the meta device, from heads of files.
+
+    For those who say what a file holds: gigabytes of weights take no memory.
+    """
+    token = _shapes_alone.set(True)
+    try:
+        yield
+    finally:
+        _shapes_alone.reset(token)
+
+
+def reads_shapes_alone() -> bool:
+    """Whether the caller is within `shapes_alone`."""
+    return _shapes_alone.get()
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -68,23 +100,28 @@ def read_shapes(files: list[Path]) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def read_tensors(path: Path) -> Iterator[tuple[str, Tensor]]:
+def read_tensors(
+    path: Path, only: str | None = None, *, foreign: bool = False
+) -> Iterator[tuple[str, Tensor]]:
     """Name and tensor, one after the other, each in memory of its own.
 
     Args:
         path: a file whose head `read_shapes` has read, and so found whole.
+        only: the name of a single one that is read; None reads all.
+        foreign: whether types are read that have to be cast before anything computes in them.
 
     Raises:
         CheckpointError: numbers of a type that no network here computes in, or a file that changes
             while it is read.
         OSError: it cannot be read.
     """
+    dtypes = _DTYPES | _STORED_ONLY if foreign else _DTYPES
     with path.open("rb") as file:
         head = int.from_bytes(file.read(8), "little")
         entries = json.loads(file.read(head))
         entries.pop("__metadata__", None)
-        for name, entry in entries.items():
-            dtype = _DTYPES.get(entry["dtype"])
+        for name, entry in entries.items() if only is None else [(only, entries[only])]:
+            dtype = dtypes.get(entry["dtype"])
             if dtype is None:
                 raise CheckpointError(
                     f"{path} holds numbers of the type {printable(entry['dtype'])}, which GenLab "

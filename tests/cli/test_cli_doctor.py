@@ -1,12 +1,15 @@
 """``genlab doctor``."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from network_pickles import official_weights, write_network
 
+import genlab
 from genlab import cli
 
 
@@ -63,3 +66,31 @@ def test_damaged_checkpoint(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -
     code, _, err = doctor(str(path), capfd=capfd)
     assert code == 2
     assert "network.pkl" in err
+
+
+def test_weights_of_gigabytes_are_told_by_their_shapes(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The numbers of a network are never in memory all at once; its hash is the model's."""
+    genlab.load("dit-fmnist-s").save_pretrained(tmp_path)
+    devices = []
+    load = genlab.load
+
+    def watched(name: str) -> genlab.Generator:
+        generator = load(name)
+        devices.append(generator.device.type)
+        return generator
+
+    monkeypatch.setattr("genlab.load", watched)
+    facts = as_json(str(tmp_path), capfd=capfd)["checkpoint"]
+    assert devices == ["meta"]
+    assert facts["weights sha256"] == load(str(tmp_path)).weights_sha256()
+
+
+def test_an_official_file_has_the_hash_that_its_publisher_tells(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    arguments, weights = official_weights("EDMPrecond")
+    file = write_network(tmp_path / "network.pkl", "EDMPrecond", weights, arguments)
+    facts = as_json(str(file), capfd=capfd)["checkpoint"]
+    assert facts["file sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
