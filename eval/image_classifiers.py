@@ -6,6 +6,7 @@ import torch
 
 from genlab.checkpoints.bundled import bundled_folder, bundled_names
 from genlab.checkpoints.classifiers import is_classifier, load_classifier
+from genlab.checkpoints.hub.fetch import locate
 from genlab.checkpoints.zoo.catalogue import entries
 from genlab.errors import ConfigError, UnknownNameError, nearest
 from genlab.eval.extractors.base import EXTRACTORS, build_extractor
@@ -23,8 +24,8 @@ def load_image_classifier(name: str, device: torch.device | str | None = None) -
     Args:
         name: a classifier of noisy images (bundled, of the zoo, or the folder of one), which is
             then told that there is no noise; or a `ClassifierCNN` (``cnn-fmnist``, ``cnn-cifar10``,
-            or the folder that ``genlab train export`` wrote of one). Names win; ``./name`` is
-            always the folder.
+            or the folder that ``genlab train export`` wrote of one); or ``owner/name`` of the hub.
+            Names win; ``./name`` is always the folder.
         device: where it computes; None is the CPU.
 
     Raises:
@@ -32,6 +33,7 @@ def load_image_classifier(name: str, device: torch.device | str | None = None) -
         ConfigError: the extractor of this name is no classifier that gradients run through.
         CheckpointError: the folder holds no classifier, or is damaged.
     """
+    name = locate(name)
     folder = Path(name)
     place = torch.device(device or "cpu")
     if name in EXTRACTORS and name not in bundled_names():

@@ -57,6 +57,9 @@ __all__ = [
 
 
 def _model_of_a_run(source: str) -> Any:
+    # With an @, too: owner/name@revision of the hub.
+    if import_module("genlab.checkpoints.hub.fetch").locate(source) != source:
+        return import_module("genlab.checkpoints.loading").load(source)
     return import_module("genlab.training.named").load_from_run(source)
 
 

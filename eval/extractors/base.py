@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from genlab.checkpoints.hub.fetch import locate
 from genlab.errors import ConfigError, EvaluationError, UnknownNameError, nearest
 from genlab.registry import Registry, class_path
 
@@ -138,8 +139,8 @@ def build_extractor(name: str, weights: Path | str | None = None) -> FeatureExtr
 
     Args:
         name: in `EXTRACTORS`.
-        weights: a local file; None takes the bundled or cached one, or fetches it with its
-            checksum.
+        weights: a local file, or of a small classifier its folder or ``owner/name`` of the hub;
+            None takes the bundled or cached one, or fetches it with its checksum.
 
     Raises:
         UnknownNameError: there is none of this name.
@@ -147,7 +148,7 @@ def build_extractor(name: str, weights: Path | str | None = None) -> FeatureExtr
         DownloadError: it is not here and cannot be fetched.
         ConfigError: what is registered builds something else.
     """
-    extractor = EXTRACTORS[name](None if weights is None else Path(weights))
+    extractor = EXTRACTORS[name](None if weights is None else Path(locate(str(weights))))
     if not isinstance(extractor, FeatureExtractor):
         raise ConfigError(
             f"the extractor {name!r} builds an object of the type {type(extractor).__name__}; "

@@ -20,11 +20,11 @@ from typing_extensions import override
 from genlab import compute
 from genlab.checkpoints.weights import read_state_dict
 from genlab.data.pixels import from_uint8
-from genlab.errors import CheckpointError, ConfigError, EvaluationError
+from genlab.errors import CheckpointError, EvaluationError, reason
 from genlab.eval.extractors.base import FeatureExtractor, check_call, exact_float32
 from genlab.files import sha256
 from genlab.networks.classifier_cnn import ClassifierCNN
-from genlab.saving.claims import check_state_dict
+from genlab.saving.claims import build_empty, check_config, check_state_dict
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 """What ``save_pretrained`` of diffusers' ``ModelMixin`` calls every network's weights."""
@@ -125,34 +125,38 @@ class CNNExtractor(FeatureExtractor):
 
 
 def _read_network(folder: Path) -> ClassifierCNN:
-    """The network of an exported folder, in float32 whatever it is stored in."""
+    """The network of an exported folder, in float32 whatever it is stored in.
+
+    What the config claims is held against the weights before a network of that size is made.
+    """
     config = folder / "config.json"
     try:
         options = json.loads(config.read_text(encoding="utf-8"))
-        if not isinstance(options, dict) or options.get("_class_name") != "ClassifierCNN":
-            raise CheckpointError(
-                f"{config} describes no ClassifierCNN; give a folder that 'genlab train export' "
-                "wrote of a run with network.name=classifier-cnn"
-            )
-        known = {key: value for key, value in options.items() if not key.startswith("_")}
-        network = ClassifierCNN(**known)
     except OSError as error:
         raise CheckpointError(
             f"{folder} holds no classifier: {config.name} cannot be read "
             f"({error.strerror or error}); give a folder that 'genlab train export' wrote"
         ) from error
-    except CheckpointError:
-        raise
-    except (ConfigError, TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise CheckpointError(f"{config} is damaged ({reason}); export it again") from error
-    if network.in_channels != 3:
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{config} is damaged ({reason(error)}); export it again") from error
+    if not isinstance(options, dict) or options.get("_class_name") != "ClassifierCNN":
         raise CheckpointError(
-            f"{folder} holds a classifier of images with {network.in_channels} channel(s); "
+            f"{config} describes no ClassifierCNN; give a folder that 'genlab train export' "
+            "wrote of a run with network.name=classifier-cnn"
+        )
+    known = {key: value for key, value in options.items() if not key.startswith("_")}
+    check_config(known, str(config))
+    weights = read_state_dict(folder / WEIGHTS)
+    empty = build_empty(
+        lambda: ClassifierCNN(**known), len(weights), f"{config} is damaged: its network"
+    )
+    if empty.in_channels != 3:
+        raise CheckpointError(
+            f"{folder} holds a classifier of images with {empty.in_channels} channel(s); "
             "extractors look at RGB: train it with data.channels=3"
         )
-    weights = read_state_dict(folder / WEIGHTS)
-    check_state_dict(network.state_dict(), weights, f"{folder / WEIGHTS}")
+    check_state_dict(empty.state_dict(), weights, f"{folder / WEIGHTS}")
+    network = ClassifierCNN(**known)
     network.load_state_dict(weights)
     return network.fold().requires_grad_(requires_grad=False)
 

@@ -174,9 +174,18 @@ def write_record(folder: Path, record: Record) -> Path:
     """
     checked = from_json(to_json(record), f"the record of {record.model!r}")
     path = Path(folder) / file_name(checked)
-    ordered = {key: _sorted(value) for key, value in to_json(checked).items()}
-    write_text(path, json.dumps(ordered, indent=2, ensure_ascii=False) + "\n")
+    write_text(path, to_text(checked))
     return path
+
+
+def to_text(record: Record) -> str:
+    """A record as its file holds it.
+
+    Raises:
+        EvaluationError: a value has no place in JSON, or is not finite.
+    """
+    ordered = {key: _sorted(value) for key, value in to_json(record).items()}
+    return json.dumps(ordered, indent=2, ensure_ascii=False) + "\n"
 
 
 def _sorted(value: Any) -> Any:

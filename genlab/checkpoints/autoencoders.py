@@ -7,6 +7,7 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # public, not in __all__
 
 from genlab.checkpoints.bundled import bundled_folder, bundled_names
+from genlab.checkpoints.hub.names import kept_copy, parse
 from genlab.checkpoints.readers.diffusers_folder import WEIGHTS, known_options, read_weights
 from genlab.checkpoints.weights import build_network
 from genlab.checkpoints.zoo.catalogue import entries, home, pulled_folder
@@ -93,7 +94,8 @@ def _place(name: str) -> Path:
     if (cached := cached_repository(name)) is None:
         raise CheckpointError(
             f"the autoencoder {name} is not on this machine: it is no folder, and in no cache; "
-            f"if it is a repository of the Hugging Face hub, fetch it with 'hf download {name}'"
+            f"if it is a repository of the Hugging Face hub, fetch it with 'hf download {name}' or "
+            f"'genlab pull {name}'"
         )
     return cached
 
@@ -116,6 +118,9 @@ def cached_repository(name: str) -> Path | None:
     ours = repository_folder(name)
     if (ours / MODEL_CONFIG).is_file():
         return ours
+    wanted = parse(name)
+    if wanted is not None and (copy := kept_copy(wanted)) is not None:
+        return copy.folder
     for file in (MODEL_CONFIG, *(f"{part}/{MODEL_CONFIG}" for part in _PARTS)):
         cached = try_to_load_from_cache(name, file)
         if isinstance(cached, str):

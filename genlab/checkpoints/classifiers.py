@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from genlab.checkpoints.bundled import bundled_folder, bundled_names
+from genlab.checkpoints.hub.fetch import locate
 from genlab.checkpoints.zoo.catalogue import entries, pulled_folder
 from genlab.errors import CheckpointError, GenLabError, UnknownNameError, nearest
 from genlab.generators.noisy_classifier import NoisyClassifier
@@ -16,8 +17,8 @@ def load_classifier(name_or_path: Path | str) -> NoisyClassifier:
     """Load a classifier of noisy images, in float32 on the CPU.
 
     Args:
-        name_or_path: a bundled one, one of the zoo that was pulled, or a
-            folder that ``genlab train`` or ``genlab convert`` wrote. Names win; ``./name`` is
+        name_or_path: a bundled one, one of the zoo that was pulled, a folder that ``genlab train``
+            or ``genlab convert`` wrote, or ``owner/name`` of the hub. Names win; ``./name`` is
             always the folder.
 
     Raises:
@@ -30,6 +31,7 @@ def load_classifier(name_or_path: Path | str) -> NoisyClassifier:
     pulled = pulled_folder(name) if name in entries() else None
     if pulled is not None:
         return NoisyClassifier.from_pretrained(pulled)
+    name = locate(name)
     if Path(name).is_dir():
         return NoisyClassifier.from_pretrained(name)
     raise _not_here(name)

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from genlab.checkpoints.hub.fetch import locate
 from genlab.errors import CheckpointError
 from genlab.generators.discriminator import GanDiscriminator
 
@@ -11,12 +12,12 @@ def load_discriminator(folder: Path | str) -> GanDiscriminator:
 
     Args:
         folder: that ``genlab train export --discriminator``, ``genlab convert`` or ``genlab
-            calibrate`` wrote.
+            calibrate`` wrote; or ``owner/name`` of the hub.
 
     Raises:
         CheckpointError: there is no such folder, it holds no discriminator, or is damaged.
     """
-    path = Path(folder)
+    path = Path(locate(str(folder)))
     if path.is_dir():
         return GanDiscriminator.from_pretrained(path)
     if path.is_file():

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from genlab.checkpoints import beside
+from genlab.checkpoints.hub.fetch import locate
 from genlab.checkpoints.places import find_folder
 from genlab.errors import CheckpointError
 from genlab.saving.index import INDEX, read_index
@@ -24,8 +25,10 @@ def load(
     Args:
         name_or_path: a bundled model (``edm-fmnist``), a zoo model that ``genlab zoo pull`` has
             fetched, an adapter (its folder, or the name of one that ``genlab adapter add`` keeps),
-            a folder that ``save_pretrained`` or diffusers wrote, or an official file. Names win
-            over folders of the same name in the current folder; ``./name`` is always the folder.
+            a folder that ``save_pretrained`` or diffusers wrote, or an official file; or
+            ``owner/name`` of the hub, with ``@revision`` where it shall be another one than the
+            copy that is here. Names win over folders of the same name in the current folder, and
+            all that exists over the hub; ``./name`` is always the folder.
         device: where to put it; None leaves it on the CPU.
         dtype: what the network computes in; None is float32.
 
@@ -41,6 +44,7 @@ def _find(name: str) -> "Generator":
     folder = find_folder(name)
     if folder is not None:
         return _read(name, folder)
+    name = locate(name)
     if (model := beside.read(name)) is not None:
         return model
     # Readers, families and what they need take seconds to import: not before there is a model.

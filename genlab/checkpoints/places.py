@@ -4,6 +4,7 @@ from pathlib import Path
 
 from genlab.checkpoints import beside
 from genlab.checkpoints.bundled import bundled_folder, bundled_names
+from genlab.checkpoints.hub.fetch import locate
 from genlab.checkpoints.zoo.catalogue import entries, pulled_folder
 from genlab.errors import CheckpointError, GenLabError, UnknownNameError, nearest
 from genlab.files import read_json_object
@@ -13,19 +14,22 @@ from genlab.saving.index import INDEX, PIPELINE
 def find_folder(name: str) -> Path | None:
     """The folder that ``save_pretrained`` wrote, of a name or path that `genlab.load` takes.
 
+    A model of the hub is fetched where no copy of it is here.
+
     Returns:
         None where the name means an adapter, an official file or another program's folder.
 
     Raises:
         UnknownNameError: there is neither a model nor a file of this name.
-        CheckpointError: there is no such path; the zoo's model has not been fetched yet; or the
-            folder's index cannot be read.
+        CheckpointError: there is no such path, nor such a repository of the hub; the zoo's model
+            has not been fetched yet; or the folder's index cannot be read.
     """
     if name in bundled_names():
         return bundled_folder(name)
     pulled = pulled_folder(name) if name in entries() else None
     if pulled is not None:
         return pulled
+    name = locate(name)
     path = Path(name)
     if beside.finds(name):
         return None

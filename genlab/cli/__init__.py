@@ -15,7 +15,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from genlab import __version__
-from genlab.cli.common import plain_warnings
+from genlab.cli.common import plain_warnings, show_fetches
 from genlab.cli.errors import explain, silence
 from genlab.cli.memory import keep_freed_memory
 from genlab.cli.streams import open_streams
@@ -37,6 +37,8 @@ COMMANDS = {
     "calibrate": "Make a GAN's discriminator fit to reject images by.",
     "convert": "Turn an official checkpoint into a GenLab folder; nothing in it is executed.",
     "data": "Check a data set, or pack it into a zip.",
+    "push": "Put a model, an adapter or a classifier on the Hugging Face hub.",
+    "pull": "Fetch a model of the Hugging Face hub, or its newest version.",
     "zoo": "List the official checkpoints, show their facts, fetch them.",
     "samplers": "List solvers, schedules and guidance, or say what one does.",
     "presets": "List the shipped configurations, print or recommend one.",
@@ -111,6 +113,7 @@ def main(args: Sequence[str] | None = None) -> int:
     ours = args is None  # the process
     if ours:
         keep_freed_memory()
+        show_fetches()
         signal.signal(signal.SIGTERM, _terminate)
         open_streams()
     try:

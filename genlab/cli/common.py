@@ -1,6 +1,7 @@
 """What several commands share: options that read alike everywhere, progress bars, JSON."""
 
 import json
+import logging
 import math
 import sys
 import time
@@ -311,6 +312,19 @@ def plain_warnings() -> Iterator[None]:
             f"warning: {printable(' '.join(str(message).split()), MOST_MESSAGE)}", err=True
         )
         yield
+
+
+def show_fetches() -> None:
+    """Say it on stderr when a model of the hub is fetched because its name was used."""
+
+    class Lines(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            click.echo(printable(record.getMessage(), MOST_MESSAGE), err=True)
+
+    logger = logging.getLogger("genlab.hub")
+    logger.setLevel(logging.INFO)
+    logger.addHandler(Lines())
+    logger.propagate = False
 
 
 def wrapped(text: str, indent: str = "", head: str = "") -> str:

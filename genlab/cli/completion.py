@@ -37,8 +37,8 @@ def command(context: click.Context, shell: str) -> None:
 def complete_models(
     ctx: click.Context, param: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
-    """Bundled models, those of the zoo and kept adapters; else files."""
-    return _or_files(_items([*model_names(), *adapter_names()], incomplete), incomplete)
+    """Bundled models, those of the zoo, kept adapters and copies of the hub's; else files."""
+    return _or_files(_items(all_names(), incomplete), incomplete)
 
 
 def complete_adapters(
@@ -55,6 +55,13 @@ def complete_zoo(
     return _items(model_names(), incomplete)
 
 
+def complete_hub(
+    ctx: click.Context, param: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    """Models of the hub that have a copy here."""
+    return _items(hub_names(), incomplete)
+
+
 def complete_sampling(
     ctx: click.Context, param: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
@@ -63,7 +70,7 @@ def complete_sampling(
     settings = complete_settings(words, incomplete)
     if words or "=" in incomplete:
         return settings
-    models = _items([*model_names(), *adapter_names()], incomplete)
+    models = _items(all_names(), incomplete)
     return _or_files([*models, *settings] if incomplete else models, incomplete)
 
 
@@ -158,6 +165,11 @@ def sampler_names() -> dict[str, list[str]]:
     return {**names, "family": families, "preset": _presets("sampler")}
 
 
+def all_names() -> list[str]:
+    """Whatever stands for a model by its name alone."""
+    return [*model_names(), *adapter_names(), *hub_names()]
+
+
 def model_names() -> list[str]:
     """Bundled models, then those of the zoo."""
     from genlab.checkpoints.bundled import bundled_names
@@ -171,6 +183,13 @@ def adapter_names() -> list[str]:
     from genlab.finetuning.adapters.folders import kept_adapters
 
     return list(kept_adapters())
+
+
+def hub_names() -> list[str]:
+    """Models of the hub that have a copy here; the hub is not asked."""
+    from genlab.checkpoints.hub.names import kept_names
+
+    return kept_names()
 
 
 def classifier_names() -> list[str]:

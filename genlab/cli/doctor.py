@@ -44,6 +44,7 @@ def _machine() -> Facts:
 
     from genlab import compute
     from genlab.checkpoints.bundled import bundled_names
+    from genlab.checkpoints.hub.names import kept_names
     from genlab.checkpoints.zoo import catalogue as zoo
     from genlab.finetuning.adapters.folders import kept_adapters
 
@@ -69,6 +70,7 @@ def _machine() -> Facts:
             "bundled": bundled_names(),
             "pulled": [name for name in zoo.entries() if zoo.pulled_folder(name)],
             "adapters": list(kept_adapters()),
+            "of the hub": kept_names(),
             "cache folder": str(zoo.home()),
         },
     }

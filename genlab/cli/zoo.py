@@ -11,7 +11,7 @@ import click
 
 from genlab.cli.common import FOLDER, echo_json, json_option, print_table, progress
 from genlab.cli.completion import complete_zoo
-from genlab.errors import UnknownNameError, nearest
+from genlab.errors import ConfigError, UnknownNameError, nearest
 
 MEGABYTE = 1_000_000
 COLUMNS = ("name", "data", "images", "classes", "licence", "published score", "state")
@@ -157,6 +157,8 @@ def pull(name: str, to: Path | None, base_url: str | None, again: bool) -> None:
     if name in bundled_names():
         click.echo(f"{name} comes with GenLab: nothing to fetch")
         return
+    if "/" in name:
+        raise ConfigError(f"{name} is no name of the zoo; of the hub: 'genlab pull {name}'")
     entry = find(name)
     use = "" if entry.commercial_use else ": no commercial use"
     click.echo(f"{name}: {entry.paper}; licence {entry.licence}{use}", err=True)

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from genlab.checkpoints.bundled import bundled_folder, bundled_names
+from genlab.checkpoints.hub.fetch import locate
 from genlab.checkpoints.loading import load
 from genlab.checkpoints.readers import edm_config
 from genlab.checkpoints.readers.edm import NETWORKS as EDM_NETWORKS
@@ -142,8 +143,9 @@ def _find(name: str) -> Base:
     folder = bundled_folder(name) if name in bundled_names() else None
     if folder is None and name in table:
         folder = pulled_folder(name)
-    if folder is None and (Path(name) / INDEX).is_file():
-        folder = Path(name)
+    path = Path(locate(name))
+    if folder is None and (path / INDEX).is_file():
+        folder = path
     if folder is not None:
         return _of_folder(name, folder)
     if name in table:
@@ -152,7 +154,6 @@ def _find(name: str) -> Base:
         return _of_transformer(name, match)
     if name in NETWORKS:
         return _of_network(name)
-    path = Path(name)
     if path.exists() or path.suffix or path.is_absolute():
         return base_of(name, load(name))
     names = [*bundled_names(), *table, *ARCHITECTURES, *_generators()]

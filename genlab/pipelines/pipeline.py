@@ -16,6 +16,8 @@ from torch import Tensor
 import genlab.checkpoints  # reads the models that a sampler names
 import genlab.networks  # diffusers loads only classes of modules that are imported already
 from genlab.checkpoints.autoencoders import attach_autoencoder
+from genlab.checkpoints.hub.fetch import locate
+from genlab.checkpoints.hub.names import named, parse
 from genlab.config import fill
 from genlab.data.labels import class_index, random_label
 from genlab.data.pixels import to_uint8
@@ -127,6 +129,9 @@ class GenLabPipeline(PipelineConventions):
     ) -> "GenLabPipeline":
         """Load a folder, an adapter or a repository of the hub; arguments as in diffusers.
 
+        A repository's copy is the one that `genlab.load` uses; with ``cache_dir``, ``token``,
+        ``force_download`` or ``local_files_only`` it is that of diffusers' own cache.
+
         A bundled model, or one of the zoo that ``genlab zoo pull`` has fetched, goes by its name.
         ``vae`` (or ``autoencoder``) makes images of a latent model's latents in place of the
         model's own: an object of diffusers, or what
@@ -144,22 +149,27 @@ class GenLabPipeline(PipelineConventions):
             pipeline = cls.from_pretrained(pretrained_model_name_or_path, **kwargs)
             pipeline._set_autoencoder(*given.values())
             return pipeline
-        adapter = find_adapter(str(pretrained_model_name_or_path))
-        if adapter is not None:
-            return cls._from_adapter(adapter, **kwargs)
-        folder = Path(pretrained_model_name_or_path)
+        source = str(pretrained_model_name_or_path)
+        hub = {key: kwargs.pop(key) for key in _HUB if key in kwargs}
+        remote = parse(source) is not None and not Path(source).exists()
+        if not remote or hub.keys() <= {"revision"}:  # else diffusers' own cache is meant
+            if remote:
+                source = str(named(source, hub.get("revision")))
+            adapter = find_adapter(source)
+            if adapter is not None:
+                return cls._from_adapter(adapter, **kwargs)
+            source = locate(source)
+        folder = Path(source)
         if "scheduler" in kwargs:
             refuse_scheduler()
-        named = named_folder(str(pretrained_model_name_or_path))
-        if named is not None:
-            folder = named
+        shipped = named_folder(source)
+        if shipped is not None:
+            folder = shipped
         elif not folder.is_dir():
-            hub = {key: kwargs.pop(key) for key in _HUB if key in kwargs}
             # diffusers' own download refuses networks that are not its own.
             models = [f"{name}/*.{end}" for name in (NETWORK, *PARTS) for end in _ENDINGS]
             patterns = [INDEX, *models, "README.md"]
-            name = str(pretrained_model_name_or_path)
-            folder = Path(snapshot_download(name, allow_patterns=patterns, **hub))
+            folder = Path(snapshot_download(source, allow_patterns=patterns, **hub))
         index = read_index(folder)
         family_of(folder, index).check_facts(folder, index)
         if not kwargs.keys() <= set(_DTYPE):
@@ -171,8 +181,8 @@ class GenLabPipeline(PipelineConventions):
         network = read_network(folder, index, kwargs.get("dtype", kwargs.get("torch_dtype")))
         facts = {key: index[key] for key in _FACTS if key in index}
         pipeline = cls(network, **{**facts, **read_parts(folder, index)})
-        source = str(pretrained_model_name_or_path)
-        pipeline.register_to_config(_name_or_path=source)  # type: ignore[no-untyped-call]  # diffusers tells no types
+        given_name = str(pretrained_model_name_or_path)
+        pipeline.register_to_config(_name_or_path=given_name)  # type: ignore[no-untyped-call]  # diffusers tells no types
         pipeline._card = read_card(folder)
         return pipeline
 

@@ -172,6 +172,9 @@ def test_a_missing_folder_is_named(tmp_path: Path) -> None:
         ({"num_classes": 1}, "is damaged"),
         ({"colour": 1}, "is damaged"),
         ({"in_channels": 1}, "data.channels=3"),
+        ({"channels": [10**6, 10**6]}, "does not fit"),  # terabytes, which nothing asks for
+        ({"num_blocks": 10**6}, "claims more layers"),
+        ({"num_classes": 10**9}, "more than any network has"),
     ],
 )
 def test_a_wrong_config_is_named(

@@ -176,7 +176,7 @@ class MemoryTracker(GeneralTracker):
         self.lines.append((step, values))
 
     def log_images(self, values: dict[str, Any], step: int | None = None, **options: Any) -> None:
-        self.pictures += [images.shape for images in values.values()]
+        self.pictures.extend(images.shape for images in values.values())
 
 
 def test_trackers_get_settings_numbers_and_previews(

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from genlab.checkpoints.bundled import bundled_names
+from genlab.checkpoints.hub.fetch import locate
 from genlab.checkpoints.zoo.catalogue import entries, home
 from genlab.errors import CheckpointError, ConfigError, OutputError, UnknownNameError, nearest
 from genlab.files import read_json_object
@@ -36,7 +37,7 @@ def is_adapter(folder: Path) -> bool:
 
 
 def find_adapter(name: str) -> Path | None:
-    """The folder of an adapter, by the name that it is kept under or by its path.
+    """The folder of an adapter, by the name that it is kept under, by its path or its hub's name.
 
     Returns:
         None where this means no adapter. Names win over folders of the same name.
@@ -47,7 +48,7 @@ def find_adapter(name: str) -> Path | None:
     kept = kept_adapters()
     if name in kept:
         return kept[name]
-    path = Path(name)
+    path = Path(locate(name))
     if is_adapter(path):
         return path
     if (path / BASE).is_file() and (path / "config.yaml").is_file():

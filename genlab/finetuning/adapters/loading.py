@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from genlab.checkpoints import loading
+from genlab.checkpoints.hub.fetch import locate
 from genlab.errors import CheckpointError, ConfigError, UnknownNameError
 from genlab.finetuning.adapters.folders import check_no_adapter, find_adapter, kept_adapters
 
@@ -28,8 +29,10 @@ def load(
     Args:
         name_or_path: a bundled model (``edm-fmnist``), a zoo model that ``genlab zoo pull`` has
             fetched, an adapter (its folder, or the name of one that ``genlab adapter add`` keeps),
-            a folder that ``save_pretrained`` or diffusers wrote, or an official file. Names win
-            over folders of the same name in the current folder; ``./name`` is always the folder.
+            a folder that ``save_pretrained`` or diffusers wrote, or an official file; or
+            ``owner/name`` of the hub, with ``@revision`` where it shall be another one than the
+            copy that is here. Names win over folders of the same name in the current folder, and
+            all that exists over the hub; ``./name`` is always the folder.
         device: where to put it; None leaves it on the CPU.
         dtype: what the network computes in; None is float32.
         adapter: one that was trained on this model; the result is the adapted model.
@@ -96,8 +99,8 @@ def load_base(adapter: "Adapter", name: str | None = None) -> "Generator":
             f"the adapter in {folder} does not name its base; name it: 'genlab sample MODEL "
             f'--adapter {folder}\', or genlab.load("MODEL", adapter="{folder}")'
         )
-    check_no_adapter(wanted)
     try:
+        check_no_adapter(wanted)
         return loading.load(wanted)
     except (UnknownNameError, CheckpointError) as error:
         if name is not None:
@@ -118,7 +121,7 @@ def folder_of(adapter: Path | str) -> Path:
     found = find_adapter(str(adapter))
     if found is not None:
         return found
-    path = Path(adapter)
+    path = Path(locate(str(adapter)))
     if path.exists() or path.parent != Path():
         return path
     kept = ", ".join(kept_adapters()) or "none"

@@ -1,0 +1,1 @@
+"""Models of the Hugging Face hub: their names, the copies kept here, and how one is fetched."""
