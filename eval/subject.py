@@ -9,7 +9,7 @@ from typing import Any
 from genlab.checkpoints.bundled import bundled_card, bundled_names, card_header
 from genlab.data.conform import Wording
 from genlab.data.writing.sample_kinds import IMAGES, LATENTS
-from genlab.errors import EvaluationError
+from genlab.errors import EvaluationError, reason
 from genlab.eval.references.datasets import dataset_name
 from genlab.eval.samples import SETTINGS, StoredImages
 from genlab.finetuning.adapters.folders import is_adapter
@@ -99,9 +99,9 @@ def _read_manifest(path: Path) -> dict[str, Any]:
         _ = manifest["images"]["path"], manifest["identity"], manifest["spent"]
     except EvaluationError:
         raise
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except Exception as error:  # JSON may hold anything in any place, at any depth
         raise EvaluationError(
-            f"{file} is not the manifest of a finished run of genlab sample ({error!r})"
+            f"{file} is not the manifest of a finished run of genlab sample ({reason(error)})"
         ) from error
     assert isinstance(manifest, dict)
     return manifest

@@ -55,12 +55,17 @@ def _ends(text: str, most: int) -> str:
     return f"{text[: kept - tail]}...{text[len(text) - tail :]}"
 
 
+_FOR_PROGRAMMERS = "; use sys.set_int_max_str_digits() to increase the limit"
+"""What Python adds where it refuses a number of thousands of digits; nobody can follow it."""
+
+
 class GenLabError(Exception):
     """Base of everything that a user can cause and mend; its message can always be printed."""
 
     def __str__(self) -> str:
         """The message without control characters, and cut where it is far too long."""
-        return printable(super().__str__().replace("\n", " "), MOST_MESSAGE)
+        text = super().__str__().replace("\n", " ").replace(_FOR_PROGRAMMERS, "")
+        return printable(text, MOST_MESSAGE)
 
 
 class ConfigError(GenLabError, ValueError):

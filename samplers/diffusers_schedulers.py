@@ -13,7 +13,7 @@ import math
 import reprlib
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any
@@ -278,12 +278,15 @@ class Run:
         self.frame = KINDS[name].frame
         if self.config.get("use_flow_sigmas"):
             self.frame = "flow"
-        own = _model_settings(name, config, self.frame, noise_levels)
+        settings = {**config, **_model_settings(name, config, self.frame, noise_levels)}
         try:
-            with quiet():
-                settings = json.dumps({**config, **own}, default=list)
-                self.scheduler: Any = copy.deepcopy(_build(name, settings, num_steps))
+            self.scheduler: Any = _with_steps(name, settings, num_steps)
         except Exception as error:  # whatever it raises is about its settings
+            if (more := _more_steps(name, settings, num_steps)) is not None:
+                raise ConfigError(
+                    f"{name} of diffusers cannot draw in num_steps {num_steps} with its settings; "
+                    f"take num_steps {more} or more"
+                ) from error
             raise refusal(name, error) from error
         self.calls = _group(self.scheduler)
         if len(self.calls) != num_steps:
@@ -425,6 +428,30 @@ class Run:
             )
 
 
+def _with_steps(name: str, settings: Settings, num_steps: int) -> Any:
+    """A scheduler whose timesteps are set; what it raises is diffusers' own."""
+    with quiet():
+        # A copy, since a scheduler keeps its history.
+        return copy.deepcopy(_build(name, json.dumps(settings, default=list), num_steps))
+
+
+@lru_cache(maxsize=32)
+def _build(name: str, settings: str, num_steps: int) -> Any:
+    """`_with_steps` of settings as JSON; some schedulers need a second to make their tables."""
+    scheduler = class_of(name)(**json.loads(settings))
+    scheduler.set_timesteps(num_steps, device="cpu")  # whatever the device: no step waits for it
+    return scheduler
+
+
+def _more_steps(name: str, settings: Settings, num_steps: int) -> int | None:
+    """The next number of steps that a scheduler takes, such as the four of Runge-Kutta."""
+    for more in range(num_steps + 1, num_steps + 9):
+        with suppress(Exception):
+            _with_steps(name, settings, more)
+            return more
+    return None
+
+
 @contextmanager
 def quiet() -> Iterator[None]:
     """Keep back what diffusers warns of: its use of NumPy and its own future."""
@@ -438,20 +465,6 @@ def refusal(name: str, error: Exception) -> ConfigError:
     """What a scheduler of diffusers raised, as an error of ours."""
     text = " ".join(str(error).split()) or type(error).__name__
     return ConfigError(f"{name} of diffusers refuses its settings: {text}")
-
-
-@lru_cache(maxsize=32)
-def _build(name: str, settings: str, num_steps: int) -> Any:
-    """A scheduler, its timesteps set; a run takes a copy, since a scheduler keeps its history.
-
-    Args:
-        name: the scheduler's class.
-        settings: as JSON; some schedulers need a second to make their tables of them.
-        num_steps: diffusers' ``num_inference_steps``.
-    """
-    scheduler = class_of(name)(**json.loads(settings))
-    scheduler.set_timesteps(num_steps, device="cpu")  # whatever the device: no step waits for it
-    return scheduler
 
 
 def _model_settings(

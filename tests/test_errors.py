@@ -33,6 +33,12 @@ def test_text_from_files_is_printable_and_cut() -> None:
     assert long.endswith(" end")
 
 
+def test_advice_to_programmers_is_left_out() -> None:
+    with pytest.raises(ValueError, match=r"sys\.set_int_max_str_digits") as caught:
+        int("9" * 5000)
+    assert "sys." not in str(DataError(f"x.json is not JSON ({caught.value}); write it again"))
+
+
 @pytest.mark.parametrize("kind", [CheckpointError, DataError, OutputError, UnknownNameError])
 def test_every_message_is_printable(kind: type[GenLabError]) -> None:
     message = str(kind(f"w.pt holds {HOSTILE}"))

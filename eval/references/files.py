@@ -15,13 +15,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 import genlab
 from genlab.data.sources.npy import read_array, read_headers
-from genlab.errors import DataError, EvaluationError, OutputError
+from genlab.errors import DataError, EvaluationError, OutputError, reason
 from genlab.eval.metrics.base import FeatureSet
 from genlab.eval.moments import Moments
 from genlab.eval.samples import StoredImages
@@ -62,8 +62,8 @@ def is_statistics(path: Path) -> bool:
     try:
         with zipfile.ZipFile(path) as archive:
             return "mu.npy" in archive.namelist()
-    except (OSError, zipfile.BadZipFile) as error:
-        raise EvaluationError(f"{path} cannot be read as npz: {error}") from error
+    except Exception as error:  # what a damaged file makes zipfile raise cannot be listed
+        raise EvaluationError(f"{path} cannot be read as npz: {reason(error)}") from error
 
 
 def write_reference(path: Path, reference: Reference, layout: str = "genlab") -> None:
@@ -119,10 +119,10 @@ def _read_own(path: Path) -> Reference:
             about = json.loads((file.metadata() or {})["genlab_reference"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no dict
         return _from_tensors(about, tensors)
-    except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
+    except Exception as error:  # of whatever kind: the file says what is in it
         raise EvaluationError(
-            f"{path} is not a file of reference statistics, or damaged ({error}); make one with "
-            "'genlab eval reference'"
+            f"{path} is not a file of reference statistics, or damaged ({reason(error)}); make one "
+            "with 'genlab eval reference'"
         ) from error
 
 
@@ -137,8 +137,10 @@ def read_identity(path: Path) -> Mapping[str, Any]:
             about = json.loads((file.metadata() or {})["genlab_reference"])
         identity: Mapping[str, Any] = about["identity"]
         return identity
-    except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
-        raise EvaluationError(f"{path} is not a file of reference statistics ({error})") from error
+    except Exception as error:  # of whatever kind: the file says what is in it
+        raise EvaluationError(
+            f"{path} is not a file of reference statistics ({reason(error)})"
+        ) from error
 
 
 def _from_tensors(about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Reference:

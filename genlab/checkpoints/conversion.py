@@ -84,5 +84,6 @@ def guess_format(path: Path, config: Mapping[str, Any] | None = None) -> str:
         f"could be any of {', '.join(names)}" if names else "is of no format that GenLab can tell"
     )
     raise CheckpointError(
-        f"{path} {said}; say which (--format, or format= in Python): {', '.join(READERS)}"
+        f"{path} {said}; say which with 'genlab convert {path} -o FOLDER --format NAME' "
+        f"(format= in Python): {', '.join(READERS)}"
     )

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from genlab.checkpoints import beside
 from genlab.checkpoints.hub.fetch import locate
 from genlab.checkpoints.places import find_folder
-from genlab.errors import CheckpointError
+from genlab.errors import CheckpointError, ConfigError
 from genlab.saving.index import INDEX, read_index
 
 if TYPE_CHECKING:  # a name that means nothing is refused without them
@@ -35,6 +35,7 @@ def load(
     Raises:
         UnknownNameError: there is neither a model nor a file of this name.
         CheckpointError: the folder or file cannot be read.
+        ConfigError: an official file does not tell what its network needs to know.
     """
     generator = _find(str(name_or_path))
     return generator if device is None and dtype is None else generator.to(device, dtype)
@@ -82,10 +83,17 @@ def _read(name: str, folder: Path) -> "Generator":
 
 def _generator(path: Path) -> "Generator":
     from genlab.checkpoints.conversion import convert
+    from genlab.checkpoints.readers.options import MissingArgumentError
     from genlab.generators.base import Generator
     from genlab.generators.discriminator import GanDiscriminator
 
-    product = convert(path)
+    try:
+        product = convert(path)
+    except MissingArgumentError as error:  # there is no place for it but in the file
+        raise ConfigError(
+            f"{error.what}; write a model that tells it, and name that: "
+            f"'genlab convert {path} -o FOLDER {error.setting}'"
+        ) from error
     if isinstance(product, Generator):
         return product
     if isinstance(product, GanDiscriminator):

@@ -346,7 +346,7 @@ def encode(
     Train on the result with data.path=OUT; what comes out carries the autoencoder and draws images.
     An interrupted run goes on where it stopped, and under accelerate launch processes share it.
     """
-    from dataclasses import asdict
+    from dataclasses import asdict, replace
 
     from genlab.checkpoints.autoencoders import read_autoencoder
     from genlab.data.conform import OPTIONS
@@ -361,7 +361,8 @@ def encode(
         "alpha": alpha,
         "split": split,
     }
-    dataset = ImageDataset(source, labels=not no_labels, wording=OPTIONS, **options)
+    wording = replace(OPTIONS, no_labels="--no-labels")
+    dataset = ImageDataset(source, labels=not no_labels, wording=wording, **options)
     processes = join(device)
     model = read_autoencoder(autoencoder).to(processes.device or device or best_device())
     model.prepare()

@@ -148,7 +148,7 @@ def _checkpoint(name: str) -> Facts:
     return {
         "checkpoint": {
             "source": name,
-            "format": _format(Path(name)),
+            "format": _format(name),
             "family": generator.family,
             "network": f"{type(network).__module__}.{type(network).__name__}",
             "parameters": f"{parameters:,}",
@@ -216,12 +216,20 @@ def _diffusion_facts(generator: Any) -> Facts:
     }
 
 
-def _format(path: Path) -> str:
-    from genlab.checkpoints.conversion import guess_format
+def _format(name: str) -> str:
+    """Where a model comes from; names win over folders, as in `genlab.load`."""
+    from genlab.checkpoints.bundled import bundled_names
+    from genlab.checkpoints.conversion import guess_format, is_readable_folder
+    from genlab.checkpoints.zoo.catalogue import catalogue as zoo
 
+    if name in bundled_names():
+        return "model that comes with GenLab"
+    if name in zoo.entries() and zoo.pulled_folder(name) is not None:
+        return "model of the zoo"
+    path = Path(name)
     if path.is_file():
         return f"{guess_format(path)}, an official file of {path.stat().st_size:,} bytes"
-    return "GenLab folder" if path.is_dir() else "model that comes with GenLab"
+    return f"{guess_format(path)}, a folder" if is_readable_folder(path) else "GenLab folder"
 
 
 def _lines(facts: Facts, indent: str = "") -> list[str]:

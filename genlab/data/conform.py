@@ -22,11 +22,13 @@ class Wording:
         prefix: of a setting's name: ``data.`` in training, ``--`` for options of a command.
         has_alpha: whether there is a setting for transparency.
         has_fit: whether there are settings for the size.
+        no_labels: the setting that leaves the classes of the images out; "" where there is none.
     """
 
     prefix: str = ""
     has_alpha: bool = True
     has_fit: bool = True
+    no_labels: str = ""
 
     def setting(self, name: str, value: str) -> str:
         """A setting as it is written.
@@ -37,8 +39,8 @@ class Wording:
         return f"--{name} {value}" if self.prefix == "--" else f"{self.prefix}{name}={value}"
 
 
-KEYWORDS = Wording()
-TRAINING = Wording("data.")
+KEYWORDS = Wording(no_labels="labels=false")
+TRAINING = Wording("data.", no_labels="data.labels=false")
 OPTIONS = Wording("--")
 
 

@@ -65,9 +65,10 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
         if labels and self.source.labels is None:
             reasons = [f.message for f in self.source.findings if f.code in ("labels", "shards")]
             because = f" ({reasons[0]})" if reasons else ""
+            without = f", or go on without classes ({wording.no_labels})"
             raise DataError(
                 f"{self.source.path} has no labels{because}; sort the images into one folder for "
-                "each class, or train without classes (labels=false)"
+                f"each class{without if wording.no_labels else ''}"
             )
         first = self.conform(self.source.read(0), self._name(0))
         self.image_shape: tuple[int, int, int] = first.shape

@@ -42,5 +42,6 @@ def product_of(
     if sampler:
         own = ("the base's own sampler", start.sampler.config)
         layers = [*start.defaults(), own, ("sampler", sampler)]
-        facts["sampler"] = start.sampler_class.from_layers(layers)
+        merged = start.sampler_class.from_layers(layers)
+        facts["sampler"] = merged.with_scales_of(start.sampler)
     return type(start).from_facts(network, facts, card)

@@ -35,7 +35,7 @@ from genlab.data.writing import pictures, writers
 from genlab.data.writing.formats import ARCHIVES
 from genlab.data.writing.sample_kinds import KINDS, SampleKind, Stored, kind_named
 from genlab.data.writing.writers import Pixels
-from genlab.errors import OutputError
+from genlab.errors import OutputError, reason
 from genlab.files import write_bytes, write_text
 from genlab.generators.costs import Costs, from_plain, report, to_plain, together
 from genlab.runs.finished import (
@@ -151,10 +151,11 @@ class SampleLedger:
                     record = json.loads(path.read_text(encoding="utf-8"))
                     kept = ("identity", "format", "seeds", "labels", "spent")
                     told = {key: record[key] for key in kept} | {"files": _files_of(record)}
+                    Finished().learn(told["files"])  # whether sizes and hashes are such
                     return told | {"kind": kind_named(record.get("kind")).name}
-                except (ValueError, KeyError, TypeError, AttributeError) as error:
+                except Exception as error:  # JSON may hold anything in any place, at any depth
                     raise OutputError(
-                        f"{path} is not a run of genlab sample ({error!r}); "
+                        f"{path} is not a run of genlab sample ({reason(error)}); "
                         "choose another folder with -o"
                     ) from error
         return None

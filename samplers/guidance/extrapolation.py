@@ -205,7 +205,7 @@ def require_null_class(denoiser: Denoiser, title: str) -> None:
     if denoiser.num_classes == 0:
         raise ConfigError(
             f"{title} needs a class-conditional model, and this one has no classes; remove it from"
-            " sampler.guidance"
+            " sampler.guidance (sampler.guidance=[] names none)"
         )
     if not denoiser.has_null_class:
         raise ConfigError(

@@ -22,6 +22,8 @@ FAMILIES: dict[str, tuple[str, dict[str, Any] | None]] = {
     "adm_classifier_attention": ("guided-diffusion-classifier", None),
     "biggan_D32": ("biggan-pytorch", {}),
     "biggan_G32_hier": ("biggan-pytorch", {}),
+    "bigganDeep_G64": ("biggan-pytorch", {}),
+    "bigganDeep_D64": ("biggan-pytorch", {}),
     "biggan_deep_hf": ("biggan-deep-hf", None),
     "pixelcnnpp_gray": ("pixelcnn++", {"obs": (1, 8, 8)}),
     "gated_pixelcnn": ("gated-pixelcnn", {}),

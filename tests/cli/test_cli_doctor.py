@@ -53,6 +53,13 @@ def test_checkpoint(capfd: pytest.CaptureFixture[str]) -> None:
     assert len(facts["weights sha256"]) == 64
 
 
+def test_format_of_a_folder(tiny_model: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """A folder of diffusers is told apart in test_cli_cases."""
+    known = {"edm-fmnist": "model that comes with GenLab", str(tiny_model): "GenLab folder"}
+    for name, expected in known.items():
+        assert as_json(name, capfd=capfd)["checkpoint"]["format"] == expected
+
+
 def test_missing_checkpoint(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     code, out, err = doctor(str(tmp_path / "none.pkl"), capfd=capfd)
     assert (code, out) == (2, "")

@@ -57,6 +57,22 @@ def test_a_model_is_scored_and_recorded(
     assert record["protocol"]["count"] == 40
 
 
+def test_classes_that_are_compared_by_number_are_told(
+    tiny_model: Path, real: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The model's classes have names, and those of the npz have none."""
+    board = tmp_path / "board"
+    cas = "metrics=[{name: cas, kimg: 0.16, batch_size: 16, width: 8}]"
+    told = ("eval", tiny_model, "--reference", real, "--count", 40, "--dataset", "toys")
+    assert genlab(*told, "-o", board, cas, *SETTINGS) == 0
+    said = "classes are compared with those of the reference by number: one side alone has names"
+    assert said in capsys.readouterr().out
+    (record,) = records(board)
+    assert record["sampling"]["classes_by_number"] == ["the reference"]
+    assert genlab(*told, "--metrics", "fd", "-o", tmp_path / "other", *SETTINGS) == 0
+    assert said not in capsys.readouterr().out  # no class counts in this score
+
+
 def test_dry_run_prints_the_merged_configuration(
     tiny_model: Path, real: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -33,10 +33,10 @@ DRAW = ("--seeds", "0-4", "--labels", "balanced", "--steps", "2", "--batch-size"
 LABELS = [0, 1, 2, 0, 1]
 
 
-def make_dit() -> DiT:
+def make_dit(channels: int = CHANNELS) -> DiT:
     torch.manual_seed(5)
     network = DiT(
-        SIZE, CHANNELS, 2 * CHANNELS, CLASSES, patch_size=2, hidden_size=24, depth=1, num_heads=2
+        SIZE, channels, 2 * channels, CLASSES, patch_size=2, hidden_size=24, depth=1, num_heads=2
     )
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.05)
@@ -368,6 +368,26 @@ def test_hostile_configs_are_refused_before_anything_is_built(
     assert (code, len(err.strip().splitlines())) == (2, 1), err
     assert "vae" in err or "autoencoder" in err
     assert not Path("out").exists()
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_latents_with_the_channels_of_pictures(run: Run, channels: int) -> None:
+    """No file tells them from pictures; with their autoencoder they are latents like others."""
+    torch.save(make_dit(channels).state_dict(), "official.pt")
+    tiny_kl(3, latent_channels=channels).save_pretrained("kl")
+    official = ("official.pt", "--format", "dit", "num_heads=2")
+    assert "latents" not in run("convert", *official, "-o", "alone")[1]
+    code, out, _ = run("convert", *official, "-o", "whole", "--autoencoder", "kl")
+    assert code == 0
+    assert "3 x 8 x 8" in out
+    code, out, _ = run("sample", "alone", *DRAW, "--autoencoder", "kl", "-o", "out")
+    assert code == 0
+    assert out.startswith("5 images in out/images")
+    pipeline: Any = GenLabPipeline.from_pretrained("whole")
+    pipeline.set_progress_bar_config(disable=True)
+    drawn = pipeline(class_labels=[0, 1], num_inference_steps=2, output_type="latent").images
+    assert drawn.shape == (2, channels, SIZE, SIZE)
+    assert abs(drawn).max() > 1  # nothing cuts them
 
 
 def test_the_case_of_an_official_file(run: Run, folders: Path, shared: Path) -> None:

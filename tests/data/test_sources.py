@@ -269,6 +269,16 @@ def test_damage_anywhere_is_an_error_and_never_another_exception(
             assert source.read(i).dtype == np.uint8
 
 
+def test_a_member_whose_name_is_no_text_is_refused(tmp_path: Path) -> None:
+    """The directory says that the name is UTF-8."""
+    path = write_zip(tmp_path / "set.zip", {"\u00e4.png": encoded(picture(0))})
+    data = path.read_bytes()
+    assert data.count(b"\xc3\xa4.png") == 2
+    path.write_bytes(data.replace(b"\xc3\xa4.png", b"\xcc\xcc.png"))
+    with pytest.raises(DataError, match="is not a zip or is truncated"):
+        open_source(path)
+
+
 def test_an_encrypted_member_is_refused(tmp_path: Path) -> None:
     path = write_zip(tmp_path / "set.zip", {"a.png": encoded(picture(0))})
     data = bytearray(path.read_bytes())

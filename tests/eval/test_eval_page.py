@@ -11,7 +11,7 @@ import browser
 import pytest
 from small_records import PICTURE, make_record
 
-from genlab.eval.leaderboard.board import Entry, arrange
+from genlab.eval.leaderboard.board import Entry, arrange, read_folder
 from genlab.eval.leaderboard.page import EMPTY, render_page
 from genlab.eval.leaderboard.published import published
 from genlab.eval.leaderboard.records import Record, record_id
@@ -94,7 +94,7 @@ def test_500_records_take_less_than_two_seconds() -> None:
     code = """if True:
         import time
         from small_records import PICTURE, make_record
-        from genlab.eval.leaderboard.board import Entry, arrange
+        from genlab.eval.leaderboard.board import Entry, arrange, read_folder
         from genlab.eval.leaderboard.page import render_page
         from genlab.eval.leaderboard.published import published
 
@@ -174,6 +174,37 @@ def test_it_opens_without_a_word_on_the_console(
     tab.open(page, width=width, dark=dark)
     assert tab.run("return document.title") == "GenLab leaderboard"
     assert tab.run("return document.querySelectorAll('.plot svg circle').length") >= 4
+    assert tab.log() == []
+
+
+EXTREMES = {"freeze": (1e17, 1e17 + 16), "tofixed": (1e-200, 2e-200), "all": (-1.7e308, 1.7e308)}
+
+
+@pytest.mark.parametrize("kind", EXTREMES)
+def test_numbers_of_any_size_are_drawn(tab: browser.Browser, kind: str, tmp_path: Path) -> None:
+    """Axes between such numbers once never ended, or asked for more digits than there are."""
+    low, high = EXTREMES[kind]
+    records = (make_record("a", fd=low, nfe=38), make_record("b", fd=high, nfe=39))
+    page = tmp_path / "page.html"
+    page.write_text(render(*records, papers=False), encoding="utf-8")
+    tab.open(page)
+    assert tab.run("return document.querySelectorAll('.plot svg circle').length") == 2
+    assert tab.log() == []
+
+
+@pytest.mark.parametrize("name", ["board-freeze", "board-tofixed"])
+def test_records_that_froze_the_page(
+    tab: browser.Browser, shared: Path, name: str, tmp_path: Path
+) -> None:
+    folder = shared / "cases" / "records" / name
+    if not folder.is_dir():
+        pytest.skip("no cases of records")
+    found, broken = read_folder(folder)
+    assert not broken
+    page = tmp_path / "page.html"
+    page.write_text(render_page(arrange(found)), encoding="utf-8")
+    tab.open(page)
+    assert tab.run("return document.querySelectorAll('.plot svg circle').length") == 2
     assert tab.log() == []
 
 

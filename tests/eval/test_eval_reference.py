@@ -1,6 +1,7 @@
 """References: computed, cached, and read from the files of other projects."""
 
 import io
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from tiny_extractor import TinyExtractor
 
 from genlab.data.writing.writers import write_npz
-from genlab.errors import EvaluationError, OutputError
+from genlab.errors import DataError, EvaluationError, OutputError
 from genlab.eval.metrics.base import FeatureSet, Need
 from genlab.eval.moments import Moments
 from genlab.eval.references.building import (
@@ -18,7 +19,12 @@ from genlab.eval.references.building import (
     find_reference,
     with_fewer_rows,
 )
-from genlab.eval.references.files import Reference, read_reference, write_reference
+from genlab.eval.references.files import (
+    Reference,
+    is_statistics,
+    read_reference,
+    write_reference,
+)
 from genlab.eval.samples import StoredImages
 
 MOMENTS, ROWS = Need("moments", "features"), Need("rows", "features")
@@ -139,6 +145,16 @@ def test_what_is_lacking_is_named(data: Path, tmp_path: Path) -> None:
     write_reference(tmp_path / "real.safetensors", made)
     with pytest.raises(EvaluationError, match="lacks the rows features"):
         find_reference(str(tmp_path / "real.safetensors"), TinyExtractor(), [MOMENTS, ROWS])
+
+
+def test_an_archive_whose_names_are_no_text_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "stats.npz"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("\u00e4.npy", b"")
+    path.write_bytes(path.read_bytes().replace(b"\xc3\xa4.npy", b"\xcc\xcc.npy"))
+    for read in (is_statistics, read_reference):
+        with pytest.raises((EvaluationError, DataError), match=r"stats\.npz"):
+            read(path)
 
 
 @pytest.mark.parametrize("name", ["cut.safetensors", "cut.npz"])

@@ -2,6 +2,7 @@
 
 import random
 import re
+import zlib
 from collections.abc import Callable
 
 HUGE = (b"\xff" * 8, b"\x7f" + b"\xff" * 7, b"\xff" * 7 + b"\x7f", b"\x00" * 8, b"\x80" * 8)
@@ -23,6 +24,19 @@ def damaged_text(text: str, rng: random.Random) -> str:
     for _ in range(rng.randint(1, 3)):
         text = rng.choice(_TEXT_DAMAGES)(text, rng)
     return text
+
+
+def with_checksums(data: bytes) -> bytes:
+    """A damaged PNG with the checksums that its chunks should have: decoders look at the damage."""
+    start = 8
+    while start + 12 <= len(data):
+        end = start + 8 + int.from_bytes(data[start : start + 4])
+        if end + 4 > len(data):
+            break
+        checksum = zlib.crc32(data[start + 4 : end]).to_bytes(4)
+        data = data[:end] + checksum + data[end + 4 :]
+        start = end + 4
+    return data
 
 
 def _place(data: bytes, rng: random.Random) -> int:

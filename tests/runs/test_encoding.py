@@ -165,6 +165,27 @@ def test_damage_is_named(kind: str, images: Path, tmp_path: Path) -> None:
         LatentDataset(tmp_path).load_all()
 
 
+@pytest.mark.parametrize(
+    ("claims", "message"),
+    [
+        ({"shard_size": float("inf")}, "shard_size is no whole number"),
+        ({"num_classes": True}, "num_classes is no whole number"),
+        ({"num_images": 10**20}, "num_images is no whole number up to"),
+        ({"num_images": 10**12}, r"is not complete: 249,999,999,997 of 250,000,000,000 shards"),
+        ({"num_images": 10**12, "shard_size": 10**12}, r"holds float16 .*, expected float16"),
+    ],
+)
+def test_claims_of_latents_are_held_against_the_files(
+    claims: dict[str, Any], message: str, images: Path, tmp_path: Path
+) -> None:
+    """Nothing is counted to a claimed number, nor is memory taken for it."""
+    encode(images, tmp_path)
+    content = json.loads((tmp_path / "latents.json").read_text())
+    (tmp_path / "latents.json").write_text(json.dumps({**content, **claims}))
+    with pytest.raises(DataError, match=message):
+        LatentDataset(tmp_path, labels=False)
+
+
 def test_without_labels(images: Path, tmp_path: Path) -> None:
     dataset = ImageDataset(images, labels=False, **OPTIONS)
     encode_dataset(dataset, tiny_kl(), tmp_path, options=OPTIONS)

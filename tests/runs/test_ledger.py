@@ -545,3 +545,16 @@ def test_a_file_is_on_the_disk_before_it_has_its_name(
     monkeypatch.setattr(Path, "replace", replace_)
     write_text(tmp_path / "a.txt", "text")
     assert order == ["sync .tmp", "name", "sync "]
+
+
+@pytest.mark.parametrize("size", [float("nan"), float("inf"), None, "many"])
+def test_a_manifest_whose_sizes_are_no_numbers(
+    draw: Callable[..., bool], tmp_path: Path, size: object
+) -> None:
+    draw(tmp_path, plan(range(2)))
+    file = tmp_path / "manifest.json"
+    told = json.loads(file.read_text())
+    told["images"]["bytes"][0] = size
+    file.write_text(json.dumps(told))
+    with pytest.raises(OutputError, match="is not a run of genlab sample"):
+        draw(tmp_path, plan(range(2)))

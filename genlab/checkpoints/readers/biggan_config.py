@@ -15,6 +15,7 @@ from torch import Tensor
 
 from genlab.checkpoints.readers.options import (
     Check,
+    MissingArgumentError,
     Option,
     flag,
     integer,
@@ -23,7 +24,6 @@ from genlab.checkpoints.readers.options import (
     refuse_unknown,
     values_of,
 )
-from genlab.errors import ConfigError
 from genlab.networks import biggan, biggan_deep
 from genlab.networks.gan_base import BOTTOM
 
@@ -229,10 +229,12 @@ def _generator_depth(state: State, num_blocks: int, config: Mapping[str, Any]) -
     fitting = [each for each in depths if _fits_depth(state, num_blocks, each)]
     if fitting and depth not in fitting:
         allowed = " or ".join(f"G_depth={each}" for each in fitting)
-        raise ConfigError(
+        default = "" if "G_depth" in config else ", the official default"
+        raise MissingArgumentError(
             f"the {num_blocks} blocks of this BigGAN-deep generator are not those of "
-            f"G_depth={depth}{'' if 'G_depth' in config else ', the official default'}; give "
-            f"{allowed} in the config"
+            f"G_depth={depth}{default}",
+            f"give {allowed} in the config",
+            f"G_depth={fitting[0]}",
         )
     return int(depth)
 

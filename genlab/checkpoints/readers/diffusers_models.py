@@ -22,6 +22,7 @@ from genlab.checkpoints.readers.diffusers_folder import (
     read_weights,
 )
 from genlab.checkpoints.readers.diffusers_schedulers import parse_scheduler, scheduler_config
+from genlab.checkpoints.readers.options import MissingArgumentError
 from genlab.checkpoints.weights import build_network
 from genlab.diffusion.discrete import Discrete
 from genlab.errors import CheckpointError, ConfigError
@@ -108,10 +109,11 @@ def _scheduler(
         if path.is_file():
             return {**read_json_object(path), **given}, num_steps
     if not given:
-        raise ConfigError(
-            f"{source} does not say how its model was trained: there is no scheduler/{SCHEDULER}; "
-            "give the scheduler's arguments as config, for instance beta_schedule=linear "
-            "beta_start=0.0001 beta_end=0.02"
+        example = "beta_schedule=linear beta_start=0.0001 beta_end=0.02"
+        raise MissingArgumentError(
+            f"{source} does not say how its model was trained: there is no scheduler/{SCHEDULER}",
+            f"give the scheduler's arguments as config, for instance {example}",
+            example,
         )
     return given, num_steps
 

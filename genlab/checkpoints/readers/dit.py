@@ -19,6 +19,7 @@ from typing import Any
 
 from genlab.checkpoints.readers.base import Config
 from genlab.checkpoints.readers.options import (
+    MissingArgumentError,
     Option,
     flag,
     integer,
@@ -259,9 +260,11 @@ def _num_heads(arguments: Mapping[str, Any], where: str) -> int:
         return SIZES[size[1]][2]
     if arguments["hidden_size"] in _HEADS:
         return _HEADS[arguments["hidden_size"]]
-    raise ConfigError(
+    raise MissingArgumentError(
         f"{where} has {arguments['hidden_size']} features a token, as no published model has, and "
-        "the attention heads leave no trace in the weights; give num_heads in the config"
+        "the attention heads leave no trace in the weights",
+        "give num_heads in the config",
+        "num_heads=N",
     )
 
 

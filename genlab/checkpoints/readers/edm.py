@@ -11,6 +11,7 @@ from genlab.checkpoints.pickles.torch_storage import TensorRecord
 from genlab.checkpoints.readers.base import Config
 from genlab.checkpoints.readers.edm_config import EDM_CLASSES, EDMModel, parse
 from genlab.checkpoints.readers.edm_pickle import read_pickle
+from genlab.checkpoints.readers.options import MissingArgumentError
 from genlab.checkpoints.weights import (
     SAFETENSORS,
     build_network,
@@ -65,6 +66,10 @@ def _read_pickle(source: Path, config: Config | None) -> DiffusionGenerator:
     else:
         try:
             model = parse({"cls": pickled.class_name, "kwargs": pickled.kwargs})
+        except MissingArgumentError as error:  # the file alone can say it
+            raise CheckpointError(
+                f"{source} records odd arguments: {error.what}; fetch or save it again"
+            ) from error
         except ConfigError as error:
             raise CheckpointError(f"{source} records odd arguments: {error}") from error
     return build(model, pickled.tensors, str(source))
@@ -72,9 +77,11 @@ def _read_pickle(source: Path, config: Config | None) -> DiffusionGenerator:
 
 def _needed(config: Config | None, source: Path) -> Config:
     if config is None:
-        raise ConfigError(
-            f"{source} holds tensors only; give the official constructor's arguments as config,"
-            " for instance cls=EDMPrecond img_resolution=32 img_channels=3 model_type=SongUNet"
+        example = "cls=EDMPrecond img_resolution=32 img_channels=3 model_type=SongUNet"
+        raise MissingArgumentError(
+            f"{source} holds tensors only",
+            f"give the official constructor's arguments as config, for instance {example}",
+            example,
         )
     return config
 

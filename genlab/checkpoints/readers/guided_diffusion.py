@@ -4,9 +4,9 @@ from pathlib import Path
 
 from genlab.checkpoints.readers.base import Config
 from genlab.checkpoints.readers.guided_diffusion_config import parse, parse_classifier
+from genlab.checkpoints.readers.options import MissingArgumentError
 from genlab.checkpoints.weights import build_network, mentions, read_state_dict
 from genlab.diffusion.preconditioning import from_config
-from genlab.errors import ConfigError
 from genlab.generators import DiffusionGenerator
 from genlab.generators.noisy_classifier import NoisyClassifier
 from genlab.networks import ADMClassifier, ADMUNet
@@ -64,8 +64,9 @@ class GuidedDiffusionClassifierReader:
 
 def _needed(config: Config | None, source: Path, example: str) -> Config:
     if config is None:
-        raise ConfigError(
-            f"{source} holds tensors only; give the official flags as config, for instance"
-            f" {example}"
+        raise MissingArgumentError(
+            f"{source} holds tensors only",
+            f"give the official flags as config, for instance {example}",
+            example,
         )
     return config

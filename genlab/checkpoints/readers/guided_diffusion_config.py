@@ -18,6 +18,7 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from genlab.checkpoints.readers.options import (
+    MissingArgumentError,
     Option,
     flag,
     integer,
@@ -189,9 +190,10 @@ def _network_values(cls: str, given: Mapping[str, Any], found: "_Inferred") -> d
     if heads["num_head_channels"] is not None:
         heads["num_heads_upsample"] = None  # overruled, as in the official code
     if heads["num_heads"] is None and heads["num_head_channels"] is None:
-        raise ConfigError(
-            f"{cls} needs num_heads or num_head_channels, which leave no trace in the weights; "
-            "give it in the config, for instance num_head_channels=64"
+        raise MissingArgumentError(
+            f"{cls} needs num_heads or num_head_channels, which leave no trace in the weights",
+            "give it in the config, for instance num_head_channels=64",
+            "num_head_channels=64",
         )
     known = {name: Option(getattr(found, name), check) for name, check in _INFERRED.items()}
     if found.num_classes is None and "num_classes" not in given:
@@ -349,7 +351,8 @@ class _Inferred:
             tokens = self._size("out.2.positional_embedding", 1) - 1
             ratio = size["image_size"] / max(tokens, 1) ** 0.5
             return max(int(ratio).bit_length() - 1, 0)
-        raise ConfigError(
-            f"the weights in {self.where} do not tell how many blocks a level has; give "
-            "classifier_depth in the config"
+        raise MissingArgumentError(
+            f"the weights in {self.where} do not tell how many blocks a level has",
+            "give classifier_depth in the config",
+            "classifier_depth=N",
         )

@@ -16,6 +16,24 @@ Check = Callable[[Any], Any]
 """Returns the value in its own type, or raises ValueError with what is allowed."""
 
 
+class MissingArgumentError(ConfigError):
+    """A file does not tell something that somebody who has it can say.
+
+    Args:
+        what: the file does not tell.
+        cure: how to say it where a config is given.
+        setting: an example of it as ``genlab convert`` takes it.
+
+    Attributes:
+        what: as given; for callers who take no config.
+        setting: as given.
+    """
+
+    def __init__(self, what: str, cure: str, setting: str) -> None:
+        super().__init__(f"{what}; {cure}")
+        self.what, self.setting = what, setting
+
+
 def integer(low: int, high: int) -> Check:
     """A whole number between two bounds, both allowed."""
 
@@ -99,7 +117,10 @@ def values_of(cls: str, options: Mapping[str, Option], given: Mapping[str, Any])
     for name, option in options.items():
         value = given.get(name, option.default)
         if value is None:
-            raise ConfigError(f"{cls} needs {name}; give it in the config, for instance {name}=32")
+            setting = f"{name}=32"
+            raise MissingArgumentError(
+                f"{cls} needs {name}", f"give it in the config, for instance {setting}", setting
+            )
         try:
             values[name] = option.check(value)
         except ValueError as error:

@@ -3,12 +3,11 @@
 import os
 import re
 import zipfile
-import zlib
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
 
-from genlab.errors import DataError
+from genlab.errors import DataError, reason
 from genlab.files import check_regular
 
 MAX_MEMBER_BYTES = 2**28
@@ -140,12 +139,13 @@ class ZipContainer(Container):
         if self._zip is None or self._owner != os.getpid():
             try:
                 self._zip = zipfile.ZipFile(self.path)
-            except (zipfile.BadZipFile, NotImplementedError) as error:  # a damaged version field
-                raise DataError(
-                    f"{self.path} is not a zip or is truncated ({error}); fetch or pack it again"
-                ) from error
             except OSError as error:
                 raise DataError(f"cannot read {self.path}: {error.strerror or error}") from error
+            except Exception as error:  # a damaged directory makes zipfile raise many kinds
+                raise DataError(
+                    f"{self.path} is not a zip or is truncated ({reason(error)}); fetch or pack it "
+                    "again"
+                ) from error
             self._owner = os.getpid()
         return self._zip
 
@@ -160,10 +160,8 @@ class ZipContainer(Container):
             info = archive.getinfo(self._members[name])
             _check_size(info.file_size, f"{self.path}: {name}")
             return archive.read(info)
-        except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-            raise DataError(
-                f"{self.path}: {name} is damaged ({error}); fetch or pack the zip again"
-            ) from error
+        except DataError:
+            raise
         except (RuntimeError, NotImplementedError) as error:  # encrypted; unknown compression
             raise DataError(
                 f"{self.path}: {name} cannot be unpacked ({error}); pack it stored or deflated, "
@@ -171,6 +169,10 @@ class ZipContainer(Container):
             ) from error
         except OSError as error:
             raise DataError(f"cannot read {self.path}: {error.strerror or error}") from error
+        except Exception as error:  # each kind of compression has errors of its own
+            raise DataError(
+                f"{self.path}: {name} is damaged ({reason(error)}); fetch or pack the zip again"
+            ) from error
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_zip": None, "_owner": 0}

@@ -23,15 +23,19 @@ from safetensors import SafetensorError
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from genlab.data.conform import KEYWORDS, Wording
 from genlab.data.sources.base import NO_LABEL
 from genlab.data.sources.limits import check_class_names, check_range
 from genlab.data.sources.npy import read_npy
-from genlab.errors import DataError, OutputError
+from genlab.errors import DataError, OutputError, reason
 
 FACTS = "latents.json"
 LABELS = "labels.npy"
 AUTOENCODER = "autoencoder"
 VERSION = 1
+
+MOST_IMAGES = 10**12
+"""Of a set that anybody could encode."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,15 +113,19 @@ def read_facts(folder: Path) -> LatentFacts:
         content["latent_shape"] = _shape(content["latent_shape"])
         names = content["class_names"]
         content["class_names"] = None if names is None else tuple(map(str, names))
+        for name in ("num_images", "shard_size", "num_classes"):
+            # Python's bool and JSON's 1e999 are numbers, too.
+            if type(content[name]) is not int or content[name] > MOST_IMAGES:
+                raise ValueError(f"{name} is no whole number up to {MOST_IMAGES:,}")
         facts = LatentFacts(**content)
         if facts.num_images < 1 or facts.shard_size < 1:
             raise ValueError("no images")
         check_range(0, max(facts.num_classes - 1, 0), f"{path} has")
         check_class_names(facts.class_names or (), f"{path} has", "encode the data again")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        if isinstance(error, DataError):
-            raise
-        raise DataError(f"{path} is damaged ({error}); encode the data again") from error
+    except DataError:
+        raise
+    except Exception as error:  # JSON may hold anything in any place
+        raise DataError(f"{path} is damaged ({reason(error)}); encode the data again") from error
     return facts
 
 
@@ -137,6 +145,7 @@ class LatentDataset(Dataset[tuple[Tensor, int]]):
     Args:
         folder: what ``genlab data encode`` wrote.
         labels: whether labels are wanted; False gives every image `NO_LABEL`.
+        wording: how messages name that setting.
 
     Attributes:
         image_shape: (C, H, W) of the latents.
@@ -149,14 +158,16 @@ class LatentDataset(Dataset[tuple[Tensor, int]]):
         DataError: the folder is not complete, damaged, or has no labels though they are wanted.
     """
 
-    def __init__(self, folder: Path | str, labels: bool = True) -> None:
+    def __init__(
+        self, folder: Path | str, labels: bool = True, wording: Wording = KEYWORDS
+    ) -> None:
         self.folder = Path(folder)
         self.facts = read_facts(self.folder)
         self._check_complete()
         if labels and self.facts.num_classes == 0:
             raise DataError(
-                f"{self.folder} has no labels; encode labelled images, or train without classes "
-                "(labels=false)"
+                f"{self.folder} has no labels; encode labelled images, or go on without classes "
+                f"({wording.no_labels})"
             )
         self.image_shape = self.facts.latent_shape
         self.num_classes = self.facts.num_classes if labels else 0
@@ -167,21 +178,26 @@ class LatentDataset(Dataset[tuple[Tensor, int]]):
         self._shards: dict[int, Float16[np.ndarray, "n K H W"]] = {}
 
     def _check_complete(self) -> None:
-        missing = [
-            i for i in range(self.facts.num_shards) if not shard_path(self.folder, i).exists()
-        ]
+        shards = range(self.facts.num_shards)
+        # Of the files, which are there: how many there should be is what the folder claims.
+        there = (path.stem for path in shard_path(self.folder, 0).parent.glob("*.npy"))
+        missing = len(shards) - sum(name.isdecimal() and int(name) in shards for name in there)
         if missing or not (self.folder / AUTOENCODER / "config.json").is_file():
             raise DataError(
-                f"{self.folder} is not complete: {len(missing)} of {self.facts.num_shards} shards "
+                f"{self.folder} is not complete: {missing:,} of {len(shards):,} shards "
                 "are missing; run the same genlab data encode again, it goes on where it stopped"
             )
+        for shard in {0, len(shards) - 1}:  # before memory is taken for so many labels
+            open_shard(self.folder, self.facts, shard)
 
     def _read_labels(self) -> Int64[Tensor, " N"]:
         path = self.folder / LABELS
         try:
             labels = read_npy(path)
-        except (OSError, ValueError, EOFError) as error:
-            raise DataError(f"{path} is damaged ({error}); encode the data again") from error
+        except Exception as error:  # whatever a damaged file makes NumPy raise
+            raise DataError(
+                f"{path} is damaged ({reason(error)}); encode the data again"
+            ) from error
         good = labels.shape == (len(self),) and labels.dtype.kind in "iu"
         if not good or labels.min() < 0 or labels.max() >= self.facts.num_classes:
             raise DataError(f"{path} does not fit {FACTS}; encode the data again")
@@ -226,9 +242,9 @@ def open_shard(folder: Path, facts: LatentFacts, shard: int) -> Float16[np.ndarr
     path = shard_path(folder, shard)
     try:
         array = read_npy(path, mapped=True)
-    except (OSError, ValueError, EOFError) as error:
+    except Exception as error:  # whatever a damaged file makes NumPy raise
         raise DataError(
-            f"{path} is damaged ({error}); remove it and run genlab data encode again"
+            f"{path} is damaged ({reason(error)}); remove it and run genlab data encode again"
         ) from error
     if array.shape != facts.shard_shape(shard) or array.dtype != np.float16:
         raise DataError(

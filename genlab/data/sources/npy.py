@@ -3,7 +3,6 @@
 import io
 import math
 import zipfile
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -15,9 +14,6 @@ from genlab.files import check_regular, is_special
 
 BinaryFile = zipfile.ZipExtFile | io.BufferedReader
 Array = np.ndarray[Any, np.dtype[Any]]
-
-DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError, RuntimeError)
-"""What zipfile and NumPy raise over changed bytes: damage can look like an unknown version."""
 
 MAX_RATIO = 1100
 """Deflate cannot shrink by more than about 1032, so a size that promises more is damaged."""
@@ -69,11 +65,11 @@ def read_headers(path: Path) -> dict[str, Header]:
                     member = cast(zipfile.ZipExtFile, file)
                     headers[name] = _read_header(member, info.filename, info.file_size)
             return headers
-    except DAMAGED as error:
-        reason = printable(str(error))
-        raise DataError(f"{path} is not a sound npz file ({reason}); fetch it again") from error
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror or error}") from error
+    except Exception as error:  # zipfile, what unpacks its members, and NumPy have many kinds
+        why = printable(str(error))
+        raise DataError(f"{path} is not a sound npz file ({why}); fetch it again") from error
 
 
 def read_npy(path: Path, *, mapped: bool = False) -> Array:
@@ -129,8 +125,6 @@ def read_array(path: Path, name: str) -> Array:
         raise DataError(
             f"{path}: {printable(name)} is larger than the memory; store the images as files"
         ) from error
-    except (*DAMAGED, OSError) as error:
-        reason = printable(str(error))
-        raise DataError(
-            f"{path}: {printable(name)} is damaged ({reason}); fetch it again"
-        ) from error
+    except Exception as error:  # of whatever kind, as in `read_headers`
+        why = printable(str(error))
+        raise DataError(f"{path}: {printable(name)} is damaged ({why}); fetch it again") from error

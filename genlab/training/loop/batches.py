@@ -143,7 +143,7 @@ def open_dataset(config: DataConfig) -> ImageDataset | LatentDataset:
                 f"data.{name} has no effect on latents, whose images were brought into shape when "
                 f"{config.path} was encoded; leave it out"
             )
-    return LatentDataset(config.path, labels=config.labels)
+    return LatentDataset(config.path, labels=config.labels, wording=TRAINING)
 
 
 def _warn(dataset: ImageDataset | LatentDataset) -> None:
