@@ -106,18 +106,18 @@ def collect(
     """
     processes = processes or Processes()
     every = PART_SECONDS if part_seconds is None else part_seconds
-    wanted = tuple(sorted(set(needs)))
+    required = tuple(sorted(set(needs)))
     if samples.count < 2:
         raise EvaluationError(f"a score needs at least two images, got {samples.count}")
     if folder is None:
         assert processes.count == 1, "processes meet in a folder"
         part = _Part(None)
         for number in range(_num_batches(samples, batch_size)):
-            _take(part, number, samples, extractor, wanted, batch_size)
+            _take(part, number, samples, extractor, required, batch_size)
             on_progress(_size(samples, batch_size, number))
         tensors = part.tensors()
-        return _merge([tensors], [tensors], samples, extractor, wanted, samples.count)
-    key = _key(samples, extractor, wanted, batch_size)
+        return _merge([tensors], [tensors], samples, extractor, required, samples.count)
+    key = _key(samples, extractor, required, batch_size)
     with _Work(folder, processes, key, keep) as work:
         earlier = dict(work.parts())
         done = {n for tensors in earlier.values() for n in tensors["batches"].tolist()}
@@ -126,13 +126,13 @@ def collect(
         on_progress(sum(_size(samples, batch_size, n) for n in done))
         processes.wait()  # nobody writes before all have looked
         with work.failing_together():
-            _run(work, todo[processes.rank :: processes.count], samples, extractor, wanted,
+            _run(work, todo[processes.rank :: processes.count], samples, extractor, required,
                  batch_size, every, on_progress)  # fmt: skip
         merged = None
         if processes.rank == 0:
             parts = dict(work.parts())
             own = [tensors for name, tensors in parts.items() if name not in earlier]
-            merged = _merge(list(parts.values()), own, samples, extractor, wanted, timed)
+            merged = _merge(list(parts.values()), own, samples, extractor, required, timed)
         processes.wait()
         return merged
 
@@ -258,16 +258,16 @@ class _Part:
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything, under flat names."""
-        found = {
+        tensors = {
             "batches": torch.tensor(self.batches, dtype=torch.int64),
             "nfe": torch.tensor(self.nfe),
             "seconds": torch.tensor(self.seconds, dtype=torch.float64),
         }
-        found |= {
+        tensors |= {
             f"costs.{model}": torch.tensor([cost.evaluations, cost.seconds], dtype=torch.float64)
             for model, cost in self.costs.items()
         }
-        found |= {  # counts stay whole numbers, which the reader tells them by
+        tensors |= {  # counts stay whole numbers, which the reader tells them by
             f"tallies.{topic}.{name}": torch.tensor(
                 number, dtype=torch.int64 if isinstance(number, int) else torch.float64
             )
@@ -276,15 +276,15 @@ class _Part:
         }
         for output, moments in self.moments.items():
             state = moments.state_dict().items()
-            found |= {f"moments.{output}.{key}": value.cpu() for key, value in state}
+            tensors |= {f"moments.{output}.{key}": value.cpu() for key, value in state}
         for name, batches in self.rows.items():
             # One tensor for each batch: parts are merged in the order of the images.
-            found |= {
+            tensors |= {
                 f"rows.{name}.{number}": rows.contiguous()
                 for number, rows in zip(self.batches, batches, strict=True)
             }
-        found |= {f"first.{number}": value.contiguous() for number, value in self.first.items()}
-        return found
+        tensors |= {f"first.{number}": value.contiguous() for number, value in self.first.items()}
+        return tensors
 
     def write(self) -> None:
         """Put the part on the disk, in place of its earlier state."""
@@ -429,10 +429,10 @@ def _tallies(part: Mapping[str, Tensor]) -> Tallies:
 
 def _in_order(parts: Sequence[Mapping[str, Tensor]], prefix: str) -> Tensor:
     """What the batches left under ``prefix`` and their number, as one tensor."""
-    found = {
+    batches = {
         int(name.removeprefix(prefix)): value
         for part in parts
         for name, value in part.items()
         if name.startswith(prefix)
     }
-    return torch.cat([found[number] for number in sorted(found)])
+    return torch.cat([batches[number] for number in sorted(batches)])

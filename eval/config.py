@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from genlab.data.conform import ALPHAS
+from genlab.choices import ALPHAS, check_dtype
 from genlab.errors import ConfigError
 
 
@@ -62,7 +62,6 @@ class EvalConfig:
             raise ConfigError(f"alpha must be one of {', '.join(ALPHAS)}, got {self.alpha!r}")
         if self.labels not in ("random", "balanced"):
             raise ConfigError(f"labels must be random or balanced, got {self.labels!r}")
-        if self.dtype not in ("float32", "bfloat16", "float16"):
-            raise ConfigError(f"dtype must be float32, bfloat16 or float16, got {self.dtype!r}")
+        check_dtype(self.dtype)
         if not self.metrics:
             raise ConfigError("metrics is empty; name at least one, for instance fd")

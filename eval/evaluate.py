@@ -57,7 +57,7 @@ def evaluate(
     config: EvalConfig,
     *,
     processes: Processes | None = None,
-    on_progress: OnProgress = lambda what, images, total: None,
+    on_progress: OnProgress = lambda task, images, total: None,
     pictures: Path | None = None,
 ) -> Record | None:
     """Score a model or a set of images.
@@ -101,8 +101,8 @@ class Evaluation:
         self.subject, self.config, self.processes = subject, config, processes
         self.on_progress = on_progress
         self.device = _device(subject, config, processes)
-        told = config.dataset
-        self.dataset = subject.dataset if told is None else dataset_name(told)
+        dataset = config.dataset
+        self.dataset = subject.dataset if dataset is None else dataset_name(dataset)
         self.metrics = build_metrics(config.metrics)
         self.feature_metrics = {
             name: metric
@@ -200,10 +200,10 @@ class Evaluation:
 
     def _framed_size(self, image_shape: Sequence[int]) -> int | None:
         """The size at which smaller samples of a data set that is padded are looked at, too."""
-        known = DATASETS.get(self.dataset or "")
-        if known is None or known.fit != "pad" or max(image_shape[1:]) >= known.image_size:
+        dataset = DATASETS.get(self.dataset or "")
+        if dataset is None or dataset.fit != "pad" or max(image_shape[1:]) >= dataset.image_size:
             return None
-        return known.image_size
+        return dataset.image_size
 
     def _as_data_set(self, images: StoredImages) -> StoredImages:
         size = self._framed_size(images.image_shape)
@@ -266,7 +266,7 @@ class Evaluation:
             )
         if self.processes.rank > 0:
             self.processes.wait()
-        found = find_reference(
+        reference = find_reference(
             self.config.reference,
             self.extractor,
             needs,
@@ -277,7 +277,7 @@ class Evaluation:
         )
         if self.processes.rank == 0:
             self.processes.wait()
-        return found
+        return reference
 
     @property
     def _wants_likelihood(self) -> bool:
@@ -326,7 +326,7 @@ class Evaluation:
             nothing = torch.zeros(0, 3, 1, 1, dtype=torch.uint8)
             features = FeatureSet(count=0)
             return Collected(features=features, first=nothing, nfe=0, seconds=0.0)
-        what = "scoring" if len(self.runs) == 1 else f"scoring, draw {number + 1}"
+        task = "scoring" if len(self.runs) == 1 else f"scoring, draw {number + 1}"
         return collect(
             samples,
             self.extractor,
@@ -334,7 +334,7 @@ class Evaluation:
             batch_size=self._batch_size,
             folder=self._folder(samples),
             processes=self.processes,
-            on_progress=lambda images: self.on_progress(what, images, samples.count),
+            on_progress=lambda images: self.on_progress(task, images, samples.count),
             keep=True,  # until every draw is scored: a run that is killed there loses no image
         )
 
@@ -401,8 +401,8 @@ class Evaluation:
         manifest, samples = self.subject.manifest, self.runs[0]
         if not isinstance(samples, GeneratedImages):
             made = manifest.get("identity", {})
-            known = {key: made[key] for key in ("sampler", "dtype") if key in made}
-            return known | ({"seeds": manifest["seeds"]} if "seeds" in manifest else {})
+            settings = {key: made[key] for key in ("sampler", "dtype") if key in made}
+            return settings | ({"seeds": manifest["seeds"]} if "seeds" in manifest else {})
         seeds = [
             seed for run in self.runs if isinstance(run, GeneratedImages) for seed in run.seeds
         ]

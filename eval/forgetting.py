@@ -133,8 +133,8 @@ class ForgettingReport:
         return sentences
 
 
-def _arrow(both: Both) -> str:
-    return f"{both.before:.1%} -> {both.after:.1%}"
+def _arrow(change: Both) -> str:
+    return f"{change.before:.1%} -> {change.after:.1%}"
 
 
 def measure_forgetting(

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
+from genlab.choices import Fit
 from genlab.data.pixels import to_uint8
 from genlab.data.sources.latents import LatentDataset
 from genlab.errors import ConfigError
@@ -25,7 +26,7 @@ from genlab.eval.metrics.memorisation import NearestTrainingImages
 from genlab.eval.moments import Moments
 from genlab.eval.samples import as_rgb
 from genlab.samplers.base import SamplerLike
-from genlab.training.config import DataConfig, Fit
+from genlab.training.config import DataConfig
 from genlab.training.loop.batches import open_dataset
 from genlab.training.loop.evaluation import Score, Subject
 

@@ -47,11 +47,11 @@ def build_metrics(entries: Sequence[Any]) -> dict[str, FeatureMetric | Likelihoo
     for entry in entries:
         options = dict(entry) if isinstance(entry, Mapping) else {}
         options.pop("name", None)
-        asked = _name_of(entry)
-        for name in plain.get(asked, (asked,)):
+        entry_name = _name_of(entry)
+        for name in plain.get(entry_name, (entry_name,)):
             if name not in METRICS:
-                known = [*METRICS, *plain]
-                raise UnknownNameError(f"there is no metric {name!r}; {nearest(name, known)}")
+                names = [*METRICS, *plain]
+                raise UnknownNameError(f"there is no metric {name!r}; {nearest(name, names)}")
             if name in metrics:
                 raise ConfigError(f"the metric {name!r} stands twice; name it once")
             metrics[name] = _checked(name, METRICS.build(name, **options))

@@ -58,16 +58,16 @@ def describe(value: Any) -> Docstring:
 
 
 def _attributes(section: str) -> dict[str, str]:
-    found: dict[str, str] = {}
+    descriptions: dict[str, str] = {}
     lines = inspect.cleandoc(section.partition("\n")[2]).split("\n")
     for line in lines:
         start = re.match(r"(\w+)(?: \([^)]*\))?: (.*)", line)
         if start:
             name = start[1]
-            found[name] = start[2]
-        elif found:
-            found[name] += f" {line.strip()}"
-    return found
+            descriptions[name] = start[2]
+        elif descriptions:
+            descriptions[name] += f" {line.strip()}"
+    return descriptions
 
 
 def _join(paragraph: str) -> str:

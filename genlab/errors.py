@@ -154,13 +154,13 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError)
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
+def nearest(name: str, candidates: Iterable[str]) -> str:
     """End an error message with the nearest known name, or with all of them.
 
     >>> nearest("huen", ["euler", "heun"])
     "did you mean 'heun'? known: euler, heun"
     """
-    names = sorted(known)
+    names = sorted(candidates)
     listed = f"known: {', '.join(names) or 'none'}"
     match = get_close_matches(name, names, n=1, cutoff=0.5)
     return f"did you mean {match[0]!r}? {listed}" if match else listed

@@ -147,9 +147,9 @@ def check_writable(folder: Path) -> None:
     Raises:
         OutputError: they cannot.
     """
-    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    first = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     try:
-        with tempfile.TemporaryFile(dir=there):
+        with tempfile.TemporaryFile(dir=first):
             pass
     except OSError as error:
         raise OutputError(

@@ -175,7 +175,7 @@ class Registry(Generic[T]):
 
         target: Any = self[name]
         title = self.title(name)
-        wanted = f"; it must build a {class_path(self.builds)}" if self.builds else ""
+        hint = f"; it must build a {class_path(self.builds)}" if self.builds else ""
         if inspect.isabstract(target):
             missing = ", ".join(sorted(target.__abstractmethods__))
             raise ConfigError(f"{title} cannot be built: {class_path(target)} lacks {missing}")
@@ -185,9 +185,9 @@ class Registry(Generic[T]):
             try:
                 built = target(**options)
             except TypeError as error:  # an option is unknown or missing, or it cannot be called
-                raise ConfigError(f"{title} cannot be built: {error}{wanted}") from error
+                raise ConfigError(f"{title} cannot be built: {error}{hint}") from error
         if self.builds is not None and not isinstance(built, self.builds):
-            raise ConfigError(f"{title} builds a {class_path(type(built))}{wanted}")
+            raise ConfigError(f"{title} builds a {class_path(type(built))}{hint}")
         return built
 
     def build_all(self) -> dict[str, Any]:
@@ -213,8 +213,8 @@ class Registry(Generic[T]):
         """
         name = options.get("name")
         if not isinstance(name, str):
-            known = ", ".join(self)
-            raise ConfigError(f"a {self.kind} needs a name, one of {known}; got {dict(options)}")
+            names = ", ".join(self)
+            raise ConfigError(f"a {self.kind} needs a name, one of {names}; got {dict(options)}")
         return self._build(name, {k: v for k, v in options.items() if k != "name"}, place)
 
     def entry_of(self, built: Any) -> dict[str, Any]:

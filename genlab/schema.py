@@ -78,8 +78,8 @@ def check(schema: type, values: Mapping[str, Any], source: str) -> None:
         ) from error
     except OmegaConfBaseException as error:
         key, value = _culprit(schema, values)
-        wanted = takes(hint_of(schema, key.split(".")))
-        raise ConfigError(f"{source}: {key} takes {wanted}, not {_shown(value)}") from error
+        expected = takes(hint_of(schema, key.split(".")))
+        raise ConfigError(f"{source}: {key} takes {expected}, not {_shown(value)}") from error
 
 
 def _check_fields(schema: type, source: str) -> None:

@@ -177,11 +177,11 @@ def class_of(scheduler: str) -> type[Any]:
             f"there is no scheduler {scheduler!r} of diffusers that GenLab runs; "
             f"{nearest(scheduler, KINDS)}"
         )
-    found: type[Any] = getattr(diffusers, scheduler)
-    if isinstance(found, DummyObject):
-        packages = ", ".join(name for name in found._backends if name != "torch")
+    cls: type[Any] = getattr(diffusers, scheduler)
+    if isinstance(cls, DummyObject):
+        packages = ", ".join(name for name in cls._backends if name != "torch")
         raise ConfigError(f"{scheduler} of diffusers needs the package {packages}; install it")
-    return found
+    return cls
 
 
 def defaults_of(scheduler: str) -> dict[str, Any]:
@@ -208,25 +208,25 @@ def check_settings(scheduler: str, config: Settings, step: Settings) -> None:
     Raises:
         ConfigError: names the setting and the nearest one.
     """
-    for given, known, what in (
+    for settings, defaults, title in (
         (config, defaults_of(scheduler), "setting"),
         (step, step_options_of(scheduler), "option of its step"),
     ):
-        for name in given:
-            if name not in known:
+        for name in settings:
+            if name not in defaults:
                 raise ConfigError(
-                    f"{scheduler} of diffusers {diffusers.__version__} has no {what} {name!r}; "
-                    f"{nearest(name, known)}"
+                    f"{scheduler} of diffusers {diffusers.__version__} has no {title} {name!r}; "
+                    f"{nearest(name, defaults)}"
                 )
-            wanted = _wanted(known[name], given[name])
-            if wanted or (name in _NO_DATA and given[name] is not None):
+            expected = _expected(defaults[name], settings[name])
+            if expected or (name in _NO_DATA and settings[name] is not None):
                 raise ConfigError(
-                    f"{name} of {scheduler} must be {wanted or 'left out'}, got "
-                    f"{reprlib.repr(given[name])}"
+                    f"{name} of {scheduler} must be {expected or 'left out'}, got "
+                    f"{reprlib.repr(settings[name])}"
                 )
 
 
-def _wanted(default: Any, value: Any) -> str:
+def _expected(default: Any, value: Any) -> str:
     """What a value must be instead, going by the default; empty where it is that."""
     if value == default:
         return ""
@@ -443,10 +443,10 @@ def _model_settings(
     name: str, config: Settings, frame: str, noise_levels: NoiseLevels | None
 ) -> dict[str, Any]:
     """The settings that the model decides: its betas, and what it predicts."""
-    known = defaults_of(name)
+    defaults = defaults_of(name)
     settings: dict[str, Any] = {}
     prediction = _OURS.get(str(getattr(noise_levels, "prediction", None)), "epsilon")
-    if "prediction_type" in known and "prediction_type" not in config:
+    if "prediction_type" in defaults and "prediction_type" not in config:
         settings["prediction_type"] = "flow_prediction" if frame == "flow" else prediction
     levels = None if noise_levels is None else noise_levels.levels
     if levels is None or frame not in ("chain", "unscaled"):
@@ -458,9 +458,11 @@ def _model_settings(
                 "it out"
             )
     rescaled = float(levels[-1]) > PURE_NOISE
-    if rescaled and "rescale_betas_zero_snr" in known:
+    if rescaled and "rescale_betas_zero_snr" in defaults:
         settings["rescale_betas_zero_snr"] = True
-    if isinstance(noise_levels, Discrete) and (not rescaled or "rescale_betas_zero_snr" in known):
+    if isinstance(noise_levels, Discrete) and (
+        not rescaled or "rescale_betas_zero_snr" in defaults
+    ):
         return settings | beta_settings(noise_levels)
     alpha_bar = 1 / (1 + levels**2)
     alpha = alpha_bar / torch.cat([alpha_bar.new_ones(1), alpha_bar[:-1]])

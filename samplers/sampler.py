@@ -186,17 +186,17 @@ class Sampler(AnySampler):
     @override
     def parts(self) -> Mapping[str, Sequence[Part]]:
         """Parts that are named still must be loaded first."""
-        found: dict[str, list[Part]] = {}
+        parts: dict[str, list[Part]] = {}
         for options in self.guidance:
             for option, kind in options.parts.items():
-                part, known = getattr(options, option), found.setdefault(kind, [])
-                if not any(part is other for other in known):
-                    known.append(part)
+                part, members = getattr(options, option), parts.setdefault(kind, [])
+                if not any(part is other for other in members):
+                    members.append(part)
         for stitch in self.stitch:
-            known = found.setdefault("generator", [])
-            if not any(stitch.model is other for other in known):
-                known.append(stitch.model)
-        return found
+            members = parts.setdefault("generator", [])
+            if not any(stitch.model is other for other in members):
+                members.append(stitch.model)
+        return parts
 
     @override
     def load_parts(self) -> "Sampler":

@@ -103,15 +103,15 @@ class Stitch:
     @property
     def title(self) -> str:
         """What messages call it, with an article."""
-        known = self.name is not None or isinstance(self.model, str | Path)
-        return f"the stitched model {self.label}" if known else "the stitched model"
+        has_name = self.name is not None or isinstance(self.model, str | Path)
+        return f"the stitched model {self.label}" if has_name else "the stitched model"
 
     def describe(self) -> str:
         """Model and share, in a few words: ``stitch dit-fmnist-s 0.4``."""
         if self.by == "sigma":
             return f"stitch {self.label} above sigma {self.until_sigma:g}"
-        of = " of the steps" if self.by == "step" else ""
-        return f"stitch {self.label} {self.fraction:g}{of}"
+        suffix = " of the steps" if self.by == "step" else ""
+        return f"stitch {self.label} {self.fraction:g}{suffix}"
 
     def to_config(self) -> dict[str, Any]:
         """What differs from the defaults."""
@@ -384,15 +384,15 @@ def _asked(stitches: Sequence[Stitch], grid: Grid, solver: Solver) -> Iterator[t
 
 
 def _check_range(stitch: Stitch, sigma: float) -> None:
-    known = stitch.model.denoiser.noise_levels
-    if sigma < known.sigma_min * (1 - combining.TOLERANCE):
+    noise_levels = stitch.model.denoiser.noise_levels
+    if sigma < noise_levels.sigma_min * (1 - combining.TOLERANCE):
         raise ConfigError(
             f"{stitch.title} would be asked at the noise level {sigma:.4g}, below the smallest "
-            f"that it knows, {known.sigma_min:.4g}; give it a smaller share of the run"
+            f"that it knows, {noise_levels.sigma_min:.4g}; give it a smaller share of the run"
         )
-    if sigma > known.sigma_max * (1 + combining.TOLERANCE):
+    if sigma > noise_levels.sigma_max * (1 + combining.TOLERANCE):
         raise ConfigError(
             f"{stitch.title} would be asked at the noise level {sigma:.4g}, above the largest "
-            f"that it knows, {known.sigma_max:.4g}; begin the run there "
-            f"(sampler.schedule.sigma_max={known.sigma_max:.6g}), or stitch another model"
+            f"that it knows, {noise_levels.sigma_max:.4g}; begin the run there "
+            f"(sampler.schedule.sigma_max={noise_levels.sigma_max:.6g}), or stitch another model"
         )

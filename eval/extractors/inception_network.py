@@ -133,15 +133,15 @@ class InceptionNetwork(nn.Module):
             x: images (B, 3, 299, 299), (pixel - 128) / 128.
             outputs: keys of `OUTPUTS`, as deep as this network goes.
         """
-        wanted = {OUTPUTS[output][0]: output for output in outputs}
-        found = {}
+        output_names = {OUTPUTS[output][0]: output for output in outputs}
+        features = {}
         for name, layer in self.layers.items():
             x = layer(x)
-            if name in wanted:
-                found[wanted[name]] = _read(name, x)
-            if len(found) == len(wanted):
+            if name in output_names:
+                features[output_names[name]] = _read(name, x)
+            if len(features) == len(output_names):
                 break
-        return found
+        return features
 
 
 def _read(layer: str, x: Tensor) -> Tensor:

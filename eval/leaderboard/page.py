@@ -97,8 +97,8 @@ def _summary(sections: Sequence[Section]) -> str:
     return ", ".join(parts) + (f"; the newest of {newest}" if newest else "")
 
 
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _section(section: Section, anchor: str) -> dict[str, Any]:

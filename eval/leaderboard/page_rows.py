@@ -126,11 +126,11 @@ def _point(score: Score | None, text: str) -> list[Any] | None:
 
 def _card(record: Record) -> Iterator[tuple[str, list[tuple[str, str]]]]:
     for name, heading in _CARD.items():
-        if known := facts(getattr(record, name)):
-            yield heading, known
+        if rows := facts(getattr(record, name)):
+            yield heading, rows
     about = {"created": record.created, "notes": record.notes}
-    if said := [(key, value) for key, value in about.items() if value]:
-        yield "record", said
+    if rows := [(key, value) for key, value in about.items() if value]:
+        yield "record", rows
 
 
 def facts(nested: Mapping[str, Any]) -> list[tuple[str, str]]:

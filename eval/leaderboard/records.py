@@ -124,9 +124,9 @@ def from_json(plain: Any, where: str = "the record") -> Record:
             f"{where} has schema {shown(plain.get('schema'))} and this version reads {SCHEMA}; "
             "'genlab eval' writes such records, a newer GenLab reads newer ones"
         )
-    known = [each.name for each in fields(Record)]
-    for key in sorted(plain.keys() - {"schema", *known}):
-        raise EvaluationError(f"{where} has an unknown key {key!r}; {nearest(key, known)}")
+    names = [each.name for each in fields(Record)]
+    for key in sorted(plain.keys() - {"schema", *names}):
+        raise EvaluationError(f"{where} has an unknown key {key!r}; {nearest(key, names)}")
     for key in REQUIRED:
         if key not in plain:
             raise EvaluationError(f"{where} has no {key!r}; a record needs {', '.join(REQUIRED)}")
@@ -233,9 +233,9 @@ _CHECKS: dict[str, Callable[[Any, str], None]] = {
 def _score(plain: Any, where: str) -> Score:
     if not isinstance(plain, dict) or "value" not in plain:
         raise EvaluationError(f"{where} must be an object with a value, got {shown(plain)}")
-    known = [each.name for each in fields(Score)]
-    for key in sorted(plain.keys() - set(known)):
-        raise EvaluationError(f"{where} has an unknown key {key!r}; {nearest(key, known)}")
+    names = [each.name for each in fields(Score)]
+    for key in sorted(plain.keys() - set(names)):
+        raise EvaluationError(f"{where} has an unknown key {key!r}; {nearest(key, names)}")
     runs = plain.get("values", [])
     if not isinstance(runs, list):
         raise EvaluationError(f"{where}: values must be a list, got {kind(runs)}")

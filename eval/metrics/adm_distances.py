@@ -65,7 +65,7 @@ def adm_precision_recall(
 
 
 def _radii(rows: Tensor, k: int) -> Tensor:
-    found = rows.new_empty(len(rows))
+    radii = rows.new_empty(len(rows))
     for start in range(0, len(rows), BATCH):
         batch = rows[start : start + BATCH]
         smallest = batch.new_empty(len(batch), 0)
@@ -74,8 +74,8 @@ def _radii(rows: Tensor, k: int) -> Tensor:
                 D.topk(min(k + 1, D.shape[1]), largest=False).values for D in _blocks(batch, others)
             ]
             smallest = torch.cat([smallest, torch.cat(here)], 1)
-        found[start : start + BATCH] = smallest.kthvalue(k + 1, dim=1).values
-    return found
+        radii[start : start + BATCH] = smallest.kthvalue(k + 1, dim=1).values
+    return radii
 
 
 def _inside(a: Tensor, b: Tensor, a_radii: Tensor, b_radii: Tensor) -> tuple[Tensor, Tensor]:

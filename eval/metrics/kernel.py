@@ -82,10 +82,10 @@ class KernelDistance(FeatureMetric):
 
     def __post_init__(self) -> None:
         choices = {"variant": VARIANTS, "kernel": KERNELS, "estimator": ESTIMATORS}
-        for name, known in choices.items():
-            if getattr(self, name) not in known:
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
                 raise ConfigError(
-                    f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}"
+                    f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}"
                 )
         for name, least in (("subsets", 1), ("subset_size", 2), ("degree", 1)):
             if getattr(self, name) < least:

@@ -122,10 +122,10 @@ class DensityCoverage(FeatureMetric):
         real = rows_of(reference, "features", "reference", at_least=self.k + 1)
         check_width(fake.shape[1], real.shape[1])
         a, b = together(fake, real)
-        _, found = crossings(a, b, None, squared_radii(b, self.k), closed=False)
+        _, crossing = crossings(a, b, None, squared_radii(b, self.k), closed=False)
         return {
-            "density": float(found.balls.double().mean()) / self.k,
-            "coverage": float((found.points > 0).double().mean()),
+            "density": float(crossing.balls.double().mean()) / self.k,
+            "coverage": float((crossing.points > 0).double().mean()),
         }
 
 

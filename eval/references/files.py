@@ -203,14 +203,14 @@ def _write_npz(path: Path, arrays: Mapping[str, Array]) -> None:
 def _read_npz(path: Path) -> Reference:
     try:
         names = set(read_headers(path))
-        wanted = ("mu", "sigma", "mu_s", "sigma_s")
-        arrays = {name: read_array(path, name) for name in wanted if name in names}
+        keys = ("mu", "sigma", "mu_s", "sigma_s")
+        arrays = {name: read_array(path, name) for name in keys if name in names}
     except DataError as error:
         raise EvaluationError(f"{path} cannot be read as npz: {error}") from error
     if not {"mu", "sigma"} <= arrays.keys():
-        found = ", ".join(sorted(names)) or "nothing"
+        listed = ", ".join(sorted(names)) or "nothing"
         raise EvaluationError(
-            f"{path} holds no statistics (mu and sigma), but {found}; give a file of EDM's, "
+            f"{path} holds no statistics (mu and sigma), but {listed}; give a file of EDM's, "
             "pytorch-fid's or guided-diffusion's layout, or images"
         )
     moments = {"features": _foreign(arrays["mu"], arrays["sigma"], path)}

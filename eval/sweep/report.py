@@ -90,7 +90,7 @@ def to_json(
         charts: what is drawn of them.
         pictures: the files of charts.
     """
-    found = {result.checked.point.label: result for result in results}
+    by_label = {result.checked.point.label: result for result in results}
     return {
         "format": FORMAT,
         "model": common.model,
@@ -100,7 +100,7 @@ def to_json(
             name: {"lower_is_better": lower} for name, lower in directions_of(points).items()
         },
         "points": [
-            _point_json(point, found.get(point.point.label), common, records) for point in points
+            _point_json(point, by_label.get(point.point.label), common, records) for point in points
         ],
         "charts": [
             {
@@ -176,9 +176,9 @@ def plan_line(points: Sequence[Checked]) -> str:
 
 def print_results(results: Sequence[Result], charts: Sequence[Chart], width: int | None) -> None:
     """The scores as a table; those on a Pareto front, or the best over a key, have a star."""
-    found = measured(results)
+    measurements = measured(results)
     directions = directions_of([result.checked for result in results])
-    scores = shown_scores(directions, found)
+    scores = shown_scores(directions, measurements)
     stars = {(chart.score, label) for chart in charts for label in chart.best}
     rows = []
     for result in results:
@@ -238,8 +238,8 @@ def summary(results: Sequence[Result], charts: Sequence[Chart], common: Common) 
     for result in results:
         label = result.checked.point.label
         if label in best:
-            told = [f"{', '.join(scores)}{where}" for where, scores in best[label].items()]
-            lines.append(f"{label}: {'; '.join(told)}")
+            reasons = [f"{', '.join(scores)}{where}" for where, scores in best[label].items()]
+            lines.append(f"{label}: {'; '.join(reasons)}")
             lines.append(f"    {sample_command(result.checked, common)}")
     return lines + [f"failed: {r.checked.point.label}: {r.error}" for r in results if r.error]
 

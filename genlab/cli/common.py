@@ -6,12 +6,13 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
 
+from genlab.choices import DTYPES
 from genlab.cli.completion import complete_config
 from genlab.errors import MOST_MESSAGE, OutputError, printable
 
@@ -84,10 +85,10 @@ device_option: Decorator = click.option(
 )
 """``--device``; the function gets ``device: str | None``."""
 
-DTYPES = click.Choice(["float32", "float16", "bfloat16"])
+DTYPE = click.Choice(DTYPES)
 
 dtype_option: Decorator = click.option(
-    "--dtype", type=DTYPES, help="What the network computes in; default: float32."
+    "--dtype", type=DTYPE, help="What the network computes in; default: float32."
 )
 """``--dtype``; the function gets ``dtype: str | None``."""
 
@@ -250,6 +251,30 @@ def progress(
             lambda text: bars.update(task, description=_label(text)),
             lambda total: bars.update(task, total=total),
         )
+
+
+class Bars:
+    """One progress bar after the other, one for each task; each opens with its first advance.
+
+    Args:
+        stack: closes the last bar.
+        quiet: show none.
+    """
+
+    def __init__(self, stack: ExitStack, quiet: bool = False) -> None:
+        self._stack, self._quiet = stack, quiet
+        self._task: str | None = None
+        self._bar: Progress | None = None
+
+    def advance(self, task: str, amount: int, total: int) -> None:
+        """Count work on a task of the size ``total``."""
+        if self._quiet:
+            return
+        if task != self._task:
+            self._stack.close()
+            self._task, self._bar = task, self._stack.enter_context(progress(task, total))
+        assert self._bar is not None
+        self._bar.advance(amount)
 
 
 LINE_SECONDS = 30.0

@@ -153,8 +153,8 @@ def _export(
     from genlab.checkpoints.readers.diffusers_models import export_dit
     from genlab.finetuning.adapters.merging import merged
 
-    known = format_ is None and arguments is None
-    generator = merged(load(source)) if known else convert(source, format_, arguments)
+    is_loadable = format_ is None and arguments is None
+    generator = merged(load(source)) if is_loadable else convert(source, format_, arguments)
     if autoencoder is not None:
         generator = attach_autoencoder(generator, autoencoder)
     for note in export_dit(generator, folder):

@@ -1,16 +1,18 @@
 """``genlab data``: look at a data set, pack it into a zip, or encode it for latent diffusion."""
 
 import os
-from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from genlab.choices import ALPHAS, FITS
 from genlab.cli.common import (
     ANY_PATH,
     FOLDER,
+    Bars,
     Decorator,
     best_device,
     echo_json,
@@ -23,7 +25,6 @@ if TYPE_CHECKING:
     from genlab.data.check.checks import Report
     from genlab.data.conform import Conform
 
-FITS = ("none", "pad", "resize", "crop")
 MAX_CLASSES_SHOWN = 20
 STYLES = {"error": "bold red", "warning": "yellow", "note": "cyan"}
 
@@ -46,7 +47,7 @@ channels_option: Decorator = click.option(
 )
 alpha_option: Decorator = click.option(
     "--alpha",
-    type=click.Choice(["refuse", "black", "white"]),
+    type=click.Choice(ALPHAS),
     default="refuse",
     show_default=True,
     help="What lies behind transparent images.",
@@ -60,13 +61,13 @@ split_option: Decorator = click.option(
 )
 
 
-def _workers_option(what: str) -> Decorator:
+def _workers_option(help_text: str) -> Decorator:
     return click.option(
         "--workers",
         type=click.IntRange(min=1),
         default=lambda: min(8, os.cpu_count() or 1),
         show_default="one for each core, 8 at most",
-        help=what,
+        help=help_text,
     )
 
 
@@ -130,7 +131,11 @@ def check(
     )
     with ExitStack() as stack:
         report = check_data(
-            path, conform=conform, split=split, threads=workers, progress=_bar(stack, "reading")
+            path,
+            conform=conform,
+            split=split,
+            threads=workers,
+            progress=partial(Bars(stack).advance, "reading"),
         )
     if as_json:
         echo_json(report.to_dict())
@@ -139,18 +144,6 @@ def check(
     if grid is not None:
         _draw(path, split, conform, grid)
     return 0 if report.trainable else 2
-
-
-def _bar(stack: ExitStack, description: str) -> Callable[[int, int], None]:
-    """A progress bar that opens with its first advance, when the total is known."""
-    bars: list[Any] = []
-
-    def advance(amount: int, total: int) -> None:
-        if not bars:
-            bars.append(stack.enter_context(progress(description, total)))
-        bars[0].advance(amount)
-
-    return advance
 
 
 def _draw(path: Path, split: str, conform: "Conform", file: Path) -> None:

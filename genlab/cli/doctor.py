@@ -9,12 +9,12 @@ from typing import Any
 
 import click
 
+from genlab.choices import DTYPES
 from genlab.cli.common import echo_json, json_option
 from genlab.cli.completion import complete_models
 from genlab.errors import printable
 
 PACKAGES = ("torchvision", "diffusers", "accelerate", "safetensors", "numpy", "Pillow")
-DTYPES = ("float64", "float32", "bfloat16", "float16")
 
 MOST_VALUE = 40_000
 """Characters of one fact: the names of a thousand classes, each of which is cut already."""
@@ -62,8 +62,8 @@ def _machine() -> Facts:
             "memory": _memory(),
         },
         "devices": {
-            name: {"what": what, "dtypes": _dtypes(name), **compute.describe(torch.device(name))}
-            for name, what in names.items()
+            name: {"what": text, "dtypes": _dtypes(name), **compute.describe(torch.device(name))}
+            for name, text in names.items()
         },
         "models": {
             "bundled": bundled_names(),
@@ -96,14 +96,14 @@ def _devices() -> dict[str, str]:
     import torch
 
     capability = torch.backends.cpu.get_cpu_capability()
-    found = {"cpu": f"{_cpu_name()}, {capability}"}
+    devices = {"cpu": f"{_cpu_name()}, {capability}"}
     for index in range(torch.cuda.device_count()):
         gpu = torch.cuda.get_device_properties(index)
         memory = gpu.total_memory / 2**30
-        found[f"cuda:{index}"] = f"{gpu.name}, {memory:.0f} GiB, compute {gpu.major}.{gpu.minor}"
+        devices[f"cuda:{index}"] = f"{gpu.name}, {memory:.0f} GiB, compute {gpu.major}.{gpu.minor}"
     if torch.backends.mps.is_available():
-        found["mps"] = "Apple GPU"
-    return found
+        devices["mps"] = "Apple GPU"
+    return devices
 
 
 def _cpu_name() -> str:
@@ -120,7 +120,7 @@ def _dtypes(device: str) -> list[str]:
     import torch
 
     supported = []
-    for name in DTYPES:
+    for name in ("float64", *DTYPES):
         dtype = getattr(torch, name)
         try:
             x = torch.ones(1, 4, 8, 8, device=device, dtype=dtype)

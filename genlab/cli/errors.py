@@ -89,10 +89,10 @@ def _reads_or_builds(error: BaseException) -> bool:
 
 
 def _os_sentence(error: OSError) -> str:
-    what = error.strerror or str(error) or type(error).__name__
+    text = error.strerror or str(error) or type(error).__name__
     where = f"{error.filename}: " if error.filename else ""
     cure = CURES.get(error.errno or 0)
-    return f"{where}{what[:1].lower()}{what[1:]}" + (f"; {cure}" if cure else "")
+    return f"{where}{text[:1].lower()}{text[1:]}" + (f"; {cure}" if cure else "")
 
 
 def _program(error: BaseException) -> str:

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from genlab.choices import FITS
 from genlab.cli.common import (
     ANY_PATH,
     FOLDER,
+    Bars,
     Decorator,
-    Progress,
     adapter_option,
     autoencoder_option,
     best_device,
@@ -23,13 +24,13 @@ from genlab.cli.common import (
     echo_settings,
     json_option,
     plain_warnings,
-    progress,
     said_once,
     split_arguments,
     stitch_option,
 )
 from genlab.cli.completion import complete_sampling
 from genlab.cli.data import alpha_option
+from genlab.cli.groups import DefaultGroup
 
 if TYPE_CHECKING:  # torch is imported only when something is scored: --help answers at once
     from genlab.eval.config import EvalConfig
@@ -58,27 +59,6 @@ any other extractor a score carries the extractor's name: fd[cnn-fmnist].
 The record goes into ./leaderboard, one file a record; its protocol card says how the score was
 made. A run that was stopped, even killed, goes on where it was when the same command is given
 again."""
-
-
-class _Evaluate(click.Group):
-    """``genlab eval SOURCE``, unless the first word names another command of the group."""
-
-    def make_context(
-        self,
-        info_name: str | None,
-        args: list[str],
-        parent: click.Context | None = None,
-        **extra: Any,
-    ) -> click.Context:
-        """Hand everything that names no command to `run`, options and help included."""
-        if args and args[0] in self.commands:
-            return super().make_context(info_name, args, parent, **extra)
-        return run.make_context(info_name, args, parent, **extra)
-
-
-@click.group("eval", cls=_Evaluate)
-def command() -> None:
-    """Score a model or a set of images."""
 
 
 def _after(function: Any, *options: Decorator) -> Any:
@@ -261,29 +241,10 @@ def _evaluate(
     from genlab.eval.evaluate import evaluate
 
     with plain_warnings(), ExitStack() as stack:
-        bars = _Bars(stack, quiet or processes.rank > 0)
+        bars = Bars(stack, quiet or processes.rank > 0)
         return evaluate(
             subject, config, processes=processes, on_progress=bars.advance, pictures=pictures
         )
-
-
-class _Bars:
-    """One progress bar after the other, one for each kind of work."""
-
-    def __init__(self, stack: ExitStack, quiet: bool) -> None:
-        self._stack, self._quiet = stack, quiet
-        self._what: str | None = None
-        self._bar: Progress | None = None
-
-    def advance(self, what: str, images: int, total: int) -> None:
-        """Count images."""
-        if self._quiet:
-            return
-        if what != self._what:
-            self._stack.close()
-            self._what, self._bar = what, self._stack.enter_context(progress(what, total))
-        assert self._bar is not None
-        self._bar.advance(images)
 
 
 def _summary(record: "Record") -> str:
@@ -321,6 +282,11 @@ def _cost(cost: Mapping[str, float]) -> str:
     return ", ".join(text.format(cost[key]) for key, text in words if key in cost)
 
 
+@click.group("eval", cls=DefaultGroup, default=run)
+def command() -> None:
+    """Score a model or a set of images."""
+
+
 @command.command("reference")
 @click.argument("data", type=ANY_PATH)
 @click.option("-o", "--output", type=ANY_PATH, required=True, help="The file to write.")
@@ -334,7 +300,7 @@ def _cost(cost: Mapping[str, float]) -> str:
 @click.option("--size", type=click.IntRange(1), metavar="N", help="Bring images to this size.")
 @click.option(
     "--fit",
-    type=click.Choice(["none", "pad", "crop", "resize"]),
+    type=click.Choice(FITS),
     default="none",
     show_default=True,
     help="How images of another size get there.",
@@ -382,7 +348,7 @@ def reference(
     looking = build_extractor(extractor, weights).to(device or best_device())
     needs = everything(looking, None if outputs is None else outputs.split(","))
     with ExitStack() as stack:
-        bars = _Bars(stack, quiet)
+        bars = Bars(stack, quiet)
         made = compute_reference(
             images,
             looking,

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from genlab.choices import FITS
 from genlab.cli.common import best_device, device_option, echo_json, json_option
 
 if TYPE_CHECKING:  # torch is imported only when models are asked: --help answers at once
@@ -37,7 +38,7 @@ still knows the class, and whoever has its weights can bring it back."""
 @click.option("--data", required=True, metavar="PATH", help="Real labelled images of all classes.")
 @click.option(
     "--fit",
-    type=click.Choice(["none", "pad", "crop", "resize"]),
+    type=click.Choice(FITS),
     default="none",
     show_default=True,
     help="How the images get to the model's size.",

@@ -158,12 +158,12 @@ def add(sources: tuple[Path, ...], folder: Path, skip_broken: bool) -> None:
 
     entries, broken = _read_all(sources)
     _report(broken, skip_broken)
-    known = {path.name for path in folder.glob("*.json")}
-    new = [entry for entry in entries if file_name(entry.record) not in known]
+    existing = {path.name for path in folder.glob("*.json")}
+    new = [entry for entry in entries if file_name(entry.record) not in existing]
     for entry in new:
         click.echo(f"added {write_record(folder, entry.record)}")
-    there = len(entries) - len(new)
-    click.echo(f"{folder}: {len(new)} added" + (f", {there} there already" if there else ""))
+    count = len(entries) - len(new)
+    click.echo(f"{folder}: {len(new)} added" + (f", {count} there already" if count else ""))
 
 
 def _read_all(sources: Sequence[Path]) -> "tuple[list[Entry], list[EvaluationError]]":
@@ -175,10 +175,10 @@ def _read_all(sources: Sequence[Path]) -> "tuple[list[Entry], list[EvaluationErr
     broken: list[EvaluationError] = []
     for source in sources:
         if source.is_dir():
-            found, bad = read_folder(source)
-            if not found and not bad:
+            folder_entries, bad = read_folder(source)
+            if not folder_entries and not bad:
                 raise EvaluationError(f"{source} holds no record: no file there ends in .json")
-            entries |= {entry.key: entry for entry in found}
+            entries |= {entry.key: entry for entry in folder_entries}
             broken += bad
             continue
         try:

@@ -286,12 +286,12 @@ class SamplingRun:
         """The classes that images are inverted under."""
         from genlab.data.labels import cycle_classes
 
-        said = self.config.source_classes
-        if said is None:
+        classes = self.config.source_classes
+        if classes is None:
             return self.own_labels or self._labels(seeds)
-        if said == "none":
+        if classes == "none":
             return None
-        return cycle_classes(said, seeds, self.generator.num_classes, self.generator.class_names)
+        return cycle_classes(classes, seeds, self.generator.num_classes, self.generator.class_names)
 
     def _interpolate(self, between: str) -> None:
         """Let the generator draw images between others; their seeds count them."""
@@ -357,12 +357,12 @@ class SamplingRun:
     def _labels(self, seeds: tuple[int, ...]) -> tuple[int, ...] | None:
         from genlab.data.labels import cycle_classes, parse_labels
 
-        known = self.generator.sampled_classes(self.sampler), self.generator.class_names
+        class_table = self.generator.sampled_classes(self.sampler), self.generator.class_names
         if self.config.classes is not None:
-            return cycle_classes(self.config.classes, seeds, *known)
+            return cycle_classes(self.config.classes, seeds, *class_table)
         if self.own_labels is not None and self.config.labels == "random":
             return self.own_labels
-        return parse_labels(self.config.labels, seeds, *known)
+        return parse_labels(self.config.labels, seeds, *class_table)
 
     def draw(self, overwrite: bool, quiet: bool) -> None:
         """Sample what is missing, and say what is there."""
@@ -502,12 +502,12 @@ def _summary(plan: "SamplePlan", folder: Path, fresh: bool) -> str:
 
 def _rejection(manifest: Mapping[str, Any]) -> str:
     """How many images a discriminator accepted."""
-    told = manifest.get("rejection")
-    if told is None:
+    counts = manifest.get("rejection")
+    if counts is None:
         return ""
-    text = f"\nrejection: {told['accepted']} of {told['tries']} images accepted"
-    if told["exhausted"]:
-        text += f"; {told['exhausted']} samples ran out of tries and took their best"
+    text = f"\nrejection: {counts['accepted']} of {counts['tries']} images accepted"
+    if counts["exhausted"]:
+        text += f"; {counts['exhausted']} samples ran out of tries and took their best"
     return text
 
 
@@ -530,10 +530,10 @@ def _round_trip(manifest: Mapping[str, Any]) -> str:
     if error is None:
         return ""
     edit, sampler = manifest["config"]["edit"], manifest["config"]["sampler"]
-    told = (
+    text = (
         f"\nround trip: the images are {error['rmse']:.4f} from the originals (RMSE, of 1; at most "
         f"{error['worst_rmse']:.4f}, seed {error['worst_seed']})"
     )
     if sampler["guidance"] and not edit["guided"]:
-        told += "; guidance acted on the way back only, --guidance 1 leaves it out"
-    return told
+        text += "; guidance acted on the way back only, --guidance 1 leaves it out"
+    return text

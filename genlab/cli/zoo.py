@@ -122,8 +122,8 @@ def _facts(name: str) -> dict[str, Any]:
 
     table = entries()
     if name not in table:
-        known = [*bundled_names(), *table]
-        raise UnknownNameError(f"there is no model {name!r}; {nearest(name, known)}")
+        names = [*bundled_names(), *table]
+        raise UnknownNameError(f"there is no model {name!r}; {nearest(name, names)}")
     folder = pulled_folder(name)
     facts = asdict(table[name])
     return {

@@ -6,10 +6,9 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+from genlab.choices import ALPHAS, FITS
 from genlab.errors import ConfigError, DataError, nearest
 
-FITS = ("none", "pad", "resize", "crop")
-ALPHAS = ("refuse", "black", "white")
 LUMA = (19595, 38470, 7471)
 """ITU-R BT.601 luma times 2**16; the sum is 65536, so that grey stored as RGB stays what it was."""
 

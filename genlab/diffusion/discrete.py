@@ -406,10 +406,10 @@ class Discrete(Preconditioning):
             "v": (scale**2, -sigma * scale),
             "x0": (torch.zeros_like(sigma), one),
         }[self.prediction]
-        told = self.timestep(sigma)
+        timestep = self.timestep(sigma)
         if self.rescale_timesteps:
-            told = told * (1000 / self.T)
-        return Coefficients(c_skip=c_skip, c_out=c_out, c_in=scale, c_noise=told)
+            timestep = timestep * (1000 / self.T)
+        return Coefficients(c_skip=c_skip, c_out=c_out, c_in=scale, c_noise=timestep)
 
     def time(self, sigma: Float[Tensor, "*s"]) -> Float[Tensor, "*s"]:
         """``(t + 1) / T`` at the noise level of timestep t, straight lines between; 0 at 0."""

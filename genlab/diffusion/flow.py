@@ -282,6 +282,6 @@ class FlowLoss(WeightedLoss):
         return weighting[self.weighting] / sigma**2
 
 
-def _check_choice(what: str, value: str, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise ConfigError(f"flow matching has no {what} {value!r}; {nearest(value, known)}")
+def _check_choice(option: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ConfigError(f"flow matching has no {option} {value!r}; {nearest(value, choices)}")

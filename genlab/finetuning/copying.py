@@ -103,8 +103,8 @@ class TrainingImages:
 
     def _compare(self, rows: Tensor, skip: int) -> Nearest:
         """Leave out the first neighbours: a training image is its own."""
-        wanted = max(LEAST_SURROUNDINGS, min(SURROUNDINGS, len(self) // SURROUNDING_SHARE))
-        others = max(0, min(wanted, len(self) - skip - 1))
+        count = max(LEAST_SURROUNDINGS, min(SURROUNDINGS, len(self) // SURROUNDING_SHARE))
+        others = max(0, min(count, len(self) - skip - 1))
         queries = Points(rows, self.points.centre)
         neighbours = nearest(queries, self.points, skip + 1 + others)
         distances = neighbours.squared.sqrt() / self.unit

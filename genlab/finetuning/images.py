@@ -3,12 +3,13 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
+from genlab.choices import Fit
 from genlab.data.sources.latents import is_latents
 from genlab.data.sources.opening import open_source
 from genlab.errors import ConfigError
 from genlab.finetuning.objective import describe_shape, state_shape
 from genlab.generators.base import Generator
-from genlab.training.config import DataConfig, Fit
+from genlab.training.config import DataConfig
 
 COLOURS = {1: 1, 2: 1, 3: 3, 4: 3}
 """Channels of an image -> those without transparency."""

@@ -125,9 +125,9 @@ class FinetuneObjective(Objective):
             return
         # Whoever says where classes begin wants them to, also where they seem to be the base's.
         if initial != "mean" or not _same_classes(self.base, data.num_classes, names):
-            wanted: Sequence[str] | int = data.num_classes if names is None else names
-            self.origins = class_origins(self.base, wanted, initial, seed=self.config.seed)
-            self.start = with_classes(self.base, wanted, initial=self.origins)
+            classes: Sequence[str] | int = data.num_classes if names is None else names
+            self.origins = class_origins(self.base, classes, initial, seed=self.config.seed)
+            self.start = with_classes(self.base, classes, initial=self.origins)
         self._adopt(family_objective(self.start, self.config.objective))
 
     def _names(self, data: DataFacts) -> tuple[str, ...] | None:
@@ -136,18 +136,18 @@ class FinetuneObjective(Objective):
         Raises:
             ConfigError: there are not as many names, or classes, as wanted.
         """
-        given, wanted = self.config.class_names, self.config.classes.number
-        names = data.class_names if given is None else tuple(given)
+        class_names, num_classes = self.config.class_names, self.config.classes.number
+        names = data.class_names if class_names is None else tuple(class_names)
         where, count = Path(self.config.data.path).name, data.num_classes
         if names is not None and len(names) != count:
             raise ConfigError(
                 f"class_names holds {len(names)} names, and {where} has {count} classes; give one "
                 "for each"
             )
-        if wanted is not None and wanted != count:
+        if num_classes is not None and num_classes != count:
             listed = "" if names is None else f" ({_listed(names)})"
             raise ConfigError(
-                f"{wanted} classes are wanted, and {where} has {count}{listed}; leave "
+                f"{num_classes} classes are wanted, and {where} has {count}{listed}; leave "
                 "--num-classes (classes.number) out, or sort the images into other folders"
             )
         return names
@@ -180,9 +180,9 @@ class FinetuneObjective(Objective):
                 )
         shape = state_shape(base)
         if data.image_shape != shape:
-            what = "latents" if data.autoencoder else "images"
+            noun = "latents" if data.autoencoder else "images"
             raise ConfigError(
-                f"the {what} of {config.data.path} are {describe_shape(data.image_shape)}, and "
+                f"the {noun} of {config.data.path} are {describe_shape(data.image_shape)}, and "
                 f"{config.base} works on {describe_shape(shape)}; bring them to that with "
                 "data.fit=crop and data.channels, or encode them anew"
             )
@@ -323,8 +323,8 @@ class FinetuneObjective(Objective):
         )
 
     def _class_names(self) -> list[str] | None:
-        known = None if self.forgetting is not None else self._known
-        names = None if known is None else self._names(known)
+        data = None if self.forgetting is not None else self._known
+        names = None if data is None else self._names(data)
         if names is None:
             names = self.start.class_names
         return None if names is None else list(names)
@@ -360,8 +360,8 @@ def describe_origins(origins: Sequence[ClassOrigin]) -> str:
     begins = dict.fromkeys(origin.describe().partition(": ")[2] for origin in origins)
     if len(begins) == 1:
         return f"{names}: each {next(iter(begins))}"
-    told = "; ".join(origin.describe() for origin in origins[:MAX_NAMED])
-    return told + (f"; ... ({len(origins)})" if len(origins) > MAX_NAMED else "")
+    text = "; ".join(origin.describe() for origin in origins[:MAX_NAMED])
+    return text + (f"; ... ({len(origins)})" if len(origins) > MAX_NAMED else "")
 
 
 def _listed(names: Sequence[str]) -> str:

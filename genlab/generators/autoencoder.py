@@ -223,8 +223,8 @@ class Autoencoder:
             dtype: what it computes in. One whose config says ``force_upcast`` stays in float32: it
                 overflows in float16, and decoding is a small share of the work.
         """
-        wanted = torch.float32 if self._needs_float32 and dtype is not None else dtype
-        nn.Module.to(self.model, device=device, dtype=wanted)  # its own warns without a cause
+        model_dtype = torch.float32 if self._needs_float32 and dtype is not None else dtype
+        nn.Module.to(self.model, device=device, dtype=model_dtype)  # its own warns without a cause
         return self
 
     def prepare(self) -> None:
@@ -255,7 +255,7 @@ class Autoencoder:
         """
         folder = Path(folder)
         kind = model_class(folder, autoencoder_classes())
-        return cls(read_model(folder, kind, what="autoencoder"))
+        return cls(read_model(folder, kind, kind="autoencoder"))
 
 
 def autoencoder_classes() -> dict[str, type[Any]]:

@@ -79,7 +79,7 @@ class AutoregressiveGenerator(Generator):
         latents: Float[Tensor, "B U H W"] | None = None,
         *,
         hooks: Sequence[Hook] = (),
-        given: Float[Tensor, "B C H W"] | None = None,
+        images: Float[Tensor, "B C H W"] | None = None,
         keep: Bool[Tensor, "H W"] | Bool[Tensor, "B H W"] | None = None,
     ) -> Iterator[Step]:
         """Sample one batch; see `Generator.steps`.
@@ -90,7 +90,7 @@ class AutoregressiveGenerator(Generator):
             sampler: what `build_sampler` made.
             latents: uniform numbers in [0, 1) that decide every pixel; None draws them.
             hooks: look at each step, or replace the images of the last one.
-            given: images some of whose pixels are kept; None draws everything.
+            images: those whose pixels are kept; None draws everything.
             keep: which ones, of all images or of each.
 
         Raises:
@@ -112,7 +112,7 @@ class AutoregressiveGenerator(Generator):
         canvas = Canvas(
             uniforms=uniforms,
             temperature=sampler.temperature,
-            given=None if given is None else given.to(self.device),
+            images=None if images is None else images.to(self.device),
             keep=None if keep is None else keep.to(self.device).reshape(-1, 1, *keep.shape[-2:]),
         )
         for step in sampler.decoder(model, canvas):
@@ -248,11 +248,11 @@ class Completion(AutoregressiveGenerator):
 
     @override
     def inputs(self, seeds: Sequence[int]) -> dict[str, Any]:
-        given = torch.stack([self._images[seed] for seed in seeds])
+        images = torch.stack([self._images[seed] for seed in seeds])
         keep = self._keep
         if keep.ndim == 3:
             keep = keep[[self._rows[seed] for seed in seeds]]
-        return {"given": given, "keep": keep}
+        return {"images": images, "keep": keep}
 
     @override
     def pictures(self, seeds: Sequence[int]) -> dict[int, Pixels]:

@@ -136,12 +136,12 @@ class Generator(SavedModel):
             ConfigError: a setting is wrong or does not fit this model.
             UnknownNameError: there is no such preset, or nothing is registered under a name.
         """
-        given: dict[str, Any] = {
+        options: dict[str, Any] = {
             "num_steps": num_steps,
             "guidance_scale": guidance_scale,
             "guidance_interval": guidance_interval,
         }
-        short = {name: value for name, value in given.items() if value is not None}
+        short = {name: value for name, value in options.items() if value is not None}
         changed = bool(short) or stitch is not None
         if not (sampler or changed):
             sampler = self.sampler
@@ -326,17 +326,17 @@ class Generator(SavedModel):
         Raises:
             LabelError: a class is out of range, or there are not as many as seeds.
         """
-        known = self.num_classes if num_classes is None else num_classes
+        count = self.num_classes if num_classes is None else num_classes
         if labels is not None:
             numbers = [
-                class_index(label, known, self.class_names) if isinstance(label, str) else label
+                class_index(label, count, self.class_names) if isinstance(label, str) else label
                 for label in labels
             ]
-            check_labels(numbers, seeds, known)
+            check_labels(numbers, seeds, count)
             return tuple(int(label) for label in numbers)
-        if known == 0:
+        if count == 0:
             return None
-        return tuple(random_label(seed, known) for seed in seeds)
+        return tuple(random_label(seed, count) for seed in seeds)
 
     def sample(
         self,
@@ -469,8 +469,8 @@ class Generator(SavedModel):
         Args:
             sampler: what `build_sampler` made: the models that it uses count, too.
         """
-        told = {"image_shape", "num_classes", "class_names", "sampler", "has_null_class"}
-        facts = {key: value for key, value in self.facts().items() if key not in told}
+        excluded = {"image_shape", "num_classes", "class_names", "sampler", "has_null_class"}
+        facts = {key: value for key, value in self.facts().items() if key not in excluded}
         parts = {} if sampler is None else sampler.parts
         hashes = {
             f"{kind}s_sha256": [model.sha256() for model in models]

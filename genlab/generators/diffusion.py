@@ -105,7 +105,7 @@ class DiffusionGenerator(Generator):
         models: dict[str, Any] = {LARGE: self.denoiser}
         for stitch in sampler.stitch:
             denoiser = stitch.model.denoiser
-            if not any(denoiser is known for known in models.values()):
+            if not any(denoiser is other for other in models.values()):
                 models[_unique(stitch.label, models)] = denoiser
         return Meter(
             self.device, lambda: {name: model.evaluations for name, model in models.items()}
@@ -312,10 +312,10 @@ class DiffusionGenerator(Generator):
         )
 
 
-def _unique(label: str, known: Mapping[str, Any]) -> str:
+def _unique(label: str, taken: Mapping[str, Any]) -> str:
     """A name for a model beside others, which may have been read from folders of the same name."""
     name, number = label, 2
-    while name in known:
+    while name in taken:
         name, number = f"{label} ({number})", number + 1
     return name
 

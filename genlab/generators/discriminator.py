@@ -166,10 +166,10 @@ class GanDiscriminator(SavedModel):
         cls, network: Any, facts: Mapping[str, Any], card: str | None = None
     ) -> "GanDiscriminator":
         """Make the discriminator again from its network and what `facts` gave."""
-        told = facts.get("calibration")
+        plain = facts.get("calibration")
         return cls(
             network,
-            calibration=None if told is None else schema.make(Calibration, told, "calibration"),
+            calibration=None if plain is None else schema.make(Calibration, plain, "calibration"),
             class_names=facts.get("class_names"),
             card=card,
         )

@@ -253,16 +253,16 @@ class GanGenerator(Generator):
             (rejection.percentile, rejection.burn_in, rejection.epsilon),
         )
         judge = rejection.discriminator
-        known = self._threshold
-        if known is None or known[0] != settings or known[1] is not judge:
+        cached = self._threshold
+        if cached is None or cached[0] != settings or cached[1] is not judge:
             logits = []
             with self.statistics(sampler):
                 for start in range(0, rejection.burn_in, BURN_IN_BATCH):
                     seeds = range(start, min(start + BURN_IN_BATCH, rejection.burn_in))
                     z, classes = self._of_seeds(seeds, sampler)
                     logits.append(_on_cpu(judge(self._images(z, classes, sampler), classes)))
-            known = self._threshold = settings, judge, rejection.threshold(torch.cat(logits))
-        return known[2]
+            cached = self._threshold = settings, judge, rejection.threshold(torch.cat(logits))
+        return cached[2]
 
     # Langevin dynamics
 

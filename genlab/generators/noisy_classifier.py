@@ -31,8 +31,8 @@ def noisy_logits(
         x: noisy images in the unscaled frame, any float dtype.
         sigma: noise level for the whole batch (0-d) or one for each sample.
     """
-    known = preconditioning.round_sigma(sigma.to(torch.float32))
-    c = preconditioning.coefficients(known)
+    rounded = preconditioning.round_sigma(sigma.to(torch.float32))
+    c = preconditioning.coefficients(rounded)
     scaled = rows(c.c_in, x) * x.to(torch.float32)
     dtype = next(network.parameters()).dtype
     c_noise = c.c_noise.to(x.device, non_blocking=True).reshape(-1)
@@ -142,5 +142,5 @@ class NoisyClassifier(SavedModel):
     @classmethod
     def suits(cls, network: Any) -> bool:
         """Whether it knows its classes and is told the noise level, whoever made it."""
-        known = {"in_channels", "img_resolution", "num_classes"} <= set(network.config)
-        return known and len(inspect.signature(network.forward).parameters) >= 2
+        has_classes = {"in_channels", "img_resolution", "num_classes"} <= set(network.config)
+        return has_classes and len(inspect.signature(network.forward).parameters) >= 2

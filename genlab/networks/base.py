@@ -187,17 +187,17 @@ def check_patches(patch_size: int, **sizes: int) -> None:
             )
 
 
-def check_choice(name: str, value: str, known: Sequence[str]) -> None:
+def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
     """Refuse an unknown kind.
 
     Raises:
         ConfigError: names the argument, its value and the known ones.
     """
-    if value not in known:
-        raise ConfigError(f"{name} must be one of {', '.join(known)}, got {value!r}")
+    if value not in choices:
+        raise ConfigError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
 
 
-def level_resolutions(size: int, num_levels: int, what: str = "img_resolution") -> list[int]:
+def level_resolutions(size: int, num_levels: int, name: str = "img_resolution") -> list[int]:
     """Height and width at each level of a U-Net, finest first.
 
     Raises:
@@ -207,7 +207,7 @@ def level_resolutions(size: int, num_levels: int, what: str = "img_resolution") 
     if size % step:
         near = max(step, round(size / step) * step)
         raise ConfigError(
-            f"{what} {size} cannot be halved {num_levels - 1} times, as {num_levels} entries of "
+            f"{name} {size} cannot be halved {num_levels - 1} times, as {num_levels} entries of "
             f"channel_mult ask; use a multiple of {step} (for instance {near}) or fewer entries"
         )
     return [size >> level for level in range(num_levels)]

@@ -200,7 +200,7 @@ def build_layout(
     biased = [p for p, module in network.named_modules() if isinstance(module, kinds)]
     declared = [modules, *(part.modules for part in parts)]
     members: dict[str, set[str]] = {
-        group: {path for given in declared for path in given.get(group, ())} for group in GROUPS
+        group: {path for mapping in declared for path in mapping.get(group, ())} for group in GROUPS
     }
     assert not set(chain(*declared)) - set(GROUPS), "a group of another name"
     groups = {group: _below(network, paths) for group, paths in members.items()}

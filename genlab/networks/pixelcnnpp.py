@@ -140,8 +140,8 @@ class PixelCNNPP(AutoregressiveNetwork):
                 ul = self.upsize_ul_stream[level - 1](ul)
             for u_block, ul_block in _pairs(layers):
                 u = u_block(u, us.pop(), self.class_vector(u_block, labels))
-                both = torch.cat([u, uls.pop()], 1)
-                ul = ul_block(ul, both, self.class_vector(ul_block, labels))
+                joined = torch.cat([u, uls.pop()], 1)
+                ul = ul_block(ul, joined, self.class_vector(ul_block, labels))
         return self.nin_out(F.elu(ul))
 
     def class_vector(

@@ -137,12 +137,12 @@ class GenLabPipeline(PipelineConventions):
             ConfigError: a scheduler is given, or the autoencoder is of other latents.
             CheckpointError: it is no generator's folder, or weights are missing or damaged.
         """
-        given = {name: kwargs.pop(name) for name in _AUTOENCODER if name in kwargs}
-        if given:
-            if len(given) > 1:
+        autoencoders = {name: kwargs.pop(name) for name in _AUTOENCODER if name in kwargs}
+        if autoencoders:
+            if len(autoencoders) > 1:
                 raise ConfigError("vae and autoencoder are the same; give one of them")
             pipeline = cls.from_pretrained(pretrained_model_name_or_path, **kwargs)
-            pipeline._set_autoencoder(*given.values())
+            pipeline._set_autoencoder(*autoencoders.values())
             return pipeline
         adapter = find_adapter(str(pretrained_model_name_or_path))
         if adapter is not None:
@@ -190,14 +190,16 @@ class GenLabPipeline(PipelineConventions):
         dtype = kwargs.get("dtype", kwargs.get("torch_dtype"))
         return pipeline if dtype is None else pipeline.to(dtype)
 
-    def _set_autoencoder(self, given: Any) -> None:
+    def _set_autoencoder(self, autoencoder: Any) -> None:
         """Use another autoencoder, or none; it goes where the network is."""
         model = self.as_generator()
-        if given is None:
+        if autoencoder is None:
             model = model.changed(autoencoder=None)
         else:
-            source = Autoencoder(given) if isinstance(given, torch.nn.Module) else given
-            model = attach_autoencoder(model, source).to(self.network.device, self.network.dtype)
+            if isinstance(autoencoder, torch.nn.Module):
+                autoencoder = Autoencoder(autoencoder)
+            network = self.network
+            model = attach_autoencoder(model, autoencoder).to(network.device, network.dtype)
         self.register_modules(autoencoder=model.parts().get("autoencoder"))  # type: ignore[no-untyped-call]  # diffusers tells no types
 
     def load_adapter(self, adapter: str | os.PathLike[str], adapter_name: str | None = None) -> str:
@@ -480,7 +482,7 @@ def _count(
     images: Tensor | None = None,
 ) -> int:
     """The number of images, on which all arguments that tell must agree."""
-    all_told = {
+    lengths = {
         "class_labels": None if _single(class_labels) else len(class_labels),
         "generator": len(generator) if isinstance(generator, list) else None,
         "latents": None if latents is None else len(latents),
@@ -488,11 +490,11 @@ def _count(
         "batch_size": batch_size,
         "image": None if images is None or len(images) == 1 else len(images),
     }
-    told = {name: number for name, number in all_told.items() if number is not None}
-    if len(set(told.values())) > 1:
-        numbers = ", ".join(f"{name} {number}" for name, number in told.items())
+    counts = {name: number for name, number in lengths.items() if number is not None}
+    if len(set(counts.values())) > 1:
+        numbers = ", ".join(f"{name} {number}" for name, number in counts.items())
         raise ConfigError(f"the arguments are for different numbers of images: {numbers}")
-    count = next(iter(told.values()), 1)
+    count = next(iter(counts.values()), 1)
     if count < 1:
         raise ConfigError("there is nothing to draw: the arguments are for 0 images")
     return count
@@ -532,8 +534,8 @@ def _labels(
         class_labels = class_labels.tolist()
     if isinstance(class_labels, int | str):
         class_labels = [class_labels] * len(seeds)
-    known = classes, model.class_names
-    indices = [class_index(c, *known) if isinstance(c, str) else int(c) for c in class_labels]
+    class_table = classes, model.class_names
+    indices = [class_index(c, *class_table) if isinstance(c, str) else int(c) for c in class_labels]
     return model.choose_labels(seeds, indices, classes)
 
 
@@ -588,8 +590,8 @@ def _editing(
 ) -> Generator:
     """The model that edits images, where there are any; its seeds count them."""
     if images is None:
-        told = {"mask_image": masks, "strength": strength, "edit": edit}
-        idle = [name for name, value in told.items() if value is not None]
+        options = {"mask_image": masks, "strength": strength, "edit": edit}
+        idle = [name for name, value in options.items() if value is not None]
         if idle:
             raise ConfigError(f"{idle[0]} has no effect without image; leave it out or give one")
         return model

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from genlab.choices import check_dtype
 from genlab.data.labels import cycle_classes, parse_labels, parse_seeds
 from genlab.errors import ConfigError
 from genlab.samplers.editing.options import Edit
@@ -85,8 +86,7 @@ class SampleConfig:
     def __post_init__(self) -> None:
         if self.batch_size is not None and self.batch_size < 1:
             raise ConfigError(f"batch_size must be at least 1, got {self.batch_size}")
-        if self.dtype not in ("float32", "bfloat16", "float16"):
-            raise ConfigError(f"dtype must be float32, bfloat16 or float16, got {self.dtype!r}")
+        check_dtype(self.dtype)
 
     def check_inputs(self) -> None:
         """Refuse settings of inputs that are not there, once everything has been said.

@@ -152,8 +152,8 @@ def _encode_shard(
         part = rows[start : start + batch_size]
         images = from_uint8(torch.stack([dataset[row][0] for row in part]))
         moments = autoencoder.encode(images)
-        both = [moments.mean] if moments.std is None else [moments.mean, moments.std]
-        encoded[start : start + len(part)] = torch.cat(both, dim=1).cpu().numpy()
+        parts = [moments.mean] if moments.std is None else [moments.mean, moments.std]
+        encoded[start : start + len(part)] = torch.cat(parts, dim=1).cpu().numpy()
     if not np.isfinite(encoded).all():
         raise DataError(
             f"the latents of images {rows[0]} to {rows[-1]} are not finite; the autoencoder does "

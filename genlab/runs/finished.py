@@ -87,10 +87,10 @@ class Finished:
 
 def in_manifest(names: Iterable[str], files: Mapping[str, Path]) -> dict[str, Any]:
     """Fingerprints of files, as short as a manifest wants them."""
-    found = [fingerprint_of(files[name]) for name in names]
+    fingerprints = [fingerprint_of(files[name]) for name in names]
     return {
-        "bytes": [size for size, _ in found],
-        "sha256": " ".join(digest for _, digest in found),
+        "bytes": [size for size, _ in fingerprints],
+        "sha256": " ".join(digest for _, digest in fingerprints),
     }
 
 

@@ -149,8 +149,8 @@ class SampleLedger:
                 try:
                     record = json.loads(path.read_text(encoding="utf-8"))
                     kept = ("identity", "format", "seeds", "labels", "spent")
-                    told = {key: record[key] for key in kept} | {"files": _files_of(record)}
-                    return told | {"kind": kind_named(record.get("kind")).name}
+                    earlier = {key: record[key] for key in kept} | {"files": _files_of(record)}
+                    return earlier | {"kind": kind_named(record.get("kind")).name}
                 except (ValueError, KeyError, TypeError, AttributeError) as error:
                     raise OutputError(
                         f"{path} is not a run of genlab sample ({error!r}); "
@@ -412,12 +412,12 @@ class SampleLedger:
         count = min(GRID_IMAGES if inputs is None else GRID_IMAGES // 2, len(self.plan.seeds))
         labels = None if self.plan.labels is None else self.plan.labels[:count]
         images = list(self.first_pictures(count))
-        told = (labels, self.plan.class_names, self._kind.title(self.plan.title))
+        captions = (labels, self.plan.class_names, self._kind.title(self.plan.title))
         if inputs is None:
-            picture = pictures.grid(images, *told)
+            picture = pictures.grid(images, *captions)
         else:
             shown = [inputs[seed] for seed in self.plan.seeds[:count]]
-            picture = pictures.pairs(shown, images, *told)
+            picture = pictures.pairs(shown, images, *captions)
         pictures.write_grid(self.folder / GRID, picture, self._kind.marks())
 
     def first_pictures(self, count: int) -> Iterator[Pixels]:

@@ -122,14 +122,14 @@ class SamplePlan:
         now = _classes(self.seeds, self.labels)
         changed = [seed for seed, label in before.items() if now.get(seed, "") != label]
         if changed or (not self.is_folder and list(before) != list(now)):
-            what = (
+            difference = (
                 f"the class of seed {changed[0]}"
                 if changed and changed[0] in now
                 else f"seeds were {record['seeds']}, now {ours['seeds']}"
             )
-            verb = " differs" if what.startswith("the class") else ""
+            verb = " differs" if difference.startswith("the class") else ""
             raise OutputError(
-                f"{where} holds {held.name} of another run: {what}{verb}; choose another "
+                f"{where} holds {held.name} of another run: {difference}{verb}; choose another "
                 "folder with -o, or start again with --overwrite"
             )
 

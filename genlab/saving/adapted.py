@@ -51,12 +51,12 @@ def adaptation_of(network: nn.Module) -> Adaptation | None:
     return adaptation
 
 
-def check_plain(network: nn.Module, what: str) -> None:
+def check_plain(network: nn.Module, name: str) -> None:
     """Refuse a network that an adapter has made another architecture than its configuration says.
 
     Args:
         network: about to be written.
-        what: it is, as the message begins.
+        name: it is, as the message begins.
 
     Raises:
         ConfigError: says how to merge it.
@@ -64,7 +64,7 @@ def check_plain(network: nn.Module, what: str) -> None:
     adaptation = adaptation_of(network)
     if adaptation is not None and not adaptation.plain:
         raise ConfigError(
-            f"{what} has the adapter {adaptation.name!r} beside its weights, which a plain model's "
+            f"{name} has the adapter {adaptation.name!r} beside its weights, which a plain model's "
             "folder cannot hold; merge it first ('genlab adapter merge FOLDER -o merged/', or "
             "genlab.finetuning.adapters.merging.merged)"
         )

@@ -144,7 +144,7 @@ def read_parts(folder: Path, index: Mapping[str, Any]) -> dict[str, ModelMixin |
         CheckpointError: as `read_network`.
     """
     return {
-        name: read_model(folder / name, _model_class(folder, *index[name]), what=name)
+        name: read_model(folder / name, _model_class(folder, *index[name]), kind=name)
         if is_component(index.get(name))
         else None
         for name in PARTS
@@ -158,20 +158,20 @@ def _model_class(folder: Path, module: str, name: str) -> type[ModelMixin]:
     """
     if module.startswith(_OUR_NETWORKS):
         try:
-            found = import_module(module)
+            python_module = import_module(module)
         except (ImportError, ValueError) as error:  # the latter for names that are none
             raise CheckpointError(
                 f"{folder / INDEX} names the module {module}, which this version of "
                 "GenLab lacks; update GenLab"
             ) from error
     elif module in sys.modules:
-        found = sys.modules[module]
+        python_module = sys.modules[module]
     else:
         raise CheckpointError(
             f"{folder / INDEX} names the model {module}.{name}, which is not GenLab's; "
             f"if you trust it, import {module} before loading"
         )
-    cls = getattr(found, name, None)
+    cls = getattr(python_module, name, None)
     # A base class has no config, so that nothing tells how to build it.
     if not (isinstance(cls, type) and issubclass(cls, ModelMixin) and issubclass(cls, ConfigMixin)):
         raise CheckpointError(

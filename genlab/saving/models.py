@@ -52,7 +52,7 @@ def model_class(folder: Path, classes: Mapping[str, type[Any]]) -> type[Any]:
 
 
 def read_model(
-    folder: Path, cls: type[Any], dtype: torch.dtype | None = None, what: str = "model"
+    folder: Path, cls: type[Any], dtype: torch.dtype | None = None, kind: str = "model"
 ) -> Any:
     """Build a model and fill it with the folder's weights, all of them.
 
@@ -60,7 +60,7 @@ def read_model(
         folder: with config.json and safetensors, as ``save_pretrained`` writes it.
         cls: a diffusers ``ModelMixin``.
         dtype: of the weights; None keeps float32.
-        what: the model's part, for messages.
+        kind: the model's part, for messages.
 
     Raises:
         CheckpointError: weights that are missing, cut short or of other shapes; or a config that
@@ -68,21 +68,21 @@ def read_model(
     """
     if not (folder / MODEL_CONFIG).is_file():
         raise CheckpointError(
-            f"the {what} in {folder} cannot be read, there is no {MODEL_CONFIG}; fetch or save the "
+            f"the {kind} in {folder} cannot be read, there is no {MODEL_CONFIG}; fetch or save the "
             "model again"
         )
     config = read_config(folder)
     check_config(config, str(folder / MODEL_CONFIG))
     if config.get("quantization_config") is not None:  # diffusers would load another package for it
         raise CheckpointError(
-            f"the {what} in {folder} is quantized, which GenLab does not read; save the model in "
+            f"the {kind} in {folder} is quantized, which GenLab does not read; save the model in "
             "float32"
         )
     try:
         files = weight_files(folder)
         if not files:
             raise CheckpointError(
-                f"the {what} in {folder} cannot be read, a file is missing ({WEIGHTS}); fetch or "
+                f"the {kind} in {folder} cannot be read, a file is missing ({WEIGHTS}); fetch or "
                 "save the model again"
             )
         model = _build(folder, cls, config, read_shapes(files))
@@ -91,7 +91,7 @@ def read_model(
         raise
     except Exception as error:  # what diffusers and safetensors raise cannot be listed
         raise CheckpointError(
-            f"the {what} in {folder} cannot be read, a file is missing, cut short or does not fit "
+            f"the {kind} in {folder} cannot be read, a file is missing, cut short or does not fit "
             f"its config.json ({reason(error)}); fetch or save the model again"
         ) from error
     return model.eval()

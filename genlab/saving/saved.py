@@ -121,7 +121,7 @@ class SavedModel(ABC):
         Raises:
             CheckpointError: names the file and the fact.
         """
-        for fact, (kind, wanted) in _KINDS.items():
+        for fact, (kind, expected) in _KINDS.items():
             if fact in cls.needs and index.get(fact) is None:
                 raise CheckpointError(
                     f"{folder / INDEX} lacks {fact}, without which a {cls.kind} cannot be used; "
@@ -129,14 +129,14 @@ class SavedModel(ABC):
                 )
             if fact in index and not isinstance(index[fact], kind):
                 raise CheckpointError(
-                    f"{fact} in {folder / INDEX} must be {wanted}, got "
+                    f"{fact} in {folder / INDEX} must be {expected}, got "
                     f"{reprlib.repr(index[fact])}; fetch or save the model again"
                 )
 
     def changed(self: M, card: str | None = None, **facts: Any) -> M:
         """The same network with other facts, for instance its class names."""
-        known = {**self.facts(), **self.parts()}
-        return self.from_facts(self.network, {**known, **facts}, card or self.card)
+        current = {**self.facts(), **self.parts()}
+        return self.from_facts(self.network, {**current, **facts}, card or self.card)
 
     def save_pretrained(self, folder: Path | str) -> None:
         """Write the folder that `from_pretrained` reads; safetensors and JSON only.

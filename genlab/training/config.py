@@ -7,16 +7,8 @@ from typing import Any, cast
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from genlab.choices import Alpha, Fit
 from genlab.errors import ConfigError, nearest
-
-
-class Fit(Enum):
-    """What to do with images of another size; see `genlab.data.conform.Conform`."""
-
-    none = "none"
-    pad = "pad"
-    crop = "crop"
-    resize = "resize"
 
 
 class Precision(Enum):
@@ -41,14 +33,6 @@ class SnapshotDtype(Enum):
 
     float16 = "float16"
     float32 = "float32"
-
-
-class Alpha(Enum):
-    """What lies behind transparent images; see `genlab.data.conform.Conform`."""
-
-    refuse = "refuse"
-    black = "black"
-    white = "white"
 
 
 @dataclass(kw_only=True)
@@ -156,10 +140,10 @@ class OptimizerConfig:
         where = f"optimizer.networks.{network}"
         if not isinstance(own, dict):
             raise ConfigError(f"{where} takes a mapping (KEY: VALUE), not {own!r}")
-        known = [f.name for f in fields(self) if f.name != "networks"]
+        names = [f.name for f in fields(self) if f.name != "networks"]
         for key in own:
-            if key not in known:
-                raise ConfigError(f"there is no setting {where}.{key}; {nearest(key, known)}")
+            if key not in names:
+                raise ConfigError(f"there is no setting {where}.{key}; {nearest(key, names)}")
         try:
             merged = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(alike), own))
         except OmegaConfBaseException as error:

@@ -108,27 +108,27 @@ def choose_weights(run: Run, choice: Choice) -> Chosen:
     for snapshot in snapshots:
         if snapshot.average == HALFLIFE and snapshot.images == choice.images:
             return Chosen(read_snapshot(snapshot), snapshot.images)
-    known = sorted({s.images for s in snapshots if s.average == HALFLIFE})
+    available = sorted({s.images for s in snapshots if s.average == HALFLIFE})
     raise TrainingError(
         f"{run.folder} holds no average by half-life after {choice.images} images; there are "
         "some after "
-        f"{', '.join(map(str, known)) or 'none'}"
+        f"{', '.join(map(str, available)) or 'none'}"
     )
 
 
 def _best_images(run: Run, snapshots: list[Snapshot]) -> int | None:
     """When the score that may stop the run was best; None where none may, or nothing is kept."""
-    found = states(run.states)
-    if not found or run.read_config().stopping.metric is None:
+    saved = states(run.states)
+    if not saved or run.read_config().stopping.metric is None:
         return None
-    images = best_images(load_state(found[-1]).record.get("stopping", {}))
+    images = best_images(load_state(saved[-1]).record.get("stopping", {}))
     return images if images in {snapshot.images for snapshot in snapshots} else None
 
 
 def _from_state(run: Run, choice: Choice, snapshots: list[Snapshot]) -> Chosen:
     """The latest weights: the last state's, in full precision, unless a snapshot is newer."""
-    found = states(run.states)
-    state = load_state(found[-1]) if found else None
+    saved = states(run.states)
+    state = load_state(saved[-1]) if saved else None
     if choice.average == RAW:
         if state is None or choice.images not in (None, state.progress.images):
             raise TrainingError(

@@ -65,11 +65,11 @@ def _check_network(config: TrainConfig) -> None:
     name = config.network.get("name")
     if not isinstance(name, str):
         raise ConfigError(f"network.name is missing; {nearest('', NETWORKS)}")
-    known = [key for key in inspect.signature(NETWORKS[name]).parameters if key != "self"]
+    parameters = [key for key in inspect.signature(NETWORKS[name]).parameters if key != "self"]
     for key in config.network:
-        if key not in ("name", *known):
+        if key not in ("name", *parameters):
             raise ConfigError(
-                f"the network {name!r} has no argument {key!r}; {nearest(str(key), known)}"
+                f"the network {name!r} has no argument {key!r}; {nearest(str(key), parameters)}"
             )
 
 

@@ -99,13 +99,13 @@ class Autoguidance(ExtrapolationOptions):
         """The guide must know the levels that it is asked at."""
         super().check_run(grid)
         levels = grid.sigmas.tolist()[:-1]
-        asked = (
+        guided_levels = (
             level
             for index, level in enumerate(levels)
             if self.when.covers(level, index, len(levels), grid.noise_levels)
         )
         if not self.is_off:
-            check_levels(asked, self.guide.denoiser.noise_levels, "the guide")
+            check_levels(guided_levels, self.guide.denoiser.noise_levels, "the guide")
 
 
 class AutoguidedDenoiser(Extrapolation):

@@ -160,11 +160,11 @@ class Guidance(Denoiser):
         return sum(model.evaluations for model in self._models())
 
     def _models(self) -> list[Counted]:
-        found: dict[int, Counted] = {}
+        by_id: dict[int, Counted] = {}
         for below in (self.inner, *self.others):
             models = below._models() if isinstance(below, Guidance) else [below]
-            found |= {id(model): model for model in models}
-        return list(found.values())
+            by_id |= {id(model): model for model in models}
+        return list(by_id.values())
 
 
 def stack_of(denoiser: Denoiser) -> Iterator[Guidance]:

@@ -75,12 +75,12 @@ class NoiseSchedule(ABC):
         Raises:
             ConfigError: the two do not overlap.
         """
-        own, known = self.own_range(), (noise_levels.sigma_min, noise_levels.sigma_max)
-        low, high = max(own[0], known[0]), min(own[1], known[1])
+        own, limits = self.own_range(), (noise_levels.sigma_min, noise_levels.sigma_max)
+        low, high = max(own[0], limits[0]), min(own[1], limits[1])
         if not low < high:
             raise ConfigError(
                 f"the schedule runs from sigma {own[1]:g} to {own[0]:g}, but the model knows"
-                f" {known[0]:g} to {known[1]:g} only; choose sigma_min and sigma_max within that"
+                f" {limits[0]:g} to {limits[1]:g} only; choose sigma_min and sigma_max within that"
             )
         return low, high
 

@@ -82,8 +82,8 @@ class VP(NoiseSchedule):
                 f"the vp schedule needs beta_d > 0 and beta_min > 0, got {self.beta_d:g} and "
                 f"{self.beta_min:g}"
             )
-        given = self.sigma_min is not None and self.sigma_max is not None
-        if given and (self.beta_d, self.beta_min) != (BETA_D, BETA_MIN):
+        has_range = self.sigma_min is not None and self.sigma_max is not None
+        if has_range and (self.beta_d, self.beta_min) != (BETA_D, BETA_MIN):
             raise ConfigError(
                 "beta_d and beta_min have no effect on the vp schedule with sigma_min and sigma_max"
                 "; leave out the one or the other"

@@ -67,15 +67,15 @@ class FlowSDE(Solver):
 
     def __post_init__(self) -> None:
         path_of(self.path)
-        for option, known in (
+        for option, choices in (
             ("method", METHODS),
             ("diffusion", tuple(DIFFUSIONS)),
             ("last", LAST_STEPS),
         ):
             value = getattr(self, option)
-            if value not in known:
+            if value not in choices:
                 raise ConfigError(
-                    f"the flow-sde solver has no {option} {value!r}; {nearest(value, known)}"
+                    f"the flow-sde solver has no {option} {value!r}; {nearest(value, choices)}"
                 )
         if not 0 <= self.norm < math.inf:
             raise ConfigError(f"the flow-sde solver needs norm >= 0, got {self.norm}")

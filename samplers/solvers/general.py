@@ -115,11 +115,11 @@ class General(Churn):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for option, known in (("solver", METHODS), ("schedule", SCHEDULES), ("scaling", SCALINGS)):
+        for option, names in (("solver", METHODS), ("schedule", SCHEDULES), ("scaling", SCALINGS)):
             value = getattr(self, option)
-            if value not in known:
+            if value not in names:
                 raise ConfigError(
-                    f"the general solver has no {option} {value!r}; {nearest(value, known)}"
+                    f"the general solver has no {option} {value!r}; {nearest(value, names)}"
                 )
         if not 0 < self.alpha < math.inf:
             raise ConfigError(

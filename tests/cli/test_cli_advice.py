@@ -11,6 +11,7 @@ import pytest
 import genlab
 from genlab import cli, schema
 from genlab.cli.common import said_once
+from genlab.cli.groups import DefaultGroup
 from genlab.eval.config import EvalConfig
 from genlab.finetuning.config import FinetuneConfig
 from genlab.runs.config import SampleConfig
@@ -66,10 +67,8 @@ def settings() -> list[tuple[str, str]]:
 def options_of(command: click.Command) -> set[str]:
     own = {opt for param in command.params for opt in (*param.opts, *param.secondary_opts)}
     inner = command.commands.get("run") if isinstance(command, click.Group) else None
-    if type(command).__name__ == "_Evaluate":  # whose own form is a command beside it
-        from genlab.cli import eval as evaluating
-
-        inner = evaluating.run
+    if isinstance(command, DefaultGroup):
+        inner = command.default
     return own | {"--help"} | (options_of(inner) if inner is not None else set())
 
 

@@ -290,8 +290,8 @@ def readable_name(name: str) -> str:
     """
     shown = ascii(name if len(name) <= 80 else f"{name[:77]}...")[1:-1]
     module, dot, attribute = shown.partition(".")
-    known = {"posix": "os", "nt": "os", "__builtin__": "builtins"}.get(module)
-    return f"{known}{dot}{attribute} (written as {shown})" if known else shown
+    public_module = {"posix": "os", "nt": "os", "__builtin__": "builtins"}.get(module)
+    return f"{public_module}{dot}{attribute} (written as {shown})" if public_module else shown
 
 
 def check_key(key: Any) -> str | int | None:

@@ -118,10 +118,10 @@ def read_storage(data: bytes, budget: Budget) -> StorageRecord:
         RefusedError: it is cut short, holds anything else, or asks for any name but a storage type.
     """
     stream = io.BytesIO(data)
-    found: list[tuple[torch.dtype, str, int]] = []
+    descriptions: list[tuple[torch.dtype, str, int]] = []
 
     def describe(identity: Any) -> None:
-        found.append(_description(identity))
+        descriptions.append(_description(identity))
 
     def read() -> Any:
         return PickleMachine(stream, _NAMES, budget, describe).run()
@@ -133,9 +133,9 @@ def read_storage(data: bytes, budget: Budget) -> StorageRecord:
         raise RefusedError("holds a storage that was not written on a little-endian machine")
     read()
     keys = read()
-    if len(found) != 1 or keys != [found[0][1]]:
+    if len(descriptions) != 1 or keys != [descriptions[0][1]]:
         raise RefusedError("holds a byte string that is not exactly one storage")
-    dtype, _, count = found[0]
+    dtype, _, count = descriptions[0]
     start = stream.tell() + 8
     size = count * dtype.itemsize
     if int.from_bytes(data[start - 8 : start], "little") != count or len(data) - start < size:

@@ -65,14 +65,14 @@ class _Native:
 
     def differing(self, settings: Mapping[str, Any], name: str) -> list[str]:
         """The settings of a scheduler with which it draws another picture."""
-        found = []
+        changed = []
         for setting, default in _defaults(name).items():
             value = settings.get(setting)
             allowed = self.allowed.get(setting, (default, None if default is False else default))
             free = setting in (*_BY_THE_MODEL, *self.obeyed) or setting not in settings
             if not free and not any(value == each for each in allowed):
-                found.append(setting)
-        return found
+                changed.append(setting)
+        return changed
 
     def stands_for(self, settings: Mapping[str, Any], name: str) -> bool:
         """Whether it draws the pictures of a scheduler with these settings, in any step count."""
@@ -415,14 +415,14 @@ def _refuse_unknown(name: str, config: Mapping[str, Any]) -> None:
 
     Null, as old configs have ``timestep_values``, sets nothing.
     """
-    known = {setting for each in READ for setting in _defaults(each)} | {*_OF_OURS}
+    all_settings = {setting for each in READ for setting in _defaults(each)} | {*_OF_OURS}
     for setting in config:
         if setting.startswith("_") or config[setting] is None:
             continue
-        if setting not in known:
+        if setting not in all_settings:
             raise ConfigError(
                 f"the scheduler's {reprlib.repr(setting)} is no setting of a {name}; "
-                f"{nearest(setting[:40], known)}"
+                f"{nearest(setting[:40], all_settings)}"
             )
 
 
@@ -503,15 +503,15 @@ def _theirs(
     return sampler
 
 
-def _translate(config: Mapping[str, Any], option: str, default: str, known: dict[str, str]) -> str:
+def _translate(config: Mapping[str, Any], option: str, default: str, names: dict[str, str]) -> str:
     value = config.get(option)
     if value is None:  # as the multistep solvers say variance_type
         value = default
-    if not isinstance(value, str) or value not in known:
+    if not isinstance(value, str) or value not in names:
         raise ConfigError(
-            f"the scheduler's {option} {value!r} is not supported; {nearest(str(value), known)}"
+            f"the scheduler's {option} {value!r} is not supported; {nearest(str(value), names)}"
         )
-    return known[value]
+    return names[value]
 
 
 def scheduler_config(preconditioning: Discrete, *, clip: bool) -> dict[str, Any]:

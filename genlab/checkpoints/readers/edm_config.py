@@ -190,16 +190,16 @@ def parse(config: Mapping[str, Any]) -> EDMModel:
     Raises:
         ConfigError: an argument is unknown to that class, missing, or out of range.
     """
-    cls, given = split_config(config)
+    cls, arguments = split_config(config)
     wrapper = _WRAPPERS[cls]
-    model_type = given.pop("model_type", wrapper.model_type)
+    model_type = arguments.pop("model_type", wrapper.model_type)
     if not isinstance(model_type, str) or model_type not in _NETWORKS:
         shown = reprlib.repr(model_type)
         raise ConfigError(f"EDM has no network {shown}; {nearest(shown, _NETWORKS)}")
     groups = (_INTERFACE, wrapper.options, _NETWORKS[model_type])
-    known = [name for group in groups for name in group]
-    refuse_unknown(f"{cls} with {model_type}", given, known)
-    interface, own, network = (values_of(cls, group, given) for group in groups)
+    names = [name for group in groups for name in group]
+    refuse_unknown(f"{cls} with {model_type}", arguments, names)
+    interface, own, network = (values_of(cls, group, arguments) for group in groups)
     label_dropout = network.pop("label_dropout")
     channels = interface["img_channels"]
     return EDMModel(

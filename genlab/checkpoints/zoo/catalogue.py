@@ -105,12 +105,12 @@ def entries() -> dict[str, ZooEntry]:
     """Every checkpoint of the zoo by name, in the order of the table."""
     text = files("genlab.checkpoints.zoo").joinpath("zoo.yaml").read_text(encoding="utf-8")
     table: Any = OmegaConf.create(text)
-    found = {}
+    by_name = {}
     for name, facts in table.models.items():
         entry = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(ZooEntry), facts))
         assert isinstance(entry, ZooEntry)
-        found[str(name)] = entry
-    return found
+        by_name[str(name)] = entry
+    return by_name
 
 
 def find(name: str) -> ZooEntry:
@@ -171,16 +171,16 @@ def _recorded() -> dict[str, str]:
     """
     path = checksums_file()
     try:
-        known = read_json_object(path)
+        checksums = read_json_object(path)
     except CheckpointError:
         return {}
-    for url, value in known.items():
+    for url, value in checksums.items():
         if not isinstance(value, str) or not re.fullmatch(r"[0-9a-fA-F]{64}", value):
             raise CheckpointError(
                 f"{path} records {reprlib.repr(value)} for {printable(url, 200)}, which is no "
                 f"SHA-256; remove the line, and the next download of that file is trusted"
             )
-    return known
+    return checksums
 
 
 def recorded_checksum(entry: ZooEntry) -> str | None:
@@ -194,5 +194,5 @@ def recorded_checksum(entry: ZooEntry) -> str | None:
 
 def record_checksum(entry: ZooEntry, checksum: str) -> None:
     """Hold later downloads against this one."""
-    known = {**_recorded(), entry.url: checksum}
-    write_text(checksums_file(), json.dumps(known, indent=2, sort_keys=True) + "\n")
+    checksums = {**_recorded(), entry.url: checksum}
+    write_text(checksums_file(), json.dumps(checksums, indent=2, sort_keys=True) + "\n")

@@ -97,22 +97,22 @@ def download(
     part = _Part.of(path)
     with _writing(part, path):
         if path.is_file():  # whole, since only whole files get this name
-            found = sha256(path)
-            if checksum is None or found == checksum.lower():
-                return found
+            digest = sha256(path)
+            if checksum is None or digest == checksum.lower():
+                return digest
             path.unlink()
         path.parent.mkdir(parents=True, exist_ok=True)
         _fetch_with_retries(url, part, on_progress, stall_seconds, retry_seconds)
-        found = sha256(part.data)
-        if checksum is not None and found != checksum.lower():
+        digest = sha256(part.data)
+        if checksum is not None and digest != checksum.lower():
             part.drop()
             raise DownloadError(
-                f"what {url} sent is not the expected file: its SHA-256 is {found}, expected "
+                f"what {url} sent is not the expected file: its SHA-256 is {digest}, expected "
                 f"{checksum}; it was removed, try again or look for a changed publication"
             )
         part.data.replace(path)
         part.drop()
-    return found
+    return digest
 
 
 def check_address(url: str) -> None:

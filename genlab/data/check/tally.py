@@ -74,9 +74,9 @@ class Tally:
         self.modes[facts.mode] += 1
         if facts.format:
             self.formats[facts.format] += 1
-        found = [trait for trait in TRAITS if getattr(facts, trait)]
-        self.traits.update(found)
-        for key in (facts.size, facts.mode, *found):
+        traits = [trait for trait in TRAITS if getattr(facts, trait)]
+        self.traits.update(traits)
+        for key in (facts.size, facts.mode, *traits):
             self.examples.setdefault(key, name)
 
 

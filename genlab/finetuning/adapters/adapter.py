@@ -210,8 +210,8 @@ def start_of(facts: AdapterFacts, base: Generator) -> Generator:
             f"{base.num_classes}"
         )
     names = [origin.name for origin in facts.classes]
-    wanted = count if facts.class_names is None else names
-    return with_classes(base, wanted, initial=facts.classes)
+    classes = count if facts.class_names is None else names
+    return with_classes(base, classes, initial=facts.classes)
 
 
 def _check_base(adapter: Adapter, base: Generator, name: str) -> None:
@@ -221,14 +221,14 @@ def _check_base(adapter: Adapter, base: Generator, name: str) -> None:
             f"{name} has the adapter {other.name!r} already; give the plain base, or merge that "
             "one first ('genlab adapter merge FOLDER -o merged/')"
         )
-    wanted = adapter.facts.base_sha256
-    if wanted is None or base.dtype != torch.float32:  # the hash is of float32 numbers
+    expected = adapter.facts.base_sha256
+    if expected is None or base.dtype != torch.float32:  # the hash is of float32 numbers
         return
     own = base.weights_sha256()
-    if own != wanted:
+    if own != expected:
         raise CheckpointError(
             f"the adapter in {adapter.folder} was trained on {adapter.facts.base}, whose weights "
-            f"have the SHA-256 {wanted[:12]}, and those of {name} have {own[:12]}; give that base"
+            f"have the SHA-256 {expected[:12]}, and those of {name} have {own[:12]}; give that base"
         )
 
 
@@ -249,7 +249,7 @@ def _check_tensors(adapter: Adapter, start: Generator) -> None:
     own = method.saved(network)
     check_same(own, adapter.tensors)
     for key, tensor in own.items():
-        given = adapter.tensors[key]
-        if tensor.is_floating_point() != given.is_floating_point():
-            raise ConfigError(f"its {key} is of the type {given.dtype}, the model's {tensor.dtype}")
+        saved = adapter.tensors[key]
+        if tensor.is_floating_point() != saved.is_floating_point():
+            raise ConfigError(f"its {key} is of the type {saved.dtype}, the model's {tensor.dtype}")
     peft_files.check_agrees(method, network, adapter.theirs)

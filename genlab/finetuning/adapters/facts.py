@@ -139,13 +139,13 @@ def facts_of(values: Mapping[str, Any], path: Path) -> AdapterFacts:
                 f"({nearest(printable(key, 50), _KINDS)}); update GenLab, or check that this is an "
                 "adapter of GenLab or peft"
             )
-    for key, (kind, wanted) in _KINDS.items():
+    for key, (kind, phrase) in _KINDS.items():
         if key not in values and key in ("base", "method", "num_classes"):
             raise CheckpointError(f"{path} lacks {key}; {CURE}")
         value = values.get(key)
         number = isinstance(value, bool) and key != "has_null_class"  # True is an int, too
         if key in values and (not isinstance(value, kind) or number):
-            raise CheckpointError(f"{key} in {path} must be {wanted}, got {_shown(value)}; {CURE}")
+            raise CheckpointError(f"{key} in {path} must be {phrase}, got {_shown(value)}; {CURE}")
     _check_numbers(values, path)
     names = values.get("class_names")
     try:
@@ -172,9 +172,9 @@ def facts_of(values: Mapping[str, Any], path: Path) -> AdapterFacts:
 def _check_numbers(values: Mapping[str, Any], path: Path) -> None:
     sha256 = values.get("base_sha256")
     if sha256 is not None and not re.fullmatch(r"[0-9a-f]{64}", sha256):
-        wanted = _KINDS["base_sha256"][1]
+        expected = _KINDS["base_sha256"][1]
         raise CheckpointError(
-            f"base_sha256 in {path} must be {wanted}, got {_shown(sha256)}; {CURE}"
+            f"base_sha256 in {path} must be {expected}, got {_shown(sha256)}; {CURE}"
         )
     bounds = {"num_classes": (0, MAX_CLASSES), "resolution": (1, 1 << 16)}
     for key, (low, high) in bounds.items():
@@ -205,19 +205,19 @@ def _origins(classes: list[Any], values: Mapping[str, Any], path: Path) -> list[
 
 
 def _origin(values: Any, number: int, path: Path) -> ClassOrigin:
-    known: Mapping[str, type | UnionType] = {
+    kinds: Mapping[str, type | UnionType] = {
         "name": str, "rule": str, "old": list, "old_names": list, "seed": int | None
     }  # fmt: skip
     fits = (
         isinstance(values, dict)
-        and {"name", "rule"} <= values.keys() <= known.keys()
-        and all(isinstance(value, known[key]) for key, value in values.items())
+        and {"name", "rule"} <= values.keys() <= kinds.keys()
+        and all(isinstance(value, kinds[key]) for key, value in values.items())
         and all(type(old) is int for old in values.get("old", []))
         and all(isinstance(name, str) for name in values.get("old_names", []))
     )
     if not fits:
         raise CheckpointError(
-            f"classes[{number}] in {path} must be an object with {', '.join(known)}, got "
+            f"classes[{number}] in {path} must be an object with {', '.join(kinds)}, got "
             f"{_shown(values)}; {CURE}"
         )
     seed = values.get("seed")

@@ -81,8 +81,8 @@ def kept_adapters() -> dict[str, Path]:
     root = kept_folder()
     if not root.is_dir():
         return {}
-    found = {path.name: path for path in root.iterdir() if _NAME.fullmatch(path.name)}
-    return {name: found[name] for name in sorted(found) if is_adapter(found[name])}
+    folders = {path.name: path for path in root.iterdir() if _NAME.fullmatch(path.name)}
+    return {name: folders[name] for name in sorted(folders) if is_adapter(folders[name])}
 
 
 def adapters_under(folder: Path) -> list[Path]:

@@ -179,23 +179,23 @@ def nearest_class(name: str, class_names: Sequence[str]) -> int | None:
     >>> nearest_class("zebra", ["bag", "sandal"]) is None
     True
     """
-    wanted = _words(name)
+    words = _words(name)
     forms = [
         (index, form)
         for index, whole in enumerate(class_names)
         for form in dict.fromkeys(_words(part) for part in (whole, *re.split(r"[/,;]", whole)))
         if form
     ]
-    if not wanted:
+    if not words:
         return None
     for index, form in forms:
-        if "".join(form) == "".join(wanted):
+        if "".join(form) == "".join(words):
             return index
-    shared = {(index, form): _shared_end(wanted, form) for index, form in forms}
+    shared = {(index, form): _shared_end(words, form) for index, form in forms}
     best = max(shared.values(), default=0)
     if best >= SHARED_LETTERS:
         return min(index for (index, _), letters in shared.items() if letters == best)
-    text = " ".join(wanted)
+    text = " ".join(words)
     alike = [
         (SequenceMatcher(None, other, text).ratio(), -index)
         for index, form in forms

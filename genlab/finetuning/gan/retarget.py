@@ -82,10 +82,10 @@ def retarget(
     config = config or RetargetConfig()
     numbers, search = _prepare(generator, classifier, targets, config, sampler)
     with generator.statistics(search.sampler):
-        found = tuple(search.find(name, target, on_step) for name, target in numbers.items())
-    vectors = {each.name: each.vector for each in found}
+        classes = tuple(search.find(name, target, on_step) for name, target in numbers.items())
+    vectors = {each.name: each.vector for each in classes}
     changed, origins = _with_vectors(generator, vectors, keep=keep)
-    return Retargeted(generator=changed, origins=origins, found=found)
+    return Retargeted(generator=changed, origins=origins, found=classes)
 
 
 def check_retargeting(

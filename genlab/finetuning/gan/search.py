@@ -72,10 +72,10 @@ class RetargetConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, known in (("start", STARTS), ("distance", DISTANCES)):
-            if getattr(self, name) not in known:
+        for name, allowed in (("start", STARTS), ("distance", DISTANCES)):
+            if getattr(self, name) not in allowed:
                 raise ConfigError(
-                    f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}"
+                    f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}"
                 )
         for name, least in (("starts", 1), ("rounds", 1), ("steps", 1), ("latents", 1)):
             if getattr(self, name) < least:

@@ -158,14 +158,14 @@ def train_only(network: nn.Module, names: Iterable[str], method: str) -> list[st
     Raises:
         ConfigError: there are none.
     """
-    wanted = set(names)
+    remaining = set(names)
     trained = []
     for name, parameter in network.named_parameters():
-        parameter.requires_grad_(name in wanted)
-        if name in wanted:
+        parameter.requires_grad_(name in remaining)
+        if name in remaining:
             trained.append(name)
-            wanted.remove(name)
-    assert not wanted, f"{sorted(wanted)[0]} is no parameter of {type(network).__name__}"
+            remaining.remove(name)
+    assert not remaining, f"{sorted(remaining)[0]} is no parameter of {type(network).__name__}"
     if not trained:
         raise ConfigError(
             f"{method} changes nothing in {type(network).__name__}, which has no parameter of that "

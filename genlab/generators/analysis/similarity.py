@@ -140,7 +140,7 @@ def stitch_similarity(
     grid = sampler.grid(sampler.guide(large.denoiser).noise_levels)
     check_run([Stitch(model=small, fraction=1.0, name="small")], grid, sampler.solver)
     classes = large.choose_labels(seeds, labels, large.sampled_classes(sampler))
-    asked: tuple[int, ...] = ()
+    steps: tuple[int, ...] = ()
     batches = []
     for start in range(0, len(seeds), batch_size):
         part = slice(start, start + batch_size)
@@ -149,12 +149,12 @@ def stitch_similarity(
         noise = NoiseStream(seeds[part], large.device)
         for _ in large.steps(noise, None if classes is None else classes[part], comparing):
             pass
-        asked, cosines = compare.made[-1].cosines()
+        steps, cosines = compare.made[-1].cosines()
         batches.append(cosines)
         on_batch(len(seeds[part]))
-    levels = grid.sigmas[list(asked)]
+    levels = grid.sigmas[list(steps)]
     return Similarity(
-        steps=asked,
+        steps=steps,
         levels=levels,
         times=grid.noise_levels.time(levels),
         cosines=torch.cat(batches, dim=1),
@@ -203,8 +203,8 @@ class Beside(Guidance):
 
     def cosines(self) -> tuple[tuple[int, ...], Float64[Tensor, "N B"]]:
         """The numbers of the steps that asked, and the cosines of each sample, on the CPU."""
-        found = {step: each for step, each in enumerate(self._found) if each is not None}
-        return tuple(found), torch.stack(list(found.values())).cpu().to(torch.float64)
+        cosines = {step: each for step, each in enumerate(self._found) if each is not None}
+        return tuple(cosines), torch.stack(list(cosines.values())).cpu().to(torch.float64)
 
 
 def cosine(x: State, sigma: Sigma, a: State, b: State) -> Float[Tensor, " B"]:

@@ -15,13 +15,14 @@ from jaxtyping import Float16, Int64, UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
+from genlab.choices import Alpha, Fit
 from genlab.data.check.rules import empty_classes
 from genlab.data.conform import TRAINING
 from genlab.data.dataset import ImageDataset
 from genlab.data.sources.base import Finding
 from genlab.data.sources.latents import LatentDataset, is_latents
 from genlab.errors import ConfigError
-from genlab.training.config import Alpha, DataConfig, Fit
+from genlab.training.config import DataConfig
 from genlab.training.loop.seeds import generator
 
 

@@ -72,8 +72,8 @@ def _line(values: Mapping[str, Any]) -> str:
     return json.dumps(rounded) + "\n"
 
 
-def _board(folder: Path, step: int, wanted: bool | None) -> Any:
-    if wanted is False or (wanted is None and find_spec("tensorboard") is None):
+def _board(folder: Path, step: int, enabled: bool | None) -> Any:
+    if enabled is False or (enabled is None and find_spec("tensorboard") is None):
         return None
     try:
         from torch.utils.tensorboard import SummaryWriter  # an extra that may be missing

@@ -160,11 +160,11 @@ class Trainer:
         return ()
 
     def _resume(self) -> Progress:
-        found = states(self.run.states)
-        if not found:
+        saved = states(self.run.states)
+        if not saved:
             return Progress()
-        state = load_state(found[-1], self.device)
-        self.models.load(state, found[-1])
+        state = load_state(saved[-1], self.device)
+        self.models.load(state, saved[-1])
         self.recorder.load_state_dict(state.record)
         return state.progress
 
@@ -217,10 +217,10 @@ class Trainer:
 
     def _begin(self) -> None:
         """Claim the folder, now that nobody else writes to it."""
-        found = states(self.run.states)
-        if found and read_progress(found[-1]).step != self.progress.step:
+        saved = states(self.run.states)
+        if saved and read_progress(saved[-1]).step != self.progress.step:
             self.progress = self._resume()  # another process got on since this one looked
-        if not found and self.objective.num_initial_images:
+        if not saved and self.objective.num_initial_images:
             first = self.batches.first(self.objective.num_initial_images)
             self.models.initialise(*self._on_device(first, "first"))
         dataset, own = self.batches.dataset, not self.objective.starts_trained
@@ -257,8 +257,8 @@ class Trainer:
             return stop.signal
         if (step + 1) % SIGNAL_STEPS:
             return None
-        heard = torch.tensor([stop.signal or 0], device=self.device)
-        return int(self.accelerator.gather(heard).max()) or None
+        signal = torch.tensor([stop.signal or 0], device=self.device)
+        return int(self.accelerator.gather(signal).max()) or None
 
 
 def build_accelerator(config: TrainConfig, device: str | None) -> Accelerator:

@@ -283,7 +283,7 @@ class Recorder:
             "before that"
         )
         raise TrainingError(
-            f"{trouble.what}; {kept}; {trouble.cure}, and train into another folder with -o"
+            f"{trouble.problem}; {kept}; {trouble.cure}, and train into another folder with -o"
         )
 
     def _refuse_bad_losses(self, values: Tensor, progress: Progress) -> None:
@@ -292,8 +292,8 @@ class Recorder:
             return
         first = int(bad[0])
         step = progress.step - len(values) + first + 1
-        found = states(self.run.states)
-        kept = f"the state {found[-1]} is from before that" if found else "no state was saved yet"
+        saved = states(self.run.states)
+        kept = f"the state {saved[-1]} is from before that" if saved else "no state was saved yet"
         raise TrainingError(
             f"the loss of step {step} is {values[first].sum():g}, {kept}; lower optimizer.lr, "
             "lengthen schedule.warmup_kimg or train without fp16, into another folder with -o"

@@ -53,12 +53,12 @@ def save_snapshots(
 
 def list_snapshots(folder: Path) -> list[Snapshot]:
     """The snapshots in a folder, oldest first."""
-    found = []
+    snapshots = []
     for path in sorted(folder.glob("*-*.safetensors")):
         images, _, average = path.stem.partition("-")
         if images.isdigit():
-            found.append(Snapshot(path, int(images), average))
-    return found
+            snapshots.append(Snapshot(path, int(images), average))
+    return snapshots
 
 
 def prune_snapshots(folder: Path, images: int) -> None:

@@ -101,8 +101,8 @@ def states(folder: Path) -> list[Path]:
     """The complete states in a folder, oldest first."""
     if not folder.is_dir():
         return []
-    found = [p for p in folder.iterdir() if _NAME.fullmatch(p.name) and (p / FACTS).is_file()]
-    return sorted(found)
+    folders = [p for p in folder.iterdir() if _NAME.fullmatch(p.name) and (p / FACTS).is_file()]
+    return sorted(folders)
 
 
 def load_state(path: Path, device: torch.device | str = "cpu") -> State:

@@ -34,15 +34,15 @@ def build_validation(
         ConfigError: the objective has no scores, or the images are of other classes or shape.
         DataError: the images cannot be read.
     """
-    wanted = config.validation
-    if wanted.path is None and wanted.split is None:
+    settings = config.validation
+    if settings.path is None and settings.split is None:
         return None
     if not objective.scores:
         raise ConfigError(
             f"validation has no effect: the objective {config.objective.get('name')!r} has no "
             "score of its own; leave it out"
         )
-    path, split = wanted.path or config.data.path, wanted.split or "train"
+    path, split = settings.path or config.data.path, settings.split or "train"
     if (path, split) == (config.data.path, config.data.split):
         raise ConfigError(
             f"the validation images are those in training ({path}, {split}); name others with "

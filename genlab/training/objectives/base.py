@@ -57,22 +57,22 @@ class Product(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Trouble:
-    """Why a run is given up.
+    """Why a run is ended before its last step.
 
     Attributes:
-        what: is wrong, as the beginning of a sentence.
+        problem: what is wrong, as the beginning of a sentence.
         cure: what to do about it.
-        kimg: since when, in thousands of images; what is from before may be good.
+        kimg: when it began, in thousands of images; checkpoints from before may be good.
     """
 
-    what: str
+    problem: str
     cure: str
     kimg: float
 
 
 @runtime_checkable
 class Watch(Protocol):
-    """Looks after a run; what it remembers is saved with the run."""
+    """Ends a run that fails; its state is saved with the run."""
 
     def __call__(self, kimg: float, means: Mapping[str, float]) -> Trouble | None:
         """Look at the means of a log line: (thousands of images, name -> mean)."""
@@ -310,14 +310,14 @@ def build_network(
     if not isinstance(name, str):
         raise ConfigError(f"{section}.name is missing; {nearest('', NETWORKS)}")
     cls = NETWORKS[name]
-    known = [key for key in inspect.signature(cls).parameters if key != "self"]
+    parameters = [key for key in inspect.signature(cls).parameters if key != "self"]
     for key in options:
-        if key not in known:
+        if key not in parameters:
             raise ConfigError(
-                f"the network {name!r} has no argument {key!r}; {nearest(key, known)}"
+                f"the network {name!r} has no argument {key!r}; {nearest(key, parameters)}"
             )
     for key in from_data:
-        if key not in known:
+        if key not in parameters:
             raise ConfigError(
                 f"the network {name!r} does not suit this objective: it takes no {key}; choose "
                 f"another {section}.name"

@@ -73,10 +73,10 @@ class DiffusionObjective(Objective):
     def _pipe(self) -> AugmentPipe | None:
         if self.augment is None:
             return None
-        known = inspect.signature(AugmentPipe).parameters
+        names = inspect.signature(AugmentPipe).parameters
         for key in self.augment:
-            if key not in known:
-                raise ConfigError(f"the augmentation has no option {key!r}; {nearest(key, known)}")
+            if key not in names:
+                raise ConfigError(f"the augmentation has no option {key!r}; {nearest(key, names)}")
         return AugmentPipe(**self.augment)
 
     @override

@@ -142,10 +142,10 @@ def describe(plan: Plan, choice: Choice) -> Recommendation:
 
 def choose_kimg(plan: Plan, choice: Choice) -> float:
     """Thousands of images of the run, to three digits."""
-    wanted = choice.candidate.good_kimg
+    best_kimg = choice.candidate.good_kimg
     if choice.speed is not None:
-        wanted = plan.kimg_in_time(choice.speed)
-    kimg = min(wanted, plan.most_kimg)
+        best_kimg = plan.kimg_in_time(choice.speed)
+    kimg = min(best_kimg, plan.most_kimg)
     unit = 10.0 ** (math.floor(math.log10(kimg)) - 2)
     return float(f"{math.floor(kimg / unit) * unit:.6g}")
 
@@ -241,14 +241,14 @@ def _reasons(plan: Plan, choice: Choice, kimg: float) -> dict[str, str]:
     height, width = plan.facts.image_shape[1:]
     minutes = "" if choice.speed is None else _about(minutes_for(kimg, choice.speed) / PREVIEWS)
     recipe = "as this network was trained before"
-    if "GenLab has no model" in candidate.known:
+    if "GenLab has no model" in candidate.note:
         recipe = "a usual value, not tried on this network"
     return {
         "data.fit": f"{width}x{height} is no size that the network can halve"
         if plan.fit in ("pad", "resize")
         else "the centre of the images, whose shorter side becomes this size",
         "data.labels": "no classes to tell apart",
-        "network": candidate.known,
+        "network": candidate.note,
         "network.patch_size": "pixels are taken together, which spares work",
         "network.dropout": "holds the network back from learning few images by heart"
         if few
@@ -295,9 +295,9 @@ def _expect(plan: Plan, choice: Choice, kimg: float) -> list[str]:
     """What to know before the run, the most important first."""
     facts, family, name = plan.facts, plan.family, plan.wish.family
     passes = 1000 * kimg / facts.num_images
-    told = []
+    lines = []
     if facts.num_images < FEW_IMAGES:
-        told.append(
+        lines.append(
             f"{facts.num_images:,} images are few: trained from scratch, a network learns them by "
             "heart and draws them again. Better adapt a trained one, see 'genlab finetune --help'."
         )
@@ -311,26 +311,26 @@ def _expect(plan: Plan, choice: Choice, kimg: float) -> list[str]:
                 " Images held out tell when to stop: validation.path=held-out.zip "
                 f"stopping.metric={family.score}."
             )
-        told.append(text)
-    told.append(f"The network: {choice.candidate.known}; this run is of {kimg:g} kimg.")
+        lines.append(text)
+    lines.append(f"The network: {choice.candidate.note}; this run is of {kimg:g} kimg.")
     if plan.image_shape[0] == 3 and choice.candidate.least_images == 0:
-        told.append(
+        lines.append(
             "Colour, and photographs above all, ask for more than grey silhouettes: of this "
             "network expect colours and rough shapes."
         )
     if name == "biggan":
-        told.append("A GAN may collapse: watch the previews; the run ends by itself when it has.")
+        lines.append("A GAN may collapse: watch the previews; the run ends by itself when it has.")
     if name == "pixelcnn":
         drawn = plan.size * plan.size
-        told.append(f"Images are drawn pixel by pixel, {drawn:,} steps for each batch of samples.")
+        lines.append(f"Images are drawn pixel by pixel, {drawn:,} steps for each batch of samples.")
     if choice.speed is not None and plan.kimg_in_time(choice.speed) > plan.most_kimg:
-        told.append(
+        lines.append(
             f"The {plan.wish.minutes:g} minutes would be enough for more, which would only teach "
             "the network the images by heart (a rule of thumb)."
         )
     if choice.limit:
-        told.append(f"No larger network: {choice.limit}.")
-    return told
+        lines.append(f"No larger network: {choice.limit}.")
+    return lines
 
 
 def _disk_bytes(config: TrainConfig, main: nn.Module, networks: Sequence[nn.Module]) -> int:

@@ -48,7 +48,7 @@ class CollapseWatch:
             return None
         self._since = kimg if self._since is None else self._since
         lasted = kimg - self._since
-        what = (
+        problem = (
             f"the discriminator has won for {lasted:.3g} thousand images: its loss is {loss:.2g}, "
             f"where {self.even:.3g} would be even"
         )
@@ -57,11 +57,11 @@ class CollapseWatch:
                 "switch objective.augment on, lower optimizer.networks.discriminator.lr or "
                 "objective.discriminator_steps"
             )
-            return Trouble(what=what, cure=cure, kimg=self._since)
+            return Trouble(problem=problem, cure=cure, kimg=self._since)
         if lasted >= self.patience_kimg / 2 and not self._warned:
             self._warned = True
             warnings.warn(
-                f"{what}; the run ends if that lasts {self.patience_kimg:g} thousand images",
+                f"{problem}; the run ends if that lasts {self.patience_kimg:g} thousand images",
                 CollapseWarning,
                 stacklevel=2,
             )

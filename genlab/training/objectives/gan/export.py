@@ -59,12 +59,12 @@ def export_discriminator(
             f"the run in {run.folder} trains no discriminator: its objective is "
             f"{config.objective.get('name')!r} and not gan; leave --discriminator out"
         )
-    found = states(run.states)
-    if not found:
+    saved = states(run.states)
+    if not saved:
         raise TrainingError(
             f"the run in {run.folder} has saved no weights yet; wait for its first state"
         )
-    state = load_state(found[-1])
+    state = load_state(saved[-1])
     images = state.progress.images
     if choice.images not in (None, images):
         raise TrainingError(

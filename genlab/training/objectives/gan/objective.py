@@ -203,8 +203,8 @@ class GanObjective(Objective):
         with torch.no_grad():
             made = network(z, network.embed_labels(classes))
         seen = self._augment(torch.cat([made.float(), images]), generator)
-        both = torch.cat([classes, labels])
-        of_made, of_real = self._judge(networks[DISCRIMINATOR], seen, both)
+        all_classes = torch.cat([classes, labels])
+        of_made, of_real = self._judge(networks[DISCRIMINATOR], seen, all_classes)
         fake, real = self._loss.of_fakes(of_made).mean(), self._loss.of_reals(of_real).mean()
         return _mean_loss(fake + real, len(images), fake=fake, real=real)
 
@@ -241,8 +241,8 @@ class GanObjective(Objective):
                     self._loss.of_generator(judge(seen, classes).float()).mean(), len(images)
                 )
             with torch.no_grad():
-                wanted = features(judge, self._augment(images, generator), labels)
-            loss = feature_matching(features(judge, seen, classes), wanted)
+                target = features(judge, self._augment(images, generator), labels)
+            loss = feature_matching(features(judge, seen, classes), target)
             return _mean_loss(loss, len(images))
 
     @torch.no_grad()
@@ -261,13 +261,13 @@ class GanObjective(Objective):
 
     def inspect(self, networks: Mapping[str, nn.Module]) -> dict[str, float]:
         """The largest singular value of each network's spectrally normalised weights."""
-        found = {}
+        largest = {}
         for name in (GENERATOR, DISCRIMINATOR):
             buffers = networks[name].named_buffers()
             values = [value for key, value in buffers if key.rpartition(".")[2] == "sv0"]
             if values:
-                found[f"singular_value_{name}"] = float(torch.cat(values).max())
-        return found
+                largest[f"singular_value_{name}"] = float(torch.cat(values).max())
+        return largest
 
     def watch(self) -> Watch | None:
         """Gives up when the discriminator wins for long; see `CollapseWatch`."""
