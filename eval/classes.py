@@ -1,4 +1,4 @@
-"""Which class of a classifier, or of real images, a sample's label means."""
+"""Match the labels of samples with the classes of a classifier or of real images."""
 
 from collections.abc import Sequence
 

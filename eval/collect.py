@@ -1,4 +1,4 @@
-"""From images to what metrics read: one pass, bounded memory, taken up again where it stopped.
+"""Collect what the metrics need from images: one pass, bounded memory, resumable.
 
 Batches are dealt out to the processes. Each process writes what it has so far (moments, features,
 batch numbers) to a part file of its own every now and then; a part is written whole or not at all,

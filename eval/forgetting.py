@@ -1,4 +1,4 @@
-"""What is left of forgotten classes: at their labels, in the table's reach, and inside the layers.
+"""Measures of forgetting: what is left at a class's label, in the class table, in the layers.
 
 A model that no longer draws a class has not lost it. Three questions tell how far it went: does a
 classifier see the class at its label; does it come back when its row of the class table is trained

@@ -1,4 +1,4 @@
-"""Scores of samples while a run trains: they stand in its log, and may stop it.
+"""Scores of samples while a run trains: they are logged, and may stop the run.
 
 They compare models that were trained on the same images and scored by the same settings; for scores
 to be ranked, evaluate what came out (`genlab.eval.evaluate`).

@@ -1,4 +1,4 @@
-"""From what a user says to what is evaluated: a configuration, and a model ready to be drawn."""
+"""Turn a user's options into an evaluation: a configuration, and a model ready to sample."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""What is evaluated: a model, or images at rest with what is known of how they were made."""
+"""What is evaluated: a model, or images on disk with the metadata of how they were made."""
 
 import json
 from collections.abc import Mapping

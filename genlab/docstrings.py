@@ -1,4 +1,4 @@
-"""What docstrings say, for commands that show it: prose, options and source of a class."""
+"""Parse docstrings for commands that show them: prose, options and source of a class."""
 
 import inspect
 import re

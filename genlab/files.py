@@ -1,4 +1,4 @@
-"""Nothing half written: a file is made under a temporary name beside its place, then renamed."""
+"""Atomic writing of files: under a temporary name beside the place, then renamed."""
 
 import errno
 import hashlib

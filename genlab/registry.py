@@ -1,4 +1,4 @@
-"""Names as API: one registry for each kind of plug-in, one door for built-ins and third parties.
+"""Registries: one for each kind of plug-in, the same for built-ins and third parties.
 
 A built-in stands in a table as ``"heun": "genlab.samplers.solvers:Heun"`` and is wrapped as an
 entry point, so that it takes the very path of ``[project.entry-points."genlab.solvers"]`` in

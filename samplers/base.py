@@ -1,4 +1,4 @@
-"""The contracts of this room: schedule, solver, guidance, sampler, and what sampling reports."""
+"""The contracts of sampling: schedule, solver, guidance, sampler, and the steps of a run."""
 
 import itertools
 import math

@@ -1,4 +1,4 @@
-"""What there is to sample with, and what each of it says of itself.
+"""The catalogue of solvers, schedules, guidance and presets, made from their docstrings.
 
 Everything comes from where it stands anyway: the registries, the fields of the dataclasses and
 their docstrings. Plug-ins are found in the same way.

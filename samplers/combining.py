@@ -1,4 +1,4 @@
-"""Whether two models may work on the state of one run: their data spaces and classes must agree."""
+"""Check that two models can share the state of one run: same data space, same classes."""
 
 from collections.abc import Iterable
 from typing import Any, Protocol, runtime_checkable

@@ -1,4 +1,4 @@
-"""diffusers' schedulers inside our loop: which there are, in which frame, and what a run asks for.
+"""diffusers' schedulers inside our loop: which are supported, in which frame, with what settings.
 
 A scheduler of diffusers is given a network's output at a timestep of its own choice and returns the
 next state; it keeps its history in itself. Here one is built for one run: `Run` says which of its

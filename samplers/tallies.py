@@ -1,4 +1,4 @@
-"""What a sampler counts beside network evaluations, for manifests and records."""
+"""Counts of a sampler beside network evaluations, for manifests and records."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""The Inception network that FID is made with, laid out to run fast: same numbers, half the time.
+"""The Inception network that FID is made with, laid out to run twice as fast: same numbers.
 
 Names, shapes and geometry of the layers come from torch-fidelity's definition, which is held
 against the TensorFlow graph of 2015-12-05. What is computed differs in order only, so results do in

@@ -1,4 +1,4 @@
-"""Inception's weights: a given file, the cached one or a download; and what is checked."""
+"""Inception's weights: found, downloaded and checked."""
 
 import os
 from collections.abc import Mapping

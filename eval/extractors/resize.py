@@ -1,4 +1,4 @@
-"""Named resizes: which one a score was made with changes it more than many a model does.
+"""Resizing methods by name; the choice changes a score more than many a model does.
 
 All but one are linear and separable, so that each is two products with small matrices: ``R_h x
 R_w^T``. A matrix depends on the two lengths alone and is kept. Parmar et al. 2022, arXiv:2104.11222

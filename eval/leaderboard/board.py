@@ -1,4 +1,4 @@
-"""The query layer of the leaderboard: read records, group what may be compared, rank within that.
+"""Queries of the leaderboard: read records, group comparable ones, rank within each group.
 
 Two scores are ranked together if they are of one data set and everything on their protocol cards
 agrees that the score depends on: extractor with the hash of its weights, pixel rule, reference with

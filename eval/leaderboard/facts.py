@@ -1,4 +1,4 @@
-"""Nested facts (protocols, settings): compared, flattened, and what differs between them."""
+"""Nested metadata (protocols, settings): compared and flattened, with their differences."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence

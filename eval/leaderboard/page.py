@@ -1,4 +1,4 @@
-"""The leaderboard as one self-contained HTML file: no network, no framework, nothing trusted.
+"""The leaderboard as one self-contained HTML file: no network, no framework, all text escaped.
 
 Names and notes in records come from anybody. The template escapes all of them, and the page's own
 content security policy lets only the one script and the one style sheet run that are part of it, by

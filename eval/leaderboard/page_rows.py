@@ -1,4 +1,4 @@
-"""The rows of the page: a record as the template wants it."""
+"""The rows of the page: records in the form that the template takes."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any

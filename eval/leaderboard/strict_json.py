@@ -1,4 +1,4 @@
-"""JSON read as if its writer meant harm: nothing infinite, invisible or doubled gets through."""
+"""Strict JSON: infinite numbers, invisible characters and duplicate keys are errors."""
 
 import base64
 import json

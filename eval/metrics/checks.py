@@ -1,4 +1,4 @@
-"""What every metric asks of the sets it gets, and the sentences for what is wrong with them."""
+"""Checks of the feature sets that metrics get, with their error messages."""
 
 import warnings
 

@@ -1,4 +1,4 @@
-"""Scores that ask a classifier: are the samples of their class, and can one learn from them?"""
+"""Scores by a classifier: are samples of their class, and can a classifier learn from them?"""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""Data sets that GenLab knows by name, and how each of them is looked at."""
+"""Data sets that GenLab knows by name, and how their images are prepared."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

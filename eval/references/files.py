@@ -1,4 +1,4 @@
-"""Reference statistics on disk: three layouts, none of which executes anything when it is read.
+"""Reference statistics on disk: three file layouts, read without executing anything.
 
 - ``genlab``: safetensors with moments, features and labels of any extractor, and their provenance;
 - ``edm``: npz with ``mu`` and ``sigma`` of Inception's 2048 features (EDM, pytorch-fid, clean-fid);

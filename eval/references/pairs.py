@@ -1,4 +1,4 @@
-"""Samples beside the training images nearest to them: to be read with a memorisation score."""
+"""A picture of samples beside the training images nearest to them."""
 
 from PIL import Image
 

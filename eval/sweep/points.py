@@ -1,4 +1,4 @@
-"""The points of a sweep: what differs between its runs, and what they are called.
+"""The points of a sweep: the settings in which its runs differ, and their labels.
 
 A sweep is a base that all points share, variants that are given names, and a grid: lists of values
 whose product is run for every variant. Points of a file stand beside them.

@@ -1,4 +1,4 @@
-"""What a sweep has found: as JSON, as a table, and in a few sentences."""
+"""The results of a sweep: as JSON, as a table, and as a summary."""
 
 import json
 import shlex

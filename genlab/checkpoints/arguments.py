@@ -1,4 +1,4 @@
-"""Official constructor arguments as people write them: JSON, YAML, ``KEY=VALUE`` settings."""
+"""Read official constructor arguments: JSON, YAML, ``KEY=VALUE`` settings."""
 
 import re
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Models that are no folder of their own, such as an adapter beside its base.
+"""Models without a folder of their own, such as an adapter that needs its base.
 
 What they are is the business of a higher room, which registers here how `genlab.checkpoints.load`
 comes by them. Nothing heavy is imported.

@@ -1,4 +1,4 @@
-"""Where classifier guidance finds its classifier: a bundled name or a folder."""
+"""Find the classifier that classifier guidance uses: a bundled name or a folder."""
 
 from pathlib import Path
 

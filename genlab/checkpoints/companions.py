@@ -1,4 +1,4 @@
-"""Files that lie beside a network's and hold none: optimizers, training states, other networks.
+"""Recognise files that hold no network (such as optimizer states), and name the right file.
 
 People hand them over by mistake, since training scripts write them into the same folder under
 similar names. The message then names the file to give instead.

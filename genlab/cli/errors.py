@@ -1,4 +1,4 @@
-"""What becomes of an exception at the command line: one sentence and an exit code."""
+"""Turn an exception into one sentence and an exit code."""
 
 import errno
 import os

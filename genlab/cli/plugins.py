@@ -1,4 +1,4 @@
-"""Whose fault an unforeseen exception is: a plug-in's of another package, or GenLab's own."""
+"""Find out whether an unexpected exception comes from a plug-in or from GenLab itself."""
 
 import traceback
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""``genlab train``: train a generator or a classifier, go on with a run, take it out."""
+"""``genlab train``: train a generator or a classifier, resume a run, export its model."""
 
 import math
 import sys

@@ -1,4 +1,4 @@
-"""Names of classes: what a name means, and which classes of two models or data sets are one."""
+"""Class names: looked up, compared, and matched between models and data sets."""
 
 import re
 import unicodedata

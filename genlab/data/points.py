@@ -1,4 +1,4 @@
-"""Sets of rows (features, pixels) made ready for distances: products, their error, shared work."""
+"""Sets of rows (features, pixels) prepared for distances: products, error bounds, shared work."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence

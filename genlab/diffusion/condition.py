@@ -1,4 +1,4 @@
-"""What a denoiser is conditioned on: class labels, the null class, acts on the embedding."""
+"""The condition of a denoiser: class labels, the null class, transforms of the embedding."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace

@@ -1,4 +1,4 @@
-"""What a model knows about noise levels: all that schedules, solvers and guidance ask of it."""
+"""The interface of a model's noise levels, which schedules, solvers and guidance use."""
 
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, ClassVar

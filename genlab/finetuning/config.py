@@ -1,4 +1,4 @@
-"""What a fine-tuning run is told: a training run's settings, a base, and a method."""
+"""The configuration of a fine-tuning run: a training run's settings, a base and a method."""
 
 from dataclasses import dataclass, field
 from typing import Any

@@ -1,4 +1,4 @@
-"""Does a model copy its training images? Previews are held against the nearest of them.
+"""Detect copies of training images: previews are compared with their nearest neighbours.
 
 A sample is a copy if its nearest training image is much nearer to it than the others around it:
 nearer than ``ratio`` times its mean distance to the next ones. Measuring by its own surroundings

@@ -1,4 +1,4 @@
-"""What a base of each family is fine-tuned by: an objective that fits it, unless told otherwise."""
+"""The objective that fine-tunes a base, by its family, with defaults that fit the base."""
 
 from collections.abc import Callable, Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""Images as a base wants them: refused, or converted as the settings say."""
+"""Bring training images to the shape of a base: refused, or converted as the settings say."""
 
 from dataclasses import dataclass, replace
 from typing import Any

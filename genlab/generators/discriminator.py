@@ -1,4 +1,4 @@
-"""A GAN's discriminator: what rejection sampling and latent Langevin dynamics go by."""
+"""A GAN's discriminator, for rejection sampling and latent Langevin dynamics."""
 
 import math
 from collections.abc import Mapping, Sequence

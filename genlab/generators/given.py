@@ -1,4 +1,4 @@
-"""Images that samples are made from, one for each seed: what editing and enlarging share."""
+"""Input images, one for each seed: what editing and super-resolution share."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A classifier of noisy images: what classifier guidance follows."""
+"""A classifier of noisy images, for classifier guidance."""
 
 import inspect
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""What a network tells of its parts, so that fine-tuning never searches parameter names.
+"""The parts that a network declares, so that fine-tuning never searches parameter names.
 
 A network declares its blocks, its residual branches, its normalisations and its class tables, once,
 in `genlab.networks.base.Network.layout`; what blocks of one kind have in common they tell

@@ -1,4 +1,4 @@
-"""Which files of a run are finished samples: those whose size and hash the run has noted.
+"""Recognise finished samples: files with the size and hash that the run has recorded.
 
 A file of the right name is not enough: a disk that lost power leaves empty ones, and others may
 have put theirs there.

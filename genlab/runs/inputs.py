@@ -1,4 +1,4 @@
-"""Images from files that samples are made from: read them, and make the generator that does it."""
+"""Read input images from files, and make the generator that uses them."""
 
 from collections.abc import Sequence
 

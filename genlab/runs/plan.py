@@ -1,4 +1,4 @@
-"""What a sampling run is to make, and whether what lies in a folder was made the same way."""
+"""The plan of a sampling run, and whether a folder's samples were made by the same plan."""
 
 import json
 from collections.abc import Iterator, Mapping

@@ -1,4 +1,4 @@
-"""What fine-tuning has done to a network that still has its adapter: a mark that travels with it.
+"""The mark of a network that still carries a fine-tuning adapter.
 
 The mark stands on the network, so that every generator and pipeline around it finds it, and so does
 every copy.

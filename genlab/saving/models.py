@@ -1,4 +1,4 @@
-"""diffusers' models at rest: one model, one folder with config.json and safetensors."""
+"""diffusers' models on disk: one model, one folder with config.json and safetensors."""
 
 import hashlib
 import json

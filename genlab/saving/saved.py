@@ -1,4 +1,4 @@
-"""A network that is kept in a folder with what it does not know itself: generator or classifier."""
+"""A network that is saved in a folder with its metadata: generator or classifier."""
 
 import reprlib
 from abc import ABC, abstractmethod

@@ -1,4 +1,4 @@
-"""What a training run is told: one dataclass for each part, YAML presets in configs/train/."""
+"""The configuration of a training run: a dataclass for each part, presets in configs/train/."""
 
 from dataclasses import dataclass, field, fields, replace
 from enum import Enum

@@ -1,4 +1,4 @@
-"""From a run to what it was for: choose an average of the weights, write folder and model card."""
+"""Export a run: choose an average of the weights, write the model's folder and card."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace

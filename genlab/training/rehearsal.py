@@ -1,4 +1,4 @@
-"""Find out what a run would be refused for, without building or writing anything."""
+"""The dry run of training: find every error that can be found before anything is built."""
 
 import inspect
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The folder of a run: what it was told, what it knows of its data, and where its results lie.
+"""The folder of a run: its settings, the metadata of its data, and its results.
 
 config.yaml      the merged configuration
 data.json        facts of the training data

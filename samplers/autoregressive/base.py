@@ -1,4 +1,4 @@
-"""The contracts of this room: what decoders ask of a model, what they draw, how they are called.
+"""The contracts of autoregressive sampling: the model, the canvas and the decoder.
 
 Legend: B batch, C channels, H and W height and width, P parameters of a pixel's distribution, U
 uniform numbers that drawing one pixel takes.

@@ -1,4 +1,4 @@
-"""What decoders compute in, and why it is float64."""
+"""The precision that decoders compute in, and why it is float64."""
 
 from dataclasses import dataclass
 

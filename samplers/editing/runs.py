@@ -1,4 +1,4 @@
-"""Editing: runs that begin with images, and keep some of them.
+"""Editing runs: they begin with images, and may keep parts of them.
 
 Image-to-image starts from images under the noise of a level, or from what inversion finds, and goes
 on from there. Inpainting is RePaint: the known part of the state is the image under fresh noise

@@ -1,4 +1,4 @@
-"""How much of the condition a step is told: the schedule of CADS, which weights may follow, too."""
+"""The annealing schedule of CADS: the share of the condition at a step, also for weights."""
 
 from genlab.diffusion.noise_levels import NoiseLevels
 from genlab.errors import ConfigError, nearest

@@ -1,4 +1,4 @@
-"""What brings a guided estimate back into a range: rescaling and dynamic thresholding."""
+"""Corrections of a guided estimate: rescaling and dynamic thresholding."""
 
 import math
 

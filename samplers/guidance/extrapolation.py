@@ -1,4 +1,4 @@
-"""What guidance by two predictions shares: away from one, towards the other, with a weight."""
+"""Guidance by two predictions: away from one, towards the other, with a weight."""
 
 import math
 from abc import abstractmethod

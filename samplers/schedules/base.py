@@ -1,4 +1,4 @@
-"""What schedules share.
+"""The base classes of noise schedules.
 
 Each file has a pure function (``num_steps`` decreasing noise levels from ``sigma_max`` down to
 ``sigma_min``, in float64 on the CPU; the final 0 is added by `NoiseSchedule`) and the dataclass

@@ -1,4 +1,4 @@
-"""Where a stochastic solver's noise comes from: the samples' streams, or Brownian paths."""
+"""Sources of noise for stochastic solvers: the samples' streams, or Brownian paths."""
 
 from genlab.diffusion.brownian import BrownianPath
 from genlab.diffusion.denoiser import State, StepInfo

@@ -1,4 +1,4 @@
-"""A machine for the data half of pickle: it builds plain values and runs nothing.
+"""A restricted pickle machine: it builds plain values and executes nothing.
 
 Python's own unpickler looks up whatever a file names and calls it, which is how a network file
 becomes a program. Here `pickletools` only takes the file apart, and a name in it selects an entry

@@ -1,4 +1,4 @@
-"""Tensors as they lie in network pickles: PyTorch's older file format, read without its loader.
+"""Read tensors in network pickles: PyTorch's older storage format, without its loader.
 
 A storage is a byte string that holds a small file of its own: five pickles (magic number, format
 version, facts of the machine, the storage's description, the keys that follow) and then the raw

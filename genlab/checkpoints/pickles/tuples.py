@@ -1,4 +1,4 @@
-"""Holds pickles that torch reads against what nested tuples can do to it.
+"""Check pickles for nested tuples that would take torch's reader all time or stack.
 
 ``torch.load`` runs nothing of a file that it reads with ``weights_only``, but it builds what the
 file says. Tuples that hold one tuple twice, which holds another twice and so on, take a line each

@@ -1,4 +1,4 @@
-"""BigGAN-PyTorch's constructor arguments, turned into ours; what a file's shapes tell of them.
+"""BigGAN-PyTorch's constructor arguments, turned into ours or inferred from tensor shapes.
 
 A file of weights tells all but the two eps and the rounds of power iteration: what is not given is
 read off the shapes, and what is given wins and has to fit them.

@@ -1,4 +1,4 @@
-"""What a scheduler's config of diffusers says: the parameterisation, and how it would sample.
+"""Read a diffusers scheduler's config: the parameterisation, and a sampler that does the same.
 
 Every setting is obeyed or refused by name: where a solver of ours draws the same picture it is
 taken, and only while all settings are those that it stands for; otherwise diffusers' own scheduler

@@ -1,4 +1,4 @@
-"""guided-diffusion's arguments turned into ours, and what the file itself tells of its network.
+"""guided-diffusion's arguments, turned into ours or inferred from tensor shapes.
 
 Two official spellings are read: the flags of the scripts (``num_channels``, ``attention_resolutions
 16,8`` in pixels) and the constructors' keyword arguments (``model_channels``, a list of factors of

@@ -1,4 +1,4 @@
-"""The zoo: what is known of official checkpoints, and which of them are on this machine."""
+"""The catalogue of the zoo: metadata of official checkpoints, and which are on this machine."""
 
 import json
 import os

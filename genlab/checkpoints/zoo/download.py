@@ -1,4 +1,4 @@
-"""Fetch one large file over HTTP: resumable, checked, and never half there under its own name."""
+"""Download one large file over HTTP: resumable, checked, under its own name only once whole."""
 
 import http.client
 import json

@@ -1,4 +1,4 @@
-"""Non-leaky augmentation: the network is told what was done, so that samples show none of it.
+"""Non-leaky augmentation: the network is conditioned on it, so that samples show none of it.
 
 Each transformation happens independently with its own probability, and its parameters become
 labels that the network is conditioned on; all zero means untouched, and is what sampling uses.

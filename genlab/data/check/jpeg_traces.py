@@ -1,4 +1,4 @@
-"""Tell pixels that were once JPEG, whatever file they lie in now.
+"""Recognise pixels that were once compressed as JPEG, whatever file holds them now.
 
 JPEG rounds each frequency of an 8x8 block to multiples of a step. In the decoded pixels the block's
 cosine transform still clusters at these multiples, and the mean of cos(2 pi c / step) over the

@@ -1,4 +1,4 @@
-"""What the counts of a data set mean for training: one sentence each, with the cure."""
+"""Rules from the statistics of a data set to findings: one sentence each, with the cure."""
 
 from collections.abc import Iterable, Iterator, Sequence
 

@@ -1,4 +1,4 @@
-"""Count what the images of a source are like, in one pass over all of them."""
+"""Statistics of the images of a source, in one pass over all of them."""
 
 from collections import Counter
 from collections.abc import Callable

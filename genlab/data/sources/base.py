@@ -1,4 +1,4 @@
-"""What every image source offers, whatever its files look like."""
+"""The contract of an image source."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable

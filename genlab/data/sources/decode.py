@@ -1,4 +1,4 @@
-"""From the bytes of an image file to pixels, with what is worth knowing about the file."""
+"""Decode an image file into pixels, with properties of the file."""
 
 import io
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Latents at rest: a data set that an autoencoder has encoded once, for all epochs.
+"""Latents on disk: a data set that an autoencoder has encoded once, for all epochs.
 
 A folder holds
 

@@ -1,4 +1,4 @@
-"""What a pile of file names means: which files are images, of which classes, and what is odd.
+"""Find out from a list of file names which are images, of which classes, and what is odd.
 
 Labels come from ``dataset.json`` where there is one (NVlabs/edm: ``{"labels": [["a/b.png", 0],
 ...]}``), else from the first folder of each image, in the order of the sorted names.

@@ -1,4 +1,4 @@
-"""What labels and the names of classes may be, whatever kind of file they stand in."""
+"""Limits on labels and class names, whatever kind of file they stand in."""
 
 import unicodedata
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""What a sample is: an image, or a latent, of which an autoencoder would make one.
+"""The kinds of samples: images, and latents that an autoencoder can decode.
 
 The two kinds never share a name or a layout, so that nobody reads latents as pixels: images are
 8-bit PNGs and ``arr_0``, latents are float32 arrays under their own names.

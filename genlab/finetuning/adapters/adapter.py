@@ -1,4 +1,4 @@
-"""An adapter as it lies in its folder, and what it makes of a base.
+"""An adapter as it is read from its folder, and its application to a base.
 
 Nothing in a folder is executed or believed: what it says is typed and bounded, and the shapes of
 its tensors are held against the base on the meta device before anything of that size is allocated.

@@ -1,4 +1,4 @@
-"""An adapter in words and numbers: what it is, whether its base is here, what it changes."""
+"""The description of an adapter: what it is, whether its base is here, what it changes."""
 
 from dataclasses import dataclass
 from typing import Any

@@ -1,4 +1,4 @@
-"""What an adapter says of itself beside its numbers; read from files that anybody may have made."""
+"""The metadata of an adapter, validated, since anybody may have written the file."""
 
 import json
 import re

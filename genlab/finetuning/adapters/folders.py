@@ -1,4 +1,4 @@
-"""Folders of adapters: their files, which of them lie where, and those kept on this machine.
+"""Folders of adapters: their files, how to find them, and those kept on this machine.
 
 Nothing heavy is imported, so that names can be listed and completed at once.
 """

@@ -1,4 +1,4 @@
-"""An adapter at a glance, from its JSON alone.
+"""A summary of an adapter, from its JSON alone.
 
 Nothing heavy is imported: lists of adapters come at once.
 """

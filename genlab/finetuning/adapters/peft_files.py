@@ -1,4 +1,4 @@
-"""Configurations that peft wrote, or that somebody calls peft's: what of them is taken over."""
+"""Configurations that peft wrote, or claims to have written: validated before they are used."""
 
 import re
 from collections.abc import Iterator, Mapping

@@ -1,4 +1,4 @@
-"""An adapter's folder, as it is written and shared."""
+"""Write an adapter's folder."""
 
 from pathlib import Path
 

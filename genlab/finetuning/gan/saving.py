@@ -1,4 +1,4 @@
-"""A GAN of other classes on disk: an ordinary model folder, its card, and what was done."""
+"""Save a GAN with new classes: an ordinary model folder, its card, and a record of the search."""
 
 import json
 import re

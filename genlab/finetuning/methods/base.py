@@ -1,4 +1,4 @@
-"""What every method of fine-tuning is: it prepares a network, merges it, says what it saves."""
+"""The contract of a fine-tuning method: it prepares a network, merges it, lists what is saved."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""How alike two diffusion models are at each noise level: what T-Stitch rests on.
+"""How similar two diffusion models are at each noise level: the premise of T-Stitch.
 
 Source: Pan et al. (arXiv:2402.14167), Section 3, whose figure shows the same for DiT.
 """

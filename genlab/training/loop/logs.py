@@ -1,4 +1,4 @@
-"""What a run tells while it trains: log.jsonl, TensorBoard, and whoever watches."""
+"""The log of a run: log.jsonl and TensorBoard."""
 
 import json
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Everything that a step changes: networks, their optimizers, the averages of the main one."""
+"""The state that a step changes: networks, their optimizers, the averages of the main one."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""What a run writes while it trains, and when: log lines, states, snapshots, scores, previews.
+"""Write logs, checkpoints, snapshots, scores and previews while a run trains.
 
 Nothing here changes what is computed. Within a step the state comes last, so that a run that dies
 in between does the step's other files again.

@@ -1,4 +1,4 @@
-"""States: everything a run needs to go on, as a folder that is either complete or not there.
+"""Checkpoints: everything a run needs to go on, in a folder that is complete or not there.
 
 A state is written under a temporary name and renamed, so a process that dies at any moment leaves
 the last complete one.

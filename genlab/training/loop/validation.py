@@ -1,4 +1,4 @@
-"""Images that a run is judged by while it trains, though it never trains on them."""
+"""Validation images: scored during training, never trained on."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace

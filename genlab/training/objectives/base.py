@@ -1,4 +1,4 @@
-"""What is specific to a family of models in training: networks, losses, and what comes out.
+"""The contract of a training objective: networks, losses, and the model that comes out.
 
 The loop knows nothing of it. A step runs the objective's phases one after another, and each phase
 updates one network: a diffusion model has one phase, a GAN one for its generator and some for its

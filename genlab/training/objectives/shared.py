@@ -1,4 +1,4 @@
-"""What several objectives do alike."""
+"""Functions that several objectives share."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Sees that a GAN comes to nothing before the hours are spent."""
+"""Detect that a GAN's training has collapsed."""
 
 import warnings
 from collections.abc import Mapping

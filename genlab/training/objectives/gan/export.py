@@ -1,4 +1,4 @@
-"""From a GAN's run to its discriminator, calibrated against the generator of the same run."""
+"""Export the discriminator of a GAN's run, calibrated against the generator of the same run."""
 
 from collections.abc import Mapping
 from pathlib import Path
