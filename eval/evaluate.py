@@ -31,8 +31,8 @@ from genlab.eval.metrics.likelihood import likelihoods
 from genlab.eval.protocol import (
     build_metrics,
     check_names,
-    environment_facts,
-    protocol_facts,
+    environment_metadata,
+    protocol_metadata,
     summarise,
 )
 from genlab.eval.references.building import find_reference
@@ -225,7 +225,7 @@ class Evaluation:
             "labels": self._label_sampling(),
             "metrics": {name: metric.settings() for name, metric in self.metrics.items()},
             "pixel_rule": PIXEL_RULE,
-            "device": environment_facts(self.device, 1)["device"],
+            "device": environment_metadata(self.device, 1)["device"],
             "genlab": genlab.__version__,
         }
 
@@ -373,7 +373,7 @@ class Evaluation:
         gathered: Sequence[Collected],
         reference: Reference | None,
     ) -> Record:
-        protocol = protocol_facts(
+        protocol = protocol_metadata(
             self.config,
             self.extractor,
             self.metrics,
@@ -391,7 +391,7 @@ class Evaluation:
             | self._tallies(gathered)
             | self._matching(gathered[0].features, reference),
             provenance=self._provenance(),
-            environment=environment_facts(self.device, self.processes.count),
+            environment=environment_metadata(self.device, self.processes.count),
             cost=self._cost(gathered),
             picture=self._picture(gathered[0]),
             created=datetime.now(UTC).isoformat(timespec="seconds"),

@@ -372,7 +372,7 @@ def relearn_rows(
             (loss.total / size).backward()
             optimizer.step()
     network.requires_grad_(requires_grad=False).eval()
-    again = type(model).from_facts(network, {**model.facts(), **model.parts()}, None)
+    again = type(model).from_metadata(network, {**model.metadata(), **model.parts()}, None)
     assert isinstance(again, DiffusionGenerator)
     return again
 

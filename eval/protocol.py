@@ -116,7 +116,7 @@ def _frozen(config: EvalConfig) -> dict[str, Any]:
     return {**{key: plain[key] for key in FROZEN}, "metrics": sorted(entries, key=str)}
 
 
-def protocol_facts(
+def protocol_metadata(
     config: EvalConfig,
     extractor: FeatureExtractor,
     metrics: Mapping[str, Metric],
@@ -136,7 +136,7 @@ def protocol_facts(
     }
 
 
-def environment_facts(device: torch.device, processes: int) -> dict[str, Any]:
+def environment_metadata(device: torch.device, processes: int) -> dict[str, Any]:
     """What a score should not depend on, but might."""
     cuda = device.type == "cuda"
     return {

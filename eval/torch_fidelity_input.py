@@ -1,7 +1,7 @@
 """GenLab's generators as an input of torch-fidelity's command line.
 
-torch-fidelity's own interface for generators draws all latents from one stream and cannot take labels with
-NumPy 1.24 and later. A data set has neither problem.
+torch-fidelity's own interface for generators draws all latents from one stream and cannot take
+labels with NumPy 1.24 and later. A data set has neither problem.
 """
 
 from collections.abc import Sequence

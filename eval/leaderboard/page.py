@@ -16,7 +16,7 @@ from markupsafe import Markup
 
 import genlab
 from genlab.eval.leaderboard.board import Column, Group, Section
-from genlab.eval.leaderboard.page_rows import facts, own_row, published_row
+from genlab.eval.leaderboard.page_rows import metadata, own_row, published_row
 from genlab.eval.leaderboard.ranking import plain_name
 from genlab.eval.leaderboard.records import Record
 from genlab.eval.leaderboard.wording import (
@@ -134,7 +134,7 @@ def _group(group: Group, beside: Sequence[Record], anchor: str, number: int) -> 
         "label": f"{group.dataset}, {' / '.join(group.names)}",
         "title": group_title(group),
         "ranked": True,
-        "protocol": facts(group.protocol),
+        "protocol": metadata(group.protocol),
         "columns": [_head(c, note) for c, note in zip(group.columns, notes, strict=True)],
         "rows": _by_first_column([*ours, *theirs], group.columns[0]),
         "pictures": any(row["picture"] for row in ours),

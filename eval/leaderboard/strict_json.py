@@ -73,7 +73,7 @@ def check_picture(value: Any, where: str) -> None:
         raise EvaluationError(f"{where} must be a PNG as base64 text, and is another format")
 
 
-def check_facts(value: Any, where: str) -> None:
+def check_metadata(value: Any, where: str) -> None:
     """An object with any values that can be written again."""
     if not isinstance(value, dict):
         raise EvaluationError(f"{where} must be an object, got {kind(value)}")

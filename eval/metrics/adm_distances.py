@@ -1,9 +1,9 @@
 """Precision and recall in the float16 arithmetic of guided-diffusion's evaluator.
 
 Published tables were made with it, and its numbers differ from exact ones by up to 1 % absolute, so
-it is there by name and for comparison alone. What follows are the facts of its TensorFlow graph on
-a CPU: features and all squared distances in float16, except in blocks of 10,000 x 10,000 in which
-one of them overflows, which are computed in float32.
+it is there by name and for comparison alone. Its TensorFlow graph on a CPU computes features and
+all squared distances in float16, except for blocks of 10,000 x 10,000 in which one of them
+overflows: these are computed in float32.
 """
 
 from collections.abc import Iterator

@@ -246,15 +246,15 @@ def summary(results: Sequence[Result], charts: Sequence[Chart], common: Common) 
 
 def note_of(record: Record, repeats: int) -> str:
     """How scores were made, for below a chart."""
-    facts = record.protocol
-    reference = facts.get("reference") or {}
-    parts = [f"{facts.get('count', 0):,} images"]
+    metadata = record.protocol
+    reference = metadata.get("reference") or {}
+    parts = [f"{metadata.get('count', 0):,} images"]
     if repeats > 1:
         parts[0] = f"mean of {repeats} draws of {parts[0]}, bars: 95 %"
     if reference.get("name"):
         parts[0] += f" against {reference['name']}"
-    if (extractor := (facts.get("extractor") or {}).get("name")) not in (None, "none"):
+    if (extractor := (metadata.get("extractor") or {}).get("name")) not in (None, "none"):
         parts.append(f"extractor {extractor}")
-    if facts.get("name"):
-        parts.append(f"protocol {facts['name']}")
+    if metadata.get("name"):
+        parts.append(f"protocol {metadata['name']}")
     return ", ".join(parts)

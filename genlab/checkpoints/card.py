@@ -58,12 +58,12 @@ def with_card(
         LabelError: as many names as there are not classes.
         ConfigError: the sampler does not fit the model.
     """
-    facts: dict[str, Any] = {}
+    metadata: dict[str, Any] = {}
     if class_names:
-        facts["class_names"] = list(class_names)
+        metadata["class_names"] = list(class_names)
     if sampler:
-        facts["sampler"] = sampler
-    dressed = generator.changed(**facts)
+        metadata["sampler"] = sampler
+    dressed = generator.changed(**metadata)
     dressed.card = card(dressed, name, origin)
     return dressed
 
@@ -82,7 +82,7 @@ def card(generator: Product, name: str, origin: Origin) -> str:
         "",
         f"Converted by GenLab {genlab.__version__}; nothing in the official file was executed.",
         "",
-        *(f"- {key}: {value}" for key, value in _facts(generator, origin).items() if value),
+        *(f"- {key}: {value}" for key, value in _metadata(generator, origin).items() if value),
         "",
         "```python",
         *_example(generator),
@@ -161,17 +161,17 @@ def _data(model: Product) -> dict[str, str | None]:
     return {"Images": size, "Autoencoder": f"{kind}, SHA-256 of config and weights `{digest}`"}
 
 
-def _facts(generator: Product, origin: Origin) -> dict[str, str | None]:
+def _metadata(generator: Product, origin: Origin) -> dict[str, str | None]:
     parameters = sum(parameter.numel() for parameter in generator.network.parameters())
-    facts = generator.facts()
-    null = "with" if facts.get("has_null_class") else "no"
+    metadata = generator.metadata()
+    null = "with" if metadata.get("has_null_class") else "no"
     allowed = {True: "allowed", False: "not allowed", None: None}[origin.commercial_use]
     return {
         "Network": f"{type(generator.network).__name__}, {parameters / 1e6:.1f}M parameters",
         **_data(generator),
         "Classes": f"{generator.num_classes or 'none'}"
         + (f" ({null} null class)" if generator.num_classes else ""),
-        "Preconditioning": facts.get("preconditioning", {}).get("name"),
+        "Preconditioning": metadata.get("preconditioning", {}).get("name"),
         "Data": origin.data,
         "Source file": f"`{origin.file}`",
         "SHA-256 of the source file": f"`{origin.sha256}`",

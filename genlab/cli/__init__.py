@@ -37,7 +37,7 @@ COMMANDS = {
     "calibrate": "Make a GAN's discriminator fit to reject images by.",
     "convert": "Turn an official checkpoint into a GenLab folder; nothing in it is executed.",
     "data": "Check a data set, or pack it into a zip.",
-    "zoo": "List the official checkpoints, show their facts, fetch them.",
+    "zoo": "List the official checkpoints, show their metadata, fetch them.",
     "samplers": "List solvers, schedules and guidance, or say what one does.",
     "presets": "List the shipped configurations, print or recommend one.",
     "completion": "Let Tab complete commands and names: bash, zsh, fish.",

@@ -48,11 +48,11 @@ def show(adapter: str, base: str | None, as_json: bool) -> None:
     from genlab.finetuning.adapters.describing import base_state, describe_adapter, describe_lines
 
     read = _read(adapter)
-    facts = describe_adapter(read, base_state(read, base))
+    metadata = describe_adapter(read, base_state(read, base))
     if as_json:
-        echo_json(facts)
+        echo_json(metadata)
         return
-    rows = describe_lines(facts)
+    rows = describe_lines(metadata)
     width = max(map(len, rows))
     for row, text in rows.items():
         click.echo(f"{row:<{width}}  {text}")
@@ -158,7 +158,7 @@ def merge(adapter: str, output: Path, base: str | None, dtype: str | None) -> No
 
         model.to(dtype=getattr(torch, dtype))
     model.save_pretrained(output)
-    click.echo(f"{output}: {read.name} merged into {base or read.facts.base}")
+    click.echo(f"{output}: {read.name} merged into {base or read.metadata.base}")
 
 
 def _read(adapter: str) -> "Adapter":

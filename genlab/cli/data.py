@@ -166,29 +166,29 @@ def _print_report(report: "Report") -> None:
     from rich.text import Text
 
     console = Console(soft_wrap=True, highlight=False)
-    facts = Table.grid(padding=(0, 2))
-    for name, value in _facts(report).items():
-        facts.add_row(Text(name, style="bold"), Text(value))
+    metadata = Table.grid(padding=(0, 2))
+    for name, value in _metadata(report).items():
+        metadata.add_row(Text(name, style="bold"), Text(value))
     console.print(Text(f"{report.path}: {report.kind}", style="bold"))
-    console.print(facts)
+    console.print(metadata)
     for finding in report.findings:
         line = Text(f"{finding.level}: ", style=STYLES[finding.level])
         console.print(line.append(finding.message, style="default"))
     console.print(_verdict(report))
 
 
-def _facts(report: "Report") -> dict[str, str]:
-    facts = {"images": f"{report.num_images:,}"}
+def _metadata(report: "Report") -> dict[str, str]:
+    metadata = {"images": f"{report.num_images:,}"}
     for name, counts in (
         ("sizes", report.sizes),
         ("channels", report.modes),
         ("files", report.formats),
     ):
         if counts:
-            facts[name] = _counts(counts, 5)
+            metadata[name] = _counts(counts, 5)
     if report.classes is not None:
-        facts[f"{len(report.classes):,} classes"] = _counts(report.classes, MAX_CLASSES_SHOWN)
-    return facts
+        metadata[f"{len(report.classes):,} classes"] = _counts(report.classes, MAX_CLASSES_SHOWN)
+    return metadata
 
 
 def _counts(counts: dict[str, int], most: int) -> str:
@@ -272,7 +272,7 @@ def prepare(
     for reason in done.skipped:
         click.echo(f"left out: {reason.partition(';')[0]}", err=True)
     size_bytes = done.path.stat().st_size
-    facts = {
+    metadata = {
         "path": str(done.path),
         "images": done.num_images,
         "image_shape": list(done.image_shape),
@@ -281,7 +281,7 @@ def prepare(
         "skipped": len(done.skipped),
     }
     if as_json:
-        echo_json(facts)
+        echo_json(metadata)
         return
     depth, height, width = done.image_shape
     colour = "grey" if depth == 1 else "RGB"
@@ -359,7 +359,7 @@ def encode(
     model = read_autoencoder(autoencoder).to(processes.device or device or best_device())
     model.prepare()
     with progress("encoding", len(dataset)) as bar:
-        facts = encode_dataset(
+        metadata = encode_dataset(
             dataset,
             model,
             out,
@@ -372,9 +372,9 @@ def encode(
     if processes.rank > 0:
         return
     if as_json:
-        echo_json({"path": str(out), **asdict(facts)})
+        echo_json({"path": str(out), **asdict(metadata)})
         return
-    shape = "x".join(map(str, facts.latent_shape))
+    shape = "x".join(map(str, metadata.latent_shape))
     click.echo(
-        f"{out}: {facts.num_images:,} latents of {shape}; train on them with data.path={out}"
+        f"{out}: {metadata.num_images:,} latents of {shape}; train on them with data.path={out}"
     )

@@ -17,9 +17,9 @@ from genlab.errors import printable
 PACKAGES = ("torchvision", "diffusers", "accelerate", "safetensors", "numpy", "Pillow")
 
 MOST_VALUE = 40_000
-"""Characters of one fact: the names of a thousand classes, each of which is cut already."""
+"""Characters of one value: the names of a thousand classes, each of which is cut already."""
 
-Facts = dict[str, Any]
+Metadata = dict[str, Any]
 
 
 @click.command("doctor")
@@ -30,16 +30,16 @@ def command(checkpoint: str | None, as_json: bool) -> None:
 
     Without CHECKPOINT: versions, devices, the number types each of them computes in, what GenLab
     chose for them and why, memory and folders. With CHECKPOINT (a model's name, a folder, an
-    adapter or an official file): its facts. Nothing in it is executed.
+    adapter or an official file): its metadata. Nothing in it is executed.
     """
-    facts = _machine() if checkpoint is None else _checkpoint(checkpoint)
+    metadata = _machine() if checkpoint is None else _checkpoint(checkpoint)
     if as_json:
-        echo_json(facts)
+        echo_json(metadata)
     else:
-        click.echo("\n".join(_lines(facts)))
+        click.echo("\n".join(_lines(metadata)))
 
 
-def _machine() -> Facts:
+def _machine() -> Metadata:
     import torch
 
     from genlab import compute
@@ -131,7 +131,7 @@ def _dtypes(device: str) -> list[str]:
     return supported
 
 
-def _checkpoint(name: str) -> Facts:
+def _checkpoint(name: str) -> Metadata:
     from genlab import load
     from genlab.finetuning.adapters.folders import find_adapter
 
@@ -151,13 +151,13 @@ def _checkpoint(name: str) -> Facts:
             **_shapes(generator),
             "classes": generator.num_classes or "none (unconditional)",
             "class names": ", ".join(names) if names else "none",
-            **_diffusion_facts(generator),
+            **_diffusion_metadata(generator),
             "weights sha256": generator.weights_sha256(),
         },
     }
 
 
-def _shapes(generator: Any) -> Facts:
+def _shapes(generator: Any) -> Metadata:
     """What the model draws: images, latents, or images by way of latents."""
     shape = " x ".join(map(str, generator.image_shape))
     if generator.draws_latents:
@@ -173,7 +173,7 @@ def _shapes(generator: Any) -> Facts:
     }
 
 
-def _adapter(folder: Path) -> Facts:
+def _adapter(folder: Path) -> Metadata:
     """What an adapter is, also where its base is not here."""
     from genlab.finetuning.adapters.adapter import read_adapter
     from genlab.finetuning.adapters.describing import base_state, describe_adapter, describe_lines
@@ -182,7 +182,7 @@ def _adapter(folder: Path) -> Facts:
     return {"adapter": describe_lines(describe_adapter(read, base_state(read)))}
 
 
-def _diffusion_facts(generator: Any) -> Facts:
+def _diffusion_metadata(generator: Any) -> Metadata:
     if generator.family != "diffusion":
         return {}
     denoiser = generator.denoiser
@@ -202,11 +202,11 @@ def _format(path: Path) -> str:
     return "GenLab folder" if path.is_dir() else "model that comes with GenLab"
 
 
-def _lines(facts: Facts, indent: str = "") -> list[str]:
-    """Facts as aligned lines, nested ones indented."""
+def _lines(metadata: Metadata, indent: str = "") -> list[str]:
+    """Metadata as aligned lines, nested ones indented."""
     lines = []
-    width = max((len(str(key)) for key in facts), default=0)
-    for key, value in facts.items():
+    width = max((len(str(key)) for key in metadata), default=0)
+    for key, value in metadata.items():
         if isinstance(value, dict) and not indent:
             lines += [f"{key}:", *_lines(value, "  ")]
         elif isinstance(value, dict) and any(isinstance(v, (dict, list)) for v in value.values()):

@@ -249,13 +249,13 @@ def _evaluate(
 
 def _summary(record: "Record") -> str:
     """The scores as lines, with their intervals, and what they were made with."""
-    facts = record.protocol
-    reference = facts["reference"]
+    metadata = record.protocol
+    reference = metadata["reference"]
     against = f" against {reference['name']}" if reference else ""
-    frozen = f", protocol {facts['name']}" if facts["name"] else ""
+    frozen = f", protocol {metadata['name']}" if metadata["name"] else ""
     lines = [
-        f"{record.model}: {facts['count']:,} images{against}, extractor "
-        f"{facts['extractor']['name']}{frozen}"
+        f"{record.model}: {metadata['count']:,} images{against}, extractor "
+        f"{metadata['extractor']['name']}{frozen}"
     ]
     width = max(map(len, record.scores))
     for name, score in record.scores.items():

@@ -211,7 +211,7 @@ def _report_of(settings: "FinetuneConfig", *, has_data: bool) -> "DryRun":
     check_has_weights(settings.base)
     objective = FinetuneObjective(settings, load(settings.base))
     data, _ = conform_to(settings.data, objective.base, settings.base)
-    objective.build({}, Batches(data, settings.seed).facts)
+    objective.build({}, Batches(data, settings.seed).metadata)
     return _costs(settings, base_of(settings.base, objective.start))
 
 

@@ -125,10 +125,10 @@ def _page(entry: "Entry") -> Iterator[str]:
     yield wrapped(entry.summary, "  ")
     for paragraph in entry.text:
         yield wrapped(paragraph, "  ")
-    facts = list(_facts(entry))
-    if facts:
-        width = max(len(name) for name, _ in facts) + 4
-        yield "\n".join(wrapped(text, " " * width, f"  {name}") for name, text in facts)
+    metadata = list(_metadata(entry))
+    if metadata:
+        width = max(len(name) for name, _ in metadata) + 4
+        yield "\n".join(wrapped(text, " " * width, f"  {name}") for name, text in metadata)
     if entry.config is not None:
         from genlab.config import to_yaml
 
@@ -139,7 +139,7 @@ def _page(entry: "Entry") -> Iterator[str]:
     yield f"  try it:\n    {entry.command}"
 
 
-def _facts(entry: "Entry") -> Iterator[tuple[str, str]]:
+def _metadata(entry: "Entry") -> Iterator[tuple[str, str]]:
     if entry.kind == "solver":
         yield "order", str(entry.order)
         evaluations = {steps: nfe for steps, nfe in (entry.nfe or {}).items() if nfe is not None}

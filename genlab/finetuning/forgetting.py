@@ -17,7 +17,7 @@ from genlab.errors import ConfigError, nearest
 from genlab.finetuning.config import ForgetConfig
 from genlab.generators.base import Generator
 from genlab.generators.diffusion import DiffusionGenerator
-from genlab.training.loop.batches import DataFacts
+from genlab.training.loop.batches import DataMetadata
 from genlab.training.objectives.base import Loss, Objective
 from genlab.training.objectives.shared import plain
 
@@ -100,7 +100,7 @@ class Forgetting:
         return label
 
     def data_labels(
-        self, data: DataFacts, names: Sequence[str] | None
+        self, data: DataMetadata, names: Sequence[str] | None
     ) -> Int64[Tensor, " classes"]:
         """The base's label of each class of the data, by name; by number where names are missing.
 

@@ -13,7 +13,7 @@ from typing_extensions import override
 from genlab import compute
 from genlab.data.class_names import same_names
 from genlab.errors import ConfigError
-from genlab.finetuning.adapters.facts import AdapterFacts
+from genlab.finetuning.adapters.facts import AdapterMetadata
 from genlab.finetuning.class_tables.classes import with_classes
 from genlab.finetuning.class_tables.origins import ClassOrigin, class_origins
 from genlab.finetuning.class_tables.rebuilding import own_tensors, rebuild
@@ -28,7 +28,7 @@ from genlab.generators.autoencoder import Autoencoder
 from genlab.generators.base import Generator
 from genlab.generators.gan import GanGenerator
 from genlab.generators.latents import size_of
-from genlab.training.loop.batches import DataFacts
+from genlab.training.loop.batches import DataMetadata
 from genlab.training.objectives.base import Loss, Objective, Product, Watch
 
 MAX_NAMED = 8
@@ -71,7 +71,7 @@ class FinetuneObjective(Objective):
         self.notes: list[str] = []
         self.forgetting = Forgetting(config.forget, self.base) if config.forget.classes else None
         self._labels: Tensor | None = None
-        self._known: DataFacts | None = None
+        self._known: DataMetadata | None = None
         self._trained = self._total = 0
         self._adopt(family_objective(self.base, config.objective))
 
@@ -91,7 +91,7 @@ class FinetuneObjective(Objective):
         self.base.to(device)
         compute.choose(device).prepare_training(self.base.network)
 
-    def build(self, network: Mapping[str, Any], data: DataFacts) -> dict[str, nn.Module]:
+    def build(self, network: Mapping[str, Any], data: DataMetadata) -> dict[str, nn.Module]:
         """The base's network with the data's classes, prepared by the method, and a GAN's others.
 
         Raises:
@@ -116,7 +116,7 @@ class FinetuneObjective(Objective):
             beside = self.inner.beside(built, self.base, self.origins, data)
         return {self.main: built, **beside}
 
-    def _begin(self, data: DataFacts) -> None:
+    def _begin(self, data: DataMetadata) -> None:
         """Give the base the classes of the data."""
         names, initial = self._names(data), self.config.classes.initial
         self.start, self.origins = self.base, ()
@@ -130,7 +130,7 @@ class FinetuneObjective(Objective):
             self.start = with_classes(self.base, classes, initial=self.origins)
         self._adopt(family_objective(self.start, self.config.objective))
 
-    def _names(self, data: DataFacts) -> tuple[str, ...] | None:
+    def _names(self, data: DataMetadata) -> tuple[str, ...] | None:
         """Names of the data's classes; None where they have none.
 
         Raises:
@@ -152,7 +152,7 @@ class FinetuneObjective(Objective):
             )
         return names
 
-    def _check_images(self, data: DataFacts) -> None:
+    def _check_images(self, data: DataMetadata) -> None:
         config, base = self.config, self.base
         autoencoder: Autoencoder | None = getattr(base, "autoencoder", None)
         if base.draws_latents:
@@ -296,9 +296,9 @@ class FinetuneObjective(Objective):
         )
         return {"Variance": trained}
 
-    def adapter_facts(
+    def adapter_metadata(
         self, base_sha256: str | None, conversion: Mapping[str, Any], images: int
-    ) -> AdapterFacts:
+    ) -> AdapterMetadata:
         """What an adapter has to say beside its tensors.
 
         Args:
@@ -307,7 +307,7 @@ class FinetuneObjective(Objective):
             images: seen in training.
         """
         names = self._class_names()
-        return AdapterFacts(
+        return AdapterMetadata(
             base=self.config.base,
             base_sha256=base_sha256,
             method=METHODS.entry_of(self.method),

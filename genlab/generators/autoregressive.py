@@ -195,19 +195,19 @@ class AutoregressiveGenerator(Generator):
             )
 
     @override
-    def facts(self) -> dict[str, Any]:
-        return {**super().facts(), "has_null_class": self.has_null_class}
+    def metadata(self) -> dict[str, Any]:
+        return {**super().metadata(), "has_null_class": self.has_null_class}
 
     @classmethod
     @override
-    def from_facts(
-        cls, network: Any, facts: Mapping[str, Any], card: str | None = None
+    def from_metadata(
+        cls, network: Any, metadata: Mapping[str, Any], card: str | None = None
     ) -> "AutoregressiveGenerator":
         return AutoregressiveGenerator(
             network,
-            class_names=facts.get("class_names"),
-            sampler=facts.get("sampler"),
-            has_null_class=facts.get("has_null_class", False),
+            class_names=metadata.get("class_names"),
+            sampler=metadata.get("sampler"),
+            has_null_class=metadata.get("has_null_class", False),
             card=card,
         )
 

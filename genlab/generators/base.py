@@ -54,7 +54,7 @@ class Generator(SavedModel):
     """A model that turns seeds and labels into images.
 
     A family says how it is sampled (`sampler_class`, `check_sampler`, `steps`) and what the network
-    does not know itself (`facts`, `from_facts`); the rest is here and in `SavedModel`.
+    does not know itself (`metadata`, `from_metadata`); the rest is here and in `SavedModel`.
 
     Args:
         network: see `SavedModel`, as for what is not named here.
@@ -459,9 +459,9 @@ class Generator(SavedModel):
         return weights_sha256(named)
 
     @override
-    def facts(self) -> dict[str, Any]:
+    def metadata(self) -> dict[str, Any]:
         """The sampler, too."""
-        return {**super().facts(), "sampler": dict(self.sampler.config)}
+        return {**super().metadata(), "sampler": dict(self.sampler.config)}
 
     def identity(self, sampler: AnySampler | None = None) -> dict[str, Any]:
         """What decides how the images look, beside weights, sampler config, seeds and labels.
@@ -470,7 +470,7 @@ class Generator(SavedModel):
             sampler: what `build_sampler` made: the models that it uses count, too.
         """
         excluded = {"image_shape", "num_classes", "class_names", "sampler", "has_null_class"}
-        facts = {key: value for key, value in self.facts().items() if key not in excluded}
+        metadata = {key: value for key, value in self.metadata().items() if key not in excluded}
         parts = {} if sampler is None else sampler.parts
         hashes = {
             f"{kind}s_sha256": [model.sha256() for model in models]
@@ -478,7 +478,7 @@ class Generator(SavedModel):
         }
         adaptation = adaptation_of(self.network)
         adapted = {} if adaptation is None else {"adapted_by": adaptation.identity()}
-        return {**facts, "network": own_config(self.network), **adapted, **hashes}
+        return {**metadata, "network": own_config(self.network), **adapted, **hashes}
 
     @classmethod
     @override

@@ -287,26 +287,26 @@ class DiffusionGenerator(Generator):
         """SHA-256 over all that the model's predictions depend on, as a part of a sampler."""
         return text_sha256([self.weights_sha256(), self.identity()])
 
-    def facts(self) -> dict[str, Any]:
+    def metadata(self) -> dict[str, Any]:
         """All that the network does not know itself, as ``model_index.json`` holds it."""
         return {
-            **super().facts(),
+            **super().metadata(),
             "preconditioning": self.preconditioning.to_config(),
             "has_null_class": self.has_null_class,
         }
 
     @classmethod
     @override
-    def from_facts(
-        cls, network: nn.Module, facts: Mapping[str, Any], card: str | None = None
+    def from_metadata(
+        cls, network: nn.Module, metadata: Mapping[str, Any], card: str | None = None
     ) -> "DiffusionGenerator":
-        autoencoder = facts.get("autoencoder")
+        autoencoder = metadata.get("autoencoder")
         return cls(
             network,
-            from_config(facts["preconditioning"]),
-            class_names=facts.get("class_names"),
-            sampler=facts.get("sampler"),
-            has_null_class=facts.get("has_null_class", False),
+            from_config(metadata["preconditioning"]),
+            class_names=metadata.get("class_names"),
+            sampler=metadata.get("sampler"),
+            has_null_class=metadata.get("has_null_class", False),
             autoencoder=None if autoencoder is None else Autoencoder(autoencoder),
             card=card,
         )

@@ -154,23 +154,23 @@ class GanDiscriminator(SavedModel):
         return text_sha256([own_config(self.network), self._plain_calibration(), weights])
 
     @override
-    def facts(self) -> dict[str, Any]:
+    def metadata(self) -> dict[str, Any]:
         """The calibration, too."""
-        return {**super().facts(), "calibration": self._plain_calibration()}
+        return {**super().metadata(), "calibration": self._plain_calibration()}
 
     def _plain_calibration(self) -> dict[str, Any] | None:
         return None if self.calibration is None else asdict(self.calibration)
 
     @classmethod
-    def from_facts(
-        cls, network: Any, facts: Mapping[str, Any], card: str | None = None
+    def from_metadata(
+        cls, network: Any, metadata: Mapping[str, Any], card: str | None = None
     ) -> "GanDiscriminator":
-        """Make the discriminator again from its network and what `facts` gave."""
-        plain = facts.get("calibration")
+        """Make the discriminator again from its network and what `metadata` gave."""
+        plain = metadata.get("calibration")
         return cls(
             network,
             calibration=None if plain is None else schema.make(Calibration, plain, "calibration"),
-            class_names=facts.get("class_names"),
+            class_names=metadata.get("class_names"),
             card=card,
         )
 

@@ -353,10 +353,10 @@ class GanGenerator(Generator):
 
     @classmethod
     @override
-    def from_facts(
-        cls, network: Any, facts: Mapping[str, Any], card: str | None = None
+    def from_metadata(
+        cls, network: Any, metadata: Mapping[str, Any], card: str | None = None
     ) -> "GanGenerator":
-        names, sampler = facts.get("class_names"), facts.get("sampler")
+        names, sampler = metadata.get("class_names"), metadata.get("sampler")
         return cls(network, class_names=names, sampler=sampler, card=card)
 
 

@@ -123,19 +123,19 @@ class NoisyClassifier(SavedModel):
         return text_sha256([config, self.preconditioning.to_config(), weights])
 
     @override
-    def facts(self) -> dict[str, Any]:
+    def metadata(self) -> dict[str, Any]:
         """The preconditioning, too."""
-        return {**super().facts(), "preconditioning": self.preconditioning.to_config()}
+        return {**super().metadata(), "preconditioning": self.preconditioning.to_config()}
 
     @classmethod
-    def from_facts(
-        cls, network: nn.Module, facts: Mapping[str, Any], card: str | None = None
+    def from_metadata(
+        cls, network: nn.Module, metadata: Mapping[str, Any], card: str | None = None
     ) -> "NoisyClassifier":
-        """Make the classifier again from its network and what `facts` gave."""
+        """Make the classifier again from its network and what `metadata` gave."""
         return cls(
             network,
-            from_config(facts["preconditioning"]),
-            class_names=facts.get("class_names"),
+            from_config(metadata["preconditioning"]),
+            class_names=metadata.get("class_names"),
             card=card,
         )
 

@@ -47,7 +47,7 @@ _DTYPE = ("dtype", "torch_dtype")
 _AUTOENCODER = ("autoencoder", "vae")
 """How an autoencoder is given: by its name in our folders, or by that of diffusers' pipelines."""
 _ENDINGS = ("json", "safetensors")
-_FACTS = ("family", "preconditioning", "class_names", "has_null_class", "sampler")
+_METADATA = ("family", "preconditioning", "class_names", "has_null_class", "sampler")
 
 StepCallback = Callable[[Any, int, float, dict[str, Any]], dict[str, Any] | None]
 """``(pipeline, step index, sigma, tensors) -> tensors to replace, or None``.
@@ -110,16 +110,16 @@ class GenLabPipeline(PipelineConventions):
     @classmethod
     def from_generator(cls, generator: Generator) -> "GenLabPipeline":
         """The pipeline object around a generator; both use the same network."""
-        facts = {key: value for key, value in generator.facts().items() if key in _FACTS}
-        pipeline = cls(cast(ModelMixin, generator.network), **{**facts, **generator.parts()})
+        metadata = {key: value for key, value in generator.metadata().items() if key in _METADATA}
+        pipeline = cls(cast(ModelMixin, generator.network), **{**metadata, **generator.parts()})
         pipeline._card = generator.card
         return pipeline
 
     def as_generator(self) -> Generator:
         """The generator behind the pipeline; both use the same network."""
-        facts = {key: self.config[key] for key in _FACTS}
-        facts |= {name: getattr(self, name) for name in PARTS}
-        return FAMILIES[facts["family"]].from_facts(self.network, facts, self.card)
+        metadata = {key: self.config[key] for key in _METADATA}
+        metadata |= {name: getattr(self, name) for name in PARTS}
+        return FAMILIES[metadata["family"]].from_metadata(self.network, metadata, self.card)
 
     @classmethod
     def from_pretrained(
@@ -161,7 +161,7 @@ class GenLabPipeline(PipelineConventions):
             name = str(pretrained_model_name_or_path)
             folder = Path(snapshot_download(name, allow_patterns=patterns, **hub))
         index = read_index(folder)
-        family_of(folder, index).check_facts(folder, index)
+        family_of(folder, index).check_metadata(folder, index)
         if not kwargs.keys() <= set(_DTYPE):
             pipeline = super().from_pretrained(folder, **kwargs)
             pipeline._card = read_card(folder)
@@ -169,8 +169,8 @@ class GenLabPipeline(PipelineConventions):
         # The plain case takes our own reader, which refuses incomplete weights; diffusers only
         # warns.
         network = read_network(folder, index, kwargs.get("dtype", kwargs.get("torch_dtype")))
-        facts = {key: index[key] for key in _FACTS if key in index}
-        pipeline = cls(network, **{**facts, **read_parts(folder, index)})
+        metadata = {key: index[key] for key in _METADATA if key in index}
+        pipeline = cls(network, **{**metadata, **read_parts(folder, index)})
         source = str(pretrained_model_name_or_path)
         pipeline.register_to_config(_name_or_path=source)  # type: ignore[no-untyped-call]  # diffusers tells no types
         pipeline._card = read_card(folder)
@@ -258,10 +258,10 @@ class GenLabPipeline(PipelineConventions):
         return self._adapter_set
 
     def _show(self, generator: Generator) -> None:
-        """Have this generator's network and facts as one's own."""
-        facts = {key: value for key, value in generator.facts().items() if key in _FACTS}
+        """Take over this generator's network and metadata."""
+        metadata = {key: value for key, value in generator.metadata().items() if key in _METADATA}
         self.register_modules(network=generator.network)  # type: ignore[no-untyped-call]  # diffusers tells no types
-        self.register_to_config(**facts)  # type: ignore[no-untyped-call]  # diffusers tells no types
+        self.register_to_config(**metadata)  # type: ignore[no-untyped-call]  # diffusers tells no types
 
     def save_pretrained(
         self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any

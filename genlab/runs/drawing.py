@@ -141,7 +141,7 @@ def _about(generator: Generator, config: Mapping[str, Any], kind: SampleKind) ->
             "num_classes": generator.num_classes,
             "class_names": None if generator.class_names is None else list(generator.class_names),
         },
-        **kind.facts(),
+        **kind.metadata(),
         "device": parameter.device.type,
         "versions": {
             "genlab": genlab.__version__,

@@ -39,7 +39,7 @@ _OUR_NETWORKS = "genlab.networks."
 def write_folder(
     folder: Path,
     network: nn.Module,
-    facts: Mapping[str, Any],
+    metadata: Mapping[str, Any],
     card: str | None = None,
     parts: Mapping[str, nn.Module] | None = None,
 ) -> None:
@@ -48,7 +48,7 @@ def write_folder(
     Args:
         folder: may exist, with an older generator or other files in it.
         network: a diffusers ``ModelMixin``.
-        facts: the pipeline's other constructor arguments.
+        metadata: the pipeline's other constructor arguments.
         card: text of the model card (README.md), which hubs show.
         parts: models beside the network, by names of `PARTS`.
 
@@ -60,7 +60,7 @@ def write_folder(
         "_class_name": PIPELINE,
         "_diffusers_version": diffusers.__version__,
         **{name: _component(model) for name, model in models.items()},
-        **facts,
+        **metadata,
     }
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)

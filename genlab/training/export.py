@@ -150,14 +150,14 @@ def _from_state(run: Run, choice: Choice, snapshots: list[Snapshot]) -> Chosen:
 
 
 def make_product(
-    run: Run, choice: Choice, facts: Mapping[str, Any] | None = None
+    run: Run, choice: Choice, extra_rows: Mapping[str, Any] | None = None
 ) -> tuple[Product, Chosen]:
     """What a run has trained (a generator, a classifier), in float32 on the CPU, with its card.
 
     Args:
         run: finished or not.
         choice: which weights.
-        facts: more rows for the model card's table, for instance a score.
+        extra_rows: more rows for the model card's table, for instance a score.
     """
     config, data = run.read_config(), run.read_data()
     objective = run.build_objective(config)
@@ -174,7 +174,7 @@ def make_product(
         for name, tensor in tensors.items():
             tensor.copy_(chosen.weights[name])
     names = data.class_names if config.class_names is None else tuple(config.class_names)
-    card = model_card(run, config, data, objective, choice, chosen.images, facts or {})
+    card = model_card(run, config, data, objective, choice, chosen.images, extra_rows or {})
     network.eval()
     product = objective.product(objective.finish(network), names, config.sampler, card)
     if data.autoencoder is not None and not objective.starts_trained:
@@ -187,7 +187,7 @@ def export(
     folder: Path,
     choice: Choice,
     dtype: str | None = None,
-    facts: Mapping[str, Any] | None = None,
+    extra_rows: Mapping[str, Any] | None = None,
 ) -> Chosen:
     """Write what a run has trained as a folder.
 
@@ -196,9 +196,9 @@ def export(
         folder: what `genlab.load` reads afterwards, where it is a generator.
         choice: which weights.
         dtype: what they are stored in; None is float32.
-        facts: more rows for the model card's table.
+        extra_rows: more rows for the model card's table.
     """
-    product, chosen = make_product(run, choice, facts)
+    product, chosen = make_product(run, choice, extra_rows)
     if dtype is not None:
         product.to(dtype=getattr(torch, dtype))
     product.save_pretrained(folder)

@@ -8,7 +8,7 @@ import torch
 from genlab.errors import ConfigError, nearest
 from genlab.generators.base import Generator
 from genlab.training.config import TrainConfig
-from genlab.training.loop.batches import Batches, DataFacts, Share
+from genlab.training.loop.batches import Batches, DataMetadata, Share
 from genlab.training.loop.loop import build_accelerator
 from genlab.training.loop.validation import build_validation
 from genlab.training.objectives.base import NETWORKS, Objective, build_objective
@@ -43,10 +43,10 @@ def rehearse(
     _check_optimizers(config, objective)
     _check_network(config)
     if with_data:
-        facts = Batches(config.data, config.seed).facts
-        _check_product(config, objective, facts)
-        build_validation(config, objective, facts, torch.device("cpu"))
-        Run(folder).check(config, facts, objective.recuttable)
+        metadata = Batches(config.data, config.seed).metadata
+        _check_product(config, objective, metadata)
+        build_validation(config, objective, metadata, torch.device("cpu"))
+        Run(folder).check(config, metadata, objective.recuttable)
 
 
 def _check_optimizers(config: TrainConfig, objective: Objective) -> None:
@@ -73,11 +73,11 @@ def _check_network(config: TrainConfig) -> None:
             )
 
 
-def _check_product(config: TrainConfig, objective: Objective, facts: DataFacts) -> None:
+def _check_product(config: TrainConfig, objective: Objective, metadata: DataMetadata) -> None:
     """Shapes of the networks, the default sampler, and that of previews."""
     with torch.device("meta"):  # shapes alone: no memory, no random numbers
-        network = objective.build(config.network, facts)[objective.main]
-    names = facts.class_names if config.class_names is None else tuple(config.class_names)
+        network = objective.build(config.network, metadata)[objective.main]
+    names = metadata.class_names if config.class_names is None else tuple(config.class_names)
     product = objective.product(network, names, config.sampler)
     if isinstance(product, Generator):
         product.build_sampler(config.output.preview_sampler)

@@ -1,7 +1,7 @@
 """The folder of a run: its settings, the metadata of its data, and its results.
 
 config.yaml      the merged configuration
-data.json        facts of the training data
+data.json        metadata of the training data
 machine.json     what it was trained on, and with which versions
 log.jsonl        one line every output.log_steps steps
 autoencoder/     of a run on latents
@@ -23,7 +23,7 @@ from genlab.config import load, read_yaml, to_plain, to_yaml
 from genlab.errors import TrainingError
 from genlab.files import write_text
 from genlab.training.config import TrainConfig
-from genlab.training.loop.batches import DataFacts
+from genlab.training.loop.batches import DataMetadata
 from genlab.training.objectives.base import Objective, build_objective
 
 FREE = (
@@ -75,12 +75,12 @@ class Run:
         """Whether a run was started here."""
         return self.config_path.is_file()
 
-    def start(self, config: TrainConfig, data: DataFacts, hardware: str) -> None:
+    def start(self, config: TrainConfig, data: DataMetadata, hardware: str) -> None:
         """Write down what the run is told; see `check`.
 
         Args:
             config: merged.
-            data: facts of the training data.
+            data: metadata of the training data.
             hardware: what it trains on, in words.
         """
         machine = {"hardware": hardware, "genlab": __version__, "torch": version("torch")}
@@ -88,12 +88,12 @@ class Run:
         write_text(self.data_path, json.dumps(asdict(data), indent=2) + "\n")
         write_text(self.config_path, to_yaml(config))
 
-    def check(self, config: TrainConfig, data: DataFacts, recuttable: bool = True) -> None:
+    def check(self, config: TrainConfig, data: DataMetadata, recuttable: bool = True) -> None:
         """Refuse to go on with a run that was begun otherwise.
 
         Args:
             config: merged.
-            data: facts of the training data.
+            data: metadata of the training data.
             recuttable: of the objective.
 
         Raises:
@@ -149,16 +149,16 @@ class Run:
         """
         return build_objective(config.objective)
 
-    def read_data(self) -> DataFacts:
+    def read_data(self) -> DataMetadata:
         """What the run knows of its data."""
-        facts = json.loads(self.data_path.read_text())
-        names = facts["class_names"]
-        return DataFacts(
-            num_images=facts["num_images"],
-            image_shape=tuple(facts["image_shape"]),
-            num_classes=facts["num_classes"],
+        metadata = json.loads(self.data_path.read_text())
+        names = metadata["class_names"]
+        return DataMetadata(
+            num_images=metadata["num_images"],
+            image_shape=tuple(metadata["image_shape"]),
+            num_classes=metadata["num_classes"],
             class_names=None if names is None else tuple(names),
-            autoencoder=facts.get("autoencoder"),
+            autoencoder=metadata.get("autoencoder"),
         )
 
     def _is_free(self, key: str, config: TrainConfig, recuttable: bool) -> bool:

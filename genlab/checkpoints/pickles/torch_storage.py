@@ -1,9 +1,9 @@
 """Read tensors in network pickles: PyTorch's older storage format, without its loader.
 
 A storage is a byte string that holds a small file of its own: five pickles (magic number, format
-version, facts of the machine, the storage's description, the keys that follow) and then the raw
-numbers behind their count. All sizes are checked against the bytes that are there before anything
-is made.
+version, byte order and sizes of the machine, the storage's description, the keys that follow) and
+then the raw numbers behind their count. All sizes are checked against the bytes that are there
+before anything is made.
 
 Source: read off PyTorch's ``torch/serialization.py`` (the format before 1.6, which still serves
     here).

@@ -106,8 +106,8 @@ def entries() -> dict[str, ZooEntry]:
     text = files("genlab.checkpoints.zoo").joinpath("zoo.yaml").read_text(encoding="utf-8")
     table: Any = OmegaConf.create(text)
     by_name = {}
-    for name, facts in table.models.items():
-        entry = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(ZooEntry), facts))
+    for name, metadata in table.models.items():
+        entry = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(ZooEntry), metadata))
         assert isinstance(entry, ZooEntry)
         by_name[str(name)] = entry
     return by_name

@@ -41,7 +41,7 @@ class _Part:
     """The file as far as it has come, and what tells whether the server still has the same one."""
 
     data: Path
-    facts: Path
+    metadata: Path
 
     @classmethod
     def of(cls, path: Path) -> "_Part":
@@ -53,14 +53,14 @@ class _Part:
     def validator(self, url: str) -> str | None:
         """The server's mark (ETag or date) of what is here; None: it cannot be resumed."""
         try:
-            facts = json.loads(self.facts.read_text())
-            return str(facts["validator"]) if facts["url"] == url else None
+            metadata = json.loads(self.metadata.read_text())
+            return str(metadata["validator"]) if metadata["url"] == url else None
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
     def drop(self) -> None:
         self.data.unlink(missing_ok=True)
-        self.facts.unlink(missing_ok=True)
+        self.metadata.unlink(missing_ok=True)
 
 
 def download(
@@ -289,7 +289,7 @@ def _remember(response: Any, url: str, part: _Part) -> None:
     etag = response.headers.get("ETag")
     mark = etag if etag and not etag.startswith("W/") else response.headers.get("Last-Modified")
     if mark:
-        part.facts.write_text(json.dumps({"url": url, "validator": mark}))
+        part.metadata.write_text(json.dumps({"url": url, "validator": mark}))
 
 
 def _copy(

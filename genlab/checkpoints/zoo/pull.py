@@ -46,7 +46,7 @@ class Pulled:
 
 
 def origin_of(entry: ZooEntry, checksum: str) -> Origin:
-    """The entry's facts for the model card."""
+    """The entry's metadata for the model card."""
     return Origin(
         file=entry.file,
         sha256=checksum,
@@ -61,7 +61,7 @@ def origin_of(entry: ZooEntry, checksum: str) -> Origin:
 
 
 def recognise(source: Path, checksum: str) -> Origin | None:
-    """The zoo's facts about a file: told by checksum where that is known, else by name.
+    """The zoo's metadata of a file, found by checksum where that is known, else by name.
 
     Raises:
         CheckpointError: the record of first downloads is damaged.
@@ -136,7 +136,7 @@ def pull(
             autoencoder = _autoencoder(entry.autoencoder, fetch)
             product = product.changed(autoencoder=autoencoder.model)
         try:
-            _check_facts(name, entry, product)
+            _check_metadata(name, entry, product)
         except CheckpointError:
             file.unlink(missing_ok=True)
             raise
@@ -209,7 +209,7 @@ def _autoencoder(repository: str, fetch: Fetch) -> Autoencoder:
             raise
 
 
-def _check_facts(name: str, entry: ZooEntry, generator: Any) -> None:
+def _check_metadata(name: str, entry: ZooEntry, generator: Any) -> None:
     expected, actual = tuple(entry.image_shape), tuple(generator.image_shape)
     if actual != expected or generator.num_classes != entry.num_classes:
         raise CheckpointError(

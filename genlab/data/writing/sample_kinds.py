@@ -100,7 +100,7 @@ class SampleKind(ABC):
         """
 
     @abstractmethod
-    def facts(self) -> dict[str, Any]:
+    def metadata(self) -> dict[str, Any]:
         """What a manifest says of the numbers in the files."""
 
     def title(self, text: str) -> str:
@@ -161,7 +161,7 @@ class _Images(SampleKind):
         writers.write_npz(path, samples, (len(seeds), height, width, channels), labels)
 
     @override
-    def facts(self) -> dict[str, Any]:
+    def metadata(self) -> dict[str, Any]:
         return {"pixel_rule": PIXEL_RULE}
 
 
@@ -219,7 +219,7 @@ class _Latents(SampleKind):
         writers.write_arrays(path, rows, beside)
 
     @override
-    def facts(self) -> dict[str, Any]:
+    def metadata(self) -> dict[str, Any]:
         return {"numbers": "float32, as the network gives them", "picture_rule": self._rule}
 
     _rule = f"channels row by row, grey from -{SPAN:g} (black) to {SPAN:g} (white)"

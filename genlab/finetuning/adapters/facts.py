@@ -10,7 +10,7 @@ from typing import Any
 
 from genlab.errors import MOST_TEXT, CheckpointError, ConfigError, GenLabError, nearest, printable
 from genlab.files import read_json_object, write_text
-from genlab.finetuning.adapters.folders import CONFIG, FACTS
+from genlab.finetuning.adapters.folders import CONFIG, METADATA
 from genlab.finetuning.class_tables.origins import ClassOrigin
 
 MAX_CLASSES = 1_000_000
@@ -30,11 +30,11 @@ _KINDS: Mapping[str, tuple[type | UnionType, str]] = {
     "images": (dict, "an object"),
     "trained_on_images": (int | None, "a whole number"),
 }
-"""Fact in the file -> what it must be, in types and in words."""
+"""Key of the file -> what it must be, in types and in words."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class AdapterFacts:
+class AdapterMetadata:
     """What has to be known to put an adapter onto its base.
 
     Attributes:
@@ -86,28 +86,30 @@ class AdapterFacts:
         return bool(self.classes) or self.num_classes not in (None, base_classes)
 
 
-def write_facts(folder: Path, facts: AdapterFacts, theirs: Mapping[str, Any] | None) -> None:
-    """Write the facts beside the numbers, each file whole or not at all.
+def write_metadata(
+    folder: Path, metadata: AdapterMetadata, theirs: Mapping[str, Any] | None
+) -> None:
+    """Write the metadata beside the tensors, each file whole or not at all.
 
     Args:
         folder: of the adapter.
-        facts: of it.
+        metadata: of it.
         theirs: what another library has in ``adapter_config.json``; None gives that file to GenLab.
     """
     if theirs is not None:
-        _write_json(folder / FACTS, facts.to_json())
-    _write_json(folder / CONFIG, facts.to_json() if theirs is None else theirs)
+        _write_json(folder / METADATA, metadata.to_json())
+    _write_json(folder / CONFIG, metadata.to_json() if theirs is None else theirs)
 
 
 def _write_json(path: Path, values: Mapping[str, Any]) -> None:
     write_text(path, json.dumps(dict(values), indent=2) + "\n")
 
 
-def read_files(folder: Path) -> tuple[AdapterFacts | None, dict[str, Any] | None]:
+def read_files(folder: Path) -> tuple[AdapterMetadata | None, dict[str, Any] | None]:
     """What the files of an adapter say.
 
     Returns:
-        The facts, or None where GenLab wrote none; and peft's configuration, or None where the
+        The metadata, or None where GenLab wrote none; and peft's configuration, or None where the
         adapter is none of peft's.
 
     Raises:
@@ -115,12 +117,12 @@ def read_files(folder: Path) -> tuple[AdapterFacts | None, dict[str, Any] | None
     """
     config = read_json_object(folder / CONFIG, CURE)
     if "peft_type" not in config:
-        return facts_of(config, folder / CONFIG), None
-    path = folder / FACTS
-    return (facts_of(read_json_object(path, CURE), path) if path.is_file() else None), config
+        return metadata_of(config, folder / CONFIG), None
+    path = folder / METADATA
+    return (metadata_of(read_json_object(path, CURE), path) if path.is_file() else None), config
 
 
-def facts_of(values: Mapping[str, Any], path: Path) -> AdapterFacts:
+def metadata_of(values: Mapping[str, Any], path: Path) -> AdapterMetadata:
     """Check and take over what a file says.
 
     A key that this version does not know is refused, since it may change what the adapter does.
@@ -149,7 +151,7 @@ def facts_of(values: Mapping[str, Any], path: Path) -> AdapterFacts:
     _check_numbers(values, path)
     names = values.get("class_names")
     try:
-        return AdapterFacts(
+        return AdapterMetadata(
             base=None if values["base"] is None else printable(values["base"], 4096),
             base_sha256=values.get("base_sha256"),
             method=dict(values["method"]),

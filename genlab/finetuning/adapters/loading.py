@@ -89,7 +89,7 @@ def load_base(adapter: "Adapter", name: str | None = None) -> "Generator":
         CheckpointError: the base is not here.
         ConfigError: the adapter names no base, or the base is an adapter itself.
     """
-    base = adapter.facts.base if name is None else name
+    base = adapter.metadata.base if name is None else name
     folder = adapter.folder
     if base is None:
         raise ConfigError(

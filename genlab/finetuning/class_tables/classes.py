@@ -85,19 +85,19 @@ def with_classes(
     else:
         labels = named or tuple(map(str, range(count)))
         origins = _check_origins(tuple(initial), labels, model.num_classes)
-    facts: dict[str, Any] = {**model.facts(), **model.parts()}
-    null = bool(facts.get("has_null_class"))
+    metadata: dict[str, Any] = {**model.metadata(), **model.parts()}
+    null = bool(metadata.get("has_null_class"))
     base: Any = model.network
     network = network_with_classes(base, origins, has_null_class=null)
-    facts["class_names"] = None if named is None else list(named)
-    if "has_null_class" in facts and model.num_classes == 0:
+    metadata["class_names"] = None if named is None else list(named)
+    if "has_null_class" in metadata and model.num_classes == 0:
         # A DiT may be configured without a row for it.
-        facts["has_null_class"] = count > 0 and getattr(network, "null_class", True)
-    if "sampler" in facts:
-        facts["sampler"] = _fitting(facts["sampler"], classes=count > 0)
-    if "calibration" in facts:
-        facts["calibration"] = None
-    return type(model).from_facts(network, facts, None)
+        metadata["has_null_class"] = count > 0 and getattr(network, "null_class", True)
+    if "sampler" in metadata:
+        metadata["sampler"] = _fitting(metadata["sampler"], classes=count > 0)
+    if "calibration" in metadata:
+        metadata["calibration"] = None
+    return type(model).from_metadata(network, metadata, None)
 
 
 def network_with_classes(

@@ -25,7 +25,7 @@ from genlab.networks.conditional_gan import ConditionalGenerator
 from genlab.networks.layers.gan_layers import Statistics
 from genlab.networks.layers.spectral_norm import SpectralNorm
 from genlab.saving.models import own_config
-from genlab.training.loop.batches import DataFacts
+from genlab.training.loop.batches import DataMetadata
 from genlab.training.objectives.base import Loss, build_network
 from genlab.training.objectives.gan.objective import DISCRIMINATOR, GENERATOR, GanObjective
 from genlab.training.objectives.shared import plain
@@ -93,7 +93,7 @@ class GanFinetuning(GanObjective):
         generator: nn.Module,
         base: GanGenerator,
         origins: Sequence[ClassOrigin],
-        data: DataFacts,
+        data: DataMetadata,
     ) -> dict[str, nn.Module]:
         """The networks that train, or are kept, beside the generator.
 
@@ -101,7 +101,7 @@ class GanFinetuning(GanObjective):
             generator: prepared by the method.
             base: with its own classes.
             origins: where the data's classes begin; empty where they are the base's.
-            data: facts of the images.
+            data: metadata of the images.
 
         Raises:
             ConfigError: the discriminator is of other classes or images than the base, or has fewer
@@ -130,7 +130,7 @@ class GanFinetuning(GanObjective):
         network = network_with_classes(judge.network, origins) if origins else judge.network
         return copy.deepcopy(network).requires_grad_(True)
 
-    def _fresh(self, base: GanGenerator, data: DataFacts) -> nn.Module:
+    def _fresh(self, base: GanGenerator, data: DataMetadata) -> nn.Module:
         channels, size, _ = data.image_shape
         options = dict(self.discriminator)
         if "name" not in options:
@@ -142,12 +142,12 @@ class GanFinetuning(GanObjective):
                 )
             width = own_config(base.network).get("channels")
             options = {"channels": width, **options, "name": DISCRIMINATORS[kind]}
-        facts = {
+        metadata = {
             "img_resolution": size,
             "img_channels": channels,
             "num_classes": data.num_classes,
         }
-        return build_network(options, facts, section="objective.discriminator")
+        return build_network(options, metadata, section="objective.discriminator")
 
     @override
     def compute_loss(

@@ -27,7 +27,7 @@ from genlab.training.loop.seeds import generator
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataFacts:
+class DataMetadata:
     """What a network and a model card need to know of the data.
 
     Attributes:
@@ -182,13 +182,13 @@ class Batches:
                 "so set data.image_size and data.fit (pad, crop or resize)"
             )
         names = self.dataset.class_names
-        self.facts = DataFacts(
+        self.metadata = DataMetadata(
             num_images=len(self.dataset),
             image_shape=shape,
             num_classes=self.dataset.num_classes,
             class_names=None if names is None else tuple(names),
             autoencoder=(
-                self.dataset.facts.autoencoder_sha256
+                self.dataset.metadata.autoencoder_sha256
                 if isinstance(self.dataset, LatentDataset)
                 else None
             ),
@@ -199,7 +199,7 @@ class Batches:
 
     def first(self, count: int) -> Micro:
         """The first images of the run, up to ``count``, the same ones in every process."""
-        rows = self.order(0, min(count, self.facts.num_images)).tolist()
+        rows = self.order(0, min(count, self.metadata.num_images)).tolist()
         pixels, labels = zip(*(self.dataset[row] for row in rows), strict=True)
         return torch.stack(pixels), torch.tensor(labels)
 

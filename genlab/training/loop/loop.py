@@ -110,10 +110,10 @@ class Trainer:
         self.objective = build_objective(config.objective) if objective is None else objective
         self.objective.to(self.device)
         self.batches = Batches(config.data, config.seed)
-        self.models = Models(config, self.objective, self.batches.facts, self.accelerator)
+        self.models = Models(config, self.objective, self.batches.metadata, self.accelerator)
         self.updates = Updates(config, self.objective, self.models, self.accelerator, self.share)
         self.recorder = self._recorder(watch, keep)
-        self.run.check(config, self.batches.facts, self.objective.recuttable)
+        self.run.check(config, self.batches.metadata, self.objective.recuttable)
         self.progress = self._resume()
         self.lr = self.updates.learning_rate(self.progress.images, self.objective.main)
 
@@ -122,9 +122,9 @@ class Trainer:
         watch: Callable[[dict[str, Any]], None],
         keep: Callable[[nn.Module, Progress], None] | None,
     ) -> Recorder:
-        config, objective, facts = self.config, self.objective, self.batches.facts
-        averaged = objective.build(config.network, facts)[objective.main].to(self.device).eval()
-        names = facts.class_names if config.class_names is None else tuple(config.class_names)
+        config, objective, metadata = self.config, self.objective, self.batches.metadata
+        averaged = objective.build(config.network, metadata)[objective.main].to(self.device).eval()
+        names = metadata.class_names if config.class_names is None else tuple(config.class_names)
         product = objective.product(averaged, names, config.sampler)
         if isinstance(self.batches.dataset, LatentDataset) and not objective.starts_trained:
             folder = self.batches.dataset.folder / AUTOENCODER
@@ -148,7 +148,7 @@ class Trainer:
             averaged,
             drawer,
             sampler,
-            build_validation(config, objective, facts, self.device),
+            build_validation(config, objective, metadata, self.device),
             watch,
             keep,
             self.evaluations,
@@ -229,7 +229,7 @@ class Trainer:
             keep_autoencoder(self.run.folder, partial(shutil.copytree, source))
         if self.is_main:
             machine = hardware(self.device, self.share.processes)
-            self.run.start(self.config, self.batches.facts, machine)
+            self.run.start(self.config, self.batches.metadata, machine)
         self.accelerator.wait_for_everyone()
         self._began, self._seconds_before = time.perf_counter(), self.progress.seconds
 
@@ -249,7 +249,7 @@ class Trainer:
         if stored.dtype == torch.uint8:
             return from_uint8(stored), labels
         draws = generator(self.device, self.config.seed, "latents", *address)
-        return draw_latents(stored, self.batches.facts.image_shape[0], draws), labels
+        return draw_latents(stored, self.batches.metadata.image_shape[0], draws), labels
 
     def _agreed_signal(self, stop: StopRequest, step: int) -> int | None:
         """The signal that any process got, the same answer in all of them."""

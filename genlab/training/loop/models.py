@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from genlab import compute
 from genlab.errors import ConfigError, TrainingError, nearest
 from genlab.training.config import TrainConfig
-from genlab.training.loop.batches import DataFacts
+from genlab.training.loop.batches import DataMetadata
 from genlab.training.loop.ema import HalfLifeAverage, PowerAverage, WeightAverage, averaged_tensors
 from genlab.training.loop.seeds import derive
 from genlab.training.loop.state import Progress, State
@@ -38,7 +38,11 @@ class Models:
     """
 
     def __init__(
-        self, config: TrainConfig, objective: Objective, data: DataFacts, accelerator: Accelerator
+        self,
+        config: TrainConfig,
+        objective: Objective,
+        data: DataMetadata,
+        accelerator: Accelerator,
     ) -> None:
         self.config, self.objective, self.accelerator = config, objective, accelerator
         torch.manual_seed(derive(config.seed, "weights"))

@@ -39,16 +39,16 @@ def save_snapshots(
 ) -> None:
     """Store every average as it is now."""
     for average in averages:
-        facts = {
+        metadata = {
             "average": average.name,
             "images": str(progress.images),
             "step": str(progress.step),
         }
         if isinstance(average, PowerAverage):
-            facts["sigma_rel"] = repr(average.sigma_rel)
+            metadata["sigma_rel"] = repr(average.sigma_rel)
         path = run.snapshot_path(progress.images, average.name)
         with writing(path), atomic_path(path) as temporary:
-            save_tensors(temporary, average.state_dict(), dtype, facts)
+            save_tensors(temporary, average.state_dict(), dtype, metadata)
 
 
 def list_snapshots(folder: Path) -> list[Snapshot]:

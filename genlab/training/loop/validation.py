@@ -13,21 +13,21 @@ from genlab.data.sources.base import some
 from genlab.data.sources.latents import LatentDataset
 from genlab.errors import ConfigError
 from genlab.training.config import TrainConfig
-from genlab.training.loop.batches import DataFacts, open_dataset
+from genlab.training.loop.batches import DataMetadata, open_dataset
 from genlab.training.objectives.base import Objective
 
 BATCH_SIZE = 250
 
 
 def build_validation(
-    config: TrainConfig, objective: Objective, data: DataFacts, device: torch.device
+    config: TrainConfig, objective: Objective, data: DataMetadata, device: torch.device
 ) -> Callable[[nn.Module], dict[str, float]] | None:
     """What judges the main network, or None where nothing is to be validated.
 
     Args:
         config: of the run; the images are brought into shape as those in training.
         objective: judges.
-        data: facts of the training images, which these must fit.
+        data: metadata of the training images, which these must fit.
         device: where the network is.
 
     Raises:
@@ -50,7 +50,7 @@ def build_validation(
         )
     dataset = open_dataset(replace(config.data, path=path, split=split))
     if isinstance(dataset, LatentDataset) and (
-        dataset.facts.autoencoder_sha256 != data.autoencoder
+        dataset.metadata.autoencoder_sha256 != data.autoencoder
     ):
         raise ConfigError(
             f"the validation latents of {path} were made by another autoencoder than those in "

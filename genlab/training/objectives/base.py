@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from genlab.errors import ConfigError, nearest
 from genlab.registry import Registry
-from genlab.training.loop.batches import DataFacts
+from genlab.training.loop.batches import DataMetadata
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +125,7 @@ class Objective(ABC):
         """See the attributes; a constant of most classes."""
 
     @abstractmethod
-    def build(self, network: Mapping[str, Any], data: DataFacts) -> dict[str, nn.Module]:
+    def build(self, network: Mapping[str, Any], data: DataMetadata) -> dict[str, nn.Module]:
         """Build the networks with fresh weights, drawn from torch's global generator.
 
         Args:

@@ -18,7 +18,7 @@ from genlab.diffusion.preconditioned import PreconditionedDenoiser
 from genlab.diffusion.preconditioning import IDDPM, Preconditioning, from_config
 from genlab.errors import ConfigError, nearest
 from genlab.generators.diffusion import DiffusionGenerator
-from genlab.training.loop.batches import DataFacts
+from genlab.training.loop.batches import DataMetadata
 from genlab.training.objectives.base import Loss, Objective, build_network
 from genlab.training.objectives.shared import check_share, hide_labels, plain
 
@@ -80,7 +80,7 @@ class DiffusionObjective(Objective):
         return AugmentPipe(**self.augment)
 
     @override
-    def build(self, network: Mapping[str, Any], data: DataFacts) -> dict[str, nn.Module]:
+    def build(self, network: Mapping[str, Any], data: DataMetadata) -> dict[str, nn.Module]:
         if data.autoencoder is not None and self.augment is not None:
             raise ConfigError(
                 "objective.augment moves and colours images, not latents; leave it out, or train "
@@ -88,7 +88,7 @@ class DiffusionObjective(Objective):
             )
         return {"network": build_network(network, self._from_data(data), " or objective.augment")}
 
-    def _from_data(self, data: DataFacts) -> dict[str, int]:
+    def _from_data(self, data: DataMetadata) -> dict[str, int]:
         channels, size, _ = data.image_shape
         # The second half of the output predicts a variance.
         twice = isinstance(self._preconditioning, IDDPM) or (

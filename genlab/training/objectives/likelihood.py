@@ -12,7 +12,7 @@ from typing_extensions import override
 from genlab.errors import ConfigError
 from genlab.generators.autoregressive import AutoregressiveGenerator, bits_per_dimension
 from genlab.networks.autoregressive import AutoregressiveNetwork
-from genlab.training.loop.batches import DataFacts
+from genlab.training.loop.batches import DataMetadata
 from genlab.training.objectives.base import Loss, Objective, build_network
 from genlab.training.objectives.shared import check_share, hide_labels, plain
 
@@ -40,10 +40,10 @@ class LikelihoodObjective(Objective):
         check_share("label_dropout", self.label_dropout)
 
     @override
-    def build(self, network: Mapping[str, Any], data: DataFacts) -> dict[str, nn.Module]:
+    def build(self, network: Mapping[str, Any], data: DataMetadata) -> dict[str, nn.Module]:
         channels, size, _ = data.image_shape
-        facts = {"img_resolution": size, "in_channels": channels, "label_dim": data.num_classes}
-        built = build_network(network, facts)
+        metadata = {"img_resolution": size, "in_channels": channels, "label_dim": data.num_classes}
+        built = build_network(network, metadata)
         if not isinstance(built, AutoregressiveNetwork):
             raise ConfigError(
                 f"the objective 'likelihood' trains autoregressive networks, not "

@@ -32,7 +32,7 @@ def export_discriminator(
     choice: Choice,
     calibration_images: int = CALIBRATION_IMAGES,
     dtype: str | None = None,
-    facts: Mapping[str, Any] | None = None,
+    extra_rows: Mapping[str, Any] | None = None,
 ) -> GanDiscriminator:
     """Write the discriminator of a GAN's run as a folder.
 
@@ -45,7 +45,7 @@ def export_discriminator(
         calibration_images: training images, the first that the run saw, that it is calibrated by;
             0 leaves it uncalibrated.
         dtype: what the weights are stored in; None is float32.
-        facts: more rows for the model card's table.
+        extra_rows: more rows for the model card's table.
 
     Raises:
         TrainingError: there is no such run, or it has not stored the weights.
@@ -76,7 +76,7 @@ def export_discriminator(
     network.eval()
     names = data.class_names if config.class_names is None else tuple(config.class_names)
     discriminator = GanDiscriminator(network, class_names=names)
-    rows = dict(facts or {})
+    rows = dict(extra_rows or {})
     if calibration_images:
         generator, _ = make_product(run, choice)
         assert isinstance(generator, GanGenerator)

@@ -14,7 +14,7 @@ from typing_extensions import override
 from genlab.errors import ConfigError
 from genlab.generators.gan import GanGenerator
 from genlab.networks.gan_base import GeneratorNetwork
-from genlab.training.loop.batches import DataFacts
+from genlab.training.loop.batches import DataMetadata
 from genlab.training.objectives.base import Loss, Objective, Watch, build_network
 from genlab.training.objectives.gan.collapse import CollapseWatch
 from genlab.training.objectives.gan.diffaugment import DiffAugment
@@ -110,7 +110,7 @@ class GanObjective(Objective):
         """The discriminator's updates, then the generator's."""
         return (DISCRIMINATOR,) * self.discriminator_steps + (GENERATOR,)
 
-    def build(self, network: Mapping[str, Any], data: DataFacts) -> dict[str, nn.Module]:
+    def build(self, network: Mapping[str, Any], data: DataMetadata) -> dict[str, nn.Module]:
         """Generator, discriminator, and their histories where wanted; see `Objective.build`."""
         if data.num_classes < 1:
             raise ConfigError(
@@ -118,15 +118,15 @@ class GanObjective(Objective):
                 "data.labels=true, or take other data"
             )
         channels, size, _ = data.image_shape
-        facts = {
+        metadata = {
             "img_resolution": size,
             "img_channels": channels,
             "num_classes": data.num_classes,
         }
         networks = {
-            GENERATOR: build_network(network, facts),
+            GENERATOR: build_network(network, metadata),
             DISCRIMINATOR: build_network(
-                self.discriminator, facts, section="objective.discriminator"
+                self.discriminator, metadata, section="objective.discriminator"
             ),
         }
         if not isinstance(networks[GENERATOR], GeneratorNetwork):
