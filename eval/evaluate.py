@@ -230,7 +230,7 @@ class Evaluation:
         }
 
     def run(self, pictures: Path | None = None) -> Record | None:
-        """See `evaluate`."""
+        """Evaluate, and return the record (in the process of rank 0, None in the others)."""
         reference = self._reference
         self._check_sizes(reference)
         self._check_counts(reference)

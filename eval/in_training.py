@@ -66,7 +66,7 @@ class SampleScores:
 
     @property
     def scores(self) -> Mapping[str, Score]:
-        """See `genlab.training.loop.evaluation.Evaluation`."""
+        """Name in the log -> how the score is written, and whether higher is better."""
         better = {"fd": False, "precision": True, "recall": True}
         better |= {"nearest_ratio": False, "nearest_share": False}
         return {
@@ -84,7 +84,7 @@ class SampleScores:
         return f"{score}[{self.extractor}]"
 
     def __call__(self, subject: Subject) -> Mapping[str, float]:
-        """See `genlab.training.loop.evaluation.Evaluation`."""
+        """Draw samples of the model in training and score them."""
         if subject.generator is None:
             raise ConfigError("samples are scored of runs that train a generator; leave it out")
         return self.compare(to_uint8(self.draw(subject)))

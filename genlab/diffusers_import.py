@@ -13,6 +13,8 @@ from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
+from typing_extensions import override
+
 DIFFUSERS = "diffusers"
 PIPELINE = "GenLabPipeline"
 
@@ -31,10 +33,10 @@ class _Finder(MetaPathFinder):
     def __init__(self) -> None:
         self._asking = False
 
+    @override
     def find_spec(
         self, fullname: str, path: Any, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """See `MetaPathFinder.find_spec`; ``path`` is any iterable, also of Python's own kind."""
         if fullname != DIFFUSERS or self._asking:
             return None
         self._asking = True

@@ -74,7 +74,7 @@ class NoiseStream:
         return stream
 
     def fork(self, key: str) -> "NoiseStream":
-        """See `Noise.fork`."""
+        """A stream of its own for each sample, which depends on the seed and ``key`` alone."""
         if self._roots is None:
             fresh = [torch.Generator("cpu").manual_seed(g.initial_seed()) for g in self._generators]
             self._roots = _roots(fresh)

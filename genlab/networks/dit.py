@@ -422,7 +422,7 @@ class FinalLayer(nn.Module):
         return self.linear(modulate(self.norm_final(x), shift, scale))
 
     def parts(self, path: str) -> Parts:
-        """See `Block.parts`."""
+        """The parts of this layer for a `Layout`; ``path`` is its name in the network."""
         modulation, width = f"{path}.adaLN_modulation", self.norm_final.normalized_shape[0]
         shift, scale = _rows(f"{modulation}.1", width, 2)
         return Parts(

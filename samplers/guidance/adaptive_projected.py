@@ -83,8 +83,8 @@ class AdaptiveProjected(ByClassOptions):
             )
 
     @property
+    @override
     def remembers(self) -> bool:
-        """See `GuidanceOptions`: where there is momentum."""
         return self.momentum != 0 and not self.is_off
 
     @property

@@ -222,7 +222,7 @@ class GuidanceOptions(ABC):
 
     @property
     def remembers(self) -> bool:
-        """See the attributes."""
+        """Whether a prediction depends on earlier ones of the run."""
         return False
 
     @abstractmethod

@@ -95,7 +95,7 @@ class PickedLevels(ABC):
 
     @abstractmethod
     def __call__(self, noise_levels: NoiseLevels) -> Float64[Tensor, " levels"]:
-        """See `genlab.samplers.base.Schedule`."""
+        """The decreasing noise levels of a run for this model, and a final 0."""
 
     def sigma_range(self, noise_levels: NoiseLevels) -> tuple[float, float]:
         """(sigma_min, sigma_max) of the run."""

@@ -7,6 +7,7 @@ from typing import ClassVar
 import torch
 from jaxtyping import Float64
 from torch import Tensor
+from typing_extensions import override
 
 from genlab.diffusion.preconditioning import vp_sigma
 from genlab.errors import ConfigError
@@ -100,6 +101,6 @@ class VP(NoiseSchedule):
             high if self.sigma_max is None else self.sigma_max,
         )
 
+    @override
     def levels(self, sigma_min: float, sigma_max: float) -> Float64[Tensor, " N"]:
-        """See `vp_sigmas`."""
         return vp_sigmas(self.num_steps, sigma_min, sigma_max, self.epsilon_s)

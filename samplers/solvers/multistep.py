@@ -301,7 +301,7 @@ class _Exact:
 
 
 def _places(estimates: Sequence[_Estimate], sigma_next: float) -> tuple[list[float], list[State]]:
-    """See `UniPC._weigh`, for all estimates but the newest."""
+    """Places and changes for `UniPC._weigh`, of all estimates but the newest."""
     now = estimates[0]
     h = -math.log(sigma_next) - now.lam
     places = [(each.lam - now.lam) / h for each in estimates[1:]]

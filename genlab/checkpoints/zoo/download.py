@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import IO, Any
 from urllib.parse import urlsplit
 
+from typing_extensions import override
+
 import genlab
 from genlab.errors import DownloadError, OutputError, printable, reason
 from genlab.files import CHUNK, sha256
@@ -162,10 +164,10 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
             raise DownloadError(f"{req.full_url} leads to an unprotected address, {newurl}")
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
+    @override
     def http_error_302(
         self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any
     ) -> Any:
-        """See `urllib.request.HTTPRedirectHandler.http_error_302`; errors leave nothing open."""
         try:
             return super().http_error_302(req, fp, code, msg, headers)
         except urllib.error.HTTPError:

@@ -189,8 +189,8 @@ class _Latents(SampleKind):
         tiles = filled.reshape(count, rows, columns, height, width).transpose(2, 3)
         return to_uint8(tiles.reshape(count, 1, rows * height, columns * width) / SPAN)
 
+    @override
     def picture(self, sample: Stored) -> Pixels:
-        """See `shown`."""
         return self.shown(torch.tensor(sample)[None])[0].permute(1, 2, 0).numpy()
 
     @override

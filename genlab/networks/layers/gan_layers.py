@@ -238,7 +238,7 @@ class SelfAttention(nn.Module):
         return torch.addcmul(x, self.gamma, self.o(h))
 
     def parts(self, path: str, block: str) -> Parts:
-        """See `ResidualBlock.parts`."""
+        """The parts of this layer for a `Layout`; ``path`` is its name in the network."""
         branch = Branch(block=block, kind="attention", layer=f"{path}.o", width=self.channels)
         return Parts(branches=(branch,), modules={"attention": (path,)})
 

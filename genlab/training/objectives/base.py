@@ -122,7 +122,7 @@ class Objective(ABC):
     @property
     @abstractmethod
     def phases(self) -> tuple[str, ...]:
-        """See the attributes; a constant of most classes."""
+        """The networks that a step updates, in this order; a constant of most classes."""
 
     @abstractmethod
     def build(self, network: Mapping[str, Any], data: DataMetadata) -> dict[str, nn.Module]:

@@ -33,15 +33,15 @@ class CollapseWatch:
         self._warned = False
 
     def state_dict(self) -> dict[str, Any]:
-        """See `genlab.training.objectives.base.Watch`."""
+        """Since when the loss has been low, as JSON values."""
         return {"since": self._since, "warned": self._warned}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """See `genlab.training.objectives.base.Watch`."""
+        """Go on from a `state_dict`."""
         self._since, self._warned = state["since"], state["warned"]
 
     def __call__(self, kimg: float, means: Mapping[str, float]) -> Trouble | None:
-        """See `genlab.training.objectives.base.Watch`."""
+        """End the run after ``patience_kimg`` of low loss; warn after half of that."""
         loss = means["discriminator"]
         if loss >= self.loss:
             self._since, self._warned = None, False
