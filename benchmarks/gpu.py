@@ -149,7 +149,7 @@ class Bench:
     peaks: dict[torch.dtype, float] = field(default_factory=dict)
 
     def wait(self) -> None:
-        """Until the device has done what it was told."""
+        """Wait until the device has finished its work."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 

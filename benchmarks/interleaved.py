@@ -87,7 +87,7 @@ class Sampling(Variant):
 
 
 Column = Callable[[Variant, Variant], str]
-"""What a table says of a variant, given it and the first one."""
+"""The cell of a variant in a table, given it and the first one."""
 
 
 class Ratios:

@@ -124,7 +124,7 @@ def collect(
         timed = samples.count - sum(_size(samples, batch_size, n) for n in done)
         todo = [n for n in range(_num_batches(samples, batch_size)) if n not in done]
         on_progress(sum(_size(samples, batch_size, n) for n in done))
-        processes.wait()  # nobody writes before all have looked
+        processes.wait()  # no process writes before all have looked
         with work.failing_together():
             _run(work, todo[processes.rank :: processes.count], samples, extractor, required,
                  batch_size, every, on_progress)  # fmt: skip
@@ -335,7 +335,7 @@ class _Work:
             write_text(self.folder / f"failure-{self.processes.rank}.txt", str(error))
         self.processes.wait()
         reasons = [path.read_text("utf-8") for path in sorted(self.folder.glob("failure-*.txt"))]
-        self.processes.wait()  # nobody begins anew, and removes them, before all have read
+        self.processes.wait()  # no process starts again, and removes them, before all have read
         if reasons:
             raise SharedError(reasons[0])
 

@@ -213,8 +213,8 @@ class Evaluation:
         """All that the record depends on but its name, as JSON.
 
         Equal identities mean equal scores, and costs measured on the same kind of machine. Making
-        it reads the reference, and computes its statistics where nobody has yet; all processes must
-        call it.
+        it reads the reference, and computes its statistics where they are not stored yet; all
+        processes must call it.
         """
         reference = self._reference
         return {
@@ -320,7 +320,7 @@ class Evaluation:
             )
 
     def _collect(self, samples: Samples, needs: Sequence[Need], number: int) -> Collected | None:
-        if not needs:  # nobody looks at samples: none are drawn
+        if not needs:  # no metric needs samples: none are drawn
             if self.processes.rank > 0:
                 return None
             nothing = torch.zeros(0, 3, 1, 1, dtype=torch.uint8)

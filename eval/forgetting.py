@@ -384,7 +384,7 @@ def probe(
     labels: Int64[Tensor, " N"],
     check: ForgettingCheck,
 ) -> tuple[Float[Tensor, " M"], Int64[Tensor, " M"]]:
-    """Read the class off a middle block by ridge regression; no class is told to the network.
+    """Read the class off a middle block by ridge regression; the network gets no class.
 
     Every other image of a class trains the probe, the rest test it.
 

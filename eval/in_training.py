@@ -35,7 +35,7 @@ BATCH = 250
 
 @dataclass(kw_only=True)
 class SampleScores:
-    """Draws images by the averaged weights and holds them against real ones.
+    """Draws images by the averaged weights and compares them with real ones.
 
     It gives ``fd`` (the Fréchet distance), ``precision`` and ``recall`` against the reference, and
     ``nearest_ratio`` and ``nearest_share``, which tell copies of the images in training (see

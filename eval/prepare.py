@@ -105,6 +105,6 @@ def model_subject(
 
 
 def model_name(source: str) -> str:
-    """How the leaderboard calls a model that nobody named: by its file or folder."""
+    """How the leaderboard calls a model without a given name: by its file or folder."""
     path = Path(source)
     return path.stem if path.is_file() else path.resolve().name

@@ -45,7 +45,7 @@ class Subject:
         alpha: str = "refuse",
         wording: Wording = SETTINGS,
     ) -> "Subject":
-        """Images at rest, with the manifest of the run that made them, if one did.
+        """Images on disk, with the manifest of the run that made them, if one did.
 
         Args:
             path: of the images, or of the folder that ``genlab sample`` wrote.

@@ -1,7 +1,7 @@
 """``GenLabPipeline`` under diffusers' own name, so that its loader finds the class.
 
 diffusers' ``DiffusionPipeline.from_pretrained`` looks the class of a folder up in the module
-``diffusers``. ``import genlab`` imports no diffusers, so the name is added when somebody does,
+``diffusers``. ``import genlab`` imports no diffusers, so the name is added once it is imported,
 before or after; our class is imported only when the name is asked for.
 """
 

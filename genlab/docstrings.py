@@ -44,7 +44,7 @@ def parse(docstring: str | None) -> Docstring:
 
 
 def meaning(cls: type, attribute: str) -> str:
-    """What the docstring of a class, or of the nearest base that tells, says of an attribute."""
+    """The description of an attribute in the docstring of a class or of its nearest base."""
     for each in cls.__mro__:
         attributes = parse(each.__dict__.get("__doc__")).attributes
         if attribute in attributes:

@@ -109,7 +109,7 @@ def reading(
     kind: type[GenLabError] = CheckpointError,
     cure: str = "fetch or save it again",
 ) -> Iterator[None]:
-    """Read a file of somebody else's: whatever goes wrong becomes a sentence that names the file.
+    """Read a foreign file: whatever goes wrong becomes a sentence that names the file.
 
     What a damaged or forged file makes libraries raise cannot be listed. Errors of our own pass as
     they are; all others stay as the cause, for ``GENLAB_TRACEBACK=1``.
@@ -124,7 +124,7 @@ def reading(
     """
     try:
         yield
-    except (GenLabError, Warning):  # a warning raises where somebody has it do so
+    except (GenLabError, Warning):  # a warning raises where filters say so
         raise
     except Exception as error:
         if is_out_of_memory(error):

@@ -2,7 +2,7 @@
 
 A built-in stands in a table as ``"heun": "genlab.samplers.solvers:Heun"`` and is wrapped as an
 entry point, so that it takes the very path of ``[project.entry-points."genlab.solvers"]`` in
-somebody else's package and is imported only when asked for by name.
+another package and is imported only when asked for by name.
 """
 
 import dataclasses
@@ -61,7 +61,7 @@ class Registry(Generic[T]):
         """Where ``name`` is defined.
 
         Raises:
-            ConfigError: in two packages; a name that nobody asks for stops nobody.
+            ConfigError: in two packages; other names stay usable.
         """
         entry, other = self._scan().get(name), self._twice.get(name)
         if entry is not None and other is not None:
@@ -73,7 +73,7 @@ class Registry(Generic[T]):
 
     @property
     def builds(self) -> type | None:
-        """What `build` must give; it is imported when somebody asks."""
+        """What `build` must give; it is imported on first use."""
         if isinstance(self._builds, str):
             self._builds = EntryPoint("builds", self._builds, self.group).load()
         return cast("type | None", self._builds)
@@ -242,7 +242,7 @@ class Registry(Generic[T]):
 
 
 class PluginWarning(UserWarning):
-    """A plug-in that nobody asked for is broken."""
+    """A plug-in that was not asked for is broken."""
 
 
 def leave_out(error: GenLabError) -> None:

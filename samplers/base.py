@@ -280,7 +280,7 @@ class Solver(ABC):
 
     Attributes:
         order: order of convergence of a whole run, its own start included; tests measure it.
-        on_grid: whether the model is asked at the levels of the run alone.
+        on_grid: whether the model is evaluated at the levels of the run alone.
         suits: which diffusion models it is for, in a few words.
     """
 

@@ -85,7 +85,7 @@ class Entry:
         nfe: steps -> network evaluations of an image, without guidance (solvers); None where they
             depend on the image.
         draws: draws of noise in a step, with the default options (solvers).
-        on_grid: whether the model is asked at the schedule's noise levels alone (solvers).
+        on_grid: whether the model is evaluated at the schedule's noise levels alone (solvers).
         describes: what it is made of, in a few words (presets).
         config: what stands in it (presets).
     """
@@ -153,7 +153,7 @@ def _own_name(kind: str, name: str) -> str:
 
 
 def entry(kind: str, name: str) -> Entry:
-    """What one entry says of itself.
+    """One entry, from the docstring and attributes of its class.
 
     Raises:
         GenLabError: it is a plug-in that cannot be loaded or built.

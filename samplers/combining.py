@@ -113,7 +113,7 @@ def check_levels(levels: Iterable[float], noise_levels: NoiseLevels, title: str)
     """Refuse noise levels that a second model does not know.
 
     Args:
-        levels: those that it would be asked at.
+        levels: those that it would be evaluated at.
         noise_levels: its own.
         title: see `check_combinable`.
 

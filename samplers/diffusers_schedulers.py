@@ -294,7 +294,7 @@ class Run:
 
     @property
     def timesteps(self) -> Tensor:
-        """What the scheduler wants its network to be told, one for each call."""
+        """The timesteps that the scheduler's network gets, one for each call."""
         timesteps: Tensor = self.scheduler.timesteps
         return timesteps
 

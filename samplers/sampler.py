@@ -124,7 +124,7 @@ class Sampler(AnySampler):
             whole = replace(whole, guidance=guidance)
         text = dict(vars(whole))
         stitch = stitching.entries_of(text.pop("stitch"))
-        if stitch:  # runs without are told as if there were no such setting
+        if stitch:  # runs without are recorded as if there were no such setting
             text["stitch"] = stitch
         return cls(
             solver=SOLVERS.build_named(whole.solver, "sampler.solver"),

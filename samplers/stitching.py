@@ -26,7 +26,7 @@ from genlab.samplers.guidance.base import Guidance
 RULES = ("time", "step", "sigma")
 
 TOLERANCE = 1e-9
-"""A level on the border of two models is the second one's, whatever rounding makes of it."""
+"""A level on the border of two models is the second one's, whatever the rounding."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -329,7 +329,7 @@ class Stitched(Guidance):
 def check_run(stitches: Sequence[Stitch], grid: Grid, solver: Solver) -> None:
     """Refuse a run in which a small model would be asked what it does not know.
 
-    A discrete model between two of its levels is not refused: it is told the nearest timestep,
+    A discrete model between two of its levels is not refused: it gets the nearest timestep,
     while its scalings are those of the level itself, so that it goes with models of other levels.
 
     Args:
@@ -363,7 +363,7 @@ def check_run(stitches: Sequence[Stitch], grid: Grid, solver: Solver) -> None:
 
 
 def _asked(stitches: Sequence[Stitch], grid: Grid, solver: Solver) -> Iterator[tuple[int, float]]:
-    """(number of a small model, a noise level that it is asked at): the ends of its steps."""
+    """(number of a small model, a noise level that it is evaluated at): the ends of its steps."""
     levels, starts = grid.sigmas.tolist(), solver.starts(grid)
     asks_on = not solver.on_grid or solver.nfe(2) != 2
     for index, start in enumerate(starts):

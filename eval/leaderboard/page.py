@@ -33,7 +33,7 @@ EMPTY = (
     "No records here yet. 'genlab eval edm-fmnist --protocol offline-2k' scores a model that comes "
     "with GenLab and writes the first one, in a few minutes and without a network."
 )
-"""What every view says of a folder without records."""
+"""The text of every view for a folder without records."""
 
 
 def render_page(sections: Sequence[Section]) -> str:

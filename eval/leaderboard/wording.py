@@ -65,7 +65,7 @@ def number_text(value: float) -> str:
 
 
 def cost_text(record: Record, cost: str) -> str:
-    """What an image cost; empty where nobody counted."""
+    """What an image cost; empty where it was not measured."""
     spent = record.cost.get(cost)
     if spent is None:
         return ""

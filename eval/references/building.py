@@ -246,7 +246,7 @@ def compute_reference(
 
 
 def _name_of(images: StoredImages) -> str:
-    """What a set is called that nobody named: what it is a part of is not to be guessed."""
+    """The name of a set for which none is given; its data set is not guessed."""
     stem = images.path.resolve().stem
     return stem if images.split is None else f"{stem}-{images.split}"
 

@@ -60,7 +60,7 @@ class Checked:
         config: with the whole sampler.
         key: hash of the identity of what it measures.
         images: to draw, over all repeats.
-        nfe: network evaluations an image; None where nobody knows before it runs.
+        nfe: network evaluations an image; None where it is not known before the run.
         record: the finished record, where an earlier run left one.
         directions: full score name -> whether lower is better, for what its metrics may give; None
             where neither is. Scores that only complete others are left out.
@@ -129,7 +129,7 @@ def check(plan: Plan, common: Common, processes: Processes | None = None) -> lis
         except GenLabError as error:
             label = f"the point {point.label!r}: " if len(plan.points) > 1 else ""
             raise ConfigError(f"{label}{error}") from error
-    processes.wait()  # nobody adds to the cache before all have looked
+    processes.wait()  # no process adds to the cache before all have looked
     return [checked[number] for number in range(len(plan.points))]
 
 
@@ -148,9 +148,9 @@ def run(
         points: what `check` gave.
         common: what they share.
         processes: this one and its peers, which share the images of each point out.
-        on_start: hears which point is computed next.
+        on_start: called with the point that is computed next.
         on_progress: see `genlab.eval.evaluate.evaluate`.
-        on_result: hears what became of each point, as soon as it is known.
+        on_result: called with the result of each point, as soon as it is known.
 
     Returns:
         One for each point, in their order.

@@ -126,7 +126,7 @@ def cached_repository(name: str) -> Path | None:
 def read_autoencoder(folder: Path | str, *, pickled: bool = True) -> Autoencoder:
     """Read an autoencoder: its own folder, or a pipeline's or generator's that has one.
 
-    Its config is held against the shapes of its weights before anything is built.
+    Its config is checked against the shapes of its weights before anything is built.
 
     Args:
         folder: where it lies.

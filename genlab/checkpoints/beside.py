@@ -1,7 +1,7 @@
 """Models without a folder of their own, such as an adapter that needs its base.
 
-What they are is the business of a higher room, which registers here how `genlab.checkpoints.load`
-comes by them. Nothing heavy is imported.
+A higher layer registers here how `genlab.checkpoints.load` finds and reads them. Nothing heavy is
+imported.
 """
 
 from collections.abc import Callable

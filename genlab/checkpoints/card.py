@@ -21,9 +21,9 @@ class Origin:
         file: name of the official file.
         sha256: of that file.
         url: where it was published.
-        licence: in words; None where nobody said.
+        licence: in words; None where it is not known.
         licence_id: as hubs write it, for instance ``cc-by-nc-sa-4.0``.
-        commercial_use: whether the licence allows it; None where nobody said.
+        commercial_use: whether the licence allows it; None where that is not known.
         paper: who made it.
         data: what it was trained on.
         scores: published scores with their setting, one line each.

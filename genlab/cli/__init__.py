@@ -124,7 +124,7 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 def _say(message: str) -> None:
-    """Print a message on stderr, where somebody reads it, and leave nothing to fail at exit."""
+    """Print a message on stderr, where that is open, and leave nothing to fail at exit."""
     try:
         if message:
             click.echo(message, err=True)

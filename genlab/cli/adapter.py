@@ -83,7 +83,7 @@ def list_adapters(folder: Path | None, as_json: bool) -> None:
 
 
 def adapter_rows(folder: Path, *, kept: bool) -> list[dict[str, Any]]:
-    """What a list says of the adapters below a folder, before them those kept by name."""
+    """A row for each adapter: first those kept by name, then those below a folder."""
     from genlab.finetuning.adapters.folders import adapters_under, kept_adapters
     from genlab.finetuning.adapters.overview import overview
 

@@ -49,7 +49,7 @@ def command(
     """Calibrate DISCRIMINATOR by real IMAGES and as many that GENERATOR draws.
 
     A logistic regression on its logits tells how much more likely an image is real than drawn,
-    which rejection sampling (sampler.rejection) goes by. KEY=VALUE settings such as
+    which rejection sampling (sampler.rejection) uses. KEY=VALUE settings such as
     sampler.truncation=0.5 change how GENERATOR draws: give those that you will sample with.
     """
     import torch

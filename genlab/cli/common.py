@@ -167,7 +167,7 @@ def best_device() -> str:
 
 
 def check_model(name: str) -> None:
-    """Refuse a model that is not there in a moment; loading it imports torch first.
+    """Refuse a model that is not there at once; loading it would import torch first.
 
     Args:
         name: what `genlab.load` takes.

@@ -13,7 +13,7 @@ SHELLS = {
     "zsh": 'eval "$(genlab completion zsh)"      # and the same line in ~/.zshrc',
     "fish": "genlab completion fish > ~/.config/fish/completions/genlab.fish",
 }
-"""Shell -> how it is told."""
+"""Shell -> the line that sets up completion."""
 
 EPILOG = "\b\nHow to switch it on:\n" + "\n".join(f"  {line}" for line in SHELLS.values())
 

@@ -36,8 +36,8 @@ CURES = {
 def explain(error: BaseException) -> tuple[str, int]:
     """The sentence to print (maybe empty) and the exit code for what ended a command.
 
-    A fault in somebody else's plug-in is a sentence that names it (`genlab.cli.plugins`). Anything
-    else that is not a user's to mend is raised again: its traceback is a bug report. The
+    A fault in a plug-in of another package is a sentence that names it (`genlab.cli.plugins`). Any
+    other exception that a user cannot mend is raised again: its traceback is a bug report. The
     environment variable ``GENLAB_TRACEBACK=1`` raises everything again.
     """
     if isinstance(error, SystemExit):

@@ -184,7 +184,7 @@ def _default_folder(settings: "FinetuneConfig") -> Path:
 
 
 def _dry_run(settings: "FinetuneConfig", as_json: bool, *, has_data: bool) -> None:
-    """Print the settings and what would train; with data, what these make of it."""
+    """Print the settings and what would train; with data, after looking at the images."""
     from genlab.config import to_yaml
 
     report = _report_of(settings, has_data=has_data)
@@ -236,7 +236,7 @@ def _scores(settings: "FinetuneConfig", extractor: str, count: int) -> "Evaluati
     from genlab.eval.extractors.base import build_extractor
     from genlab.eval.in_training import SampleScores
 
-    build_extractor(extractor)  # a name that nobody knows is refused before anything is computed
+    build_extractor(extractor)  # an unknown name is refused before anything is computed
     data, held_out = settings.data, settings.validation
     path, split = held_out.path or data.path, held_out.split or data.split
     reference = replace(data, path=path, split=split)

@@ -234,7 +234,7 @@ def _has(record: "Record", score: str | None) -> bool:
 
 
 def _ours_or_asked(sections: "list[Section]", dataset: str | None) -> "list[Section]":
-    """Published scores of data sets that nobody here works on only if they are asked for."""
+    """Published scores, of data sets without own records only on request."""
     return [section for section in sections if dataset or section.groups]
 
 

@@ -311,7 +311,7 @@ def _named(classifier: "ImageClassifier") -> "Named":
 
 
 def _shown(model: str) -> str:
-    """A model's name; where it lies on somebody's machine is nobody else's business."""
+    """A model's name, without the private path of its folder."""
     return Path(model).resolve().name if Path(model).exists() else model
 
 

@@ -137,7 +137,7 @@ stopped, even killed, goes on where it was when the same command is given again.
 @click.option(
     "--animation", type=click.Choice(["gif", "webp"]), help="Animate how the first images form."
 )
-@click.option("--film", type=click.Choice(["gif", "webp"]), hidden=True)  # as it once was called
+@click.option("--film", type=click.Choice(["gif", "webp"]), hidden=True)  # the old name
 @click.option(
     "--animation-of",
     type=click.Choice(["estimate", "state"]),
@@ -408,7 +408,7 @@ def _check_between(flags: Mapping[str, Any]) -> None:
 
 
 def _check_without_torch(config: "SampleConfig") -> None:
-    """Refuse a model, class or seed that is none, within a moment.
+    """Refuse an invalid model, class or seed at once.
 
     Whatever needs the model itself is checked once it is loaded, which takes seconds.
     """

@@ -137,7 +137,7 @@ def _train(settings: "TrainConfig", folder: Path, device: str | None) -> None:
 
 
 def follow(trainer: "Trainer", lines: list[dict[str, Any]]) -> "Outcome":
-    """Train to the end or to a signal, and show on stderr how it gets on.
+    """Train to the end or to a signal, and show the progress on stderr.
 
     Args:
         trainer: ready to begin.

@@ -147,7 +147,7 @@ def _metadata(name: str) -> dict[str, Any]:
 def pull(name: str, to: Path | None, base_url: str | None, again: bool) -> None:
     """Fetch an official checkpoint and convert it.
 
-    A pull that was interrupted goes on where it stopped. The file is held against its published
+    A pull that was interrupted goes on where it stopped. The file is checked against its published
     checksum, or, where none is published, against that of the first download.
     """
     from genlab.checkpoints.bundled import bundled_names

@@ -1,4 +1,4 @@
-"""The exact denoiser of a known distribution: samplers can be held against the truth.
+"""The exact denoiser of a known distribution: samplers can be compared with the truth.
 
 Use it to measure a solver's order or to see what guidance does, without training anything.
 """

@@ -120,7 +120,7 @@ class NoiseStream:
 
 
 def _roots(generators: Sequence[torch.Generator]) -> list[bytes]:
-    """A digest of each generator's state; images that share a generator are told apart."""
+    """A digest of each generator's state; images that share a generator get different ones."""
     earlier: Counter[int] = Counter()
     roots = []
     for generator in generators:

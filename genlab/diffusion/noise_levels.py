@@ -49,7 +49,7 @@ class NoiseLevels(ABC):
         """The model's normalised time in [0, 1] at ``sigma`` >= 0: 1 = pure noise, 0 = data."""
 
     def time_of(self, level: float) -> float:
-        """The same of one noise level, as a Python number: what is decided once a step goes by."""
+        """The same of one noise level, as a Python number, for decisions made once a step."""
         return float(self.time(torch.tensor(level, dtype=torch.float64)))
 
     def round_sigma(self, sigma: Float[Tensor, "*s"]) -> Float[Tensor, "*s"]:

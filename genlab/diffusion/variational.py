@@ -92,7 +92,7 @@ def reverse_step(
     *,
     clip: bool = False,
 ) -> ReverseStep:
-    """What a model makes of a step: ``p(x_next | x)``.
+    """The distribution of a step that a model predicts: ``p(x_next | x)``.
 
     Args:
         denoiser: the model.

@@ -42,7 +42,7 @@ SIDE = 32
 """Larger images are averaged down to this height and width: copies are alike in the large."""
 
 PROBES = 1000
-"""Training images, evenly spaced over the set, that are held against all the others."""
+"""Training images, evenly spaced over the set, that are compared with all the others."""
 
 SHOWN = 16
 """Pairs in a picture."""
@@ -127,7 +127,7 @@ def pixel_rows(pixels: UInt8[Tensor, "N C H W"]) -> UInt8[Tensor, "N d"]:
 
 
 class CopyingCheck:
-    """Holds the previews of a run against its training images.
+    """Compares the previews of a run with its training images.
 
     Values in the log: ``nearest_distance``, the mean root mean square difference of a preview to
     its nearest training image (of pixels, where 1 is black against white; of latents in their own

@@ -127,7 +127,7 @@ class DryRun:
         num_classes: of the network that trains.
         counts: of its parameters.
         memory: at the peak of a step.
-        notes: what the method does that nobody would guess.
+        notes: what the method does that is not obvious.
     """
 
     base: str
@@ -222,7 +222,7 @@ def dry_run_report(
         averages: running averages that are kept.
 
     Raises:
-        UnknownNameError: nobody knows the base or the method.
+        UnknownNameError: the base or the method is unknown.
         ConfigError: the method changes nothing in this network, or an option does not fit.
         CheckpointError: a configuration of the base cannot be read.
     """

@@ -76,7 +76,7 @@ class FinetuneObjective(Objective):
         self._adopt(family_objective(self.base, config.objective))
 
     def _adopt(self, inner: Objective) -> None:
-        """Take over what a family's objective says of itself in class attributes."""
+        """Take over the class attributes of a family's objective."""
         self.inner = inner
         for name in ("family", "main", "task", "scores", "higher_is_better", "recuttable"):
             setattr(self, name, getattr(inner, name))

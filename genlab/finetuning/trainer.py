@@ -76,7 +76,7 @@ class FinetuneTrainer(Trainer):
 
     @override
     def inspections(self) -> Sequence[Inspection]:
-        """The previews are held against the training images."""
+        """The previews are compared with the training images."""
         if not self.config.copying.check:
             return ()
         autoencoder = getattr(self.objective.base, "autoencoder", None)

@@ -38,7 +38,7 @@ SLICE_PIXELS = 2**18
 
 @dataclass(frozen=True, kw_only=True)
 class Encoded:
-    """What an encoder says of a batch of images: a Gaussian for each of them.
+    """The output of an encoder for a batch of images: a Gaussian for each of them.
 
     Attributes:
         mean: (B, C, H, W), scaled as the diffusion model wants it.
@@ -191,7 +191,7 @@ class Autoencoder:
         return images.to(torch.float32)
 
     def _safe_precision(self) -> AbstractContextManager[object]:
-        """A context in which the model does not overflow, whatever somebody made of its weights.
+        """A context in which the model does not overflow, whatever its weights were converted to.
 
         A pipeline casts all its models, and previews of a training are drawn under autocast.
         """

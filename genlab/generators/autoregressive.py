@@ -29,7 +29,7 @@ class AutoregressiveGenerator(Generator):
 
     Args:
         network: the plain network.
-        class_names: one name for each class, or None where nobody named them.
+        class_names: one name for each class, or None where there are no names.
         sampler: how this model is sampled best (`genlab.samplers.autoregressive.base`); what is
             left out is cached decoding of the model as it is.
         has_null_class: whether the network was trained with label dropout, which guidance needs.
@@ -281,6 +281,6 @@ def bits_per_dimension(
     params: Float[Tensor, "B P H W"],
     images: Float[Tensor, "B C H W"],
 ) -> Float[Tensor, " B"]:
-    """Bits for each channel of each pixel, from what the network says of images; in float32."""
+    """Bits for each channel of each pixel, from the network's output for images; in float32."""
     nats = -network.distribution.log_prob(params, images).flatten(1).sum(1)
     return nats / (math.log(2) * images[0].numel())

@@ -156,7 +156,7 @@ class Generator(SavedModel):
         return built
 
     def stitched(self, stitch: StitchLike) -> dict[str, Any]:
-        """What ``stitch`` says of the sampler.
+        """The sampler settings that ``stitch`` means.
 
         Raises:
             ConfigError: the family has no steps that another model could take.

@@ -36,7 +36,7 @@ class DiffusionGenerator(Generator):
         network: the raw network, with ``label_dim`` and a diffusers config that holds
             ``in_channels`` and ``img_resolution``.
         preconditioning: what makes it a denoiser.
-        class_names: one name for each class, or None where nobody named them.
+        class_names: one name for each class, or None where there are no names.
         sampler: how this model is sampled best; what is left out is EDM's Heun sampler with 18
             steps.
         has_null_class: whether the network was trained with label dropout, which classifier-free

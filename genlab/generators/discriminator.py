@@ -58,7 +58,7 @@ class GanDiscriminator(SavedModel):
     Args:
         network: the plain network; its config holds ``img_resolution`` and ``img_channels``.
         calibration: what makes its logits log density ratios; None where that was not done.
-        class_names: one name for each class, or None where nobody named them.
+        class_names: one name for each class, or None where there are no names.
         card: text of the model card, written beside the weights.
 
     Attributes:

@@ -51,9 +51,9 @@ class GanGenerator(Generator):
 
     Args:
         network: the plain network.
-        class_names: one name for each class, or None where nobody named them.
+        class_names: one name for each class, or None where there are no names.
         sampler: how this model is sampled best (`genlab.samplers.gan.sampler.GanSampler`); what is
-            left out is untruncated, or truncation 1 where the network's statistics go by
+            left out is untruncated, or truncation 1 where the network's statistics depend on
             truncation.
         card: text of the model card, written beside the weights.
     """
@@ -87,7 +87,7 @@ class GanGenerator(Generator):
 
     @override
     def defaults(self) -> Layers:
-        """Statistics that go by truncation need one."""
+        """Statistics that depend on truncation need one."""
         below = {"truncation": 1.0} if isinstance(self.network, BigGANDeepHF) else {}
         return [("the defaults", below)]
 

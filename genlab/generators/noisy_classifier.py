@@ -22,12 +22,12 @@ def noisy_logits(
     x: Float[Tensor, "B C H W"],
     sigma: Float[Tensor, ""] | Float[Tensor, " B"],
 ) -> Float[Tensor, "B K"]:
-    """What a network behind a preconditioning says of noisy images; see `NoisyClassifier`.
+    """The logits of a network behind a preconditioning for noisy images.
 
     Args:
         network: called as ``network(c_in x, c_noise)``; it may be wrapped for data-parallel
             training.
-        preconditioning: what it is told of the noise level.
+        preconditioning: scales its input and its noise level.
         x: noisy images in the unscaled frame, any float dtype.
         sigma: noise level for the whole batch (0-d) or one for each sample.
     """
@@ -41,7 +41,7 @@ def noisy_logits(
 
 
 LEAST_SIGMA = 0.002
-"""The smallest noise level that a classifier of any noise level is asked at: EDM's, where training
+"""The smallest noise level that a classifier of any noise level is used at: EDM's, where training
 stops, too."""
 
 
@@ -54,8 +54,8 @@ class NoisyClassifier(SavedModel):
     Args:
         network: called as ``network(c_in x, c_noise)``, gives logits; a diffusers ``ModelMixin``
             whose config holds ``in_channels``, ``img_resolution`` and ``num_classes``.
-        preconditioning: what the network is told of the noise level.
-        class_names: one name for each class, or None where nobody named them.
+        preconditioning: scales the network's input and its noise level.
+        class_names: one name for each class, or None where there are no names.
         card: text of the model card, written beside the weights.
 
     Attributes:
@@ -141,6 +141,6 @@ class NoisyClassifier(SavedModel):
 
     @classmethod
     def suits(cls, network: Any) -> bool:
-        """Whether it knows its classes and is told the noise level, whoever made it."""
+        """Whether it has classes and takes a noise level, whatever its origin."""
         has_classes = {"in_channels", "img_resolution", "num_classes"} <= set(network.config)
         return has_classes and len(inspect.signature(network.forward).parameters) >= 2

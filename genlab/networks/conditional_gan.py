@@ -51,7 +51,7 @@ class VirtualBatchNorm(nn.Module):
 
     The first ``num_reference`` rows of what comes in are that batch, on its way through the same
     network; they are normalised by their own statistics. A sample counts in its statistics as one
-    more of the batch, so what becomes of it does not depend on the samples beside it.
+    more of the batch, so its output does not depend on the samples beside it.
 
     Args:
         channels: C.

@@ -53,7 +53,7 @@ TIME_FEATURES = 256
 
 
 class DiT(DiffusionNetwork):
-    """A transformer over image patches whose every block is told the noise level and the class.
+    """A transformer over image patches; each block is conditioned on noise level and class.
 
     Images may have another size than ``img_resolution`` as long as patches tile them: positions
     keep to the range that the network was trained on (see `sin_cos_positions`).

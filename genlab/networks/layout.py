@@ -67,7 +67,7 @@ class Branch:
             `genlab.networks.layers.spectral_norm.remove_spectral_norm`).
         width: output channels of that layer.
         scale: path of the vector (``width``) by which the block multiplies its branch, None there
-            until somebody sets it; or None where the network has no place for one, and the
+            until it is set; or None where the network has no place for one, and the
             layer's output is to be multiplied.
         gate: rows of the modulation that multiply the branch (adaLN-Zero's gate), or None.
     """

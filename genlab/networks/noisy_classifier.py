@@ -121,7 +121,7 @@ class ADMClassifier(Network):
 
         Args:
             x: scaled noisy images c_in * x.
-            c_noise: what the preconditioning makes of the noise level.
+            c_noise: the noise level, scaled by the preconditioning.
         """
         embedding = self.time_embed.embed(c_noise)
         x = F.pixel_unshuffle(x, self.patch_size)

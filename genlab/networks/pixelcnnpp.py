@@ -153,7 +153,7 @@ class PixelCNNPP(AutoregressiveNetwork):
 
     @override
     def layout(self) -> Layout:
-        """Branches end in a gate, not in a layer, so none is told."""
+        """Branches end in a gate, not in a layer, so no branch is declared."""
         blocks = paths_of(self, GatedResnet)
         tables = [f"{path}.class_embedding" for path in blocks] if self.label_dim else []
         return build_layout(

@@ -127,11 +127,10 @@ class GenLabPipeline(PipelineConventions):
     ) -> "GenLabPipeline":
         """Load a folder, an adapter or a repository of the hub; arguments as in diffusers.
 
-        A bundled model, or one of the zoo that ``genlab zoo pull`` has fetched, goes by its name.
-        ``vae`` (or ``autoencoder``) makes images of a latent model's latents in place of the
-        model's own: an object of diffusers, or what
-        `genlab.checkpoints.autoencoders.find_autoencoder` finds one by; None leaves the model
-        without one.
+        A bundled model, or one that ``genlab zoo pull`` has fetched, is loaded by its name. ``vae``
+        (or ``autoencoder``) decodes a latent model's latents in place of the model's own: an object
+        of diffusers, or a name or folder that `genlab.checkpoints.autoencoders.find_autoencoder`
+        takes; None leaves the model without one.
 
         Raises:
             ConfigError: a scheduler is given, or the autoencoder is of other latents.

@@ -116,7 +116,7 @@ class SampleLedger:
             before = None
         elif self._is_empty():
             self._remove_pictures()
-            before = None  # a run that failed before its first image binds nobody
+            before = None  # a run that failed before its first image fixes no settings
         else:
             self.plan.check(before, str(self.folder))
             self._learn(before)
@@ -496,7 +496,7 @@ class SampleLedger:
     def _spent(self) -> dict[str, Any]:
         """Evaluations of all processes and sittings, lost batches too, and seconds of this one.
 
-        Time is told with the images that it was taken for, ``timed``.
+        Time stands beside the number of images that it was measured for, ``timed``.
         """
         plan = json.loads((self._state / "plan.json").read_text())
         total = {"nfe": 0, "nfe_total": 0, **plan["spent"], "seconds": 0.0, "timed": 0}

@@ -1,4 +1,4 @@
-"""Check what a file says of its network against its tensors, before anything is built.
+"""Check a file's claims about its network against its tensors, before anything is built.
 
 A config.json of two lines can ask for a billion layers. Numbers in it are bounded, the network is
 made without memory and with no more parts than the file's tensors can fill, and names and shapes

@@ -83,7 +83,7 @@ def write_folder(
 def remove_unfinished(folder: Path) -> None:
     """Remove what `write_folder` leaves beside a folder when it is killed.
 
-    Only for those who know that nobody is writing the folder now.
+    Call it only while nothing else writes to the folder.
     """
     for path in folder.parent.glob(f".{glob.escape(folder.name)}.*"):
         if path.is_dir() and re.fullmatch(r"\w{8}", path.suffix[1:], re.ASCII):

@@ -105,7 +105,7 @@ def _build(
     Args:
         folder: that it is read from.
         cls: the model's class.
-        config: is held against ``stored`` before anything takes memory.
+        config: is checked against ``stored`` before anything takes memory.
         stored: name -> shape of what the files' heads list.
     """
     where = f"the {cls.__name__} in {folder}"
@@ -173,7 +173,7 @@ def write_model(folder: Path, model: nn.Module) -> None:
     """Write config.json and safetensors into a folder; the caller sees to it that it is whole."""
     assert isinstance(model, ModelMixin)
     model.save_pretrained(folder)
-    # The path that the weights were once read from is nobody's business.
+    # The path that the weights were once read from is private.
     config = folder / MODEL_CONFIG
     content = json.loads(config.read_text())
     content.pop("_name_or_path", None)

@@ -34,7 +34,7 @@ class SavedModel(ABC):
         network: the plain network, as in its paper, a diffusers ``ModelMixin``.
         image_shape: (C, H, W).
         num_classes: 0 for an unconditional model.
-        class_names: one name for each class, or None where nobody named them.
+        class_names: one name for each class, or None where there are no names.
         card: text of the model card, written beside the weights.
 
     Attributes:

@@ -57,7 +57,7 @@ def model_card(
         **extra_rows,
     }
     table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
-    # Where the data lay on somebody's machine is nobody else's business.
+    # The path of the data on this machine is private.
     shown = to_yaml(_without_folders(config))
     name = run.folder.resolve().name
     return f"""---

@@ -20,7 +20,7 @@ class Precision(Enum):
 
 
 class Decay(Enum):
-    """What becomes of the learning rate after the warm-up."""
+    """The decay of the learning rate after the warm-up."""
 
     constant = "constant"
     cosine = "cosine"
@@ -197,7 +197,7 @@ class OutputConfig:
 
     Attributes:
         log_steps: a line in log.jsonl every so many steps.
-        state_minutes: a state to go on from every so many minutes (and at the end, and when told to
+        state_minutes: a checkpoint every so many minutes (and at the end, and when asked to
             stop).
         keep_states: so many of the latest states are kept.
         snapshot_kimg: averaged weights are stored every so many thousand images; null stores them

@@ -76,7 +76,7 @@ class Run:
         return self.config_path.is_file()
 
     def start(self, config: TrainConfig, data: DataMetadata, hardware: str) -> None:
-        """Write down what the run is told; see `check`.
+        """Write the run's settings; see `check`.
 
         Args:
             config: merged.
@@ -121,7 +121,7 @@ class Run:
                     )
 
     def read_config(self) -> TrainConfig:
-        """What the run was told.
+        """The run's settings.
 
         Raises:
             TrainingError: there is no run in this folder.

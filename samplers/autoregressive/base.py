@@ -29,7 +29,7 @@ from genlab.samplers.registries import DECODERS as DECODERS
 from genlab.samplers.strength import left_out
 
 SPACES = ("parameters", "levels")
-"""Where guidance acts: on what the network says of a pixel, or on the log-probabilities of the
+"""Where guidance acts: on the parameters of a pixel's distribution, or on log-probabilities of
 levels of its channels. For a softmax over levels both are the same."""
 
 

@@ -54,7 +54,7 @@ class Langevin:
     is rejected: the distribution is met up to an error that grows with ``step_size``.
 
     Attributes:
-        classifier: a bundled name or the folder of a classifier of noisy images, asked at its
+        classifier: a bundled name or the folder of a classifier of noisy images, used at its
             smallest noise level, or an `ImageClassifier` itself.
         discriminator: in place of it, the folder of a calibrated discriminator, or a
             `Discriminator`.

@@ -57,7 +57,7 @@ PARTS = (
 """Where models stand that a sampler uses: entry and option, which is their kind, too."""
 
 ADDED = ("rejection", "langevin")
-"""Entries that a configuration names only where they are set: runs without are told as ever."""
+"""Entries that a configuration names only where they are set: else they are left out of records."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -248,7 +248,7 @@ def mixture(truncation: float, num_stats: int) -> Float64[Tensor, " K"]:
 
 
 def hf_mixture(truncation: float, num_stats: int) -> Float64[Tensor, " K"]:
-    """What Hugging Face's code makes of a truncation in (0, 1]: interpolation with swapped weights.
+    """Hugging Face's reading of a truncation in (0, 1]: interpolation with swapped weights.
 
     With 51 sets the truncations 0.14, 0.28, 0.56, 0.58 and 0.94, which dividing by the step of 0.02
     does not make whole, so take a neighbour's set.

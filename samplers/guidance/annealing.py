@@ -4,7 +4,7 @@ from genlab.diffusion.noise_levels import NoiseLevels
 from genlab.errors import ConfigError, nearest
 
 TIMES = ("step", "model")
-"""Clocks that a schedule may go by: the share of steps ahead, or the model's own time."""
+"""Times that a schedule can run over: the share of steps ahead, or the model's own time."""
 
 
 def cads_gamma(time: float, tau1: float, tau2: float) -> float:

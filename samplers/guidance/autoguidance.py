@@ -96,7 +96,7 @@ class Autoguidance(ExtrapolationOptions):
 
     @override
     def check_run(self, grid: Grid) -> None:
-        """The guide must know the levels that it is asked at."""
+        """The guide must know the levels at which it is evaluated."""
         super().check_run(grid)
         levels = grid.sigmas.tolist()[:-1]
         guided_levels = (

@@ -92,7 +92,7 @@ class Guidance(Denoiser):
         space: in which predictions are combined, one of `genlab.diffusion.spaces.SPACES` or
             ``model``, the one that the network predicts in; it matters where the guidance is not
             affine.
-        others: denoisers, or other models, that it asks beside ``inner``: they hear of steps and
+        others: denoisers, or other models, that it uses beside ``inner``: they get each step and
             are counted.
     """
 

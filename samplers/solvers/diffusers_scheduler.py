@@ -79,7 +79,7 @@ class DiffusersScheduler(Solver):
         check_settings(self.scheduler, self.config, self.step_options)
 
     @property
-    def on_grid(self) -> bool:  # type: ignore[override]  # here it goes by the scheduler
+    def on_grid(self) -> bool:  # type: ignore[override]  # here it depends on the scheduler
         """Whether it asks at whole timesteps alone, which every discrete model knows."""
         return KINDS[self.scheduler].frame == "chain"
 
@@ -164,7 +164,7 @@ class DiffusersScheduler(Solver):
         dtype: torch.dtype,
     ) -> tuple[Float[Tensor, "B _ H W"], State]:
         """(what the scheduler takes for its network's output, the denoised estimate)."""
-        # The network is told the scheduler's timestep, which need not be that of the state.
+        # The network gets the scheduler's timestep, which need not be that of the state.
         sigma = run.asked[call]
         x = run.network_input(state, call).to(dtype) / run.network_scale(sigma)
         level = torch.tensor(sigma, dtype=torch.float64)

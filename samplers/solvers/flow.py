@@ -102,7 +102,7 @@ class FlowODE(Solver):
     full_last_step: bool = False
 
     @property
-    def on_grid(self) -> bool:  # type: ignore[override]  # here it goes by an option
+    def on_grid(self) -> bool:  # type: ignore[override]  # here it depends on an option
         """Whether every stage lies at an end of the step."""
         return self.method in ("euler", "heun")
 

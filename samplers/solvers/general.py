@@ -134,7 +134,7 @@ class General(Churn):
             raise ConfigError(f"the general solver needs 0 < epsilon_s < 1, got {self.epsilon_s}")
 
     @property
-    def on_grid(self) -> bool:  # type: ignore[override]  # here it goes by an option
+    def on_grid(self) -> bool:  # type: ignore[override]  # here it depends on an option
         """Only a second slope at the end of the step keeps to the levels of the run."""
         return self.alpha == 1
 
@@ -202,7 +202,7 @@ class General(Churn):
 
     def _point(self, frame: TimeFrame, t: float) -> Point:
         sigma = frame.sigma(t)
-        sigma_deriv = frame.sigma_deriv(t) if t > 0 else math.nan  # nobody asks for it at 0
+        sigma_deriv = frame.sigma_deriv(t) if t > 0 else math.nan  # it is never evaluated at 0
         if self.scaling == "none":
             return Point(t, sigma, sigma_deriv, 1.0, 0.0)
         s = 1 / math.sqrt(1 + sigma**2)

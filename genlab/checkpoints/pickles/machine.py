@@ -3,9 +3,9 @@
 Python's own unpickler looks up whatever a file names and calls it, which is how a network file
 becomes a program. Here `pickletools` only takes the file apart, and a name in it selects an entry
 of a short table (`genlab.checkpoints.pickles.records`) that makes an inert record; a name outside
-the table ends the reading with that name in the message. Length claims are held against the bytes
-that are there, and the work is counted, so a forged file can neither fill the memory nor keep the
-machine busy.
+the table ends the reading with that name in the message. Length claims are checked against the
+bytes that are there, and the work is counted, so a forged file can neither fill the memory nor keep
+the machine busy.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -95,7 +95,7 @@ class PickleMachine:
 
     Args:
         stream: where to read; it stands behind the pickle afterwards.
-        names: what each allowed name makes of its arguments; None marks a name that is only a
+        names: what each allowed name builds from its arguments; None marks a name that is only a
             value.
         budget: shared between a file and the pickles nested in it.
         persistent: resolves persistent ids where the format has them.

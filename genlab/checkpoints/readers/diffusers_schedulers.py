@@ -352,7 +352,7 @@ def _without_nulls(config: Mapping[str, Any], own: Mapping[str, Any]) -> dict[st
         if isinstance(default, bool):
             kept[setting] = False
         elif setting == "variance_type":
-            kept[setting] = default  # what DDPM makes of none
+            kept[setting] = default  # DDPM reads null as its default
         else:
             raise ConfigError(
                 f"the scheduler's {setting} is null; leave it out for diffusers' {default!r}"
@@ -446,7 +446,7 @@ def _is_continuous(name: str, settings: Mapping[str, Any]) -> bool:
 def _solver_options(
     name: str, config: Mapping[str, Any], settings: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """What the settings make of a solver of ours."""
+    """The options of our solver that follow from the settings."""
     if name.startswith("DD"):
         clip = bool(settings["clip_sample"])
         if name.startswith("DDPM") or not clip:

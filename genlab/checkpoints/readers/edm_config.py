@@ -1,7 +1,7 @@
 """EDM's official constructor arguments, with their official defaults, turned into ours.
 
 A released file records how its network was constructed, and a bare state dict comes with the same
-arguments written by hand. Both are claims of somebody else, so every value is checked for type and
+arguments written by hand. Both are unchecked input, so every value is checked for type and
 range before anything is built
 from it: a file cannot ask for a network of absurd size.
 

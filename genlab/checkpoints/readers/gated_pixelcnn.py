@@ -20,7 +20,7 @@ from genlab.errors import CheckpointError, ConfigError
 from genlab.generators.autoregressive import AutoregressiveGenerator
 from genlab.networks.gated_pixelcnn import GatedPixelCNN
 
-# The constructor's arguments, which the shapes tell as well; and what only `generate` is told.
+# The constructor's arguments, which the shapes show as well; and an argument of `generate` alone.
 _CLAIMS = {
     "input_dim": "num_levels",
     "dim": "channels",

@@ -90,7 +90,7 @@ def values_of(cls: str, options: Mapping[str, Option], config: Mapping[str, Any]
     Args:
         cls: the official class, for messages.
         options: its arguments.
-        config: what somebody says; names that are no option are the caller's business.
+        config: the arguments given; names that are no option are the caller's business.
 
     Raises:
         ConfigError: a needed value is missing, or one is not what the option allows.
@@ -113,12 +113,12 @@ def values_of(cls: str, options: Mapping[str, Option], config: Mapping[str, Any]
 def check_claims(
     cls: str, claims: Mapping[str, str], config: Mapping[str, Any], inferred: Mapping[str, Any]
 ) -> None:
-    """Refuse what somebody says of a network where its file tells otherwise.
+    """Refuse claims about a network that contradict its file.
 
     Args:
         cls: the official class, for messages.
         claims: its arguments that the file tells, and our names of them.
-        config: what somebody says.
+        config: the arguments given.
         inferred: what the file tells, under our names.
 
     Raises:
@@ -137,7 +137,7 @@ def refuse_unknown(title: str, arguments: Iterable[Any], allowed: Iterable[str])
 
     Args:
         title: the official class, as the message begins.
-        arguments: the names that somebody uses.
+        arguments: the names given.
         allowed: the names that there are.
 
     Raises:

@@ -61,7 +61,7 @@ class ZooEntry:
         image_shape: (C, H, W).
         num_classes: 0 = unconditional.
         class_names: one a class, where they are known.
-        sha256: of the file, once somebody has checked it; None means trust on first use.
+        sha256: of the file, where it was verified; None means trust on first use.
         config: what the published training command gives the constructor; None where that is not
             published.
         needs_config: whether the file holds tensors only, so that reading it takes ``config``.
@@ -193,6 +193,6 @@ def recorded_checksum(entry: ZooEntry) -> str | None:
 
 
 def record_checksum(entry: ZooEntry, checksum: str) -> None:
-    """Hold later downloads against this one."""
+    """Record the checksum of a download, which later ones must have."""
     checksums = {**_recorded(), entry.url: checksum}
     write_text(checksums_file(), json.dumps(checksums, indent=2, sort_keys=True) + "\n")

@@ -139,7 +139,7 @@ class AugmentPipe:
 
         Args:
             images: (B, C, H, W), in [-1, 1].
-            generator: where every draw comes from; it may live on another device than the images.
+            generator: where every draw comes from; it may be on another device than the images.
 
         Returns:
             The images, (B, C, H, W), and the labels, (B, 9).

@@ -143,7 +143,7 @@ class LatentDataset(Dataset[tuple[Tensor, int]]):
         labels: (N,), int64.
         num_classes: 0 when labels are not wanted.
         class_names: or None where they have none.
-        metadata: what the folder says of itself.
+        metadata: those stored in the folder.
 
     Raises:
         DataError: the folder is not complete, damaged, or has no labels though they are wanted.

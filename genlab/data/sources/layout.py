@@ -137,7 +137,7 @@ def _no_split(names: list[str], split: str) -> Finding:
 
 
 def _strangers(names: list[str]) -> Iterable[Finding]:
-    """Files that are neither images nor the papers that usually lie beside them."""
+    """Files that are neither images nor usual companions such as a README."""
     suffixes = EXTENSIONS | _PAPERS
     strange = [
         n for n in names if not n.endswith("/") and PurePosixPath(n).suffix.lower() not in suffixes

@@ -33,7 +33,7 @@ _HEADERS = {
 
 @dataclass(frozen=True)
 class Header:
-    """What a file says of one of its arrays.
+    """The header of one array of a file.
 
     Attributes:
         shape: of the array.

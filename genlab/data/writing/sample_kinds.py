@@ -1,6 +1,6 @@
 """The kinds of samples: images, and latents that an autoencoder can decode.
 
-The two kinds never share a name or a layout, so that nobody reads latents as pixels: images are
+The two kinds never share a name or a layout, so that latents are never read as pixels: images are
 8-bit PNGs and ``arr_0``, latents are float32 arrays under their own names.
 """
 
@@ -101,7 +101,7 @@ class SampleKind(ABC):
 
     @abstractmethod
     def metadata(self) -> dict[str, Any]:
-        """What a manifest says of the numbers in the files."""
+        """The encoding of the numbers in the files, for a manifest."""
 
     def title(self, text: str) -> str:
         """What stands above a picture of samples."""

@@ -1,7 +1,7 @@
 """An adapter as it is read from its folder, and its application to a base.
 
 Nothing in a folder is executed or believed: what it says is typed and bounded, and the shapes of
-its tensors are held against the base on the meta device before anything of that size is allocated.
+its tensors are checked against the base on the meta device before memory is taken.
 """
 
 from collections.abc import Mapping
@@ -38,7 +38,7 @@ class Adapter:
     Attributes:
         name: of its folder.
         folder: that it was read from.
-        metadata: what it says of itself.
+        metadata: as its folder holds them.
         method: that made it.
         tensors: its numbers, as they are stored.
         theirs: peft's configuration, where there is one beside GenLab's metadata.

@@ -42,7 +42,7 @@ class AdapterMetadata:
         base_sha256: of its weights; None where peft wrote the adapter.
         method: ``name`` and options of the method.
         num_classes: of the adapted model; None is the base's.
-        class_names: of the adapted model, or None where nobody named them.
+        class_names: of the adapted model, or None where there are no names.
         classes: where its classes begin in the base's table; empty where they are the base's.
         resolution: that the base is brought to, in pixels; None keeps its own.
         has_null_class: whether guidance by the null class is possible; None is as of the base.

@@ -12,7 +12,7 @@ from genlab.finetuning.adapters.folders import CONFIG, METADATA, TENSORS
 
 
 def overview(folder: Path) -> dict[str, Any]:
-    """What a list says of an adapter; nothing of it is checked.
+    """The entry of an adapter in a list; nothing of it is validated.
 
     Returns:
         ``name``, ``folder``, ``method``, ``base``, ``classes``, ``trained_on_images``, ``bytes``;

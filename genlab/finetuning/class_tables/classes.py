@@ -67,7 +67,7 @@ def with_classes(
 
     Args:
         model: the base: a generator of any family, or a discriminator. It is not changed.
-        names: of the new classes, or how many there are where nobody names them; 0 is none.
+        names: of the new classes, or their number where they have no names; 0 is none.
         initial: where each class begins, see `class_origins`; or what that function returned.
         seed: of "random".
 
@@ -75,7 +75,7 @@ def with_classes(
         The same kind of model, without a card.
 
     Raises:
-        LabelError: a name is empty, twice, unknown or left out, or there are no names to go by.
+        LabelError: a name is empty, twice, unknown or left out, or there are no names to match.
         ConfigError: the network has no class tables to change, is not plain, or cannot do without
             classes.
     """
@@ -203,7 +203,7 @@ def _rows_of(network: nn.Module, table: ClassTable) -> Float[Tensor, "R D"]:
 
 
 def _draw(network: N, origins: Sequence[ClassOrigin], device: torch.device) -> N | None:
-    """The network as it would begin to train from scratch; None where nobody asks.
+    """The network as it would begin to train from scratch; None where it is not needed.
 
     How a table is drawn only its network knows, so all of it is drawn: on the CPU, where the same
     seed draws the same for every device, or nowhere where the base has no numbers either.

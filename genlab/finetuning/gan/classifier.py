@@ -30,7 +30,7 @@ class ImageClassifier:
         image_shape: (C, H, W) of the images that it takes; None takes all.
         class_names: of its classes, or None.
         features: from the same images to features (B, F), where it has some.
-        sha256: of its weights, for records; None where nobody told.
+        sha256: of its weights, for records; None where it is not known.
     """
 
     name: str

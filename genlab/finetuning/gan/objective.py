@@ -57,7 +57,7 @@ class GanFinetuning(GanObjective):
             generator.
         freeze_discriminator: how many of the discriminator's lowest blocks are frozen, with all
             that comes before them.
-        statistics: what the generator's batch normalisation goes by. ``stored``: by what the base
+        statistics: what the generator's batch normalisation uses. ``stored``: by what the base
             has stored, so that nothing changes but what trains. ``batch``: by the batch, as when
             the base was trained; what is stored follows the new classes, and old ones are drawn
             otherwise.
@@ -193,7 +193,7 @@ def settled(network: nn.Module, *, stored: bool = False) -> Iterator[None]:
 
     Args:
         network: in training.
-        stored: whether batch normalisation goes by what is stored, as in evaluation.
+        stored: whether batch normalisation uses stored statistics, as in evaluation.
     """
     still = [
         module

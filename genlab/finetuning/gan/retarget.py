@@ -1,7 +1,7 @@
 """A GAN's classes changed without images: class vectors are moved until a classifier is satisfied.
 
 Nothing but one vector of the class table changes for each class, so the generator draws what it can
-draw already; it is told where in its repertoire a class lies.
+draw already; only the vector of each class is searched.
 
 Legend: E numbers of a class vector, N images, C channels, H and W height and width.
 """

@@ -32,7 +32,7 @@ class Named:
 
     Attributes:
         name: as it was given.
-        sha256: of its weights; None where nobody told.
+        sha256: of its weights; None where it is not known.
     """
 
     name: str
@@ -41,7 +41,7 @@ class Named:
 
 @dataclass(frozen=True, kw_only=True)
 class Judgement:
-    """What a classifier that nothing was moved by says of a class.
+    """The verdict on a class by a classifier that took no part in the search.
 
     Attributes:
         before: share of the start's images, 0 to 1, that it takes for the class.

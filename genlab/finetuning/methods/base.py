@@ -54,7 +54,7 @@ class Method(ABC):
         """
 
     def notes(self, network: nn.Module) -> list[str]:
-        """What `prepare` did that nobody would guess, a sentence each, for who starts a run.
+        """What `prepare` did that is not obvious, a sentence each, shown when a run starts.
 
         Args:
             network: prepared.

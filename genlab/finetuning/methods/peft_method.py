@@ -42,7 +42,7 @@ RECORDED = {
     "peft_version",
     "revision",
 }
-"""What peft's file says of the run and the base, beside the options; its type is the method."""
+"""Keys of peft's file about the run and the base, not the options; its type is the method."""
 
 LEAVE_BASE = ("True", "False", "gaussian", "orthogonal")
 """Ways of peft's LoRA to begin that change no weight; others, as PiSSA, take parts of the base."""
@@ -325,7 +325,7 @@ def layer_names(network: nn.Module) -> list[str]:
 
 
 def _check_network(config: Any, network: nn.Module) -> None:
-    """Refuse what peft would take without a word, or with words that help nobody."""
+    """Refuse what peft would accept silently, or with an unhelpful message."""
     modules = [path for path, _ in network.named_modules() if path]
     if HELD in network.__dict__:
         raise ConfigError("the network holds an adapter of peft already; merge that one first")

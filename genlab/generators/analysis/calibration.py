@@ -1,4 +1,4 @@
-"""Calibration of a discriminator: what its logits say of real and drawn images, by regression."""
+"""Calibration of a discriminator: logistic regression on its logits of real and drawn images."""
 
 import math
 from collections.abc import Mapping

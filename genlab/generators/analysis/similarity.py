@@ -112,7 +112,7 @@ def stitch_similarity(
     batch_size: int = 16,
     on_batch: Callable[[int], None] = lambda images: None,
 ) -> Similarity:
-    """Compare what two models say of the same noisy images, step by step.
+    """Compare the predictions of two models for the same noisy images, step by step.
 
     The large model is sampled as it is; at the beginning of each step the small one is asked, too,
     about the same state and class. Guidance takes part in the trajectory, not in the comparison.

@@ -18,7 +18,7 @@ class Log:
 
     Args:
         folder: of the run.
-        step: where the run goes on; what an earlier life wrote beyond it is dropped, because it
+        step: where the run goes on; what an earlier process wrote beyond it is dropped, because it
             comes again.
         tensorboard: None writes for TensorBoard when it is installed.
 

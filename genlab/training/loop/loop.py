@@ -216,7 +216,7 @@ class Trainer:
         return Outcome(progress=self.progress, loss=loss, signal=signal, early_stop=early)
 
     def _begin(self) -> None:
-        """Claim the folder, now that nobody else writes to it."""
+        """Claim the folder, once no other process writes to it."""
         saved = states(self.run.states)
         if saved and read_progress(saved[-1]).step != self.progress.step:
             self.progress = self._resume()  # another process got on since this one looked

@@ -122,7 +122,7 @@ class Recorder:
             self._stopper.load_state_dict(state["stopping"])
 
     def begin(self, progress: Progress) -> None:
-        """Start the clocks; forget what an earlier life of the run wrote beyond its last state."""
+        """Start the clocks; drop what an earlier process wrote beyond the last checkpoint."""
         self._line_began = self._state_saved = time.perf_counter()
         self._log = None
         if self.is_main:
@@ -326,7 +326,7 @@ class Recorder:
             self._line_began += time.perf_counter() - paused
 
     def _scores(self) -> dict[str, float]:
-        """What the objective makes of the averaged weights; the log's speed is that of training."""
+        """The objective's scores of the averaged weights; the log's speed is that of training."""
         if self.validate is None or not self.is_main:
             return {}
         paused = time.perf_counter()

@@ -33,7 +33,7 @@ class Progress:
     Attributes:
         step: steps done.
         images: images seen.
-        seconds: spent training, over all its processes' lives.
+        seconds: spent training, over all resumptions.
     """
 
     step: int = 0
@@ -87,7 +87,7 @@ def save_state(folder: Path, state: State, keep: int) -> Path:
             torch.save(rest, temporary / "optimizers.pt")
             (temporary / METADATA).write_text(json.dumps(asdict(state.progress), indent=2) + "\n")
             _flush(temporary)
-            if path.exists():  # this very step, saved by an earlier life of the run
+            if path.exists():  # this very step, saved by an earlier process
                 shutil.rmtree(path)
             temporary.rename(path)
         finally:

@@ -194,7 +194,7 @@ class Objective(ABC):
         return {}
 
     def watch(self) -> Watch | None:
-        """What looks after a run that may come to nothing, or None."""
+        """A watch that ends a run whose training has failed, or None."""
         return None
 
     @abstractmethod

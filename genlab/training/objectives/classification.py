@@ -92,7 +92,7 @@ class ClassifierObjective(Objective):
     def _logits(
         self, network: nn.Module, images: Float[Tensor, "B C H W"], generator: torch.Generator
     ) -> Float[Tensor, "B K"]:
-        """What the network says of augmented images."""
+        """The network's logits for augmented images."""
         logits: Tensor = network(images)
         return logits.float()
 

@@ -20,7 +20,7 @@ from genlab.errors import ConfigError, nearest
 from genlab.generators.diffusion import DiffusionGenerator
 from genlab.training.loop.batches import DataMetadata
 from genlab.training.objectives.base import Loss, Objective, build_network
-from genlab.training.objectives.shared import check_share, hide_labels, plain
+from genlab.training.objectives.shared import check_share, drop_labels, plain
 
 HELD_OUT_LEVELS = 4
 """Noise levels at which each held-out image is denoised, one in each quarter of those in training.
@@ -118,7 +118,7 @@ class DiffusionObjective(Objective):
         denoiser = self._denoiser(network)
         seen = None
         if denoiser.num_classes:
-            seen = hide_labels(labels, self.label_dropout, generator)
+            seen = drop_labels(labels, self.label_dropout, generator)
         condition = Condition(labels=seen, augment_labels=augment_labels)
         terms = self._loss(denoiser, images, condition, self._loss.draw(images, generator))
         return Loss.of(terms.loss, **terms.parts)

@@ -91,7 +91,7 @@ def _time_steps(
 
 
 def _wait(device: torch.device) -> None:
-    """Let a GPU finish what it was told."""
+    """Wait until a GPU has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type == "mps":
