@@ -180,7 +180,7 @@ def _size(samples: Samples, batch_size: int, number: int) -> int:
 def _key(
     samples: Samples, extractor: FeatureExtractor, needs: Sequence[Need], batch_size: int
 ) -> dict[str, Any]:
-    """What must be equal for parts to belong together."""
+    """A key that is equal for parts of the same collection."""
     return {
         "samples": samples.identity(),
         "extractor": extractor.identity(),
@@ -428,7 +428,7 @@ def _tallies(part: Mapping[str, Tensor]) -> Tallies:
 
 
 def _in_order(parts: Sequence[Mapping[str, Tensor]], prefix: str) -> Tensor:
-    """What the batches left under ``prefix`` and their number, as one tensor."""
+    """The tensors of all batches under ``prefix``, in order, as one tensor."""
     batches = {
         int(name.removeprefix(prefix)): value
         for part in parts

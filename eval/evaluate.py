@@ -82,7 +82,7 @@ def evaluate(
 
 
 class Evaluation:
-    """One evaluation; whatever a wrong setting can break breaks here, before the long work.
+    """One evaluation; wrong settings are refused here, before the long work.
 
     Args:
         subject: see `evaluate`, as for the others.
@@ -426,7 +426,7 @@ class Evaluation:
         return tallies or {topic: manifest[topic] for topic in TOPICS if topic in manifest}
 
     def _matching(self, samples: FeatureSet, reference: Reference | None) -> dict[str, Any]:
-        """What classes were compared with by number although one side alone has names."""
+        """The classes that were compared by number although one side alone has names."""
         others: dict[str, Sequence[str] | None] = {}
         labels = Need("labels")
         for metric in self.metrics.values():
@@ -478,7 +478,7 @@ class Evaluation:
 
 
 def _cost_of(spent: Mapping[str, Any], manifest: Mapping[str, Any], count: int) -> dict[str, float]:
-    """What a run of ``genlab sample`` cost; its seconds are of the images of its last sitting."""
+    """What a run of ``genlab sample`` cost; its seconds are of the images of its last session."""
     drawn = spent["nfe_total"] / spent["nfe"] if spent.get("nfe_total") else count
     timed = spent.get("timed", drawn)  # manifests once told the seconds of all sittings
     return {

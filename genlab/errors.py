@@ -64,7 +64,7 @@ class GenLabError(Exception):
 
 
 class ConfigError(GenLabError, ValueError):
-    """A setting has a wrong name, type or value, or has no effect where it stands."""
+    """A setting has a wrong name, type or value, or would have no effect."""
 
 
 class UnknownNameError(GenLabError, LookupError):

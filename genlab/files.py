@@ -158,7 +158,7 @@ def check_writable(folder: Path) -> None:
 
 
 def read_json_object(path: Path, cure: str = "fetch it again") -> dict[str, Any]:
-    """What stands in a JSON file that belongs to a model, and may come from anybody.
+    """Read a JSON object of a model's folder, which is untrusted input.
 
     Args:
         path: the file.

@@ -13,7 +13,7 @@ TOLERANCE = 1e-6
 
 @runtime_checkable
 class Combinable(Protocol):
-    """A diffusion model with what decides which states it can be asked about."""
+    """A diffusion model with the properties that decide which states it can denoise."""
 
     @property
     def denoiser(self) -> Denoiser:
@@ -37,7 +37,7 @@ class Combinable(Protocol):
 
 
 def check_combinable(model: Combinable, other: Combinable, title: str) -> None:
-    """Refuse a second model whose estimates mean something else than the first one's.
+    """Refuse a second model whose estimates cannot be combined with the first one's.
 
     Args:
         model: the model that is sampled.

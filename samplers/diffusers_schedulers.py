@@ -87,7 +87,7 @@ def if_eta(settings: Settings) -> bool:
 
 @dataclass(frozen=True)
 class Kind:
-    """How one scheduler of diffusers keeps its state.
+    """The frame and the noise of one scheduler of diffusers.
 
     Attributes:
         frame: ``chain`` (unit variance, as in DDPM), ``unscaled`` (ours), ``flow`` (``(1 - s) x0 +
@@ -426,7 +426,7 @@ class Run:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep back what diffusers warns of: its use of NumPy and its own future."""
+    """Suppress diffusers' warnings about NumPy and its own deprecations."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         warnings.simplefilter("ignore", FutureWarning)
@@ -434,7 +434,7 @@ def quiet() -> Iterator[None]:
 
 
 def refusal(name: str, error: Exception) -> ConfigError:
-    """What a scheduler of diffusers raised, as an error of ours."""
+    """An exception of a diffusers scheduler, as an error of GenLab."""
     text = " ".join(str(error).split()) or type(error).__name__
     return ConfigError(f"{name} of diffusers refuses its settings: {text}")
 

@@ -274,7 +274,7 @@ class Sampler(AnySampler):
         return self.solver.route(Grid.of(self.schedule, noise_levels))
 
     def check_run(self, grid: Grid) -> None:
-        """Refuse levels that something in the sampler makes no sense for; see `grid`."""
+        """Refuse noise levels that some part of the sampler cannot use; see `grid`."""
         if not (self.solver.on_grid or grid.noise_levels.continuous):
             fit = ", ".join(name for name, each in SOLVERS.build_all().items() if each.on_grid)
             raise ConfigError(

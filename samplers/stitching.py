@@ -282,7 +282,7 @@ def acting(
 
 
 class Stitched(Guidance):
-    """The large model, in whose place the small ones answer in their steps.
+    """The large model, replaced by the small ones in their steps.
 
     It stands below all guidance, which acts on whichever model answers. Until a run says where it
     stands, the large model answers.
@@ -327,7 +327,7 @@ class Stitched(Guidance):
 
 
 def check_run(stitches: Sequence[Stitch], grid: Grid, solver: Solver) -> None:
-    """Refuse a run in which a small model would be asked what it does not know.
+    """Refuse a run in which a small model would get noise levels outside of its range.
 
     A discrete model between two of its levels is not refused: it gets the nearest timestep,
     while its scalings are those of the level itself, so that it goes with models of other levels.

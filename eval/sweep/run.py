@@ -84,7 +84,7 @@ class Checked:
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """What became of a point.
+    """The result of a point.
 
     Attributes:
         checked: the point.

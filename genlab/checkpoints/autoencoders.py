@@ -25,7 +25,7 @@ _PARTS = ("vae", "autoencoder")
 def attach_autoencoder(
     generator: SavedModel, source: Path | str | Autoencoder
 ) -> DiffusionGenerator:
-    """The same model with an autoencoder, which makes images of its latents; its own goes.
+    """The same model with another autoencoder to decode its latents.
 
     Args:
         generator: a diffusion model; others are refused.

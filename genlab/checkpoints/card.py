@@ -41,7 +41,7 @@ class Origin:
 
     @classmethod
     def of(cls, source: Path, licence: str | None = None) -> "Origin":
-        """What can be said of any file, or folder."""
+        """The origin of any file or folder."""
         return cls(file=source.name, sha256=content_sha256(source), licence=licence)
 
 
@@ -133,7 +133,7 @@ def _for_diffusers(model: Product) -> list[str]:
 
 
 def retold(text: str, generator: Product) -> str:
-    """A model card of ours after its model was given another autoencoder."""
+    """The model card of a model after its autoencoder was replaced."""
     lines = text.split("\n")
     places = [
         n for n, line in enumerate(lines) if line.startswith(tuple(map("- {}:".format, _DATA)))

@@ -18,7 +18,7 @@ HEAD = 1 << 21
 
 @dataclass(frozen=True)
 class _Companion:
-    """A kind of file that holds no network, and which file does.
+    """A kind of file that holds no network, and the file that does.
 
     Attributes:
         name: how such files are called, a pattern over the whole name.
@@ -82,7 +82,7 @@ _OPTIMIZER = _COMPANIONS[-1]
 
 
 def companion_hint(path: Path, content: Any = None) -> str | None:
-    """What a file that holds no network is, and which one to take; None for all other files.
+    """A sentence on a file that holds no network, and which one to take; None for other files.
 
     Args:
         path: a file that could not be read as a network; its name counts, or what its head holds.

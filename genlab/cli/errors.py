@@ -107,7 +107,7 @@ def _plain(message: str) -> str:
 
 
 def silence(stream: TextIO | None) -> None:
-    """Point a stream at nothing, so that the interpreter's own flush at exit stays quiet."""
+    """Redirect a stream to nothing, so that the interpreter's own flush at exit stays quiet."""
     with suppress(AttributeError, OSError, ValueError):  # it is none, has no file, or is closed
         place = cast(TextIO, stream).fileno()
         sink = os.open(os.devnull, os.O_WRONLY)

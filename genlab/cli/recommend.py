@@ -118,7 +118,7 @@ def recommend(
 
 
 def set_metadata(path: Path) -> "SetMetadata":
-    """What a recommendation rests on of a data set, and warnings of it on stderr.
+    """The metadata of a data set for a recommendation, with warnings on stderr.
 
     Raises:
         DataError: it cannot be opened, holds latents, or images that are not alike.

@@ -512,7 +512,7 @@ def _rejection(manifest: Mapping[str, Any]) -> str:
 
 
 def _latents(plan: "SamplePlan") -> str:
-    """What the user should know of samples that are no images."""
+    """A note on samples that are latents."""
     from genlab.data.writing.sample_kinds import LATENTS
 
     if plan.kind is not LATENTS:

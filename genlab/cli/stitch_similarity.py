@@ -131,7 +131,7 @@ def _diffusion(name: str) -> "DiffusionGenerator":
 
 
 def _sampler(overrides: tuple[str, ...], large: "DiffusionGenerator") -> dict[str, object]:
-    """The sampler that settings ask for, over the model's own."""
+    """The model's own sampler with the settings over it."""
     from genlab import config
     from genlab.runs.config import SampleConfig
 

@@ -205,7 +205,7 @@ class _Run:
         self.records: dict[str, Path] = {}
 
     def check(self, axes: Sequence[str], along: str | None, no_charts: bool) -> None:
-        """Find out whatever could be wrong, before anything is computed."""
+        """Check all points, before anything is computed."""
         from genlab.charts import require_matplotlib
         from genlab.eval.sweep.curves import Curves
         from genlab.eval.sweep.report import directions_of
@@ -274,7 +274,7 @@ class _Run:
         return failed
 
     def _note(self, result: "Result", bar: "_Bar") -> None:
-        """Write a point down as soon as it is known."""
+        """Record a point as soon as it is computed."""
         bar.finish(result)
         self.results = [*self.results, result]
         if self.processes.rank > 0:
@@ -351,7 +351,7 @@ def _also(folder: Path, pictures: Sequence[Path]) -> str:
 
 
 class _Bar:
-    """One progress bar over all points; its unit is a network evaluation, so that it knows when."""
+    """One progress bar over all points; its unit is a network evaluation."""
 
     def __init__(self, stack: ExitStack, points: "Sequence[Checked]", quiet: bool) -> None:
         todo = {point.key: point for point in points if point.record is None}
@@ -382,7 +382,7 @@ class _Bar:
         )
 
     def finish(self, result: "Result") -> None:
-        """Say what became of a point; what a failed one has left is no longer to be done."""
+        """Report the result of a point; the rest of a failed one counts as done."""
         if self._quiet or not (result.fresh or result.error):
             return
         point = result.checked

@@ -92,7 +92,7 @@ def command() -> None:
 def _rehearse(
     settings: "TrainConfig", folder: Path, device: str | None, *, data_is_named: bool
 ) -> None:
-    """Refuse what the run would be refused for, and print its settings."""
+    """Check the settings as the run would, and print them."""
     from genlab.training.rehearsal import rehearse
     from genlab.training.settings import left_out
 

@@ -17,7 +17,7 @@ from genlab.diffusion.preconditioning import EDM
 
 
 class _EveryLevel(EDM):
-    """Every noise level is known, in the precision of the state; time is that of EDM's models."""
+    """All noise levels are allowed, in the precision of the state; time is as in EDM's models."""
 
     exact: ClassVar[bool] = True
 

@@ -52,7 +52,7 @@ class LossTerms:
 
 
 class DenoisingLoss(ABC):
-    """What training lowers. Subclasses are frozen dataclasses."""
+    """A denoising loss. Subclasses are frozen dataclasses."""
 
     normal_levels: ClassVar[bool] = False
     """Whether the level is drawn from a standard normal (else uniformly in [0, 1))."""

@@ -22,7 +22,7 @@ MAX_SEED = 2**63 - 1
 
 @runtime_checkable
 class Noise(Protocol):
-    """What a solver or a guidance draws from: one row for each sample of the batch."""
+    """A source of random numbers for solvers and guidance: one row for each sample of the batch."""
 
     def randn(self, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
         """Standard normal numbers, (B, *shape), on the batch's device."""

@@ -48,7 +48,7 @@ class GroupCount:
 
 @dataclass(frozen=True, kw_only=True)
 class ParameterReport:
-    """What trains of a prepared network.
+    """The trainable part of a prepared network.
 
     Attributes:
         trainable_parameters: numbers that train.
@@ -119,7 +119,7 @@ class MemoryEstimate:
 
 @dataclass(frozen=True, kw_only=True)
 class DryRun:
-    """What is known of a run before its first step.
+    """The costs of a run, known before its first step.
 
     Attributes:
         base: the name of the base.

@@ -222,7 +222,7 @@ class Forgetting:
         return Condition(labels=weights.expand(count, -1))
 
     def told(self) -> dict[str, Any]:
-        """What was forgotten, in plain values."""
+        """The forgotten classes, in plain values."""
         replacement = {None: MEAN, NULL_CLASS: None}.get(self.replacement, self.replacement)
         return {
             "classes": list(self.classes),
@@ -245,7 +245,7 @@ class Forgetting:
 
 
 class _Recording(PreconditionedDenoiser):
-    """A denoiser that remembers its last call: a loss decides what it is asked."""
+    """A denoiser that records its last call, whose inputs a loss chooses."""
 
     _last: tuple[Tensor, Tensor, Tensor] | None = None
 

@@ -17,7 +17,7 @@ COLOURS = {1: 1, 2: 1, 3: 3, 4: 3}
 
 @dataclass(frozen=True, kw_only=True)
 class Conversion:
-    """What is done to the images of a run, for its record.
+    """The conversion of a run's images, for its record.
 
     Attributes:
         first_image: (C, H, W) of the first one, as it lies in the data.

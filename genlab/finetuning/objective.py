@@ -299,7 +299,7 @@ class FinetuneObjective(Objective):
     def adapter_metadata(
         self, base_sha256: str | None, conversion: Mapping[str, Any], images: int
     ) -> AdapterMetadata:
-        """What an adapter has to say beside its tensors.
+        """The metadata of the adapter.
 
         Args:
             base_sha256: of the base's weights.

@@ -46,7 +46,7 @@ class FinetuneRun(Run):
 
     @override
     def start(self, config: TrainConfig, data: DataMetadata, hardware: str) -> None:
-        """Which base is trained is noted, too."""
+        """The base is recorded, too."""
         assert isinstance(config, FinetuneConfig)
         metadata = {"name": config.base, "sha256": self.base_sha256}
         write_text(self.base_path, json.dumps(metadata, indent=2) + "\n")

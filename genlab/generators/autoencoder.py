@@ -228,7 +228,7 @@ class Autoencoder:
         return self
 
     def prepare(self) -> None:
-        """Switch training's behaviour off and lay the weights out as the device likes it best."""
+        """Set evaluation mode and the memory layout that is fastest on the device."""
         self.model.eval()
         compute.choose(self.device).prepare(self.model)
 

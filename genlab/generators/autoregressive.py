@@ -165,7 +165,7 @@ class AutoregressiveGenerator(Generator):
         sampler: SamplerLike = None,
         batch_size: int | None = None,
     ) -> Float[Tensor, "N C H W"]:
-        """Draw what is missing of images (in-painting).
+        """Inpaint images.
 
         The model draws a pixel from those before it in reading order: what is drawn fits what is
         kept above it and to its left, not what is kept below.
@@ -213,7 +213,7 @@ class AutoregressiveGenerator(Generator):
 
 
 class Completion(AutoregressiveGenerator):
-    """A generator whose samples complete given images, one for each seed.
+    """A generator whose samples inpaint given images, one for each seed.
 
     Args:
         generator: whose network and settings it shares.
@@ -271,7 +271,7 @@ class Completion(AutoregressiveGenerator):
 
     @override
     def identity(self, sampler: AnySampler | None = None) -> dict[str, Any]:
-        """What is completed decides the images, too."""
+        """The inpainted images are part of the identity."""
         named = [*((str(seed), image) for seed, image in self._images.items()), ("", self._keep)]
         return {**super().identity(sampler), "completes_sha256": weights_sha256(named)}
 

@@ -27,7 +27,7 @@ from genlab.saving.saved import SavedModel
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """What `Generator.stream` yields; files, evaluation and notebooks all drain it.
+    """One batch of `Generator.stream`, which files, evaluation and notebooks all use.
 
     Attributes:
         images: (B, C, H, W), float32 in [-1, 1] up to overshoot (quantising clips), on the
@@ -95,7 +95,7 @@ class Generator(SavedModel):
         self.sampler: AnySampler = sampler.with_scales_of(None)
 
     def defaults(self) -> Layers:
-        """What lies below the model's own sampler, because of its network."""
+        """Sampler defaults that the network requires, below the model's own sampler."""
         return []
 
     @abstractmethod
@@ -176,7 +176,7 @@ class Generator(SavedModel):
         *,
         hooks: Sequence[Hook] = (),
     ) -> Iterator[Step]:
-        """Sample one batch step by step: what `stream` and the pipeline object drain.
+        """Sample one batch step by step, for `stream` and the pipeline object.
 
         Args:
             noise: one stream for each sample.
@@ -290,11 +290,11 @@ class Generator(SavedModel):
         )
 
     def meter(self, sampler: Any) -> Meter | None:
-        """What measures each model of a run; None for a run of one model."""
+        """The meter of each model's cost in a run; None for a run of one model."""
         return None
 
     def noise(self, seeds: Sequence[int]) -> Noise:
-        """What the samples of these seeds draw from."""
+        """The noise streams of these seeds."""
         return NoiseStream(seeds, self.device)
 
     def inputs(self, seeds: Sequence[int]) -> dict[str, Any]:
@@ -302,7 +302,7 @@ class Generator(SavedModel):
         return {}
 
     def pictures(self, seeds: Sequence[int]) -> Mapping[int, Pixels] | None:
-        """What each seed's image is made from, as pixels (H, W, C); None where it is noise."""
+        """The input image of each seed, as pixels (H, W, C); None where it starts from noise."""
         return None
 
     def sampled_classes(self, sampler: Any) -> int:
@@ -447,7 +447,7 @@ class Generator(SavedModel):
         return self
 
     def prepare(self) -> None:
-        """Switch training's behaviour off and lay the network out as its device likes it best."""
+        """Set evaluation mode and the memory layout that is fastest on the device."""
         self.network.eval()
         compute.choose(self.device).prepare(self.network)
 
@@ -464,7 +464,7 @@ class Generator(SavedModel):
         return {**super().metadata(), "sampler": dict(self.sampler.config)}
 
     def identity(self, sampler: AnySampler | None = None) -> dict[str, Any]:
-        """What decides how the images look, beside weights, sampler config, seeds and labels.
+        """Everything the images depend on beside weights, sampler config, seeds and labels.
 
         Args:
             sampler: what `build_sampler` made: the models that it uses count, too.

@@ -99,7 +99,7 @@ class DiffusionGenerator(Generator):
 
     @override
     def meter(self, sampler: Sampler) -> Meter | None:
-        """A model that stands twice is counted once."""
+        """A model that is used twice is counted once."""
         if not sampler.stitch:
             return None
         models: dict[str, Any] = {LARGE: self.denoiser}
@@ -183,7 +183,7 @@ class DiffusionGenerator(Generator):
     @property
     @override
     def draws_latents(self) -> bool:
-        """Only channels that no picture has tell it."""
+        """Recognised by a number of channels that no picture has."""
         return self.autoencoder is None and self.state_shape[0] not in PICTURE_CHANNELS
 
     @property
@@ -368,12 +368,12 @@ class Enlargement(SharedNetwork):
 
     @override
     def describe_sampler(self, sampler: AnySampler) -> str:
-        """What is enlarged, too."""
+        """The size of the enlarged images, too."""
         height, width = next(iter(self._images.values())).shape[1:]
         return f"{super().describe_sampler(sampler)}, from {height}x{width}"
 
     @override
     def identity(self, sampler: AnySampler | None = None) -> dict[str, Any]:
-        """What is enlarged decides the images, too."""
+        """The enlarged images are part of the identity."""
         named = [(str(seed), image) for seed, image in self._images.items()]
         return {**super().identity(sampler), "enlarges_sha256": weights_sha256(named)}

@@ -21,7 +21,7 @@ from genlab.saving.saved import SavedModel
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """What turns a discriminator's logit into ``log p_data - log p_generator``.
+    """The map from a discriminator's logit to ``log p_data - log p_generator``.
 
     Attributes:
         slope: of the logit.
@@ -137,7 +137,7 @@ class GanDiscriminator(SavedModel):
         )
 
     def prepare(self) -> None:
-        """Switch training's behaviour off; spectral normalisation is done once for all calls."""
+        """Set evaluation mode; spectral normalisation is done once for all calls."""
         self.network.eval()
         fold(self.network)
 

@@ -153,7 +153,7 @@ class Editing(_Sharing):
         sampler: AnySampler,
         on_step: Hook | None = None,
     ) -> Batch:
-        """What is kept of an image is kept to the pixel."""
+        """Kept parts of an image are kept exactly."""
         batch = super().draw(seeds, labels, sampler, on_step)
         return replace(batch, images=self.keep(batch.images, **self.inputs(seeds)))
 
@@ -198,7 +198,7 @@ class Editing(_Sharing):
 
     @override
     def identity(self, sampler: AnySampler | None = None) -> dict[str, Any]:
-        """What is edited, and how, decides the images, too."""
+        """The edited images and the options are part of the identity."""
         named = [(f"image {seed}", image) for seed, image in self._images.items()]
         named += [(f"mask {seed}", mask) for seed, mask in (self._masks or {}).items()]
         named += [(f"class {s}", torch.tensor(c)) for s, c in (self._source or {}).items()]
@@ -338,13 +338,13 @@ class Interpolation(_Sharing):
 
     @override
     def describe_sampler(self, sampler: AnySampler) -> str:
-        """What is gone through, too."""
+        """The interpolated samples, too."""
         between = ", ".join(map(str, self._seeds))
         return f"{super().describe_sampler(sampler)}, between seeds {between}"
 
     @override
     def identity(self, sampler: AnySampler | None = None) -> dict[str, Any]:
-        """What is gone through decides the images, too."""
+        """The interpolated samples are part of the identity."""
         between: dict[str, Any] = {
             "seeds": list(self._seeds),
             "labels": None if self._labels is None else list(self._labels),
@@ -505,7 +505,7 @@ def interpolate(
 def source_condition(
     generator: DiffusionGenerator, source_labels: Any, count: int, labels: Any = None
 ) -> Condition:
-    """What images are inverted under: their classes, no class, or where there is none, ``labels``.
+    """The condition of inversion: the images' classes, no class, or by default ``labels``.
 
     Raises:
         LabelError: the model has no null class, and nothing says which class they have.

@@ -87,7 +87,7 @@ class GanGenerator(Generator):
 
     @override
     def defaults(self) -> Layers:
-        """Statistics that depend on truncation need one."""
+        """A truncation, where the statistics depend on one."""
         below = {"truncation": 1.0} if isinstance(self.network, BigGANDeepHF) else {}
         return [("the defaults", below)]
 
@@ -112,7 +112,7 @@ class GanGenerator(Generator):
 
     @override
     def prepare(self) -> None:
-        """Spectral normalisation is done once and for all calls."""
+        """Spectral normalisation is done once for all calls."""
         super().prepare()
         fold(self.network)
 
@@ -275,7 +275,7 @@ class GanGenerator(Generator):
         langevin: Langevin,
         hooks: Sequence[Hook],
     ) -> Iterator[Step]:
-        """Let latents walk; see `Langevin`. It takes place before they are scaled by truncation."""
+        """Langevin dynamics of latents, before they are scaled by truncation; see `Langevin`."""
         scale, bound = sampler.prior
         fresh = noise.fork("langevin")
         z = latents.to(self.device, compute.widest(self.device)) / scale

@@ -106,7 +106,7 @@ class NoisyClassifier(SavedModel):
         return max(least, self.preconditioning.sigma_min)
 
     def prepare(self) -> None:
-        """Switch training's behaviour off. Gradients run through it, so its layout stays."""
+        """Set evaluation mode. Gradients run through it, so its layout stays."""
         self.network.eval()
 
     def to(

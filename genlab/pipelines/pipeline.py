@@ -480,7 +480,7 @@ def _count(
     batch_size: int | None,
     images: Tensor | None = None,
 ) -> int:
-    """The number of images, on which all arguments that tell must agree."""
+    """The number of images, on which all arguments must agree."""
     lengths = {
         "class_labels": None if _single(class_labels) else len(class_labels),
         "generator": len(generator) if isinstance(generator, list) else None,
@@ -607,7 +607,7 @@ def _editing(
 
 
 def _beside(model: Generator, low_res: Tensor | None) -> dict[str, Tensor]:
-    """What only diffusion models are sampled with."""
+    """The arguments that only diffusion models take."""
     if low_res is None:
         return {}
     if not isinstance(model, DiffusionGenerator):

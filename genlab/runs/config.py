@@ -89,7 +89,7 @@ class SampleConfig:
         check_dtype(self.dtype)
 
     def check_inputs(self) -> None:
-        """Refuse settings of inputs that are not there, once everything has been said.
+        """Refuse settings of inputs that are missing, once the configuration is complete.
 
         Raises:
             ConfigError: names them.
@@ -118,7 +118,7 @@ class SampleConfig:
             raise ConfigError("frames has no effect without between, which names the seeds")
 
     def check_classes(self, num_classes: int, class_names: Sequence[str] | None) -> None:
-        """Refuse classes that a model does not have, and seeds that are none.
+        """Refuse classes that a model does not have, and invalid seeds.
 
         Args:
             num_classes: of the model.

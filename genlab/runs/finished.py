@@ -35,7 +35,7 @@ def fingerprint_of(path: Path) -> Fingerprint:
 
 
 class Finished:
-    """What is known of the files of one run; a file is looked into once, unless it changes.
+    """The fingerprints of the files of one run; a file is hashed once, unless it changes.
 
     Attributes:
         told: name -> all fingerprints that a finished file of this name may have.
@@ -49,7 +49,7 @@ class Finished:
         self._seen: dict[str, tuple[tuple[int, int, int], bool]] = {}
 
     def learn(self, files: Mapping[str, Any] | None) -> None:
-        """Take in noted fingerprints, by name; None is an old note without any."""
+        """Add recorded fingerprints, by name; None is an old record without any."""
         if files is None:
             self.is_old = True
             return
@@ -81,7 +81,7 @@ class Finished:
         return fingerprint_of(path) in self.told[name]
 
     def wrote(self, name: str, written: Fingerprint) -> None:
-        """Note a file that was just written."""
+        """Record a file that was just written."""
         self.told.setdefault(name, set()).add(written)
 
 

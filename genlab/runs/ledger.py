@@ -140,7 +140,7 @@ class SampleLedger:
         return True
 
     def _earlier_record(self) -> dict[str, Any] | None:
-        """What the run said of itself: the manifest, or the plan of an unfinished one.
+        """The record of an earlier run: its manifest, or the plan of an unfinished one.
 
         A run that goes on has no manifest; where there is one, a plan beside it is stale.
         """
@@ -181,13 +181,13 @@ class SampleLedger:
         )
 
     def _learn(self, before: Mapping[str, Any]) -> None:
-        """Take in what an earlier run, and this one in all its processes, has noted of files."""
+        """Read the fingerprints that an earlier run and all processes of this one recorded."""
         self._finished.learn(before.get("files"))
         for entry in self._notes():
             self._finished.learn(entry.get("files"))
 
     def _notes(self) -> Iterator[dict[str, Any]]:
-        """What was noted of each batch; a line that was cut short counts for nothing.
+        """The record of each batch; a line that was cut short is left out.
 
         Notes of earlier sittings are marked ``earlier``.
         """
@@ -198,7 +198,7 @@ class SampleLedger:
                     yield json.loads(line) | {"earlier": earlier}
 
     def _set_aside(self) -> None:
-        """Keep the notes of earlier sittings apart: their evaluations count, their time does not.
+        """Keep the records of earlier sessions apart: their evaluations count, their time does not.
 
         Another machine, or a busier one, may have taken it.
         """
@@ -468,7 +468,7 @@ class SampleLedger:
         write_text(self.folder / MANIFEST, _readable(manifest))
 
     def _result_files(self) -> tuple[list[str], dict[str, Path]]:
-        """The files that hold the images, in the order in which a manifest tells of them."""
+        """The files that hold the images, in the order of the manifest."""
         names = _result_names(self._kind, self.plan.format, self.plan.seeds)
         folder = self._samples if self.archive is None else self.folder
         return names, {name: folder / name for name in names}
@@ -494,7 +494,7 @@ class SampleLedger:
         }
 
     def _spent(self) -> dict[str, Any]:
-        """Evaluations of all processes and sittings, lost batches too, and seconds of this one.
+        """Evaluations of all processes and sessions, lost batches too, and seconds of this session.
 
         Time stands beside the number of images that it was measured for, ``timed``.
         """

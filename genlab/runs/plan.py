@@ -101,7 +101,7 @@ class SamplePlan:
         }
 
     def check(self, record: Mapping[str, Any], where: str) -> None:
-        """Refuse to mix with images that were made differently.
+        """Refuse to add to images that were made by another plan.
 
         More seeds than before are fine for a folder of files, as long as the earlier samples keep
         their classes.

@@ -34,12 +34,12 @@ class Adaptation:
     plain: bool
 
     def identity(self) -> dict[str, Any]:
-        """What decides how images look, in plain values: neither names nor places."""
+        """Everything that images depend on, in plain values, without names and paths."""
         return {"method": dict(self.method), "sha256": self.sha256}
 
 
 def mark(network: nn.Module, adaptation: Adaptation | None) -> None:
-    """Note which adapter a network has; None takes the note away."""
+    """Record which adapter a network has; None removes the record."""
     network.__dict__.pop(MARK, None)
     if adaptation is not None:
         network.__dict__[MARK] = adaptation  # beside the modules, parameters and buffers

@@ -100,7 +100,7 @@ def read_model(
 def _build(
     folder: Path, cls: type[Any], config: Mapping[str, Any], stored: dict[str, tuple[int, ...]]
 ) -> nn.Module:
-    """A model that the files' weights fit, without memory where they are all that it has.
+    """A model that the weights fit, on the meta device unless it has tensors beside them.
 
     Args:
         folder: that it is read from.
@@ -170,7 +170,7 @@ def _misfit(folder: Path, fault: str, name: str) -> CheckpointError:
 
 
 def write_model(folder: Path, model: nn.Module) -> None:
-    """Write config.json and safetensors into a folder; the caller sees to it that it is whole."""
+    """Write config.json and safetensors into a folder; the caller makes that atomic."""
     assert isinstance(model, ModelMixin)
     model.save_pretrained(folder)
     # The path that the weights were once read from is private.

@@ -65,7 +65,7 @@ class DataConfig:
 
 @dataclass(kw_only=True)
 class ValidationConfig:
-    """Images that a run is judged by but not trained on, where its objective knows how.
+    """Validation images, for objectives that have a score.
 
     They are read as `DataConfig` says (size, channels, fit) and looked at each time snapshots are
     stored, with the average by half-life; the scores stand in log.jsonl and on the model card.

@@ -26,7 +26,7 @@ RAW = "none"
 
 @dataclass(frozen=True)
 class Choice:
-    """Which weights of a run are wanted.
+    """A choice among the weights of a run.
 
     Attributes:
         average: ``halflife``, ``none`` (the weights as they are, not averaged), or a width
@@ -90,7 +90,7 @@ class Chosen:
 
 
 def choose_weights(run: Run, choice: Choice) -> Chosen:
-    """Find or reconstruct the wanted weights.
+    """Find or reconstruct the chosen weights.
 
     Raises:
         TrainingError: the run has not stored them.

@@ -76,7 +76,7 @@ def check_rule(rule: str) -> None:
 
 
 def coefficients(stored: Sequence[Profile], requested: Profile, rule: str = CONSTRAINED) -> Vector:
-    """What to multiply stored averages with, so that their sum is nearest to the wanted one.
+    """The coefficients of stored averages whose weighted sum is nearest to the requested average.
 
     Args:
         stored: profiles of the stored averages.
@@ -114,7 +114,7 @@ def _constrained(gram: Float64[np.ndarray, "n n"], right: Vector, weights: Vecto
 
 
 def distance(stored: Sequence[Profile], weights: Vector, requested: Profile) -> float:
-    """How far a reconstructed density is from the wanted one, relative to its length."""
+    """The distance of a reconstructed density from the requested one, relative to its norm."""
     profiles = [*stored, requested]
     signed = np.append(weights, -1.0)
     gram = np.array([[a.dot(b) for b in profiles] for a in profiles])

@@ -89,7 +89,7 @@ class Run:
         write_text(self.config_path, to_yaml(config))
 
     def check(self, config: TrainConfig, data: DataMetadata, recuttable: bool = True) -> None:
-        """Refuse to go on with a run that was begun otherwise.
+        """Refuse to resume a run that was started with other settings.
 
         Args:
             config: merged.
@@ -142,7 +142,7 @@ class Run:
             )
 
     def build_objective(self, config: TrainConfig) -> Objective:
-        """What the run was trained by.
+        """The objective of the run.
 
         Args:
             config: what `read_config` gave.
@@ -150,7 +150,7 @@ class Run:
         return build_objective(config.objective)
 
     def read_data(self) -> DataMetadata:
-        """What the run knows of its data."""
+        """The metadata of the training data."""
         metadata = json.loads(self.data_path.read_text())
         names = metadata["class_names"]
         return DataMetadata(
@@ -171,7 +171,7 @@ class Run:
         return key.startswith(self.free)
 
     def read_machine(self) -> dict[str, str]:
-        """What the run was trained on."""
+        """The hardware of the run."""
         if not self.machine_path.is_file():
             return {}
         machine: dict[str, str] = json.loads(self.machine_path.read_text())

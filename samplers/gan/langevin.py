@@ -21,7 +21,7 @@ from genlab.samplers.guidance.classifier import Classifier
 
 @runtime_checkable
 class ImageClassifier(Classifier, Protocol):
-    """A classifier that can be asked about images (almost) without noise."""
+    """A classifier that can be used on images (almost) without noise."""
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -100,7 +100,7 @@ class Langevin:
                 raise ConfigError(f"sampler.langevin needs {rule}, got {getattr(self, name)}")
 
     def describe(self) -> str:
-        """What leads, how far and how strongly, in a few words."""
+        """Model, steps and strength, in a few words."""
         by = "discriminator" if self.classifier is None else "classifier"
         return (
             f"langevin by a {by} ({self.steps} steps of {self.step_size:g}, scale {self.scale:g})"

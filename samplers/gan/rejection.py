@@ -20,7 +20,7 @@ from genlab.samplers.parts import Part
 
 @runtime_checkable
 class Discriminator(Part, Protocol):
-    """What judges images; `genlab.generators.discriminator.GanDiscriminator` is one."""
+    """A discriminator, such as `genlab.generators.discriminator.GanDiscriminator`."""
 
     @property
     def num_classes(self) -> int:
@@ -118,7 +118,7 @@ class Rejection:
 
 @dataclass(frozen=True, kw_only=True)
 class Threshold:
-    """What images are accepted by; see `Rejection`.
+    """The acceptance threshold; see `Rejection`.
 
     Attributes:
         max_logit: M.

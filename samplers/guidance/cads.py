@@ -29,7 +29,7 @@ STREAMS = {"condition": "cads", "null": "cads null"}
 
 @dataclass(frozen=True, kw_only=True)
 class CADS(GuidanceOptions):
-    """Hide the class behind noise at first and bring it out while the image forms.
+    """Condition annealing: noise on the class embedding, which decreases during sampling.
 
     With the time t from 1 (noise) to 0 (data) and the class embedding y of a sample,
     ``gamma = (tau2 - t) / (tau2 - tau1)`` within [0, 1],

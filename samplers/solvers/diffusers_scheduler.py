@@ -29,7 +29,7 @@ from genlab.samplers.diffusers_schedulers import (
 
 @dataclass
 class _Memory:
-    """What a run of a scheduler is made of; the scheduler itself changes with each call.
+    """The memory of a run; the scheduler itself changes with each call.
 
     Attributes:
         run: the scheduler.

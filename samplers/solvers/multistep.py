@@ -40,7 +40,7 @@ class _Estimate:
 
 @dataclass(frozen=True, kw_only=True)
 class _History:
-    """What these solvers remember of a run.
+    """The memory of multistep solvers.
 
     Attributes:
         draws: the noise of the run; None where there is none.
@@ -59,7 +59,7 @@ class _History:
 
 @dataclass(frozen=True, kw_only=True)
 class _Multistep(Solver):
-    """What these solvers share.
+    """The base of multistep solvers.
 
     Attributes:
         name: in `genlab.samplers.base.SOLVERS`.
@@ -90,7 +90,7 @@ class _Multistep(Solver):
         return math.hypot(1.0, sigma) if self.unit_start else sigma
 
     def begin(self, grid: Grid) -> _History:
-        """Nothing is remembered yet.
+        """An empty history.
 
         Raises:
             ConfigError: two noise levels are the same.

@@ -27,13 +27,13 @@ class RefusedError(CheckpointError):
 
 
 class Budget:
-    """What the reading of one file may cost."""
+    """Limits on the work and memory of reading one file."""
 
     def __init__(self) -> None:
         self.left = MAX_WORK
 
     def spend(self, work: int = 1) -> None:
-        """Pay for instructions or copied elements.
+        """Count instructions or copied elements.
 
         Raises:
             RefusedError: the file costs more than any network file.

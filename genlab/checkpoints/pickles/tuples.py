@@ -102,7 +102,7 @@ class _Walk:
 
 
 def _around(parts: list[_Size]) -> _Size:
-    """The size of a value made of others, as large as if each stood there in full."""
+    """The unfolded size of a value that is made of others."""
     size = (
         1 + sum(count for count, _ in parts),
         max((depth for _, depth in parts), default=-1) + 1,

@@ -241,7 +241,7 @@ _OF_OURS = ("variance_type", "clip_sample", "use_clipped_model_output")
 
 @dataclass(frozen=True, kw_only=True)
 class Scheduling:
-    """What became of a scheduler's config.
+    """The result of parsing a scheduler's config.
 
     Attributes:
         preconditioning: of the model.

@@ -131,7 +131,7 @@ def _is_transformer(source: Path) -> bool:
 
 
 def _hint(source: Path, config: Config | None) -> str | None:
-    """What says that a file is of the one kind and not of the other; None where nothing does."""
+    """The class, dit or sit, by name or marks in the file; None where neither tells."""
     cls = str((config or {}).get("cls", "")).lower()
     if cls in ("dit", "sit"):
         return cls
@@ -147,7 +147,7 @@ def _hint(source: Path, config: Config | None) -> str | None:
 def _read(
     source: Path, config: Config | None, cls: str, others: Mapping[str, Option]
 ) -> tuple[StateDict, dict[str, Any]]:
-    """The weights, and the arguments that the file and the caller know; the caller's word wins."""
+    """The weights, and the arguments of file and caller; those of the caller win."""
     overrides = dict(config or {})
     nested = overrides.pop("kwargs", {})
     if not isinstance(nested, Mapping):
@@ -174,7 +174,7 @@ def _read(
 
 
 def _refuse_repa(source: Path, checkpoint: Checkpoint, overrides: Mapping[str, Any]) -> None:
-    """Refuse REPA's networks where anything tells them from SiT's.
+    """Refuse REPA's networks, which pass for SiT's.
 
     Raises:
         CheckpointError: says by what.
@@ -209,7 +209,7 @@ def _build(state: StateDict, overrides: Mapping[str, Any], where: str) -> DiT:
 
 
 def _inferred(state: StateDict, where: str) -> dict[str, Any]:
-    """The constructor's arguments that the shapes tell."""
+    """The constructor's arguments, inferred from the shapes."""
     try:
         hidden_size, in_channels, patch_size, _ = state["x_embedder.proj.weight"].shape
         _, num_patches, _ = state["pos_embed"].shape

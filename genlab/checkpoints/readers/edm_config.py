@@ -129,7 +129,7 @@ EDM_CLASSES = tuple(_WRAPPERS)
 
 @dataclass(frozen=True, kw_only=True)
 class EDMModel:
-    """What an official EDM network is, in our words.
+    """The description of an official EDM network, in our terms.
 
     Attributes:
         network_class: ``SongUNet`` or ``DhariwalUNet``.
@@ -155,7 +155,7 @@ class EDMModel:
 
 
 def split_config(config: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Tell the class from its arguments, which may be flat or under ``kwargs``."""
+    """Separate the class from its arguments, which may be flat or under ``kwargs``."""
     rest = dict(config)
     cls = rest.pop("cls", "EDMPrecond")
     if "kwargs" in rest:

@@ -100,7 +100,7 @@ CLASSES = ("UNetModel", "SuperResModel", "EncoderUNetModel")
 
 @dataclass(frozen=True, kw_only=True)
 class ADMModel:
-    """What a file of guided-diffusion holds.
+    """The description of a network of guided-diffusion.
 
     Attributes:
         network: keyword arguments of `ADMUNet` or `ADMClassifier`.
@@ -114,7 +114,7 @@ class ADMModel:
 
 
 def parse(config: Mapping[str, Any], shapes: Shapes, where: str) -> ADMModel:
-    """What the U-Net in a file is.
+    """Infer the description of a U-Net.
 
     Args:
         config: official flags or constructor arguments, flat or under ``kwargs``.
@@ -152,7 +152,7 @@ def parse(config: Mapping[str, Any], shapes: Shapes, where: str) -> ADMModel:
 
 
 def parse_classifier(config: Mapping[str, Any], shapes: Shapes, where: str) -> ADMModel:
-    """What the noisy classifier in a file is; see `parse`."""
+    """Infer the description of a noisy classifier; see `parse`."""
     settings = _flat(config)
     values = _network_values("EncoderUNetModel", settings, _Inferred(shapes, where, settings))
     values["num_classes"] = values.pop("out_channels")
@@ -180,7 +180,7 @@ def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _network_values(cls: str, config: Mapping[str, Any], inferred: "_Inferred") -> dict[str, Any]:
-    """Our constructor's arguments: what is given over what the shapes say."""
+    """Our constructor's arguments: given ones first, else inferred from the shapes."""
     explicit = values_of(cls, _NETWORK, config)
     heads = {
         name: None if (value := explicit.pop(name)) == -1 else value
@@ -270,7 +270,7 @@ def _diffusion(settings: Mapping[str, Any], learned: bool) -> dict[str, dict[str
 
 
 class _Inferred:
-    """What the shapes of an official state dict tell; see the attributes' names."""
+    """Arguments inferred from the shapes of an official state dict, one for each attribute."""
 
     def __init__(self, shapes: Shapes, where: str, config: Mapping[str, Any] | None = None) -> None:
         self.shapes, self.where = shapes, where

@@ -47,7 +47,7 @@ class Score:
 
 @dataclass(kw_only=True)
 class ZooEntry:
-    """What is known of one official checkpoint: the schema of an entry of zoo.yaml.
+    """The metadata of one official checkpoint: the schema of an entry of zoo.yaml.
 
     Attributes:
         url: where the publisher keeps it.

@@ -40,7 +40,7 @@ class _RetryError(Exception):
 
 @dataclass(frozen=True)
 class _Part:
-    """The file as far as it has come, and what tells whether the server still has the same one."""
+    """A partial download, with the validator that tells whether the server's file has changed."""
 
     data: Path
     metadata: Path
@@ -277,7 +277,7 @@ def _connection(request: Any, part: _Part, stall: float) -> Iterator[Any]:
 
 
 def _said(error: urllib.error.HTTPError) -> str:
-    """What a server says beside its number, which for endless redirects is a paragraph."""
+    """The server's text beside its status code, shortened."""
     return printable(" ".join(str(error.reason).split()), 100)
 
 
@@ -287,7 +287,7 @@ def _range_start(response: Any) -> int:
 
 
 def _remember(response: Any, url: str, part: _Part) -> None:
-    """Keep the server's mark of this version of the file; weak marks do not serve for ranges."""
+    """Store the server's validator of this file version; weak ones do not work for ranges."""
     etag = response.headers.get("ETag")
     mark = etag if etag and not etag.startswith("W/") else response.headers.get("Last-Modified")
     if mark:

@@ -33,7 +33,7 @@ MOST_LARGER = 16
 
 @dataclass(frozen=True, kw_only=True)
 class Adapter:
-    """An adapter, read.
+    """An adapter, as read from its folder.
 
     Attributes:
         name: of its folder.
@@ -234,7 +234,7 @@ def _check_base(adapter: Adapter, base: Generator, name: str) -> None:
 
 
 def _check_tensors(adapter: Adapter, start: Generator) -> None:
-    """Hold names, shapes and kinds of tensors against a network that takes no memory."""
+    """Check names, shapes and types of tensors against a network on the meta device."""
     for key, tensor in adapter.tensors.items():
         if tensor.is_complex() or tensor.dtype == torch.bool:
             raise ConfigError(f"its {key} is of the type {tensor.dtype}, which no network has")

@@ -35,7 +35,7 @@ _KINDS: Mapping[str, tuple[type | UnionType, str]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class AdapterMetadata:
-    """What has to be known to put an adapter onto its base.
+    """The metadata that applying an adapter to its base needs.
 
     Attributes:
         base: name or path of the base, as the run was given it.
@@ -77,7 +77,7 @@ class AdapterMetadata:
         return {k: v for k, v in values.items() if k not in optional or v is not None}
 
     def identity(self) -> dict[str, Any]:
-        """What decides how the adapter acts, beside its numbers."""
+        """What the adapter's effect depends on beside its tensors."""
         beside = ("base", "images", "trained_on_images", "sampler", "class_names")
         return {key: value for key, value in self.to_json().items() if key not in beside}
 
@@ -106,7 +106,7 @@ def _write_json(path: Path, values: Mapping[str, Any]) -> None:
 
 
 def read_files(folder: Path) -> tuple[AdapterMetadata | None, dict[str, Any] | None]:
-    """What the files of an adapter say.
+    """Read the files of an adapter.
 
     Returns:
         The metadata, or None where GenLab wrote none; and peft's configuration, or None where the
@@ -123,7 +123,7 @@ def read_files(folder: Path) -> tuple[AdapterMetadata | None, dict[str, Any] | N
 
 
 def metadata_of(values: Mapping[str, Any], path: Path) -> AdapterMetadata:
-    """Check and take over what a file says.
+    """Validate the metadata in a file.
 
     A key that this version does not know is refused, since it may change what the adapter does.
 

@@ -12,7 +12,7 @@ from genlab.finetuning.adapters.folders import CONFIG, METADATA, TENSORS
 
 
 def overview(folder: Path) -> dict[str, Any]:
-    """The entry of an adapter in a list; nothing of it is validated.
+    """The entry of an adapter in a list; not validated.
 
     Returns:
         ``name``, ``folder``, ``method``, ``base``, ``classes``, ``trained_on_images``, ``bytes``;

@@ -107,7 +107,7 @@ def check_expression(pattern: str, where: str) -> None:
 
 
 def without_start(method: Method) -> Method:
-    """The same method where numbers do not matter: it begins without looking at the base."""
+    """The same method for checks of shapes: its initialisation does not read the base."""
     if isinstance(method, PeftMethod) and START in method.config:
         return replace(method, config={**method.config, START: True})
     return method

@@ -283,7 +283,7 @@ def _check_origins(
 
 
 def _fitting(sampler: Mapping[str, Any], *, classes: bool) -> dict[str, Any]:
-    """What of a base's default sampler applies to a model of other classes, or of none."""
+    """The settings of a base's default sampler that apply to a model of other classes or none."""
     of_old_classes = ("stitch", "rejection", "langevin")
     kept = {key: value for key, value in sampler.items() if key not in of_old_classes}
     if "guidance" in kept:

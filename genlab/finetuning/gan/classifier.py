@@ -130,7 +130,7 @@ class ImageClassifier:
 
 
 def from_noisy(classifier: NoisyClassifier, name: str) -> ImageClassifier:
-    """A classifier of noisy images, told that there is no noise.
+    """A classifier of noisy images, used at its lowest noise level.
 
     Args:
         classifier: told the smallest noise level that it knows.

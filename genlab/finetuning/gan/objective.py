@@ -43,7 +43,7 @@ DISCRIMINATORS: dict[type[nn.Module], str] = {
 
 @dataclass(frozen=True, kw_only=True)
 class GanFinetuning(GanObjective):
-    """The objective of a GAN, whose discriminator goes on from that of the base.
+    """The objective of a GAN, whose discriminator starts from that of the base.
 
     What of the generator trains is the fine-tuning method's choice; the discriminator trains as a
     whole, or above some blocks (FreezeD). Of a network that is frozen in part the singular vectors
@@ -189,7 +189,7 @@ def freeze_lower(discriminator: nn.Module, num_blocks: int) -> None:
 
 @contextmanager
 def settled(network: nn.Module, *, stored: bool = False) -> Iterator[None]:
-    """Within this context what does not train does not move either.
+    """Within this context frozen layers keep their statistics, too.
 
     Args:
         network: in training.

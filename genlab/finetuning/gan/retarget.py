@@ -95,7 +95,7 @@ def check_retargeting(
     config: RetargetConfig,
     sampler: SamplerLike = None,
 ) -> dict[str, int]:
-    """Find out what `retarget` would refuse, without any search.
+    """Check everything that `retarget` would refuse, without any search.
 
     Args:
         generator: see `retarget`, as the others.

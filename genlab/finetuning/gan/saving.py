@@ -28,7 +28,7 @@ RECORD = "retarget.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Named:
-    """A model that took part.
+    """A model with its name and hash.
 
     Attributes:
         name: as it was given.
@@ -54,7 +54,7 @@ class Judgement:
 
 @dataclass(frozen=True, kw_only=True)
 class RetargetRecord:
-    """How a generator came by its classes.
+    """A record of how a generator got its classes.
 
     Attributes:
         base: the generator that it was made of.

@@ -96,7 +96,7 @@ class RetargetConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class FoundClass:
-    """A class that was looked for.
+    """The result of the search for one class.
 
     Attributes:
         name: of the class.
@@ -165,7 +165,7 @@ class ClassSearch:
         self.low, self.high = self.table.min(), self.table.max()
 
     def check(self, names: Sequence[str]) -> None:
-        """Find out whether the vectors of these classes have somewhere to begin.
+        """Check that there are starting points for the vectors of these classes.
 
         Raises:
             LabelError: each begins at the class of the same name, and there is none.

@@ -44,7 +44,7 @@ def switched_on(network: nn.Module, layout: Layout) -> list[str]:
 
 
 def switch_off_affine(norm: nn.Module) -> None:
-    """Take off what `switch_on_affine` put on."""
+    """Remove the parameters that `switch_on_affine` added."""
     norm.register_parameter("weight", None)
     norm.register_parameter("bias", None)
     _mark(norm, False)

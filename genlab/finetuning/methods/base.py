@@ -62,7 +62,7 @@ class Method(ABC):
         return []
 
     def saved(self, network: nn.Module) -> dict[str, Tensor]:
-        """What is stored of a prepared network: what trains, and statistics that training moves.
+        """The stored tensors of a prepared network: what trains, and statistics that change.
 
         Returns:
             Name -> tensor, shared with the network.
@@ -74,7 +74,7 @@ class Method(ABC):
 
     @torch.no_grad()
     def load(self, network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-        """Take over what `saved` gave, all of it and nothing else.
+        """Load the tensors that `saved` gave, all of them and no others.
 
         Raises:
             CheckpointError: names a tensor that is missing, not of this method, or of another

@@ -58,7 +58,7 @@ class Similarity:
         return low, high
 
     def last_above(self, value: float) -> int | None:
-        """The last of the first steps whose mean is above a value, as an index here; None for none.
+        """The last leading step whose mean is above a value, as an index here; None for none.
 
         A later stretch counts for nothing: a small model takes the first steps and no others.
         """
@@ -202,7 +202,7 @@ class Beside(Guidance):
         return predictions
 
     def cosines(self) -> tuple[tuple[int, ...], Float64[Tensor, "N B"]]:
-        """The numbers of the steps that asked, and the cosines of each sample, on the CPU."""
+        """The numbers of the compared steps, and the cosines of each sample, on the CPU."""
         cosines = {step: each for step, each in enumerate(self._found) if each is not None}
         return tuple(cosines), torch.stack(list(cosines.values())).cpu().to(torch.float64)
 

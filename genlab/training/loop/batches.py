@@ -148,7 +148,7 @@ def open_dataset(config: DataConfig) -> ImageDataset | LatentDataset:
 
 
 def _warn(dataset: ImageDataset | LatentDataset) -> None:
-    """Say what ``genlab data check`` warns of and can be seen without reading the images."""
+    """Issue those warnings of ``genlab data check`` that need no image to be read."""
     findings: list[Finding] = []
     if isinstance(dataset, ImageDataset):
         findings += dataset.source.findings

@@ -156,7 +156,7 @@ class Trainer:
         )
 
     def inspections(self) -> Sequence[Inspection]:
-        """What looks at the previews; asked once, when the images are known."""
+        """The inspections of previews; called once, when the images are known."""
         return ()
 
     def _resume(self) -> Progress:
@@ -262,7 +262,7 @@ class Trainer:
 
 
 def build_accelerator(config: TrainConfig, device: str | None) -> Accelerator:
-    """Where a run trains, with how many others, and in which precision.
+    """Build the accelerator: device, processes and precision of a run.
 
     Raises:
         ConfigError: this machine cannot do it.

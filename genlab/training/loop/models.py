@@ -123,7 +123,7 @@ class Models:
             average.update(parameters, images, self.config.batch_size)
 
     def state(self, progress: Progress) -> State:
-        """All of it, to be saved; shares its memory with the models."""
+        """The whole state, to be saved; it shares its memory with the models."""
         scaler = self.accelerator.scaler
         return State(
             progress=progress,
@@ -134,7 +134,7 @@ class Models:
         )
 
     def _saved(self, name: str) -> dict[str, Tensor]:
-        """What a state holds of a network; those beside the ones in training are held whole."""
+        """The tensors of a network in a state; of networks that do not train, all of them."""
         network = self.plain(name)
         return changing_tensors(network) if name in self.optimizers else dict(network.state_dict())
 

@@ -104,14 +104,14 @@ class Recorder:
         return self._stopper.stop
 
     def state_dict(self) -> dict[str, Any]:
-        """The means since the last line that was due, and what watch and stopper remember."""
+        """The means since the last log line, and the states of watch and stopper."""
         watched = None if self._watch is None else self._watch.state_dict()
         # Plain values: a state is read onto the run's device, and Metal has no float64.
         pending = None if self._pending is None else self._pending.tolist()
         return {"pending": pending, "watch": watched, "stopping": self._stopper.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a state; an empty one, of before this was saved, begins anew."""
+        """Restore a state; an empty one, of old checkpoints, starts afresh."""
         pending, watched = state.get("pending"), state.get("watch")
         self._pending = None
         if pending is not None:
@@ -266,7 +266,7 @@ class Recorder:
             self.watch(line)
 
     def _look_after(self, progress: Progress, means: dict[str, float]) -> None:
-        """End a run that its objective gives up.
+        """End a run that its objective's watch reports as failed.
 
         Raises:
             TrainingError: says why, and what is left.
@@ -342,7 +342,7 @@ class Recorder:
             tensors[name].copy_(value)
 
     def _draw_preview(self, progress: Progress) -> dict[str, float]:
-        """Draw one, and give what the inspections find in it."""
+        """Draw a preview, and return the values of the inspections."""
         if self.generator is None or not self.is_main:
             return {}
         paused = time.perf_counter()

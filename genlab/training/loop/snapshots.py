@@ -62,7 +62,7 @@ def list_snapshots(folder: Path) -> list[Snapshot]:
 
 
 def prune_snapshots(folder: Path, images: int) -> None:
-    """Remove the snapshots from beyond the state that a run goes on from: they come again."""
+    """Remove snapshots later than the checkpoint that a run resumes from: they are made again."""
     for snapshot in list_snapshots(folder):
         if snapshot.images > images:
             try:

@@ -22,7 +22,7 @@ BATCH_SIZE = 250
 def build_validation(
     config: TrainConfig, objective: Objective, data: DataMetadata, device: torch.device
 ) -> Callable[[nn.Module], dict[str, float]] | None:
-    """What judges the main network, or None where nothing is to be validated.
+    """Build the validation of the main network; None where there is none.
 
     Args:
         config: of the run; the images are brought into shape as those in training.

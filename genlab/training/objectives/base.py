@@ -78,10 +78,10 @@ class Watch(Protocol):
         """Look at the means of a log line: (thousands of images, name -> mean)."""
 
     def state_dict(self) -> dict[str, Any]:
-        """What it remembers, in plain values."""
+        """Its state in plain values."""
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Remember what a state holds."""
+        """Restore a state."""
 
 
 class Objective(ABC):
@@ -205,7 +205,7 @@ class Objective(ABC):
         sampler: Mapping[str, Any],
         card: str | None = None,
     ) -> Product:
-        """What a trained main network is used as.
+        """The model that a trained main network becomes.
 
         Args:
             network: with its final weights.
@@ -225,7 +225,7 @@ class Objective(ABC):
     def evaluate(
         self, network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]
     ) -> dict[str, float]:
-        """Judge the main network by images that it was not trained on; draws nothing at random.
+        """Evaluate the main network on images that it was not trained on; draws nothing at random.
 
         Args:
             network: in evaluation mode.
@@ -252,7 +252,7 @@ OBJECTIVES: Registry[type[Objective]] = Registry(
 
 
 def build_objective(config: Mapping[str, Any]) -> Objective:
-    """The objective that a configuration's ``objective`` names."""
+    """Build the objective that a configuration's ``objective`` names."""
     options = dict(config)
     name = options.pop("name", None)
     if not isinstance(name, str):

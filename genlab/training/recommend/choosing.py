@@ -36,7 +36,7 @@ not suffice."""
 
 @dataclass(frozen=True, kw_only=True)
 class SetMetadata:
-    """What the choice rests on of a data set.
+    """The properties of a data set that the choice depends on.
 
     Attributes:
         path: as it is to stand in the configuration.
@@ -80,7 +80,7 @@ class Wish:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What is settled before a network is chosen.
+    """The settings that are fixed before a network is chosen.
 
     Attributes:
         metadata: of the data set.
@@ -96,7 +96,7 @@ class Plan:
 
     @property
     def family(self) -> Family:
-        """What the wish names."""
+        """The family that the user wants."""
         return FAMILIES[self.wish.family]
 
     @property
@@ -106,7 +106,7 @@ class Plan:
 
     @property
     def data(self) -> DataMetadata:
-        """What networks are built for."""
+        """The metadata that networks are built for."""
         names = self.metadata.class_names if self.metadata.has_classes else None
         return DataMetadata(
             num_images=self.metadata.num_images,
@@ -117,7 +117,7 @@ class Plan:
 
     @property
     def few(self) -> bool:
-        """Whether the images are so few that the network is to be held back."""
+        """Whether there are so few images that the network needs regularisation."""
         return self.metadata.num_images < self.family.few_images
 
     @property
@@ -138,7 +138,7 @@ def minutes_for(kimg: float, speed: Speed) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """A network that was settled on.
+    """The chosen network.
 
     Attributes:
         candidate: the network.
@@ -156,7 +156,7 @@ class Choice:
 
 
 def make_plan(data: SetMetadata, wish: Wish) -> Plan:
-    """Settle what does not depend on the machine.
+    """Fix the settings that do not depend on the machine.
 
     Raises:
         ConfigError: the size or the classes do not suit the family.
@@ -286,7 +286,7 @@ def _time(plan: Plan, candidate: Candidate, measure: Measure, fast: bool) -> Cho
 
 
 def _check_minutes(plan: Plan, choice: Choice) -> None:
-    """Refuse a time in which nothing comes of anything."""
+    """Refuse a time too short to train anything."""
     assert choice.speed is not None
     kimg, least = plan.kimg_in_time(choice.speed), plan.family.least_kimg
     if kimg < least:

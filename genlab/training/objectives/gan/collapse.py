@@ -14,7 +14,7 @@ class CollapseWarning(UserWarning):
 
 @dataclass
 class CollapseWatch:
-    """Gives a run up in which the discriminator has won for long: its generator learns no more.
+    """Ends a run whose discriminator has won for long: its generator no longer learns.
 
     Half-way there it warns.
 

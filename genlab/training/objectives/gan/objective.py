@@ -27,7 +27,7 @@ GENERATOR, DISCRIMINATOR = "generator", "discriminator"
 
 @dataclass(frozen=True, kw_only=True)
 class GanObjective(Objective):
-    """A generator learns to draw what a discriminator takes for real images of a class.
+    """A class-conditional GAN: a generator trained against a discriminator.
 
     The discriminator takes some updates, each on its own part of the batch, then the generator one;
     every update draws latents and classes of its own. The network of the configuration is the
@@ -138,7 +138,7 @@ class GanObjective(Objective):
         return self.with_histories(networks)
 
     def check_discriminator(self, network: nn.Module) -> None:
-        """Refuse a discriminator that would see what is real by the batch."""
+        """Refuse a discriminator that could tell real images by batch statistics."""
         if getattr(network, "minibatch", None) is not None and not self.split:
             raise ConfigError(
                 "minibatch discrimination tells real from made images by their batch; set "
@@ -270,7 +270,7 @@ class GanObjective(Objective):
         return largest
 
     def watch(self) -> Watch | None:
-        """Gives up when the discriminator wins for long; see `CollapseWatch`."""
+        """Ends the run when the discriminator wins for long; see `CollapseWatch`."""
         if self.collapse_kimg is None:
             return None
         least, even = self._loss.least, self._loss.even
