@@ -132,7 +132,7 @@ def _for_diffusers(model: Product) -> list[str]:
     ]
 
 
-def retold(text: str, generator: Product) -> str:
+def updated_card(text: str, generator: Product) -> str:
     """The model card of a model after its autoencoder was replaced."""
     lines = text.split("\n")
     places = [

@@ -129,7 +129,7 @@ def split_arguments(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
     return (words[0] if words else None), [word for word in arguments if "=" in word]
 
 
-def said_once(overrides: Sequence[str], flags: Mapping[str, Any]) -> None:
+def refuse_duplicates(overrides: Sequence[str], flags: Mapping[str, Any]) -> None:
     """Refuse a setting that an option and a KEY=VALUE both give: one would be dropped silently."""
     for text in overrides:
         key = text.partition("=")[0]

@@ -121,12 +121,12 @@ def _refuse_licence(licence: str | None, source: Path) -> None:
 def _with_autoencoder(source: Path, autoencoder: str, names: list[str] | None) -> Any:
     """A model that is converted already, with an autoencoder and its own card."""
     from genlab import load
-    from genlab.checkpoints.card import retold
+    from genlab.checkpoints.card import updated_card
     from genlab.finetuning.adapters.merging import merged
 
     model = merged(load(source, autoencoder=autoencoder))
     model = model if names is None else model.changed(class_names=names)
-    model.card = None if model.card is None else retold(model.card, model)
+    model.card = None if model.card is None else updated_card(model.card, model)
     return model
 
 

@@ -24,7 +24,7 @@ from genlab.cli.common import (
     echo_settings,
     json_option,
     plain_warnings,
-    said_once,
+    refuse_duplicates,
     split_arguments,
     stitch_option,
 )
@@ -169,7 +169,7 @@ def run(
     from genlab.runs.processes import join
 
     chosen = settings_of(flags)
-    said_once(overrides, chosen)
+    refuse_duplicates(overrides, chosen)
     config = merge_settings(protocol, overrides, chosen)
     processes = join(config.device)
 

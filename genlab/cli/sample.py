@@ -21,7 +21,7 @@ from genlab.cli.common import (
     dtype_option,
     echo_settings,
     progress,
-    said_once,
+    refuse_duplicates,
     split_arguments,
     stitch_option,
 )
@@ -184,7 +184,7 @@ def command(
         _check_between(flags)
     overrides += [f"edit.strength={strength}"] * (strength is not None)
     overrides += ["edit.invert=true"] * invert
-    said_once(overrides, flags)
+    refuse_duplicates(overrides, flags)
     run = SamplingRun(config, overrides, flags, steps, guidance, stitch)
     if dry_run:
         run.show()

@@ -19,7 +19,7 @@ from genlab.cli.common import (
     json_option,
     plain_warnings,
     progress,
-    said_once,
+    refuse_duplicates,
     split_arguments,
 )
 from genlab.cli.eval import protocol_options, settings_of
@@ -163,7 +163,7 @@ def command(
     from genlab.runs.processes import join
 
     flags = settings_of(options)
-    said_once(base, flags)
+    refuse_duplicates(base, flags)
     plan = make_plan(base, grid, variants, points)
     device = merge_settings(protocol, plan.points[0].config_overrides, flags).device
     processes = join(device)

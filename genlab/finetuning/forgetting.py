@@ -221,7 +221,7 @@ class Forgetting:
         weights[list(self.kept)] = 1 / len(self.kept)
         return Condition(labels=weights.expand(count, -1))
 
-    def told(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """The forgotten classes, in plain values."""
         replacement = {None: MEAN, NULL_CLASS: None}.get(self.replacement, self.replacement)
         return {

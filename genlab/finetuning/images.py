@@ -49,7 +49,7 @@ class Conversion:
         first = describe_shape(self.first_image)
         return f"{first} (the first one) to {describe_shape(self.image_shape)}{by}"
 
-    def told(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """In plain values."""
         first, shape = list(self.first_image), list(self.image_shape)
         return {"first_image": first, "image_shape": shape, "fit": self.fit}

@@ -316,7 +316,7 @@ class FinetuneObjective(Objective):
             classes=self.origins,
             resolution=self.config.resolution,
             has_null_class=self._has_null_class() if self.start.num_classes else None,
-            forget=None if self.forgetting is None else self.forgetting.told(),
+            forget=None if self.forgetting is None else self.forgetting.to_json(),
             sampler=dict(self.config.sampler),
             images=conversion,
             trained_on_images=images,

@@ -114,7 +114,7 @@ class FinetuneTrainer(Trainer):
         """Write the adapter and its card."""
         config, objective, data = self.config, self.objective, self.batches.metadata
         adapter = objective.adapter_metadata(
-            self.run.base_sha256, self.conversion.told(), progress.images
+            self.run.base_sha256, self.conversion.to_json(), progress.images
         )
         write_adapter(self.run.folder, objective.method, network, adapter)
         rows = {"Images": self.conversion.describe()} if self.conversion.changes else {}

@@ -505,7 +505,7 @@ def interpolate(
 def source_condition(
     generator: DiffusionGenerator, source_labels: Any, count: int, labels: Any = None
 ) -> Condition:
-    """The condition of inversion: the images' classes, no class, or by default ``labels``.
+    """The condition of inversion: the images' classes, else none, else ``labels``.
 
     Raises:
         LabelError: the model has no null class, and nothing says which class they have.

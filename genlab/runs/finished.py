@@ -44,7 +44,7 @@ class Finished:
     """
 
     def __init__(self) -> None:
-        self.told: dict[str, set[Fingerprint]] = {}
+        self.recorded: dict[str, set[Fingerprint]] = {}
         self.is_old = False
         self._seen: dict[str, tuple[tuple[int, int, int], bool]] = {}
 
@@ -54,7 +54,7 @@ class Finished:
             self.is_old = True
             return
         for name, (size, digest) in files.items():
-            self.told.setdefault(str(name), set()).add((int(size), str(digest)))
+            self.recorded.setdefault(str(name), set()).add((int(size), str(digest)))
 
     def holds(self, path: Path, name: str, can_be_read: Callable[[Path], bool]) -> bool:
         """Whether a file is there, whole, and of this run.
@@ -66,7 +66,7 @@ class Finished:
         """
         try:
             status = path.stat()
-            state = (status.st_size, status.st_mtime_ns, len(self.told.get(name, ())))
+            state = (status.st_size, status.st_mtime_ns, len(self.recorded.get(name, ())))
             if self._seen.get(name, (None, False))[0] != state:
                 self._seen[name] = state, self._is_sound(path, name, can_be_read)
         except OSError:
@@ -76,13 +76,13 @@ class Finished:
     def _is_sound(self, path: Path, name: str, can_be_read: Callable[[Path], bool]) -> bool:
         if not path.is_file() or path.stat().st_size == 0:
             return False
-        if name not in self.told:
+        if name not in self.recorded:
             return self.is_old and can_be_read(path)
-        return fingerprint_of(path) in self.told[name]
+        return fingerprint_of(path) in self.recorded[name]
 
     def wrote(self, name: str, written: Fingerprint) -> None:
         """Record a file that was just written."""
-        self.told.setdefault(name, set()).add(written)
+        self.recorded.setdefault(name, set()).add(written)
 
 
 def in_manifest(names: Iterable[str], files: Mapping[str, Path]) -> dict[str, Any]:

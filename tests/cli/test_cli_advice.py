@@ -10,7 +10,7 @@ import pytest
 
 import genlab
 from genlab import cli, schema
-from genlab.cli.common import said_once
+from genlab.cli.common import refuse_duplicates
 from genlab.cli.groups import DefaultGroup
 from genlab.eval.config import EvalConfig
 from genlab.finetuning.config import FinetuneConfig
@@ -114,10 +114,10 @@ def _is_free(each: type, keys: list[str]) -> bool:
 
 def test_an_option_and_a_setting_that_say_the_same_are_refused() -> None:
     with pytest.raises(click.UsageError, match=r"--metrics and 'metrics=.*' say the same twice"):
-        said_once(["metrics=[kd]"], {"metrics": ["fd"]})
+        refuse_duplicates(["metrics=[kd]"], {"metrics": ["fd"]})
     with pytest.raises(click.UsageError, match="--batch-size and 'batch_size=2' say the same"):
-        said_once(["batch_size=2"], {"batch_size": 4})
-    said_once(["metrics=[kd]", "count=7"], {"labels": "random"})
+        refuse_duplicates(["batch_size=2"], {"batch_size": 4})
+    refuse_duplicates(["metrics=[kd]", "count=7"], {"labels": "random"})
 
 
 @pytest.mark.parametrize("command", ["eval", "sweep"])

@@ -257,9 +257,9 @@ def _connection(request: Any, part: _Part, stall: float) -> Iterator[Any]:
             part.drop()
             raise _RetryError("what is here does not fit the server's file") from error
         if error.code in (408, 429) or error.code >= 500:
-            raise _RetryError(f"the server answers {error.code} {_said(error)}") from error
+            raise _RetryError(f"the server answers {error.code} {_reply(error)}") from error
         raise DownloadError(
-            f"cannot fetch {request.full_url}: the server answers {error.code} {_said(error)}; "
+            f"cannot fetch {request.full_url}: the server answers {error.code} {_reply(error)}; "
             "check the address, or give another one with --base-url"
         ) from error
     except TimeoutError as error:
@@ -276,7 +276,7 @@ def _connection(request: Any, part: _Part, stall: float) -> Iterator[Any]:
         ) from error
 
 
-def _said(error: urllib.error.HTTPError) -> str:
+def _reply(error: urllib.error.HTTPError) -> str:
     """The server's text beside its status code, shortened."""
     return printable(" ".join(str(error.reason).split()), 100)
 

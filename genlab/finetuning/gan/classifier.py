@@ -133,7 +133,7 @@ def from_noisy(classifier: NoisyClassifier, name: str) -> ImageClassifier:
     """A classifier of noisy images, used at its lowest noise level.
 
     Args:
-        classifier: told the smallest noise level that it knows.
+        classifier: used at the smallest noise level that it knows.
         name: see `ImageClassifier`.
     """
     classifier.prepare()

@@ -189,7 +189,7 @@ def freeze_lower(discriminator: nn.Module, num_blocks: int) -> None:
 
 @contextmanager
 def settled(network: nn.Module, *, stored: bool = False) -> Iterator[None]:
-    """Within this context frozen layers keep their statistics, too.
+    """Within this context frozen spectral norms do not change, nor (if ``stored``) statistics.
 
     Args:
         network: in training.

@@ -170,7 +170,7 @@ class Recorder:
                 scores |= self._draw_preview(progress)
         self._write_line(progress, lr, steps, means, scores)
         if due:  # a run that stops in between is to be judged as one that does not
-            self._look_after(progress, means)
+            self._check_watch(progress, means)
         if snapshot or last or improved:
             self._save_snapshots(progress, keep=improved or not self._stopper.has_best)
         if last or (log and self._state_is_due()):
@@ -265,7 +265,7 @@ class Recorder:
             self._log.write(**line)
             self.watch(line)
 
-    def _look_after(self, progress: Progress, means: dict[str, float]) -> None:
+    def _check_watch(self, progress: Progress, means: dict[str, float]) -> None:
         """End a run that its objective's watch reports as failed.
 
         Raises:
