@@ -28,7 +28,7 @@ sure of those that it knows."""
     default=4096,
     show_default=True,
     metavar="N",
-    help="Real images that are looked at, any of the set, and as many drawn ones.",
+    help="Number of real images, and of drawn ones.",
 )
 @split_option
 @fit_option

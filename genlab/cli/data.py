@@ -317,7 +317,9 @@ def prepare(
     help="Images at a time; it changes speed and memory, not the latents.",
 )
 @click.option("--device", help="cpu, cuda, cuda:1, mps; default: the best there is.")
-@click.option("--overwrite", is_flag=True, help="Replace latents that were made otherwise.")
+@click.option(
+    "--overwrite", is_flag=True, help="Replace latents that were made with other settings."
+)
 @json_option
 def encode(
     source: Path,

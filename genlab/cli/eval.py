@@ -82,7 +82,7 @@ def protocol_options(function: Any) -> Any:
         click.option(
             "--metrics", metavar="LIST", multiple=True, help="For instance fd,cs,kd,prdc."
         ),
-        click.option("--extractor", metavar="NAME", help="What looks at the images."),
+        click.option("--extractor", metavar="NAME", help="The feature extractor."),
         click.option("--weights", metavar="FILE", help="A local file of the extractor's weights."),
         click.option(
             "--dataset", metavar="NAME", help="What the model generates: fmnist, cifar10, ..."

@@ -72,7 +72,7 @@ after kill -9. Ctrl-C and SIGTERM save the state and stop with exit code 130 and
     "--method",
     metavar="NAME",
     shell_complete=complete_methods,
-    help="What trains; default: diffit. Its preset brings the learning rate.",
+    help="Fine-tuning method; default: diffit. Its preset sets the learning rate.",
 )
 @click.option("--data", metavar="PATH", help="The images (data.path).")
 @config_option
@@ -92,7 +92,7 @@ after kill -9. Ctrl-C and SIGTERM save the state and stop with exit code 130 and
 @click.option(
     "--forget",
     metavar="CLASSES",
-    help="Classes of the model to draw no more, separated by commas; the images are of the others. "
+    help="Classes of the model to forget, separated by commas; the images are of the others. "
     "'genlab forgetting' measures what is left of them.",
 )
 @click.option(

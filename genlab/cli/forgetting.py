@@ -51,7 +51,7 @@ still knows the class, and whoever has its weights can bring it back."""
     default=64,
     show_default=True,
     metavar="N",
-    help="Drawn at each class's label.",
+    help="Samples of each class.",
 )
 @click.option(
     "--real",
@@ -59,7 +59,7 @@ still knows the class, and whoever has its weights can bring it back."""
     default=100,
     show_default=True,
     metavar="N",
-    help="Real images of each class that are looked at.",
+    help="Real images of each class.",
 )
 @click.option("--relearn-images", type=click.IntRange(1), default=16, show_default=True)
 @click.option(

@@ -62,7 +62,7 @@ def reading(function: Any) -> Any:
 
 
 skip_option: Decorator = click.option(
-    "--skip-broken", is_flag=True, help="Leave files out that are no sound records."
+    "--skip-broken", is_flag=True, help="Leave out files that are not valid records."
 )
 
 
@@ -146,7 +146,7 @@ def markdown(output: Path, **chosen: Any) -> None:
 @command.command()
 @click.argument("sources", nargs=-1, required=True, metavar="FILE_OR_FOLDER...", type=ANY_PATH)
 @click.option(
-    "--dir", "folder", type=FOLDER, default=DEFAULT, show_default=True, help="Where they go."
+    "--dir", "folder", type=FOLDER, default=DEFAULT, show_default=True, help="Folder of records."
 )
 @skip_option
 def add(sources: tuple[Path, ...], folder: Path, skip_broken: bool) -> None:

@@ -147,9 +147,7 @@ stopped, even killed, goes on where it was when the same command is given again.
 @dtype_option
 @click.option("--compile/--no-compile", "compile_", default=None, help="Compile the network first.")
 @dry_run_option
-@click.option(
-    "--overwrite", is_flag=True, help="Throw away what an earlier run left in the folder."
-)
+@click.option("--overwrite", is_flag=True, help="Delete what an earlier run left in the folder.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress bar, no summary.")
 def command(
     arguments: tuple[str, ...],
