@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
+from genlab.choices import check_least
 from genlab.data.class_names import match_classes
 from genlab.data.pixels import from_uint8, to_uint8
 from genlab.diffusion.condition import NULL_CLASS, Condition
@@ -57,11 +58,7 @@ class ForgettingCheck:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("samples", "relearn_images"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.relearn_steps < 0:
-            raise ConfigError(f"relearn_steps must be at least 0, got {self.relearn_steps}")
+        check_least(self, samples=1, relearn_images=1, relearn_steps=0)
         for name in ("relearn_lr", "probe_sigma", "ridge"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} must be above 0, got {getattr(self, name)}")

@@ -13,8 +13,6 @@ from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
-from typing_extensions import override
-
 DIFFUSERS = "diffusers"
 PIPELINE = "GenLabPipeline"
 
@@ -33,10 +31,10 @@ class _Finder(MetaPathFinder):
     def __init__(self) -> None:
         self._asking = False
 
-    @override
     def find_spec(
         self, fullname: str, path: Any, target: ModuleType | None = None
     ) -> ModuleSpec | None:
+        """The spec of diffusers, whose loader adds the name; ``path`` is any iterable."""
         if fullname != DIFFUSERS or self._asking:
             return None
         self._asking = True

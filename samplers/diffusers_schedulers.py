@@ -443,10 +443,10 @@ def _model_settings(
     name: str, config: Settings, frame: str, noise_levels: NoiseLevels | None
 ) -> dict[str, Any]:
     """The settings that the model decides: its betas, and what it predicts."""
-    defaults = defaults_of(name)
+    names = defaults_of(name)
     settings: dict[str, Any] = {}
     prediction = _OURS.get(str(getattr(noise_levels, "prediction", None)), "epsilon")
-    if "prediction_type" in defaults and "prediction_type" not in config:
+    if "prediction_type" in names and "prediction_type" not in config:
         settings["prediction_type"] = "flow_prediction" if frame == "flow" else prediction
     levels = None if noise_levels is None else noise_levels.levels
     if levels is None or frame not in ("chain", "unscaled"):
@@ -458,11 +458,9 @@ def _model_settings(
                 "it out"
             )
     rescaled = float(levels[-1]) > PURE_NOISE
-    if rescaled and "rescale_betas_zero_snr" in defaults:
+    if rescaled and "rescale_betas_zero_snr" in names:
         settings["rescale_betas_zero_snr"] = True
-    if isinstance(noise_levels, Discrete) and (
-        not rescaled or "rescale_betas_zero_snr" in defaults
-    ):
+    if isinstance(noise_levels, Discrete) and (not rescaled or "rescale_betas_zero_snr" in names):
         return settings | beta_settings(noise_levels)
     alpha_bar = 1 / (1 + levels**2)
     alpha = alpha_bar / torch.cat([alpha_bar.new_ones(1), alpha_bar[:-1]])

@@ -349,7 +349,7 @@ def check_run(stitches: Sequence[Stitch], grid: Grid, solver: Solver) -> None:
             "levels rise again in this run, so that a share of its steps says nothing about noise; "
             "stitch by: time or by: sigma"
         )
-    for number, sigma in _evaluated_levels(stitches, grid, solver):
+    for number, sigma in _levels(stitches, grid, solver):
         _check_range(stitches[number], sigma)
     kind = grid.noise_levels.variance
     if kind.startswith("learned") and getattr(solver, "variance", kind) is None:
@@ -362,9 +362,7 @@ def check_run(stitches: Sequence[Stitch], grid: Grid, solver: Solver) -> None:
                 )
 
 
-def _evaluated_levels(
-    stitches: Sequence[Stitch], grid: Grid, solver: Solver
-) -> Iterator[tuple[int, float]]:
+def _levels(stitches: Sequence[Stitch], grid: Grid, solver: Solver) -> Iterator[tuple[int, float]]:
     """(number of a small model, a noise level that it is evaluated at): the ends of its steps."""
     levels, starts = grid.sigmas.tolist(), solver.starts(grid)
     asks_on = not solver.on_grid or solver.nfe(2) != 2

@@ -6,6 +6,7 @@ from jaxtyping import Float
 from torch import Tensor
 from typing_extensions import override
 
+from genlab.choices import check_choice
 from genlab.data.neighbours import crossings, squared_radii
 from genlab.data.points import together
 from genlab.errors import ConfigError
@@ -55,8 +56,7 @@ class PrecisionRecall(FeatureMetric):
 
     def __post_init__(self) -> None:
         _check_k(self.k)
-        if self.variant not in VARIANTS:
-            raise ConfigError(f"variant must be one of {', '.join(VARIANTS)}, got {self.variant!r}")
+        check_choice("variant", self.variant, VARIANTS)
 
     @override
     def check_counts(self, samples: int, reference: int | None) -> None:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from genlab.choices import FITS
 from genlab.cli.common import (
     ANY_PATH,
     FOLDER,
@@ -29,7 +28,7 @@ from genlab.cli.common import (
     stitch_option,
 )
 from genlab.cli.completion import complete_sampling
-from genlab.cli.data import alpha_option
+from genlab.cli.data import alpha_option, fit_option
 from genlab.cli.groups import DefaultGroup
 
 if TYPE_CHECKING:  # torch is imported only when something is scored: --help answers at once
@@ -298,13 +297,7 @@ def command() -> None:
 @click.option("--extractor", default="inception", show_default=True, metavar="NAME")
 @click.option("--weights", metavar="FILE", help="A local file of the extractor's weights.")
 @click.option("--size", type=click.IntRange(1), metavar="N", help="Bring images to this size.")
-@click.option(
-    "--fit",
-    type=click.Choice(FITS),
-    default="none",
-    show_default=True,
-    help="How images of another size get there.",
-)
+@fit_option
 @alpha_option
 @click.option("--split", default="train", show_default=True, help="Part of the data.")
 @click.option("--name", metavar="NAME", help="How protocol cards call it.")

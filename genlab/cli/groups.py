@@ -5,8 +5,6 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
-HELP = ("-h", "--help")
-
 
 class DefaultGroup(click.Group):
     """A group whose default command takes every word that names none of its commands.
@@ -33,7 +31,7 @@ class DefaultGroup(click.Group):
         **extra: Any,
     ) -> click.Context:
         """Hand everything that is not the group's own to the default command."""
-        own = {*self.commands, *HELP} if self.listed else self.commands
+        own = {*self.commands, "-h", "--help"} if self.listed else self.commands
         if args[0] in own if args else self.listed:
             return super().make_context(info_name, args, parent, **extra)
         name = f"{info_name} {self.default.name}" if self.listed else info_name

@@ -450,10 +450,8 @@ class _Bar:
     """A progress bar that appears when sampling starts and tells the speed."""
 
     def __init__(self, stack: ExitStack, quiet: bool) -> None:
-        self._stack = stack
-        self._quiet = quiet
-        self._done = 0.0
-        self._started = 0.0
+        self._stack, self._quiet = stack, quiet
+        self._done = self._started = 0.0
         self._bar: Progress | None = None
 
     def start(self, todo: int, total: int) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from genlab.choices import ALPHAS, FITS
+from genlab.choices import ALPHAS, FITS, check_least
 from genlab.errors import ConfigError, DataError, nearest
 
 LUMA = (19595, 38470, 7471)
@@ -64,8 +64,7 @@ class Conform:
     wording: Wording = KEYWORDS
 
     def __post_init__(self) -> None:
-        if self.image_size is not None and self.image_size < 1:
-            raise ConfigError(f"image_size must be at least 1, got {self.image_size}")
+        check_least(self, image_size=1)
         if self.channels not in (None, 1, 3):
             raise ConfigError(f"channels must be 1 (grey) or 3 (RGB), got {self.channels}")
         if self.fit not in FITS:

@@ -21,6 +21,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from genlab import compute
+from genlab.choices import check_option
 from genlab.diffusion.condition import Condition
 from genlab.diffusion.denoiser import Denoiser
 from genlab.diffusion.losses import LossDraws, LossTerms, WeightedLoss
@@ -173,7 +174,7 @@ class Flow(Preconditioning):
 
     def __post_init__(self) -> None:
         path_of(self.path)
-        _check_choice("prediction", self.prediction, PREDICTIONS)
+        check_option("flow matching", "prediction", self.prediction, PREDICTIONS)
 
     @cached_property
     def sigma_min(self) -> float:
@@ -229,8 +230,8 @@ class FlowLoss(WeightedLoss):
 
     def __post_init__(self) -> None:
         path_of(self.path)
-        _check_choice("prediction", self.prediction, PREDICTIONS)
-        _check_choice("weighting", self.weighting, WEIGHTINGS)
+        check_option("flow matching", "prediction", self.prediction, PREDICTIONS)
+        check_option("flow matching", "weighting", self.weighting, WEIGHTINGS)
         if self.prediction == "velocity" and self.weighting != "none":
             raise ConfigError(
                 f"weighting: {self.weighting} weighs errors of the noise; with prediction: velocity"
@@ -281,8 +282,3 @@ class FlowLoss(WeightedLoss):
             "likelihood": drift / point.std,
         }
         return weighting[self.weighting] / sigma**2
-
-
-def _check_choice(option: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ConfigError(f"flow matching has no {option} {value!r}; {nearest(value, choices)}")

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from genlab.choices import check_choice
 from genlab.errors import ConfigError
 from genlab.finetuning.bases import Base, resolve_base
 from genlab.finetuning.layouts import layout_of
@@ -226,10 +227,7 @@ def dry_run_report(
         ConfigError: the method changes nothing in this network, or an option does not fit.
         CheckpointError: a configuration of the base cannot be read.
     """
-    if mixed_precision not in COMPUTE:
-        raise ConfigError(
-            f"mixed_precision must be one of {', '.join(COMPUTE)}, got {mixed_precision!r}"
-        )
+    check_choice("mixed_precision", mixed_precision, tuple(COMPUTE))
     if isinstance(base, str):
         base = resolve_base(base, num_classes=num_classes, resolution=resolution)
     built: Method = method if isinstance(method, Method) else METHODS.build_named(method)

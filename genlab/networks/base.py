@@ -187,16 +187,6 @@ def check_patches(patch_size: int, **sizes: int) -> None:
             )
 
 
-def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
-    """Refuse an unknown kind.
-
-    Raises:
-        ConfigError: names the argument, its value and the known ones.
-    """
-    if value not in choices:
-        raise ConfigError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
-
-
 def level_resolutions(size: int, num_levels: int, name: str = "img_resolution") -> list[int]:
     """Height and width at each level of a U-Net, finest first.
 

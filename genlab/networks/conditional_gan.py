@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import override
 
+from genlab.choices import check_choice
 from genlab.errors import ConfigError
-from genlab.networks.base import Labels, check_choice, check_positive, register_to_config
+from genlab.networks.base import Labels, check_positive, register_to_config
 from genlab.networks.gan_base import BOTTOM, DiscriminatorNetwork, GeneratorNetwork
 from genlab.networks.layers.gan_layers import BatchNorm, embed_shared
 from genlab.networks.layers.precision import wide

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import override
 
+from genlab.choices import check_choice
 from genlab.networks.base import (
     Network,
-    check_choice,
     check_patches,
     check_positive,
     level_resolutions,

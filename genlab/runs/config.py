@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from genlab.choices import check_dtype
+from genlab.choices import DTYPES, check_choice, check_least
 from genlab.data.labels import cycle_classes, parse_labels, parse_seeds
 from genlab.errors import ConfigError
 from genlab.samplers.editing.options import Edit
@@ -84,9 +84,8 @@ class SampleConfig:
     compile: bool = False
 
     def __post_init__(self) -> None:
-        if self.batch_size is not None and self.batch_size < 1:
-            raise ConfigError(f"batch_size must be at least 1, got {self.batch_size}")
-        check_dtype(self.dtype)
+        check_least(self, batch_size=1)
+        check_choice("dtype", self.dtype, DTYPES)
 
     def check_inputs(self) -> None:
         """Refuse settings of inputs that are missing, once the configuration is complete.

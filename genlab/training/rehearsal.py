@@ -1,6 +1,5 @@
 """The dry run of training: find every error that can be found before anything is built."""
 
-import inspect
 from pathlib import Path
 
 import torch
@@ -11,7 +10,7 @@ from genlab.training.config import TrainConfig
 from genlab.training.loop.batches import Batches, DataMetadata, Share
 from genlab.training.loop.loop import build_accelerator
 from genlab.training.loop.validation import build_validation
-from genlab.training.objectives.base import NETWORKS, Objective, build_objective
+from genlab.training.objectives.base import Objective, build_objective, network_parameters
 from genlab.training.run import Run
 
 
@@ -41,7 +40,7 @@ def rehearse(
         config.gradient_accumulation,
     )
     _check_optimizers(config, objective)
-    _check_network(config)
+    network_parameters(config.network)
     if with_data:
         metadata = Batches(config.data, config.seed).metadata
         _check_product(config, objective, metadata)
@@ -58,19 +57,6 @@ def _check_optimizers(config: TrainConfig, objective: Objective) -> None:
             )
     for name in objective.phases:
         config.optimizer.of(name)
-
-
-def _check_network(config: TrainConfig) -> None:
-    """The network's name, and the names of its arguments."""
-    name = config.network.get("name")
-    if not isinstance(name, str):
-        raise ConfigError(f"network.name is missing; {nearest('', NETWORKS)}")
-    parameters = [key for key in inspect.signature(NETWORKS[name]).parameters if key != "self"]
-    for key in config.network:
-        if key not in ("name", *parameters):
-            raise ConfigError(
-                f"the network {name!r} has no argument {key!r}; {nearest(str(key), parameters)}"
-            )
 
 
 def _check_product(config: TrainConfig, objective: Objective, metadata: DataMetadata) -> None:

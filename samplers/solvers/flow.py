@@ -9,9 +9,9 @@ from jaxtyping import Float
 from torch import Tensor
 from typing_extensions import override
 
+from genlab.choices import check_option
 from genlab.diffusion.denoiser import ConditionedDenoiser, State, StepInfo
 from genlab.diffusion.flow import Path, PathPoint, path_of
-from genlab.errors import ConfigError, nearest
 from genlab.samplers.base import Solver, StepResult
 
 Rows = tuple[tuple[float, ...], ...]
@@ -108,10 +108,7 @@ class FlowODE(Solver):
 
     def __post_init__(self) -> None:
         path_of(self.path)
-        if self.method not in METHODS:
-            raise ConfigError(
-                f"the flow solver has no method {self.method!r}; {nearest(self.method, METHODS)}"
-            )
+        check_option("the flow solver", "method", self.method, tuple(METHODS))
 
     @override
     def nfe(self, num_steps: int) -> int:

@@ -10,9 +10,10 @@ from jaxtyping import Float64
 from torch import Tensor
 from typing_extensions import override
 
+from genlab.choices import check_option
 from genlab.diffusion.denoiser import ConditionedDenoiser, State, StepInfo
 from genlab.diffusion.flow import PathPoint, path_of
-from genlab.errors import ConfigError, nearest
+from genlab.errors import ConfigError
 from genlab.samplers.base import Grid, Solver, StepResult
 from genlab.samplers.solvers.draws import Draws, check_noise
 from genlab.samplers.solvers.flow import FlowState, velocity_of
@@ -67,16 +68,9 @@ class FlowSDE(Solver):
 
     def __post_init__(self) -> None:
         path_of(self.path)
-        for option, choices in (
-            ("method", METHODS),
-            ("diffusion", tuple(DIFFUSIONS)),
-            ("last", LAST_STEPS),
-        ):
-            value = getattr(self, option)
-            if value not in choices:
-                raise ConfigError(
-                    f"the flow-sde solver has no {option} {value!r}; {nearest(value, choices)}"
-                )
+        check_option("the flow-sde solver", "method", self.method, METHODS)
+        check_option("the flow-sde solver", "diffusion", self.diffusion, tuple(DIFFUSIONS))
+        check_option("the flow-sde solver", "last", self.last, LAST_STEPS)
         if not 0 <= self.norm < math.inf:
             raise ConfigError(f"the flow-sde solver needs norm >= 0, got {self.norm}")
         check_noise("flow-sde", self.noise)

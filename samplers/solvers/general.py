@@ -10,9 +10,10 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 from typing_extensions import override
 
+from genlab.choices import check_option
 from genlab.diffusion.denoiser import ConditionedDenoiser, State, StepInfo
 from genlab.diffusion.preconditioning import vp_sigma, vp_t
-from genlab.errors import ConfigError, nearest
+from genlab.errors import ConfigError
 from genlab.samplers.base import Grid, StepResult
 from genlab.samplers.schedules.vp import vp_betas
 from genlab.samplers.solvers.churn import Churn, added_std
@@ -115,12 +116,9 @@ class General(Churn):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for option, names in (("solver", METHODS), ("schedule", SCHEDULES), ("scaling", SCALINGS)):
-            value = getattr(self, option)
-            if value not in names:
-                raise ConfigError(
-                    f"the general solver has no {option} {value!r}; {nearest(value, names)}"
-                )
+        check_option("the general solver", "solver", self.solver, METHODS)
+        check_option("the general solver", "schedule", self.schedule, SCHEDULES)
+        check_option("the general solver", "scaling", self.scaling, SCALINGS)
         if not 0 < self.alpha < math.inf:
             raise ConfigError(
                 "a two-stage solver needs alpha > 0 (1 = Heun, 2/3 = Ralston, 1/2 = midpoint), got"

@@ -15,8 +15,9 @@ import numpy as np
 import torch
 from typing_extensions import override
 
+from genlab.choices import check_option
 from genlab.diffusion.denoiser import ConditionedDenoiser, State, StepInfo
-from genlab.errors import ConfigError, nearest
+from genlab.errors import ConfigError
 from genlab.samplers.base import Grid, Solver, StepResult
 from genlab.samplers.solvers.churn import refuse_repeats
 from genlab.samplers.solvers.draws import Draws, check_noise
@@ -83,7 +84,7 @@ class _Multistep(Solver):
             raise ConfigError(
                 f"the {self.name} solver needs 1 <= max_order <= 3, got {self.max_order}"
             )
-        _check(self.name, "prediction", self.prediction, PREDICTIONS)
+        check_option(f"the {self.name} solver", "prediction", self.prediction, PREDICTIONS)
 
     def start_std(self, sigma: float) -> float:
         """The noise level, or that of unit noise in the scaled frame."""
@@ -166,7 +167,7 @@ class DPMSolverPP(_Multistep):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check(self.name, "correction", self.correction, CORRECTIONS)
+        check_option(f"the {self.name} solver", "correction", self.correction, CORRECTIONS)
         check_noise(self.name, self.noise)
         if not (0 <= self.eta < math.inf and 0 <= self.s_noise < math.inf):
             raise ConfigError(
@@ -234,7 +235,7 @@ class UniPC(_Multistep):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check(self.name, "variant", self.variant, VARIANTS)
+        check_option(f"the {self.name} solver", "variant", self.variant, VARIANTS)
 
     def _leave(
         self, x: State, estimates: Sequence[_Estimate], step: StepInfo, draws: Draws | None
@@ -323,8 +324,3 @@ def _slopes(estimates: Sequence[_Estimate], h: float) -> list[State]:
     earlier = (before.value - last.value) / r1
     second = (first - earlier) / (r0 + r1)
     return [first + r0 * second, second]
-
-
-def _check(solver: str, option: str, value: str, names: Sequence[str]) -> None:
-    if value not in names:
-        raise ConfigError(f"the {solver} solver has no {option} {value!r}; {nearest(value, names)}")

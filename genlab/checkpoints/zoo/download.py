@@ -15,8 +15,6 @@ from pathlib import Path
 from typing import IO, Any
 from urllib.parse import urlsplit
 
-from typing_extensions import override
-
 import genlab
 from genlab.errors import DownloadError, OutputError, printable, reason
 from genlab.files import CHUNK, sha256
@@ -164,10 +162,10 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
             raise DownloadError(f"{req.full_url} leads to an unprotected address, {newurl}")
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
-    @override
     def http_error_302(
         self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any
     ) -> Any:
+        """Follow a redirect; errors leave no connection open."""
         try:
             return super().http_error_302(req, fp, code, msg, headers)
         except urllib.error.HTTPError:

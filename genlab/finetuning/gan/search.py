@@ -12,6 +12,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from genlab.choices import check_choice, check_least
 from genlab.data.class_names import find_name
 from genlab.diffusion.noise import NoiseStream
 from genlab.errors import ConfigError, LabelError
@@ -72,17 +73,10 @@ class RetargetConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, allowed in (("start", STARTS), ("distance", DISTANCES)):
-            if getattr(self, name) not in allowed:
-                raise ConfigError(
-                    f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}"
-                )
-        for name, least in (("starts", 1), ("rounds", 1), ("steps", 1), ("latents", 1)):
-            if getattr(self, name) < least:
-                raise ConfigError(f"{name} must be at least {least}, got {getattr(self, name)}")
-        for name in ("weight_decay", "noise", "diversity", "seed"):
-            if not getattr(self, name) >= 0:
-                raise ConfigError(f"{name} must be at least 0, got {getattr(self, name)}")
+        check_choice("start", self.start, STARTS)
+        check_choice("distance", self.distance, DISTANCES)
+        check_least(self, starts=1, rounds=1, steps=1, latents=1)
+        check_least(self, weight_decay=0, noise=0, diversity=0, seed=0)
         if not self.lr > 0:
             raise ConfigError(f"lr must be above 0, got {self.lr}")
         if self.diversity and self.latents < 2:

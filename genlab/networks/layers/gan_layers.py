@@ -11,8 +11,9 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from genlab.choices import check_choice
 from genlab.errors import ConfigError, LabelError
-from genlab.networks.base import Labels, check_choice
+from genlab.networks.base import Labels
 from genlab.networks.layers.class_embedding import mix_rows
 from genlab.networks.layers.precision import WideBuffers, wide
 from genlab.networks.layers.spectral_norm import Layers, SpectralEmbedding, SpectralNorm

@@ -305,17 +305,9 @@ def build_network(
     Raises:
         ConfigError: an argument is unknown or contradicts the data.
     """
+    parameters = network_parameters(network, section)
     options = dict(network)
-    name = options.pop("name", None)
-    if not isinstance(name, str):
-        raise ConfigError(f"{section}.name is missing; {nearest('', NETWORKS)}")
-    cls = NETWORKS[name]
-    parameters = [key for key in inspect.signature(cls).parameters if key != "self"]
-    for key in options:
-        if key not in parameters:
-            raise ConfigError(
-                f"the network {name!r} has no argument {key!r}; {nearest(key, parameters)}"
-            )
+    name = options.pop("name")
     for key in from_data:
         if key not in parameters:
             raise ConfigError(
@@ -329,4 +321,22 @@ def build_network(
                 f"{value}; leave it out, or "
                 f"change data.image_size, data.channels, data.labels{settings}"
             )
-    return cls(**options)
+    return NETWORKS[name](**options)
+
+
+def network_parameters(network: Mapping[str, Any], section: str = "network") -> list[str]:
+    """The constructor's parameters of a registered network; see `build_network`.
+
+    Raises:
+        ConfigError: the name is missing, or an argument is unknown.
+    """
+    name = network.get("name")
+    if not isinstance(name, str):
+        raise ConfigError(f"{section}.name is missing; {nearest('', NETWORKS)}")
+    parameters = [key for key in inspect.signature(NETWORKS[name]).parameters if key != "self"]
+    for key in network:
+        if key not in ("name", *parameters):
+            raise ConfigError(
+                f"the network {name!r} has no argument {key!r}; {nearest(str(key), parameters)}"
+            )
+    return parameters
