@@ -309,8 +309,8 @@ class Run:
         return table
 
     @cached_property
-    def asked(self) -> list[float]:
-        """The noise level at which each call asks the model, in the unscaled frame."""
+    def model_sigmas(self) -> list[float]:
+        """The noise level at which each call evaluates the model, in the unscaled frame."""
         t = self.timesteps.double().numpy()
         if self.frame == "flow":
             return [_of_flow(s) for s in t / self.config["num_train_timesteps"]]
@@ -324,7 +324,7 @@ class Run:
         """The noise level of the state at the start of each step, in the unscaled frame."""
         firsts = [calls[0] for calls in self.calls]
         if self.frame == "angle" or not hasattr(self.scheduler, "sigmas"):
-            return [self.asked[call] for call in firsts]
+            return [self.model_sigmas[call] for call in firsts]
         sigmas = [float(self.scheduler.sigmas[call]) for call in firsts]
         return [_of_flow(s) for s in sigmas] if self.frame == "flow" else sigmas
 
@@ -404,7 +404,7 @@ class Run:
         )
 
     def _check(self, noise_levels: NoiseLevels | None) -> None:
-        if any(math.isnan(sigma) for sigma in (*self.levels, *self.asked)):
+        if any(math.isnan(sigma) for sigma in (*self.levels, *self.model_sigmas)):
             raise self._no_number()
         falling = all(a >= b for a, b in zip(self.levels, self.levels[1:], strict=False))
         if not (falling and all(0 < level < math.inf for level in self.levels)):
@@ -415,7 +415,7 @@ class Run:
         if noise_levels is None:
             return
         low, high = noise_levels.sigma_min * (1 - 1e-6), noise_levels.sigma_max * (1 + 1e-6)
-        beyond = [sigma for sigma in self.asked if not low <= sigma <= high]
+        beyond = [sigma for sigma in self.model_sigmas if not low <= sigma <= high]
         if beyond:
             raise ConfigError(
                 f"{self.name} of diffusers asks at sigma {beyond[0]:.3g}, but the model knows "

@@ -365,11 +365,11 @@ def check_run(stitches: Sequence[Stitch], grid: Grid, solver: Solver) -> None:
 def _levels(stitches: Sequence[Stitch], grid: Grid, solver: Solver) -> Iterator[tuple[int, float]]:
     """(number of a small model, a noise level that it is evaluated at): the ends of its steps."""
     levels, starts = grid.sigmas.tolist(), solver.starts(grid)
-    asks_on = not solver.on_grid or solver.nfe(2) != 2
+    ends_too = not solver.on_grid or solver.nfe(2) != 2
     for index, start in enumerate(starts):
         level, following = levels[index], levels[index + 1]
         if following > level:
-            continue  # noise is added, and no model asked
+            continue  # noise is added, and no model evaluated
         number = acting(
             stitches,
             level=level,
@@ -379,7 +379,7 @@ def _levels(stitches: Sequence[Stitch], grid: Grid, solver: Solver) -> Iterator[
         )
         if number < len(stitches):
             yield number, start
-            if asks_on and following > 0:
+            if ends_too and following > 0:
                 yield number, following
 
 

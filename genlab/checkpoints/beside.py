@@ -17,7 +17,7 @@ class Beside:
     """One kind of such models.
 
     Attributes:
-        finds: whether a name or path means one; nothing is read but its folder.
+        finds: whether a name or path means one; only the folder is listed.
         read: a name or path -> the model; None where it means nothing of this kind.
         names: of those that are known on this machine.
     """

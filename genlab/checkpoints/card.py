@@ -63,9 +63,9 @@ def with_card(
         metadata["class_names"] = list(class_names)
     if sampler:
         metadata["sampler"] = sampler
-    dressed = generator.changed(**metadata)
-    dressed.card = card(dressed, name, origin)
-    return dressed
+    changed = generator.changed(**metadata)
+    changed.card = card(changed, name, origin)
+    return changed
 
 
 def card(generator: Product, name: str, origin: Origin) -> str:
@@ -98,8 +98,8 @@ def _only_words(origin: Origin) -> bool:
 
 
 def _task(model: Product) -> str:
-    judges = isinstance(model, NoisyClassifier | GanDiscriminator)
-    return "image-classification" if judges else "image-generation"
+    is_classifier = isinstance(model, NoisyClassifier | GanDiscriminator)
+    return "image-classification" if is_classifier else "image-generation"
 
 
 def _example(model: Product) -> list[str]:

@@ -82,7 +82,7 @@ def command(
     names = [name.strip() for name in class_names.split(",")] if class_names else None
     if autoencoder is not None and format_ is None and arguments is None and _is_ours(source):
         _refuse_licence(licence, source)
-        dressed = _with_autoencoder(source, autoencoder, names)
+        model = _with_autoencoder(source, autoencoder, names)
     else:
         generator = convert(source, format_, arguments)
         if autoencoder is not None:
@@ -90,13 +90,13 @@ def command(
         origin = Origin.of(source, licence)
         if licence is None:
             origin = recognise(source, origin.sha256) or origin
-        dressed = with_card(generator, folder.resolve().name, origin, names)
-    dressed.save_pretrained(folder)
-    click.echo(f"{folder}: {_summary(dressed)}")
-    sampler = getattr(dressed, "sampler", None)  # a classifier has none
+        model = with_card(generator, folder.resolve().name, origin, names)
+    model.save_pretrained(folder)
+    click.echo(f"{folder}: {_summary(model)}")
+    sampler = getattr(model, "sampler", None)  # a classifier has none
     if sampler is not None:
         click.echo(f"its sampler: {sampler.describe()}")
-    if getattr(dressed, "draws_latents", False):
+    if getattr(model, "draws_latents", False):
         click.echo(_NOTE)
 
 

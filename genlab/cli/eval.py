@@ -338,13 +338,13 @@ def reference(
     from genlab.eval.samples import StoredImages
 
     images = StoredImages(data, size, fit, split, alpha, OPTIONS)
-    looking = build_extractor(extractor, weights).to(device or best_device())
-    needs = everything(looking, None if outputs is None else outputs.split(","))
+    network = build_extractor(extractor, weights).to(device or best_device())
+    needs = everything(network, None if outputs is None else outputs.split(","))
     with ExitStack() as stack:
         bars = Bars(stack, quiet)
         made = compute_reference(
             images,
-            looking,
+            network,
             needs,
             name=name,
             on_progress=lambda done, total: bars.advance("reading images", done, total),
@@ -353,4 +353,4 @@ def reference(
         made = with_fewer_rows(made, rows)
     chosen = layout or ("edm" if output.suffix == ".npz" else "genlab")
     write_reference(output, made, chosen)
-    click.echo(f"{output}: {images.count:,} images, extractor {looking.name}, layout {chosen}")
+    click.echo(f"{output}: {images.count:,} images, extractor {network.name}, layout {chosen}")

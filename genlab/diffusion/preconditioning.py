@@ -65,8 +65,8 @@ class Preconditioning(NoiseLevels):
     def to_config(self) -> dict[str, Any]:
         """A ``name`` and plain values for `from_config`; no infinities, which JSON cannot say."""
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}  # type: ignore[arg-type]  # every subclass is a dataclass
-        sayable = {name: value for name, value in fields.items() if value not in (None, math.inf)}
-        return {"name": self.name, **sayable}
+        plain = {name: value for name, value in fields.items() if value not in (None, math.inf)}
+        return {"name": self.name, **plain}
 
 
 def from_config(config: Mapping[str, Any]) -> Preconditioning:

@@ -28,7 +28,7 @@ def model_card(
     """The text of a model card.
 
     Args:
-        run: where its log and the machine it ran on are noted.
+        run: whose log and machine are described.
         config: of the run.
         data: that it was trained on.
         objective: of the run: what the product is for, and which scores it has.

@@ -88,7 +88,7 @@ class Guidance(Denoiser):
 
     Args:
         inner: what is guided.
-        when: when it acts; otherwise ``inner`` alone is asked.
+        when: when it acts; otherwise ``inner`` alone is evaluated.
         space: in which predictions are combined, one of `genlab.diffusion.spaces.SPACES` or
             ``model``, the one that the network predicts in; it matters where the guidance is not
             affine.

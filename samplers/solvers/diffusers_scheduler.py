@@ -165,7 +165,7 @@ class DiffusersScheduler(Solver):
     ) -> tuple[Float[Tensor, "B _ H W"], State]:
         """(what the scheduler takes for its network's output, the denoised estimate)."""
         # The network gets the scheduler's timestep, which need not be that of the state.
-        sigma = run.asked[call]
+        sigma = run.model_sigmas[call]
         x = run.network_input(state, call).to(dtype) / run.network_scale(sigma)
         level = torch.tensor(sigma, dtype=torch.float64)
         if not run.variance:

@@ -122,10 +122,10 @@ class FlowSDE(Solver):
         if self.method == "euler":
             drift, x1 = self._drift(field, x_t, start)
             return x_t + h * drift + kick, x1
-        kicked = x_t + kick
-        drift, _ = self._drift(field, kicked, start)
-        second, x1 = self._drift(field, kicked + h * drift, field.point(float(start.t) + h))
-        return kicked + 0.5 * h * (drift + second), x1
+        noisy = x_t + kick
+        drift, _ = self._drift(field, noisy, start)
+        second, x1 = self._drift(field, noisy + h * drift, field.point(float(start.t) + h))
+        return noisy + 0.5 * h * (drift + second), x1
 
     def _last_step(
         self, field: FlowState, x_t: Tensor, start: PathPoint, h: float

@@ -141,9 +141,9 @@ def pull(
             file.unlink(missing_ok=True)
             raise
         origin = origin_of(entry, checksum)
-        dressed = with_card(product, name, origin, entry.class_names, entry.sampler)
+        with_metadata = with_card(product, name, origin, entry.class_names, entry.sampler)
         record_checksum(entry, checksum)
-        dressed.save_pretrained(folder)
+        with_metadata.save_pretrained(folder)
         file.unlink(missing_ok=True)
     return Pulled(folder=folder, sha256=checksum, first_use=expected is None)
 

@@ -65,7 +65,7 @@ class RetargetRecord:
         kept: whether the classes of the base are among them.
         seconds: that the search took.
         found: the classes that were looked for.
-        judge: another classifier that was asked, or None.
+        judge: another classifier that judged the images, or None.
         judgements: what that one says, by names of the classes.
         licence: of the base, as its card says it; None where it says nothing.
     """

@@ -190,8 +190,8 @@ class ClassSearch:
         """Vectors to begin with, and what they are in words."""
         config, count = self.config, attempts(self.generator, self.config)
         if config.start == "top":
-            liking = [self.probability(row, target, config.latents) for row in self.table]
-            order = sorted(range(len(liking)), key=lambda row: -liking[row])[:count]
+            scores = [self.probability(row, target, config.latents) for row in self.table]
+            order = sorted(range(len(scores)), key=lambda row: -scores[row])[:count]
             return [(self.table[row], self._class_name(row)) for row in order]
         if config.start == "mean":
             begin, began = self.table.mean(0), "the mean of all classes"

@@ -114,8 +114,9 @@ def stitch_similarity(
 ) -> Similarity:
     """Compare the predictions of two models for the same noisy images, step by step.
 
-    The large model is sampled as it is; at the beginning of each step the small one is asked, too,
-    about the same state and class. Guidance takes part in the trajectory, not in the comparison.
+    The large model is sampled as it is; at the beginning of each step the small one is evaluated as
+    well, about the same state and class. Guidance takes part in the trajectory, not in the
+    comparison.
 
     Args:
         small: on the device of the large one.
@@ -179,8 +180,8 @@ class Beside(Guidance):
     """A model that passes everything on, and compares another one's estimates in each step.
 
     Args:
-        large: what is asked.
-        small: what is asked, too, once a step.
+        large: the model that is sampled.
+        small: the model that is compared once a step.
     """
 
     def __init__(self, large: Denoiser, small: Denoiser) -> None:

@@ -47,18 +47,18 @@ class CollapseWatch:
             self._since, self._warned = None, False
             return None
         self._since = kimg if self._since is None else self._since
-        lasted = kimg - self._since
+        length = kimg - self._since
         problem = (
-            f"the discriminator has won for {lasted:.3g} thousand images: its loss is {loss:.2g}, "
+            f"the discriminator has won for {length:.3g} thousand images: its loss is {loss:.2g}, "
             f"where {self.even:.3g} would be even"
         )
-        if lasted >= self.patience_kimg:
+        if length >= self.patience_kimg:
             cure = (
                 "switch objective.augment on, lower optimizer.networks.discriminator.lr or "
                 "objective.discriminator_steps"
             )
             return Trouble(problem=problem, cure=cure, kimg=self._since)
-        if lasted >= self.patience_kimg / 2 and not self._warned:
+        if length >= self.patience_kimg / 2 and not self._warned:
             self._warned = True
             warnings.warn(
                 f"{problem}; the run ends if that lasts {self.patience_kimg:g} thousand images",

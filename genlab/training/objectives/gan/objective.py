@@ -304,15 +304,15 @@ def frozen(network: nn.Module) -> Iterator[None]:
 def features(
     discriminator: nn.Module, images: Float[Tensor, "B C H W"], labels: Int64[Tensor, " B"]
 ) -> Float[Tensor, "B F"]:
-    """What a discriminator's last layer, ``linear``, sees of images."""
-    noted: list[Tensor] = []
+    """The inputs of a discriminator's last layer, ``linear``, for images."""
+    inputs: list[Tensor] = []
     layer = cast(nn.Module, discriminator.linear)
-    hook = layer.register_forward_pre_hook(lambda _, args: noted.append(args[0].float()))
+    hook = layer.register_forward_pre_hook(lambda _, args: inputs.append(args[0].float()))
     try:
         discriminator(images, labels)
     finally:
         hook.remove()
-    return noted[0]
+    return inputs[0]
 
 
 def _history(name: str) -> str:
