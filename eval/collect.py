@@ -88,7 +88,7 @@ def collect(
         extractor: on its device.
         needs: of all metrics together.
         batch_size: images at a time; it is part of the identity of an unfinished run.
-        folder: where unfinished work lies, to go on with; None keeps it in memory.
+        folder: of unfinished work, which a later run resumes; None keeps it in memory.
         processes: this one and its peers; they need a folder.
         on_progress: called with the number of images just done.
         part_seconds: how often work is saved; None is `PART_SECONDS`.

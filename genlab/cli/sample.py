@@ -262,12 +262,12 @@ class SamplingRun:
         """Let the generator edit images rather than draw new ones."""
         from genlab.data.labels import parse_seeds
         from genlab.generators.editing import Editing
-        from genlab.runs.inputs import completing, editing
+        from genlab.runs.inputs import editing, inpainting
 
         config = self.config
         seeds = parse_seeds(config.seeds)
         if config.complete is not None:
-            self.generator, self.own_labels = completing(
+            self.generator, self.own_labels = inpainting(
                 self.generator, config.complete, seeds, keep=config.keep
             )
         elif config.images is not None:

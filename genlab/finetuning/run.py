@@ -59,7 +59,7 @@ class FinetuneRun(Run):
             )
 
     def check_base(self, name: str, sha256: str) -> None:
-        """Refuse to go on with another base.
+        """Refuse to resume with another base.
 
         Raises:
             TrainingError: its weights are not those that the run was begun with.

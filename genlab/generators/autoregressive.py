@@ -1,4 +1,4 @@
-"""The autoregressive family: pixel after pixel, with exact likelihoods and in-painting."""
+"""The autoregressive family: pixel after pixel, with exact likelihoods and inpainting."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -184,8 +184,8 @@ class AutoregressiveGenerator(Generator):
         Raises:
             ConfigError: shapes or numbers do not fit, or a seed stands twice.
         """
-        completion = Completion(self, images, keep, seeds)
-        return completion.sample(seeds, labels, sampler, batch_size)
+        inpainting = Inpainting(self, images, keep, seeds)
+        return inpainting.sample(seeds, labels, sampler, batch_size)
 
     def _check_images(self, images: Float[Tensor, "B C H W"]) -> None:
         if tuple(images.shape[1:]) != self.image_shape:
@@ -212,7 +212,7 @@ class AutoregressiveGenerator(Generator):
         )
 
 
-class Completion(AutoregressiveGenerator):
+class Inpainting(AutoregressiveGenerator):
     """A generator whose samples inpaint given images, one for each seed.
 
     Args:

@@ -37,7 +37,7 @@ FREE = (
     "stopping.",
     "license",
 )
-"""Settings that a run may go on with changed: they do not touch the numbers.
+"""Settings that may be changed when a run is resumed: they do not change its numbers.
 
 `Run.check` adds ``gradient_accumulation`` for objectives that allow it: other micro-batches draw
 other random numbers, and nothing else changes.
@@ -53,7 +53,7 @@ class Run:
     Attributes:
         schema: what its config.yaml fills.
         kind: the folder of presets that such configurations stand in.
-        free: settings that it may go on with changed, as key or beginning of a key.
+        free: settings that may be changed when it is resumed, as key or beginning of a key.
     """
 
     schema: ClassVar[type[TrainConfig]] = TrainConfig

@@ -114,9 +114,8 @@ def stitch_similarity(
 ) -> Similarity:
     """Compare the predictions of two models for the same noisy images, step by step.
 
-    The large model is sampled as it is; at the beginning of each step the small one is evaluated as
-    well, about the same state and class. Guidance takes part in the trajectory, not in the
-    comparison.
+    The large model is sampled as it is; at the beginning of each step the small one is evaluated on
+    the same state and class. Guidance takes part in the trajectory, not in the comparison.
 
     Args:
         small: on the device of the large one.

@@ -57,10 +57,10 @@ class Outcome:
 
 
 class Trainer:
-    """A run, from its start or its latest state to its end.
+    """A run, from its start or its latest checkpoint to its end.
 
-    A run that goes on from a state computes what it would have computed without the stop: on the
-    CPU bit for bit, with the same number of threads. Several processes compute what one process
+    A run that resumes from a checkpoint computes what it would have computed without the stop: on
+    the CPU bit for bit, with the same number of threads. Several processes compute what one process
     does in as many rounds of ``gradient_accumulation``, up to rounding, where no layer looks at the
     batch or changes with each pass. Batch and spectral normalisation (GANs) do: each process
     normalises its own part, and what is kept is the first one's.

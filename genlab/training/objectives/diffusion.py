@@ -39,8 +39,8 @@ class DiffusionObjective(Objective):
     Attributes:
         preconditioning: ``name`` and options, see `genlab.diffusion.preconditioning`.
         loss: ``name`` and options, see `genlab.diffusion.losses`.
-        label_dropout: probability of hiding a sample's class, which teaches the model to do without
-            and so makes classifier-free guidance possible; 0 teaches no null class.
+        label_dropout: probability of replacing a sample's class by the null class, which
+            classifier-free guidance needs; 0 trains no null class.
         augment: options of the non-leaky augmentation, see
             `genlab.data.augment.nonleaky.AugmentPipe`; None switches it off.
     """
