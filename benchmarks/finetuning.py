@@ -38,7 +38,7 @@ from genlab.data.dataset import ImageDataset
 from genlab.data.writing.pictures import rows
 from genlab.data.writing.writers import decode_png
 from genlab.errors import ConfigError
-from genlab.eval.protocol import environment_facts
+from genlab.eval.protocol import environment_metadata
 from genlab.files import sha256, write_text
 from genlab.training.config import Fit
 from genlab.training.machine import hardware
@@ -316,7 +316,7 @@ def main() -> None:
         "data": {"name": Path(args.data).name, "sha256": sha256(Path(args.data))},
         "hardware": hardware(base.device),
         "threads": args.threads,
-        "environment": environment_facts(base.device, 1),
+        "environment": environment_metadata(base.device, 1),
         "learning_rates": rates,
         "trials": trials,
         "methods": summarise(comparison, results, steps),

@@ -149,7 +149,7 @@ class Bench:
     peaks: dict[torch.dtype, float] = field(default_factory=dict)
 
     def wait(self) -> None:
-        """Until the device has done what it was told."""
+        """Wait until the device has finished its work."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
@@ -617,10 +617,10 @@ SECTIONS: Mapping[str, Callable[[Bench], list[dict[str, Any]]]] = {
 
 def machine(device: torch.device) -> dict[str, Any]:
     """What the figures were measured on."""
-    facts = {"torch": torch.__version__, "genlab": genlab.__version__, "device": str(device)}
+    metadata = {"torch": torch.__version__, "genlab": genlab.__version__, "device": str(device)}
     if device.type == "cuda":
-        facts |= {"GPU": torch.cuda.get_device_name(device), "CUDA": str(torch.version.cuda)}
-    return facts
+        metadata |= {"GPU": torch.cuda.get_device_name(device), "CUDA": str(torch.version.cuda)}
+    return metadata
 
 
 def show(rows: Sequence[Mapping[str, Any]]) -> None:

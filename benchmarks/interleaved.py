@@ -87,7 +87,7 @@ class Sampling(Variant):
 
 
 Column = Callable[[Variant, Variant], str]
-"""What a table says of a variant, given it and the first one."""
+"""The cell of a variant in a table, given it and the first one."""
 
 
 class Ratios:
@@ -114,11 +114,11 @@ def parser(doc: str, rounds: int) -> argparse.ArgumentParser:
     return made
 
 
-def describe(*facts: str) -> None:
+def describe(*notes: str) -> None:
     """Print what the figures were measured on."""
     for key, value in choose(torch.device("cpu")).describe().items():
         print(f"{key}: {value}")
-    print(", ".join((f"torch {torch.__version__}", f"{torch.get_num_threads()} threads", *facts)))
+    print(", ".join((f"torch {torch.__version__}", f"{torch.get_num_threads()} threads", *notes)))
 
 
 def measure(

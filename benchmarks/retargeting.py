@@ -63,7 +63,7 @@ STUDENT_95 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
-    """What the judge says of one set of samples.
+    """The judge's verdict on one set of samples.
 
     Attributes:
         consistency: share taken for their class, 0 to 1.

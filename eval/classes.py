@@ -1,4 +1,4 @@
-"""Which class of a classifier, or of real images, a sample's label means."""
+"""Match the labels of samples with the classes of a classifier or of real images."""
 
 from collections.abc import Sequence
 
@@ -19,7 +19,7 @@ def translate(
     whose: str,
     other: str,
 ) -> Int64[Tensor, " N"]:
-    """Labels in the numbering of somebody else: by name where both have names, else by number.
+    """Labels in another numbering of the classes: by name where both have names, else by number.
 
     Where one side has names alone, both must have as many classes, and `by_number` says so.
 

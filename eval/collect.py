@@ -1,4 +1,4 @@
-"""From images to what metrics read: one pass, bounded memory, taken up again where it stopped.
+"""Collect what the metrics need from images: one pass, bounded memory, resumable.
 
 Batches are dealt out to the processes. Each process writes what it has so far (moments, features,
 batch numbers) to a part file of its own every now and then; a part is written whole or not at all,
@@ -88,7 +88,7 @@ def collect(
         extractor: on its device.
         needs: of all metrics together.
         batch_size: images at a time; it is part of the identity of an unfinished run.
-        folder: where unfinished work lies, to go on with; None keeps it in memory.
+        folder: of unfinished work, which a later run resumes; None keeps it in memory.
         processes: this one and its peers; they need a folder.
         on_progress: called with the number of images just done.
         part_seconds: how often work is saved; None is `PART_SECONDS`.
@@ -106,33 +106,33 @@ def collect(
     """
     processes = processes or Processes()
     every = PART_SECONDS if part_seconds is None else part_seconds
-    wanted = tuple(sorted(set(needs)))
+    required = tuple(sorted(set(needs)))
     if samples.count < 2:
         raise EvaluationError(f"a score needs at least two images, got {samples.count}")
     if folder is None:
         assert processes.count == 1, "processes meet in a folder"
         part = _Part(None)
         for number in range(_num_batches(samples, batch_size)):
-            _take(part, number, samples, extractor, wanted, batch_size)
+            _take(part, number, samples, extractor, required, batch_size)
             on_progress(_size(samples, batch_size, number))
         tensors = part.tensors()
-        return _merge([tensors], [tensors], samples, extractor, wanted, samples.count)
-    key = _key(samples, extractor, wanted, batch_size)
+        return _merge([tensors], [tensors], samples, extractor, required, samples.count)
+    key = _key(samples, extractor, required, batch_size)
     with _Work(folder, processes, key, keep) as work:
         earlier = dict(work.parts())
         done = {n for tensors in earlier.values() for n in tensors["batches"].tolist()}
         timed = samples.count - sum(_size(samples, batch_size, n) for n in done)
         todo = [n for n in range(_num_batches(samples, batch_size)) if n not in done]
         on_progress(sum(_size(samples, batch_size, n) for n in done))
-        processes.wait()  # nobody writes before all have looked
+        processes.wait()  # no process writes before all have looked
         with work.failing_together():
-            _run(work, todo[processes.rank :: processes.count], samples, extractor, wanted,
+            _run(work, todo[processes.rank :: processes.count], samples, extractor, required,
                  batch_size, every, on_progress)  # fmt: skip
         merged = None
         if processes.rank == 0:
             parts = dict(work.parts())
             own = [tensors for name, tensors in parts.items() if name not in earlier]
-            merged = _merge(list(parts.values()), own, samples, extractor, wanted, timed)
+            merged = _merge(list(parts.values()), own, samples, extractor, required, timed)
         processes.wait()
         return merged
 
@@ -180,7 +180,7 @@ def _size(samples: Samples, batch_size: int, number: int) -> int:
 def _key(
     samples: Samples, extractor: FeatureExtractor, needs: Sequence[Need], batch_size: int
 ) -> dict[str, Any]:
-    """What must be equal for parts to belong together."""
+    """A key that is equal for parts of the same collection."""
     return {
         "samples": samples.identity(),
         "extractor": extractor.identity(),
@@ -258,16 +258,16 @@ class _Part:
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything, under flat names."""
-        found = {
+        tensors = {
             "batches": torch.tensor(self.batches, dtype=torch.int64),
             "nfe": torch.tensor(self.nfe),
             "seconds": torch.tensor(self.seconds, dtype=torch.float64),
         }
-        found |= {
+        tensors |= {
             f"costs.{model}": torch.tensor([cost.evaluations, cost.seconds], dtype=torch.float64)
             for model, cost in self.costs.items()
         }
-        found |= {  # counts stay whole numbers, which the reader tells them by
+        tensors |= {  # counts stay whole numbers, which the reader tells them by
             f"tallies.{topic}.{name}": torch.tensor(
                 number, dtype=torch.int64 if isinstance(number, int) else torch.float64
             )
@@ -276,15 +276,15 @@ class _Part:
         }
         for output, moments in self.moments.items():
             state = moments.state_dict().items()
-            found |= {f"moments.{output}.{key}": value.cpu() for key, value in state}
+            tensors |= {f"moments.{output}.{key}": value.cpu() for key, value in state}
         for name, batches in self.rows.items():
             # One tensor for each batch: parts are merged in the order of the images.
-            found |= {
+            tensors |= {
                 f"rows.{name}.{number}": rows.contiguous()
                 for number, rows in zip(self.batches, batches, strict=True)
             }
-        found |= {f"first.{number}": value.contiguous() for number, value in self.first.items()}
-        return found
+        tensors |= {f"first.{number}": value.contiguous() for number, value in self.first.items()}
+        return tensors
 
     def write(self) -> None:
         """Put the part on the disk, in place of its earlier state."""
@@ -335,7 +335,7 @@ class _Work:
             write_text(self.folder / f"failure-{self.processes.rank}.txt", str(error))
         self.processes.wait()
         reasons = [path.read_text("utf-8") for path in sorted(self.folder.glob("failure-*.txt"))]
-        self.processes.wait()  # nobody begins anew, and removes them, before all have read
+        self.processes.wait()  # no process starts again, and removes them, before all have read
         if reasons:
             raise SharedError(reasons[0])
 
@@ -428,11 +428,11 @@ def _tallies(part: Mapping[str, Tensor]) -> Tallies:
 
 
 def _in_order(parts: Sequence[Mapping[str, Tensor]], prefix: str) -> Tensor:
-    """What the batches left under ``prefix`` and their number, as one tensor."""
-    found = {
+    """The tensors of all batches under ``prefix``, in order, as one tensor."""
+    batches = {
         int(name.removeprefix(prefix)): value
         for part in parts
         for name, value in part.items()
         if name.startswith(prefix)
     }
-    return torch.cat([found[number] for number in sorted(found)])
+    return torch.cat([batches[number] for number in sorted(batches)])

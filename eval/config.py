@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from genlab.data.conform import ALPHAS
+from genlab.choices import ALPHAS, DTYPES, check_choice, check_least
 from genlab.errors import ConfigError
 
 
@@ -53,16 +53,10 @@ class EvalConfig:
     compile: bool = False
 
     def __post_init__(self) -> None:
-        for name, least in (("count", 2), ("repeats", 1), ("first_seed", 0)):
-            if getattr(self, name) < least:
-                raise ConfigError(f"{name} must be at least {least}, got {getattr(self, name)}")
-        if self.batch_size is not None and self.batch_size < 1:
-            raise ConfigError(f"batch_size must be at least 1, got {self.batch_size}")
-        if self.alpha not in ALPHAS:
-            raise ConfigError(f"alpha must be one of {', '.join(ALPHAS)}, got {self.alpha!r}")
+        check_least(self, count=2, repeats=1, first_seed=0, batch_size=1)
+        check_choice("alpha", self.alpha, ALPHAS)
         if self.labels not in ("random", "balanced"):
             raise ConfigError(f"labels must be random or balanced, got {self.labels!r}")
-        if self.dtype not in ("float32", "bfloat16", "float16"):
-            raise ConfigError(f"dtype must be float32, bfloat16 or float16, got {self.dtype!r}")
+        check_choice("dtype", self.dtype, DTYPES)
         if not self.metrics:
             raise ConfigError("metrics is empty; name at least one, for instance fd")

@@ -31,8 +31,8 @@ from genlab.eval.metrics.likelihood import likelihoods
 from genlab.eval.protocol import (
     build_metrics,
     check_names,
-    environment_facts,
-    protocol_facts,
+    environment_metadata,
+    protocol_metadata,
     summarise,
 )
 from genlab.eval.references.building import find_reference
@@ -57,7 +57,7 @@ def evaluate(
     config: EvalConfig,
     *,
     processes: Processes | None = None,
-    on_progress: OnProgress = lambda what, images, total: None,
+    on_progress: OnProgress = lambda task, images, total: None,
     pictures: Path | None = None,
 ) -> Record | None:
     """Score a model or a set of images.
@@ -82,7 +82,7 @@ def evaluate(
 
 
 class Evaluation:
-    """One evaluation; whatever a wrong setting can break breaks here, before the long work.
+    """One evaluation; wrong settings are refused here, before the long work.
 
     Args:
         subject: see `evaluate`, as for the others.
@@ -101,8 +101,8 @@ class Evaluation:
         self.subject, self.config, self.processes = subject, config, processes
         self.on_progress = on_progress
         self.device = _device(subject, config, processes)
-        told = config.dataset
-        self.dataset = subject.dataset if told is None else dataset_name(told)
+        dataset = config.dataset
+        self.dataset = subject.dataset if dataset is None else dataset_name(dataset)
         self.metrics = build_metrics(config.metrics)
         self.feature_metrics = {
             name: metric
@@ -200,10 +200,10 @@ class Evaluation:
 
     def _framed_size(self, image_shape: Sequence[int]) -> int | None:
         """The size at which smaller samples of a data set that is padded are looked at, too."""
-        known = DATASETS.get(self.dataset or "")
-        if known is None or known.fit != "pad" or max(image_shape[1:]) >= known.image_size:
+        dataset = DATASETS.get(self.dataset or "")
+        if dataset is None or dataset.fit != "pad" or max(image_shape[1:]) >= dataset.image_size:
             return None
-        return known.image_size
+        return dataset.image_size
 
     def _as_data_set(self, images: StoredImages) -> StoredImages:
         size = self._framed_size(images.image_shape)
@@ -213,8 +213,8 @@ class Evaluation:
         """All that the record depends on but its name, as JSON.
 
         Equal identities mean equal scores, and costs measured on the same kind of machine. Making
-        it reads the reference, and computes its statistics where nobody has yet; all processes must
-        call it.
+        it reads the reference, and computes its statistics where they are not stored yet; all
+        processes must call it.
         """
         reference = self._reference
         return {
@@ -225,12 +225,12 @@ class Evaluation:
             "labels": self._label_sampling(),
             "metrics": {name: metric.settings() for name, metric in self.metrics.items()},
             "pixel_rule": PIXEL_RULE,
-            "device": environment_facts(self.device, 1)["device"],
+            "device": environment_metadata(self.device, 1)["device"],
             "genlab": genlab.__version__,
         }
 
     def run(self, pictures: Path | None = None) -> Record | None:
-        """See `evaluate`."""
+        """Evaluate, and return the record (in the process of rank 0, None in the others)."""
         reference = self._reference
         self._check_sizes(reference)
         self._check_counts(reference)
@@ -266,7 +266,7 @@ class Evaluation:
             )
         if self.processes.rank > 0:
             self.processes.wait()
-        found = find_reference(
+        reference = find_reference(
             self.config.reference,
             self.extractor,
             needs,
@@ -277,7 +277,7 @@ class Evaluation:
         )
         if self.processes.rank == 0:
             self.processes.wait()
-        return found
+        return reference
 
     @property
     def _wants_likelihood(self) -> bool:
@@ -320,13 +320,13 @@ class Evaluation:
             )
 
     def _collect(self, samples: Samples, needs: Sequence[Need], number: int) -> Collected | None:
-        if not needs:  # nobody looks at samples: none are drawn
+        if not needs:  # no metric needs samples: none are drawn
             if self.processes.rank > 0:
                 return None
             nothing = torch.zeros(0, 3, 1, 1, dtype=torch.uint8)
             features = FeatureSet(count=0)
             return Collected(features=features, first=nothing, nfe=0, seconds=0.0)
-        what = "scoring" if len(self.runs) == 1 else f"scoring, draw {number + 1}"
+        task = "scoring" if len(self.runs) == 1 else f"scoring, draw {number + 1}"
         return collect(
             samples,
             self.extractor,
@@ -334,7 +334,7 @@ class Evaluation:
             batch_size=self._batch_size,
             folder=self._folder(samples),
             processes=self.processes,
-            on_progress=lambda images: self.on_progress(what, images, samples.count),
+            on_progress=lambda images: self.on_progress(task, images, samples.count),
             keep=True,  # until every draw is scored: a run that is killed there loses no image
         )
 
@@ -373,7 +373,7 @@ class Evaluation:
         gathered: Sequence[Collected],
         reference: Reference | None,
     ) -> Record:
-        protocol = protocol_facts(
+        protocol = protocol_metadata(
             self.config,
             self.extractor,
             self.metrics,
@@ -391,7 +391,7 @@ class Evaluation:
             | self._tallies(gathered)
             | self._matching(gathered[0].features, reference),
             provenance=self._provenance(),
-            environment=environment_facts(self.device, self.processes.count),
+            environment=environment_metadata(self.device, self.processes.count),
             cost=self._cost(gathered),
             picture=self._picture(gathered[0]),
             created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -401,8 +401,8 @@ class Evaluation:
         manifest, samples = self.subject.manifest, self.runs[0]
         if not isinstance(samples, GeneratedImages):
             made = manifest.get("identity", {})
-            known = {key: made[key] for key in ("sampler", "dtype") if key in made}
-            return known | ({"seeds": manifest["seeds"]} if "seeds" in manifest else {})
+            settings = {key: made[key] for key in ("sampler", "dtype") if key in made}
+            return settings | ({"seeds": manifest["seeds"]} if "seeds" in manifest else {})
         seeds = [
             seed for run in self.runs if isinstance(run, GeneratedImages) for seed in run.seeds
         ]
@@ -426,7 +426,7 @@ class Evaluation:
         return tallies or {topic: manifest[topic] for topic in TOPICS if topic in manifest}
 
     def _matching(self, samples: FeatureSet, reference: Reference | None) -> dict[str, Any]:
-        """What classes were compared with by number although one side alone has names."""
+        """The classes that were compared by number although one side alone has names."""
         others: dict[str, Sequence[str] | None] = {}
         labels = Need("labels")
         for metric in self.metrics.values():
@@ -478,7 +478,7 @@ class Evaluation:
 
 
 def _cost_of(spent: Mapping[str, Any], manifest: Mapping[str, Any], count: int) -> dict[str, float]:
-    """What a run of ``genlab sample`` cost; its seconds are of the images of its last sitting."""
+    """What a run of ``genlab sample`` cost; its seconds are of the images of its last session."""
     drawn = spent["nfe_total"] / spent["nfe"] if spent.get("nfe_total") else count
     timed = spent.get("timed", drawn)  # manifests once told the seconds of all sittings
     return {

@@ -1,4 +1,4 @@
-"""What is left of forgotten classes: at their labels, in the table's reach, and inside the layers.
+"""Measures of forgetting: what is left at a class's label, in the class table, in the layers.
 
 A model that no longer draws a class has not lost it. Three questions tell how far it went: does a
 classifier see the class at its label; does it come back when its row of the class table is trained
@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
+from genlab.choices import check_least
 from genlab.data.class_names import match_classes
 from genlab.data.pixels import from_uint8, to_uint8
 from genlab.diffusion.condition import NULL_CLASS, Condition
@@ -57,11 +58,7 @@ class ForgettingCheck:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("samples", "relearn_images"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.relearn_steps < 0:
-            raise ConfigError(f"relearn_steps must be at least 0, got {self.relearn_steps}")
+        check_least(self, samples=1, relearn_images=1, relearn_steps=0)
         for name in ("relearn_lr", "probe_sigma", "ridge"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} must be above 0, got {getattr(self, name)}")
@@ -133,8 +130,8 @@ class ForgettingReport:
         return sentences
 
 
-def _arrow(both: Both) -> str:
-    return f"{both.before:.1%} -> {both.after:.1%}"
+def _arrow(change: Both) -> str:
+    return f"{change.before:.1%} -> {change.after:.1%}"
 
 
 def measure_forgetting(
@@ -372,7 +369,7 @@ def relearn_rows(
             (loss.total / size).backward()
             optimizer.step()
     network.requires_grad_(requires_grad=False).eval()
-    again = type(model).from_facts(network, {**model.facts(), **model.parts()}, None)
+    again = type(model).from_metadata(network, {**model.metadata(), **model.parts()}, None)
     assert isinstance(again, DiffusionGenerator)
     return again
 
@@ -384,7 +381,7 @@ def probe(
     labels: Int64[Tensor, " N"],
     check: ForgettingCheck,
 ) -> tuple[Float[Tensor, " M"], Int64[Tensor, " M"]]:
-    """Read the class off a middle block by ridge regression; no class is told to the network.
+    """Read the class off a middle block by ridge regression; the network gets no class.
 
     Every other image of a class trains the probe, the rest test it.
 

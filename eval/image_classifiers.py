@@ -1,4 +1,4 @@
-"""Classifiers of images by name, differentiable: classifiers of noisy images, and extractors."""
+"""Differentiable image classifiers by name: noisy classifiers and feature extractors."""
 
 from pathlib import Path
 

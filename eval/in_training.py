@@ -1,4 +1,4 @@
-"""Scores of samples while a run trains: they stand in its log, and may stop it.
+"""Scores of samples while a run trains: they are logged, and may stop the run.
 
 They compare models that were trained on the same images and scored by the same settings; for scores
 to be ranked, evaluate what came out (`genlab.eval.evaluate`).
@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
+from genlab.choices import Fit
 from genlab.data.pixels import to_uint8
 from genlab.data.sources.latents import LatentDataset
 from genlab.errors import ConfigError
@@ -25,7 +26,7 @@ from genlab.eval.metrics.memorisation import NearestTrainingImages
 from genlab.eval.moments import Moments
 from genlab.eval.samples import as_rgb
 from genlab.samplers.base import SamplerLike
-from genlab.training.config import DataConfig, Fit
+from genlab.training.config import DataConfig
 from genlab.training.loop.batches import open_dataset
 from genlab.training.loop.evaluation import Score, Subject
 
@@ -34,7 +35,7 @@ BATCH = 250
 
 @dataclass(kw_only=True)
 class SampleScores:
-    """Draws images by the averaged weights and holds them against real ones.
+    """Draws images by the averaged weights and compares them with real ones.
 
     It gives ``fd`` (the Fréchet distance), ``precision`` and ``recall`` against the reference, and
     ``nearest_ratio`` and ``nearest_share``, which tell copies of the images in training (see
@@ -65,7 +66,7 @@ class SampleScores:
 
     @property
     def scores(self) -> Mapping[str, Score]:
-        """See `genlab.training.loop.evaluation.Evaluation`."""
+        """Name in the log -> how the score is written, and whether higher is better."""
         better = {"fd": False, "precision": True, "recall": True}
         better |= {"nearest_ratio": False, "nearest_share": False}
         return {
@@ -83,7 +84,7 @@ class SampleScores:
         return f"{score}[{self.extractor}]"
 
     def __call__(self, subject: Subject) -> Mapping[str, float]:
-        """See `genlab.training.loop.evaluation.Evaluation`."""
+        """Draw samples of the model in training and score them."""
         if subject.generator is None:
             raise ConfigError("samples are scored of runs that train a generator; leave it out")
         return self.compare(to_uint8(self.draw(subject)))

@@ -39,7 +39,7 @@ class Moments:
     def from_statistics(
         cls, count: int, mean: Float64[Tensor, " d"], cov: Float64[Tensor, "d d"]
     ) -> "Moments":
-        """Moments that somebody else has computed; ``cov`` is the unbiased covariance."""
+        """Moments that another program has computed; ``cov`` is the unbiased covariance."""
         moments = cls(len(mean), mean.device)
         moments.count = count
         moments._mean = mean.clone()

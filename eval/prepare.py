@@ -1,4 +1,4 @@
-"""From what a user says to what is evaluated: a configuration, and a model ready to be drawn."""
+"""Turn a user's options into an evaluation: a configuration, and a model ready to sample."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -105,6 +105,6 @@ def model_subject(
 
 
 def model_name(source: str) -> str:
-    """How the leaderboard calls a model that nobody named: by its file or folder."""
+    """How the leaderboard calls a model without a given name: by its file or folder."""
     path = Path(source)
     return path.stem if path.is_file() else path.resolve().name

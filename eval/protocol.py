@@ -47,11 +47,11 @@ def build_metrics(entries: Sequence[Any]) -> dict[str, FeatureMetric | Likelihoo
     for entry in entries:
         options = dict(entry) if isinstance(entry, Mapping) else {}
         options.pop("name", None)
-        asked = _name_of(entry)
-        for name in plain.get(asked, (asked,)):
+        entry_name = _name_of(entry)
+        for name in plain.get(entry_name, (entry_name,)):
             if name not in METRICS:
-                known = [*METRICS, *plain]
-                raise UnknownNameError(f"there is no metric {name!r}; {nearest(name, known)}")
+                names = [*METRICS, *plain]
+                raise UnknownNameError(f"there is no metric {name!r}; {nearest(name, names)}")
             if name in metrics:
                 raise ConfigError(f"the metric {name!r} stands twice; name it once")
             metrics[name] = _checked(name, METRICS.build(name, **options))
@@ -116,7 +116,7 @@ def _frozen(config: EvalConfig) -> dict[str, Any]:
     return {**{key: plain[key] for key in FROZEN}, "metrics": sorted(entries, key=str)}
 
 
-def protocol_facts(
+def protocol_metadata(
     config: EvalConfig,
     extractor: FeatureExtractor,
     metrics: Mapping[str, Metric],
@@ -136,7 +136,7 @@ def protocol_facts(
     }
 
 
-def environment_facts(device: torch.device, processes: int) -> dict[str, Any]:
+def environment_metadata(device: torch.device, processes: int) -> dict[str, Any]:
     """What a score should not depend on, but might."""
     cuda = device.type == "cuda"
     return {

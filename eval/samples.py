@@ -1,4 +1,4 @@
-"""Where the images under evaluation come from: files at rest, or a generator as it draws them.
+"""Where the images to evaluate come from: files on disk, or a generator that draws them.
 
 Both are cut into the same numbered batches whoever asks, so that a batch is composed alike in one
 process or many, before and after an interruption.

@@ -1,4 +1,4 @@
-"""What is evaluated: a model, or images at rest with what is known of how they were made."""
+"""What is evaluated: a model, or images on disk with the metadata of how they were made."""
 
 import json
 from collections.abc import Mapping
@@ -45,7 +45,7 @@ class Subject:
         alpha: str = "refuse",
         wording: Wording = SETTINGS,
     ) -> "Subject":
-        """Images at rest, with the manifest of the run that made them, if one did.
+        """Images on disk, with the manifest of the run that made them, if one did.
 
         Args:
             path: of the images, or of the folder that ``genlab sample`` wrote.

@@ -1,7 +1,7 @@
-"""Our generators as an input of torch-fidelity: its command line's users see what they know.
+"""GenLab's generators as an input of torch-fidelity's command line.
 
-Its own interface for generators draws all latents from one stream and cannot take labels with
-NumPy 1.24 and later. A data set has neither problem.
+torch-fidelity's own interface for generators draws all latents from one stream and cannot take
+labels with NumPy 1.24 and later. A data set has neither problem.
 """
 
 from collections.abc import Sequence

@@ -249,13 +249,13 @@ def _draw_line(axes: Any, line: Line, look: dict[str, Any]) -> None:
         line.x, line.y, **look, markeredgecolor="white", markeredgewidth=0.8,
         label=line.label or "_nolegend_", zorder=3,
     )  # fmt: skip
-    known = [
+    intervals = [
         (x, y, low, high)
         for x, y, low, high in zip(line.x, line.y, line.low or (), line.high or (), strict=False)
         if low is not None and high is not None
     ]
-    if known:
-        x, y, lows, highs = zip(*known, strict=True)
+    if intervals:
+        x, y, lows, highs = zip(*intervals, strict=True)
         if line.band:
             axes.fill_between(x, lows, highs, color=look["color"], alpha=0.18, linewidth=0)
         else:

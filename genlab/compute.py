@@ -245,7 +245,7 @@ def workers(count: int) -> ThreadPoolExecutor:
 
 
 def by_rows(network: nn.Module, rows: int, *inputs: Tensor | None, **more: Tensor) -> Tensor:
-    """What a network makes of a batch; on a CPU every core computes whole rows of it.
+    """The output of a network for a batch; on a CPU every core computes whole rows of it.
 
     Only where nothing depends on the thread: without gradients, autocast or compilation.
 
@@ -282,7 +282,7 @@ def by_rows(network: nn.Module, rows: int, *inputs: Tensor | None, **more: Tenso
 
 
 def _use_one_thread() -> None:
-    # A thread takes torch's number over when it first asks for it, whatever it was told before.
+    # A thread takes torch's number over when it first asks for it, whatever was set before.
     torch.get_num_threads()
     torch.set_num_threads(1)
 

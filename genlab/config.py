@@ -137,8 +137,8 @@ def preset_path(kind: str, name: str) -> Path:
     for folder in _folders(kind):
         if (path := folder / f"{name}.yaml").is_file():
             return path
-    known = preset_names(kind)
-    raise UnknownNameError(f"there is no {kind} preset {name!r}; {nearest(name, known)}")
+    names = preset_names(kind)
+    raise UnknownNameError(f"there is no {kind} preset {name!r}; {nearest(name, names)}")
 
 
 def read_preset(kind: str, name: str, schema: type | None = None) -> dict[str, Any]:
@@ -158,11 +158,11 @@ def read_spec(kind: str, spec: str, schema: type | None = None) -> tuple[str, di
     if is_yaml and path.is_file():
         return spec, read_yaml(path, schema)
     name = spec.removeprefix("configs/").removeprefix(f"{kind}/").removesuffix(".yaml")
-    known = preset_names(kind)
-    if name not in known:
-        what = "no such file, and no" if is_yaml else "there is no"
+    names = preset_names(kind)
+    if name not in names:
+        problem = "no such file, and no" if is_yaml else "there is no"
         raise UnknownNameError(
-            f"--config {spec}: {what} {kind} preset {name!r}; {nearest(name, known)}"
+            f"--config {spec}: {problem} {kind} preset {name!r}; {nearest(name, names)}"
         )
     return f"the {kind} preset {name!r}", read_preset(kind, name, schema)
 

@@ -1,7 +1,7 @@
 """``GenLabPipeline`` under diffusers' own name, so that its loader finds the class.
 
 diffusers' ``DiffusionPipeline.from_pretrained`` looks the class of a folder up in the module
-``diffusers``. ``import genlab`` imports no diffusers, so the name is added when somebody does,
+``diffusers``. ``import genlab`` imports no diffusers, so the name is added once it is imported,
 before or after; our class is imported only when the name is asked for.
 """
 
@@ -34,7 +34,7 @@ class _Finder(MetaPathFinder):
     def find_spec(
         self, fullname: str, path: Any, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """See `MetaPathFinder.find_spec`; ``path`` is any iterable, also of Python's own kind."""
+        """The spec of diffusers, whose loader adds the name; ``path`` is any iterable."""
         if fullname != DIFFUSERS or self._asking:
             return None
         self._asking = True

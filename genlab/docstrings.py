@@ -1,4 +1,4 @@
-"""What docstrings say, for commands that show it: prose, options and source of a class."""
+"""Parse docstrings for commands that show them: prose, options and source of a class."""
 
 import inspect
 import re
@@ -44,7 +44,7 @@ def parse(docstring: str | None) -> Docstring:
 
 
 def meaning(cls: type, attribute: str) -> str:
-    """What the docstring of a class, or of the nearest base that tells, says of an attribute."""
+    """The description of an attribute in the docstring of a class or of its nearest base."""
     for each in cls.__mro__:
         attributes = parse(each.__dict__.get("__doc__")).attributes
         if attribute in attributes:
@@ -58,16 +58,16 @@ def describe(value: Any) -> Docstring:
 
 
 def _attributes(section: str) -> dict[str, str]:
-    found: dict[str, str] = {}
+    descriptions: dict[str, str] = {}
     lines = inspect.cleandoc(section.partition("\n")[2]).split("\n")
     for line in lines:
         start = re.match(r"(\w+)(?: \([^)]*\))?: (.*)", line)
         if start:
             name = start[1]
-            found[name] = start[2]
-        elif found:
-            found[name] += f" {line.strip()}"
-    return found
+            descriptions[name] = start[2]
+        elif descriptions:
+            descriptions[name] += f" {line.strip()}"
+    return descriptions
 
 
 def _join(paragraph: str) -> str:

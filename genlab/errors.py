@@ -69,7 +69,7 @@ class GenLabError(Exception):
 
 
 class ConfigError(GenLabError, ValueError):
-    """A setting has a wrong name, type or value, or has no effect where it stands."""
+    """A setting has a wrong name, type or value, or would have no effect."""
 
 
 class UnknownNameError(GenLabError, LookupError):
@@ -114,7 +114,7 @@ def reading(
     kind: type[GenLabError] = CheckpointError,
     cure: str = "fetch or save it again",
 ) -> Iterator[None]:
-    """Read a file of somebody else's: whatever goes wrong becomes a sentence that names the file.
+    """Read a foreign file: whatever goes wrong becomes a sentence that names the file.
 
     What a damaged or forged file makes libraries raise cannot be listed. Errors of our own pass as
     they are; all others stay as the cause, for ``GENLAB_TRACEBACK=1``.
@@ -129,7 +129,7 @@ def reading(
     """
     try:
         yield
-    except (GenLabError, Warning):  # a warning raises where somebody has it do so
+    except (GenLabError, Warning):  # a warning raises where filters say so
         raise
     except Exception as error:
         if is_out_of_memory(error):
@@ -159,13 +159,13 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError)
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
+def nearest(name: str, candidates: Iterable[str]) -> str:
     """End an error message with the nearest known name, or with all of them.
 
     >>> nearest("huen", ["euler", "heun"])
     "did you mean 'heun'? known: euler, heun"
     """
-    names = sorted(known)
+    names = sorted(candidates)
     listed = f"known: {', '.join(names) or 'none'}"
     match = get_close_matches(name, names, n=1, cutoff=0.5)
     return f"did you mean {match[0]!r}? {listed}" if match else listed

@@ -1,4 +1,4 @@
-"""Nothing half written: a file is made under a temporary name beside its place, then renamed."""
+"""Atomic writing of files: under a temporary name beside the place, then renamed."""
 
 import errno
 import hashlib
@@ -147,9 +147,9 @@ def check_writable(folder: Path) -> None:
     Raises:
         OutputError: they cannot.
     """
-    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    first = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     try:
-        with tempfile.TemporaryFile(dir=there):
+        with tempfile.TemporaryFile(dir=first):
             pass
     except OSError as error:
         raise OutputError(
@@ -158,7 +158,7 @@ def check_writable(folder: Path) -> None:
 
 
 def read_json_object(path: Path, cure: str = "fetch it again") -> dict[str, Any]:
-    """What stands in a JSON file that belongs to a model, and may come from anybody.
+    """Read a JSON object of a model's folder, which is untrusted input.
 
     Args:
         path: the file.

@@ -1,8 +1,8 @@
-"""Names as API: one registry for each kind of plug-in, one door for built-ins and third parties.
+"""Registries: one for each kind of plug-in, the same for built-ins and third parties.
 
 A built-in stands in a table as ``"heun": "genlab.samplers.solvers:Heun"`` and is wrapped as an
 entry point, so that it takes the very path of ``[project.entry-points."genlab.solvers"]`` in
-somebody else's package and is imported only when asked for by name.
+another package and is imported only when asked for by name.
 """
 
 import dataclasses
@@ -61,7 +61,7 @@ class Registry(Generic[T]):
         """Where ``name`` is defined.
 
         Raises:
-            ConfigError: in two packages; a name that nobody asks for stops nobody.
+            ConfigError: in two packages; other names stay usable.
         """
         entry, other = self._scan().get(name), self._twice.get(name)
         if entry is not None and other is not None:
@@ -73,7 +73,7 @@ class Registry(Generic[T]):
 
     @property
     def builds(self) -> type | None:
-        """What `build` must give; it is imported when somebody asks."""
+        """What `build` must give; it is imported on first use."""
         if isinstance(self._builds, str):
             self._builds = EntryPoint("builds", self._builds, self.group).load()
         return cast("type | None", self._builds)
@@ -175,7 +175,7 @@ class Registry(Generic[T]):
 
         target: Any = self[name]
         title = self.title(name)
-        wanted = f"; it must build a {class_path(self.builds)}" if self.builds else ""
+        hint = f"; it must build a {class_path(self.builds)}" if self.builds else ""
         if inspect.isabstract(target):
             missing = ", ".join(sorted(target.__abstractmethods__))
             raise ConfigError(f"{title} cannot be built: {class_path(target)} lacks {missing}")
@@ -185,9 +185,9 @@ class Registry(Generic[T]):
             try:
                 built = target(**options)
             except TypeError as error:  # an option is unknown or missing, or it cannot be called
-                raise ConfigError(f"{title} cannot be built: {error}{wanted}") from error
+                raise ConfigError(f"{title} cannot be built: {error}{hint}") from error
         if self.builds is not None and not isinstance(built, self.builds):
-            raise ConfigError(f"{title} builds a {class_path(type(built))}{wanted}")
+            raise ConfigError(f"{title} builds a {class_path(type(built))}{hint}")
         return built
 
     def build_all(self) -> dict[str, Any]:
@@ -213,8 +213,8 @@ class Registry(Generic[T]):
         """
         name = options.get("name")
         if not isinstance(name, str):
-            known = ", ".join(self)
-            raise ConfigError(f"a {self.kind} needs a name, one of {known}; got {dict(options)}")
+            names = ", ".join(self)
+            raise ConfigError(f"a {self.kind} needs a name, one of {names}; got {dict(options)}")
         return self._build(name, {k: v for k, v in options.items() if k != "name"}, place)
 
     def entry_of(self, built: Any) -> dict[str, Any]:
@@ -242,7 +242,7 @@ class Registry(Generic[T]):
 
 
 class PluginWarning(UserWarning):
-    """A plug-in that nobody asked for is broken."""
+    """A plug-in that was not asked for is broken."""
 
 
 def leave_out(error: GenLabError) -> None:

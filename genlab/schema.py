@@ -78,8 +78,8 @@ def check(schema: type, values: Mapping[str, Any], source: str) -> None:
         ) from error
     except OmegaConfBaseException as error:
         key, value = _culprit(schema, values)
-        wanted = takes(hint_of(schema, key.split(".")))
-        raise ConfigError(f"{source}: {key} takes {wanted}, not {_shown(value)}") from error
+        expected = takes(hint_of(schema, key.split(".")))
+        raise ConfigError(f"{source}: {key} takes {expected}, not {_shown(value)}") from error
 
 
 def _check_fields(schema: type, source: str) -> None:
@@ -97,7 +97,7 @@ def _check_fields(schema: type, source: str) -> None:
 
 
 def check_plain(values: Any, source: str) -> None:
-    """Refuse what no setting can be, whoever wrote it.
+    """Refuse values that no setting can have.
 
     Args:
         values: nested mappings and lists; other values are looked at, objects are not.
@@ -272,7 +272,7 @@ def _structured(schema: type, values: Mapping[str, Any]) -> Any:
 
 
 def _as_meant(schema: type, values: Mapping[str, Any]) -> dict[str, Any]:
-    """What YAML made something else of, where the schema tells what was meant.
+    """Values that YAML misread, corrected by the type in the schema.
 
     A boolean is the one word of a choice that YAML reads so (``no``, ``off``); ``1e3`` is a whole
     number where one is wanted.

@@ -1,4 +1,4 @@
-"""YAML as settings need it: text and choices as they were typed, and limits on what is read.
+"""YAML for settings: text and choices as they were typed, and limits on what is read.
 
 YAML makes a boolean of ``no`` and ``on``, nothing of ``null``, and a number of ``1e3`` and ``007``.
 Where a schema wants one of several words or text, what was typed counts: ``mixed_precision: no`` is

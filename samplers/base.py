@@ -1,4 +1,4 @@
-"""The contracts of this room: schedule, solver, guidance, sampler, and what sampling reports."""
+"""The contracts of sampling: schedule, solver, guidance, sampler, and the steps of a run."""
 
 import itertools
 import math
@@ -33,7 +33,7 @@ the noisy state itself."""
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """What sampling yields after each step; progress bars, callbacks and animations hang on it.
+    """A step of sampling, as progress bars, callbacks and animations get it.
 
     Attributes:
         index: number of the step that just ended, 0 <= index < num_steps.
@@ -48,7 +48,7 @@ class Step:
     tallies: Tallies = field(default_factory=dict)
 
     def picture(self, of: str = "estimate") -> State:
-        """The step as people would look at it, in [-1, 1] up to overshoot.
+        """The step as a picture, in [-1, 1] up to overshoot.
 
         Args:
             of: one of `PICTURES`, where the two differ.
@@ -57,13 +57,13 @@ class Step:
 
     @property
     def caption(self) -> str:
-        """Where the run stands, in words for below a picture."""
+        """The progress of the run, as a caption."""
         return f"{self.index + 1} of {self.num_steps}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class SolverStep(StepInfo, Step):
-    """What the loop yields after each step of a solver; ``x`` is in the unscaled frame.
+    """A step of a solver, as the loop yields it; ``x`` is in the unscaled frame.
 
     Attributes:
         x0: the last denoised estimate inside the step, (B, C, H, W).
@@ -106,7 +106,7 @@ Layers = Sequence[tuple[str, Mapping[str, Any]]]
 
 
 class AnySampler(ABC):
-    """How to sample, typed and ready to run: what text becomes once, at the border.
+    """A sampler of any family, typed and ready to run; configurations are turned into it once.
 
     Diffusion has `genlab.samplers.sampler.Sampler`, the other families have their own.
     """
@@ -158,7 +158,7 @@ class AnySampler(ABC):
 
     @abstractmethod
     def describe(self) -> str:
-        """What matters most of it, in a few words."""
+        """A short description."""
 
     @property
     def parts(self) -> Mapping[str, Sequence[Part]]:
@@ -175,7 +175,7 @@ SamplerLike = str | Mapping[str, Any] | AnySampler | None
 
 
 def sampler_layers(sampler: SamplerLike, own: Mapping[str, Any] | None) -> Layers:
-    """What `genlab.config.fill` makes a sampler of: a preset alone, or changes over a model's own.
+    """Layers for `genlab.config.fill`: a preset alone, or changes to a model's own sampler.
 
     Raises:
         UnknownNameError: there is no such preset.
@@ -259,7 +259,7 @@ def _check_levels(schedule: Schedule, sigmas: Any) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class StepResult:
-    """Where a solver's step leads.
+    """The result of a solver's step.
 
     Attributes:
         x: the state at ``sigma_next``, (B, C, H, W).
@@ -280,7 +280,7 @@ class Solver(ABC):
 
     Attributes:
         order: order of convergence of a whole run, its own start included; tests measure it.
-        on_grid: whether the model is asked at the levels of the run alone.
+        on_grid: whether the model is evaluated at the levels of the run alone.
         suits: which diffusion models it is for, in a few words.
     """
 
@@ -311,7 +311,7 @@ class Solver(ABC):
         return grid
 
     def begin(self, grid: Grid) -> Any:
-        """The memory that a run starts with.
+        """The initial memory of a run.
 
         Raises:
             ConfigError: the solver cannot take steps between these levels.

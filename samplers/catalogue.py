@@ -1,4 +1,4 @@
-"""What there is to sample with, and what each of it says of itself.
+"""The catalogue of solvers, schedules, guidance and presets, made from their docstrings.
 
 Everything comes from where it stands anyway: the registries, the fields of the dataclasses and
 their docstrings. Plug-ins are found in the same way.
@@ -85,7 +85,7 @@ class Entry:
         nfe: steps -> network evaluations of an image, without guidance (solvers); None where they
             depend on the image.
         draws: draws of noise in a step, with the default options (solvers).
-        on_grid: whether the model is asked at the schedule's noise levels alone (solvers).
+        on_grid: whether the model is evaluated at the schedule's noise levels alone (solvers).
         describes: what it is made of, in a few words (presets).
         config: what stands in it (presets).
     """
@@ -117,13 +117,13 @@ def names(kind: str) -> list[str]:
 
 def entries(kind: str) -> list[Entry]:
     """All entries of one kind; a broken plug-in is left out with a warning."""
-    found = []
+    listed = []
     for name in names(kind):
         try:
-            found.append(entry(kind, name))
+            listed.append(entry(kind, name))
         except GenLabError as error:
             leave_out(error)
-    return found
+    return listed
 
 
 def find(text: str) -> list[Entry]:
@@ -139,12 +139,12 @@ def find(text: str) -> list[Entry]:
     if colon and kind not in KINDS:
         raise UnknownNameError(f"there is no kind {kind!r}; {nearest(kind, KINDS)}")
     kinds = [kind] if colon else list(KINDS)
-    found = [(each, _own_name(each, name)) for each in kinds]
-    matches = [(each, own) for each, own in found if own in names(each)]
+    own_names = [(each, _own_name(each, name)) for each in kinds]
+    matches = [(each, own) for each, own in own_names if own in names(each)]
     if not matches:
-        known = {known for each in kinds for known in names(each)}
-        what = kind or "solver, schedule, guidance, decoder, family or preset"
-        raise UnknownNameError(f"there is no {what} {name!r}; {nearest(name, sorted(known))}")
+        candidates = [other for each in kinds for other in names(each)]
+        title = kind or "solver, schedule, guidance, decoder, family or preset"
+        raise UnknownNameError(f"there is no {title} {name!r}; {nearest(name, set(candidates))}")
     return [entry(each, own) for each, own in matches]
 
 
@@ -153,7 +153,7 @@ def _own_name(kind: str, name: str) -> str:
 
 
 def entry(kind: str, name: str) -> Entry:
-    """What one entry says of itself.
+    """One entry, from the docstring and attributes of its class.
 
     Raises:
         GenLabError: it is a plug-in that cannot be loaded or built.
@@ -164,13 +164,13 @@ def entry(kind: str, name: str) -> Entry:
         return _from_class(kind, name, resolve_name(FAMILIES[name]))
     registry = REGISTRIES[kind]
     aliases = tuple(alias for alias, own in registry.aliases.items() if own == name)
-    found = _from_class(kind, name, registry[name])
-    found = dataclasses.replace(found, aliases=aliases, package=registry.package(name))
+    described = _from_class(kind, name, registry[name])
+    described = dataclasses.replace(described, aliases=aliases, package=registry.package(name))
     if kind != "solver":
-        return found
+        return described
     solver: Solver = registry.build(name)
     return dataclasses.replace(
-        found,
+        described,
         order=solver.order,
         nfe={steps: solver.nfe(steps) for steps in NFE_STEPS},
         draws=solver.draws(),
@@ -199,9 +199,9 @@ def _preset(name: str) -> Entry:
     summary, _, _ = (comment or [""])[0].partition(": genlab ")
     settings = config.read_preset("sampler", name)
     sampler = Sampler.from_config(settings)
-    wanted = [sampler.schedule, *sampler.guidance]
-    told = dict.fromkeys(str(getattr(each, "suits", "any")) for each in wanted)
-    suits = "; ".join(each for each in told if each != "any") or "any"
+    parts = [sampler.schedule, *sampler.guidance]
+    models = dict.fromkeys(str(getattr(each, "suits", "any")) for each in parts)
+    suits = "; ".join(each for each in models if each != "any") or "any"
     return Entry(
         kind="preset",
         name=name,
@@ -277,7 +277,7 @@ def _written(value: Any) -> str:
 
 def _prose(text: str) -> str:
     """Docstring text as people read it: classes by the names that configs have for them."""
-    return re.sub(r"`([^`]+)`", lambda found: _named(found[1]), text.replace("``", "`"))
+    return re.sub(r"`([^`]+)`", lambda match: _named(match[1]), text.replace("``", "`"))
 
 
 def _named(code: str) -> str:

@@ -1,4 +1,4 @@
-"""Whether two models may work on the state of one run: their data spaces and classes must agree."""
+"""Check that two models can share the state of one run: same data space, same classes."""
 
 from collections.abc import Iterable
 from typing import Any, Protocol, runtime_checkable
@@ -13,7 +13,7 @@ TOLERANCE = 1e-6
 
 @runtime_checkable
 class Combinable(Protocol):
-    """A diffusion model with what decides which states it can be asked about."""
+    """A diffusion model with the properties that decide which states it can denoise."""
 
     @property
     def denoiser(self) -> Denoiser:
@@ -36,22 +36,22 @@ class Combinable(Protocol):
         ...
 
 
-def check_combinable(model: Combinable, other: Combinable, what: str) -> None:
-    """Refuse a second model whose estimates mean something else than the first one's.
+def check_combinable(model: Combinable, other: Combinable, title: str) -> None:
+    """Refuse a second model whose estimates cannot be combined with the first one's.
 
     Args:
         model: the model that is sampled.
         other: a second one, asked about the same states.
-        what: how messages call the second, with an article: ``the stitched model dit-s``.
+        title: how messages call the second, with an article: ``the stitched model dit-s``.
 
     Raises:
         ConfigError: shape, autoencoder, kind of data or number of classes differ; says which.
     """
-    check_classes(model.num_classes, other.num_classes, what)
-    check_data_space(model, other, what)
+    check_classes(model.num_classes, other.num_classes, title)
+    check_data_space(model, other, title)
 
 
-def check_data_space(model: Combinable, other: Combinable, what: str) -> None:
+def check_data_space(model: Combinable, other: Combinable, title: str) -> None:
     """Refuse a second model of other data than the first one's.
 
     Preconditionings may differ, since every model is D(x; sigma). The range is part of the space:
@@ -61,19 +61,19 @@ def check_data_space(model: Combinable, other: Combinable, what: str) -> None:
     Args:
         model: see `check_combinable`.
         other: see `check_combinable`.
-        what: see `check_combinable`.
+        title: see `check_combinable`.
 
     Raises:
         ConfigError: shape, autoencoder or kind of data differ; says which.
     """
     if model.state_shape != other.state_shape:
         raise ConfigError(
-            f"{what} denoises states of shape {other.state_shape}, and the model "
+            f"{title} denoises states of shape {other.state_shape}, and the model "
             f"{model.state_shape}; take a second model that was trained on the same data"
         )
     ours, theirs = model.autoencoder, other.autoencoder
     if (ours is None) != (theirs is None):
-        latents, images = ("the model", what) if theirs is None else (what, "the model")
+        latents, images = ("the model", title) if theirs is None else (title, "the model")
         raise ConfigError(
             f"{latents} denoises latents and {images} images; both must work in the same space. "
             f"Where {images} works on the same latents, give it their autoencoder, too: genlab "
@@ -81,50 +81,50 @@ def check_data_space(model: Combinable, other: Combinable, what: str) -> None:
         )
     if ours is not None and ours is not theirs and ours.sha256() != theirs.sha256():
         raise ConfigError(
-            f"{what} has another autoencoder than the model (weights, scale or shift differ), so "
+            f"{title} has another autoencoder than the model (weights, scale or shift differ), so "
             "that its latents mean other images; take one with the same autoencoder"
         )
     if bool(getattr(model, "enlarges", False)) != bool(getattr(other, "enlarges", False)):
         raise ConfigError(
-            f"only one of the model and {what} enlarges small images; both must, or neither"
+            f"only one of the model and {title} enlarges small images; both must, or neither"
         )
 
 
-def check_classes(known: int, other: int, what: str, *, or_none: bool = False) -> None:
+def check_classes(count: int, other: int, title: str, *, or_none: bool = False) -> None:
     """Refuse a second model of other classes.
 
     Args:
-        known: number of classes of the model that is sampled; 0 for none.
+        count: number of classes of the model that is sampled; 0 for none.
         other: number of classes of the second one.
-        what: see `check_combinable`.
+        title: see `check_combinable`.
         or_none: whether the second one may do without classes, because it is then asked without.
 
     Raises:
         ConfigError: they differ.
     """
-    if other != known and not (or_none and other == 0):
+    if other != count and not (or_none and other == 0):
         raise ConfigError(
-            f"{what} knows {other} classes and the model {known}; take a second model that was "
+            f"{title} knows {other} classes and the model {count}; take a second model that was "
             f"trained on the same classes{', or on none' if or_none else ''}"
         )
 
 
-def check_levels(levels: Iterable[float], known: NoiseLevels, what: str) -> None:
+def check_levels(levels: Iterable[float], noise_levels: NoiseLevels, title: str) -> None:
     """Refuse noise levels that a second model does not know.
 
     Args:
-        levels: those that it would be asked at.
-        known: its own.
-        what: see `check_combinable`.
+        levels: those that it would be evaluated at.
+        noise_levels: its own.
+        title: see `check_combinable`.
 
     Raises:
         ConfigError: a level lies outside of its range.
     """
-    low, high = known.sigma_min, known.sigma_max
+    low, high = noise_levels.sigma_min, noise_levels.sigma_max
     for level in levels:
         if not low * (1 - TOLERANCE) <= level <= high * (1 + TOLERANCE):
             raise ConfigError(
-                f"{what} knows noise levels from {low:.4g} to {high:.4g} and would be asked at "
+                f"{title} knows noise levels from {low:.4g} to {high:.4g} and would be asked at "
                 f"{level:.4g}; set sigma_min or sigma_max of the schedule, or let it act in a "
                 "window of noise levels (when.sigma) only"
             )

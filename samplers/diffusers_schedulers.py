@@ -1,4 +1,4 @@
-"""diffusers' schedulers inside our loop: which there are, in which frame, and what a run asks for.
+"""diffusers' schedulers inside our loop: which are supported, in which frame, with what settings.
 
 A scheduler of diffusers is given a network's output at a timestep of its own choice and returns the
 next state; it keeps its history in itself. Here one is built for one run: `Run` says which of its
@@ -89,7 +89,7 @@ def if_eta(settings: Settings) -> bool:
 
 @dataclass(frozen=True)
 class Kind:
-    """How one scheduler of diffusers keeps its state.
+    """The frame and the noise of one scheduler of diffusers.
 
     Attributes:
         frame: ``chain`` (unit variance, as in DDPM), ``unscaled`` (ours), ``flow`` (``(1 - s) x0 +
@@ -179,11 +179,11 @@ def class_of(scheduler: str) -> type[Any]:
             f"there is no scheduler {scheduler!r} of diffusers that GenLab runs; "
             f"{nearest(scheduler, KINDS)}"
         )
-    found: type[Any] = getattr(diffusers, scheduler)
-    if isinstance(found, DummyObject):
-        packages = ", ".join(name for name in found._backends if name != "torch")
+    cls: type[Any] = getattr(diffusers, scheduler)
+    if isinstance(cls, DummyObject):
+        packages = ", ".join(name for name in cls._backends if name != "torch")
         raise ConfigError(f"{scheduler} of diffusers needs the package {packages}; install it")
-    return found
+    return cls
 
 
 def defaults_of(scheduler: str) -> dict[str, Any]:
@@ -210,25 +210,25 @@ def check_settings(scheduler: str, config: Settings, step: Settings) -> None:
     Raises:
         ConfigError: names the setting and the nearest one.
     """
-    for given, known, what in (
+    for settings, defaults, title in (
         (config, defaults_of(scheduler), "setting"),
         (step, step_options_of(scheduler), "option of its step"),
     ):
-        for name in given:
-            if name not in known:
+        for name in settings:
+            if name not in defaults:
                 raise ConfigError(
-                    f"{scheduler} of diffusers {diffusers.__version__} has no {what} {name!r}; "
-                    f"{nearest(name, known)}"
+                    f"{scheduler} of diffusers {diffusers.__version__} has no {title} {name!r}; "
+                    f"{nearest(name, defaults)}"
                 )
-            wanted = _wanted(known[name], given[name])
-            if wanted or (name in _NO_DATA and given[name] is not None):
+            expected = _expected(defaults[name], settings[name])
+            if expected or (name in _NO_DATA and settings[name] is not None):
                 raise ConfigError(
-                    f"{name} of {scheduler} must be {wanted or 'left out'}, got "
-                    f"{reprlib.repr(given[name])}"
+                    f"{name} of {scheduler} must be {expected or 'left out'}, got "
+                    f"{reprlib.repr(settings[name])}"
                 )
 
 
-def _wanted(default: Any, value: Any) -> str:
+def _expected(default: Any, value: Any) -> str:
     """What a value must be instead, going by the default; empty where it is that."""
     if value == default:
         return ""
@@ -298,7 +298,7 @@ class Run:
 
     @property
     def timesteps(self) -> Tensor:
-        """What the scheduler wants its network to be told, one for each call."""
+        """The timesteps that the scheduler's network gets, one for each call."""
         timesteps: Tensor = self.scheduler.timesteps
         return timesteps
 
@@ -313,8 +313,8 @@ class Run:
         return table
 
     @cached_property
-    def asked(self) -> list[float]:
-        """The noise level at which each call asks the model, in the unscaled frame."""
+    def model_sigmas(self) -> list[float]:
+        """The noise level at which each call evaluates the model, in the unscaled frame."""
         t = self.timesteps.double().numpy()
         if self.frame == "flow":
             return [_of_flow(s) for s in t / self.config["num_train_timesteps"]]
@@ -328,7 +328,7 @@ class Run:
         """The noise level of the state at the start of each step, in the unscaled frame."""
         firsts = [calls[0] for calls in self.calls]
         if self.frame == "angle" or not hasattr(self.scheduler, "sigmas"):
-            return [self.asked[call] for call in firsts]
+            return [self.model_sigmas[call] for call in firsts]
         sigmas = [float(self.scheduler.sigmas[call]) for call in firsts]
         return [_of_flow(s) for s in sigmas] if self.frame == "flow" else sigmas
 
@@ -408,7 +408,7 @@ class Run:
         )
 
     def _check(self, noise_levels: NoiseLevels | None) -> None:
-        if any(math.isnan(sigma) for sigma in (*self.levels, *self.asked)):
+        if any(math.isnan(sigma) for sigma in (*self.levels, *self.model_sigmas)):
             raise self._no_number()
         falling = all(a >= b for a, b in zip(self.levels, self.levels[1:], strict=False))
         if not (falling and all(0 < level < math.inf for level in self.levels)):
@@ -419,7 +419,7 @@ class Run:
         if noise_levels is None:
             return
         low, high = noise_levels.sigma_min * (1 - 1e-6), noise_levels.sigma_max * (1 + 1e-6)
-        beyond = [sigma for sigma in self.asked if not low <= sigma <= high]
+        beyond = [sigma for sigma in self.model_sigmas if not low <= sigma <= high]
         if beyond:
             raise ConfigError(
                 f"{self.name} of diffusers asks at sigma {beyond[0]:.3g}, but the model knows "
@@ -454,7 +454,7 @@ def _more_steps(name: str, settings: Settings, num_steps: int) -> int | None:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep back what diffusers warns of: its use of NumPy and its own future."""
+    """Suppress diffusers' warnings about NumPy and its own deprecations."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         warnings.simplefilter("ignore", FutureWarning)
@@ -462,7 +462,7 @@ def quiet() -> Iterator[None]:
 
 
 def refusal(name: str, error: Exception) -> ConfigError:
-    """What a scheduler of diffusers raised, as an error of ours."""
+    """An exception of a diffusers scheduler, as an error of GenLab."""
     text = " ".join(str(error).split()) or type(error).__name__
     return ConfigError(f"{name} of diffusers refuses its settings: {text}")
 
@@ -471,10 +471,10 @@ def _model_settings(
     name: str, config: Settings, frame: str, noise_levels: NoiseLevels | None
 ) -> dict[str, Any]:
     """The settings that the model decides: its betas, and what it predicts."""
-    known = defaults_of(name)
+    names = defaults_of(name)
     settings: dict[str, Any] = {}
     prediction = _OURS.get(str(getattr(noise_levels, "prediction", None)), "epsilon")
-    if "prediction_type" in known and "prediction_type" not in config:
+    if "prediction_type" in names and "prediction_type" not in config:
         settings["prediction_type"] = "flow_prediction" if frame == "flow" else prediction
     levels = None if noise_levels is None else noise_levels.levels
     if levels is None or frame not in ("chain", "unscaled"):
@@ -486,9 +486,9 @@ def _model_settings(
                 "it out"
             )
     rescaled = float(levels[-1]) > PURE_NOISE
-    if rescaled and "rescale_betas_zero_snr" in known:
+    if rescaled and "rescale_betas_zero_snr" in names:
         settings["rescale_betas_zero_snr"] = True
-    if isinstance(noise_levels, Discrete) and (not rescaled or "rescale_betas_zero_snr" in known):
+    if isinstance(noise_levels, Discrete) and (not rescaled or "rescale_betas_zero_snr" in names):
         return settings | beta_settings(noise_levels)
     alpha_bar = 1 / (1 + levels**2)
     alpha = alpha_bar / torch.cat([alpha_bar.new_ones(1), alpha_bar[:-1]])

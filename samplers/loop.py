@@ -113,9 +113,9 @@ def _checked(solver: Solver, result: StepResult, x: State) -> StepResult:
     for field in ("x", "x0"):
         value: Any = getattr(result, field)
         if not isinstance(value, Tensor) or value.shape != x.shape:
-            what = tuple(value.shape) if isinstance(value, Tensor) else class_path(type(value))
+            shape = tuple(value.shape) if isinstance(value, Tensor) else class_path(type(value))
             raise SamplingError(
-                f"the solver {name} returns {field} of shape {what} from step for a state of shape"
+                f"the solver {name} returns {field} of shape {shape} from step for a state of shape"
                 f" {tuple(x.shape)}; it must keep the shape"
             )
     return result

@@ -28,7 +28,7 @@ class Counted(Protocol):
 
 @runtime_checkable
 class Part(Counted, Protocol):
-    """What a sampler asks of such a model."""
+    """The interface of a model that a sampler uses."""
 
     def to(self, device: Any = None, dtype: Any = None) -> Any:
         """Move it."""
@@ -39,7 +39,7 @@ class Part(Counted, Protocol):
         ...
 
     def sha256(self) -> str:
-        """Hash of all that its answers depend on."""
+        """Hash of everything that its outputs depend on."""
         ...
 
 

@@ -1,7 +1,7 @@
-"""The names of this room: what can be chosen in a ``sampler``.
+"""The registries of everything that a ``sampler`` can name.
 
 They stand apart from the contracts, so that names can be listed (by shell completion, say) without
-torch. Each registry is also to be had where the base class of its kind is.
+torch. Each registry is also exported beside the base class of its kind.
 """
 
 from typing import TYPE_CHECKING

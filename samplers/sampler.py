@@ -124,7 +124,7 @@ class Sampler(AnySampler):
             whole = replace(whole, guidance=guidance)
         text = dict(vars(whole))
         stitch = stitching.entries_of(text.pop("stitch"))
-        if stitch:  # runs without are told as if there were no such setting
+        if stitch:  # runs without are recorded as if there were no such setting
             text["stitch"] = stitch
         return cls(
             solver=SOLVERS.build_named(whole.solver, "sampler.solver"),
@@ -186,17 +186,17 @@ class Sampler(AnySampler):
     @override
     def parts(self) -> Mapping[str, Sequence[Part]]:
         """Parts that are named still must be loaded first."""
-        found: dict[str, list[Part]] = {}
+        parts: dict[str, list[Part]] = {}
         for options in self.guidance:
             for option, kind in options.parts.items():
-                part, known = getattr(options, option), found.setdefault(kind, [])
-                if not any(part is other for other in known):
-                    known.append(part)
+                part, members = getattr(options, option), parts.setdefault(kind, [])
+                if not any(part is other for other in members):
+                    members.append(part)
         for stitch in self.stitch:
-            known = found.setdefault("generator", [])
-            if not any(stitch.model is other for other in known):
-                known.append(stitch.model)
-        return found
+            members = parts.setdefault("generator", [])
+            if not any(stitch.model is other for other in members):
+                members.append(stitch.model)
+        return parts
 
     @override
     def load_parts(self) -> "Sampler":
@@ -274,7 +274,7 @@ class Sampler(AnySampler):
         return self.solver.route(Grid.of(self.schedule, noise_levels))
 
     def check_run(self, grid: Grid) -> None:
-        """Refuse levels that something in the sampler makes no sense for; see `grid`."""
+        """Refuse noise levels that some part of the sampler cannot use; see `grid`."""
         if not (self.solver.on_grid or grid.noise_levels.continuous):
             fit = ", ".join(name for name, each in SOLVERS.build_all().items() if each.on_grid)
             raise ConfigError(

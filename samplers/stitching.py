@@ -26,7 +26,7 @@ from genlab.samplers.guidance.base import Guidance
 RULES = ("time", "step", "sigma")
 
 TOLERANCE = 1e-9
-"""A level on the border of two models is the second one's, whatever rounding makes of it."""
+"""A level on the border of two models is the second one's, whatever the rounding."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,15 +103,15 @@ class Stitch:
     @property
     def title(self) -> str:
         """What messages call it, with an article."""
-        known = self.name is not None or isinstance(self.model, str | Path)
-        return f"the stitched model {self.label}" if known else "the stitched model"
+        has_name = self.name is not None or isinstance(self.model, str | Path)
+        return f"the stitched model {self.label}" if has_name else "the stitched model"
 
     def describe(self) -> str:
         """Model and share, in a few words: ``stitch dit-fmnist-s 0.4``."""
         if self.by == "sigma":
             return f"stitch {self.label} above sigma {self.until_sigma:g}"
-        of = " of the steps" if self.by == "step" else ""
-        return f"stitch {self.label} {self.fraction:g}{of}"
+        suffix = " of the steps" if self.by == "step" else ""
+        return f"stitch {self.label} {self.fraction:g}{suffix}"
 
     def to_config(self) -> dict[str, Any]:
         """What differs from the defaults."""
@@ -282,7 +282,7 @@ def acting(
 
 
 class Stitched(Guidance):
-    """The large model, in whose place the small ones answer in their steps.
+    """The large model, replaced by the small ones in their steps.
 
     It stands below all guidance, which acts on whichever model answers. Until a run says where it
     stands, the large model answers.
@@ -327,9 +327,9 @@ class Stitched(Guidance):
 
 
 def check_run(stitches: Sequence[Stitch], grid: Grid, solver: Solver) -> None:
-    """Refuse a run in which a small model would be asked what it does not know.
+    """Refuse a run in which a small model would get noise levels outside of its range.
 
-    A discrete model between two of its levels is not refused: it is told the nearest timestep,
+    A discrete model between two of its levels is not refused: it gets the nearest timestep,
     while its scalings are those of the level itself, so that it goes with models of other levels.
 
     Args:
@@ -349,7 +349,7 @@ def check_run(stitches: Sequence[Stitch], grid: Grid, solver: Solver) -> None:
             "levels rise again in this run, so that a share of its steps says nothing about noise; "
             "stitch by: time or by: sigma"
         )
-    for number, sigma in _asked(stitches, grid, solver):
+    for number, sigma in _levels(stitches, grid, solver):
         _check_range(stitches[number], sigma)
     kind = grid.noise_levels.variance
     if kind.startswith("learned") and getattr(solver, "variance", kind) is None:
@@ -362,14 +362,14 @@ def check_run(stitches: Sequence[Stitch], grid: Grid, solver: Solver) -> None:
                 )
 
 
-def _asked(stitches: Sequence[Stitch], grid: Grid, solver: Solver) -> Iterator[tuple[int, float]]:
-    """(number of a small model, a noise level that it is asked at): the ends of its steps."""
+def _levels(stitches: Sequence[Stitch], grid: Grid, solver: Solver) -> Iterator[tuple[int, float]]:
+    """(number of a small model, a noise level that it is evaluated at): the ends of its steps."""
     levels, starts = grid.sigmas.tolist(), solver.starts(grid)
-    asks_on = not solver.on_grid or solver.nfe(2) != 2
+    ends_too = not solver.on_grid or solver.nfe(2) != 2
     for index, start in enumerate(starts):
         level, following = levels[index], levels[index + 1]
         if following > level:
-            continue  # noise is added, and no model asked
+            continue  # noise is added, and no model evaluated
         number = acting(
             stitches,
             level=level,
@@ -379,20 +379,20 @@ def _asked(stitches: Sequence[Stitch], grid: Grid, solver: Solver) -> Iterator[t
         )
         if number < len(stitches):
             yield number, start
-            if asks_on and following > 0:
+            if ends_too and following > 0:
                 yield number, following
 
 
 def _check_range(stitch: Stitch, sigma: float) -> None:
-    known = stitch.model.denoiser.noise_levels
-    if sigma < known.sigma_min * (1 - combining.TOLERANCE):
+    noise_levels = stitch.model.denoiser.noise_levels
+    if sigma < noise_levels.sigma_min * (1 - combining.TOLERANCE):
         raise ConfigError(
             f"{stitch.title} would be asked at the noise level {sigma:.4g}, below the smallest "
-            f"that it knows, {known.sigma_min:.4g}; give it a smaller share of the run"
+            f"that it knows, {noise_levels.sigma_min:.4g}; give it a smaller share of the run"
         )
-    if sigma > known.sigma_max * (1 + combining.TOLERANCE):
+    if sigma > noise_levels.sigma_max * (1 + combining.TOLERANCE):
         raise ConfigError(
             f"{stitch.title} would be asked at the noise level {sigma:.4g}, above the largest "
-            f"that it knows, {known.sigma_max:.4g}; begin the run there "
-            f"(sampler.schedule.sigma_max={known.sigma_max:.6g}), or stitch another model"
+            f"that it knows, {noise_levels.sigma_max:.4g}; begin the run there "
+            f"(sampler.schedule.sigma_max={noise_levels.sigma_max:.6g}), or stitch another model"
         )

@@ -1,4 +1,4 @@
-"""The strength of guidance that a configuration names without one, and options that it leaves out.
+"""Default scales of guidance, and options that a configuration leaves at their defaults.
 
 Most guidance is off at the scale that its class has by default, so that one which is named without
 a scale takes that of the model's own guidance, and is refused where the model has none.

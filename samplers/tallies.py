@@ -1,4 +1,4 @@
-"""What a sampler counts beside network evaluations, for manifests and records."""
+"""Counts of a sampler beside network evaluations, for manifests and records."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -36,14 +36,14 @@ def with_rates(tallies: Tallies) -> dict[str, Any]:
     >>> with_rates({"a": {"images": 3, "tries": 4, "accepted": 3, "evaluations": 9}})["a"]["nfe"]
     3.0
     """
-    told: dict[str, Any] = {}
+    extended: dict[str, Any] = {}
     for topic, numbers in tallies.items():
-        told[topic] = dict(numbers)
+        extended[topic] = dict(numbers)
         if numbers.get("tries"):
-            told[topic]["acceptance_rate"] = round(numbers["accepted"] / numbers["tries"], 6)
+            extended[topic]["acceptance_rate"] = round(numbers["accepted"] / numbers["tries"], 6)
         if numbers.get("images") and "evaluations" in numbers:
-            told[topic]["nfe"] = round(numbers["evaluations"] / numbers["images"], 6)
-    return told
+            extended[topic]["nfe"] = round(numbers["evaluations"] / numbers["images"], 6)
+    return extended
 
 
 def mean_nfe(tallies: Tallies) -> float | None:

@@ -103,12 +103,12 @@ class CNNExtractor(FeatureExtractor):
         with exact_float32(self.device):
             x = from_uint8(images).contiguous(memory_format=self._memory_format)
             embedding = self.network.embed(x)
-            found = {
+            values = {
                 "features": embedding.pooled,
                 "logits": self.network.classify(embedding.pooled),
                 "spatial": embedding.spatial[:, :SPATIAL_CHANNELS].flatten(1),
             }
-            return {output: found[output] for output in outputs}
+            return {output: values[output] for output in outputs}
 
     @property
     def device(self) -> torch.device:

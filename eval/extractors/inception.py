@@ -66,10 +66,10 @@ class Inception(FeatureExtractor):
         path = find_weights() if weights is None else Path(weights)
         self.network = InceptionNetwork(read_weights(path, features), LAST[features])
         self.weights_sha256 = sha256(path)
-        known = self.weights_sha256 in (SHA256, PARTIAL_SHA256)
+        has_official_weights = self.weights_sha256 in (SHA256, PARTIAL_SHA256)
         self.official = self.weights_sha256 == SHA256 and (features, resize) == ("2048", "tf1")
         parts = ("inception", features, resize, "custom")
-        shown = (True, features != "2048", resize != "tf1", not known)
+        shown = (True, features != "2048", resize != "tf1", not has_official_weights)
         self.name = "-".join(part for part, show in zip(parts, shown, strict=True) if show)
         self._resize = resize
         self.resize = f"{RESIZES[resize].words} to {IMAGE_SIZE[0]}x{IMAGE_SIZE[1]}"
@@ -100,8 +100,8 @@ class Inception(FeatureExtractor):
             x = resize(images, IMAGE_SIZE, self._resize).sub_(shift).div_(scale)
             x = x.contiguous(memory_format=self._memory_format)
             layers = {self._layers[output]: output for output in outputs}
-            found = self.network(x, layers)
-            return {output: found[layer] for layer, output in layers.items()}
+            values = self.network(x, layers)
+            return {output: values[layer] for layer, output in layers.items()}
 
     @property
     def device(self) -> torch.device:

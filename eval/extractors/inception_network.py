@@ -1,4 +1,4 @@
-"""The Inception network that FID is made with, laid out to run fast: same numbers, half the time.
+"""The Inception network that FID is made with, laid out to run twice as fast: same numbers.
 
 Names, shapes and geometry of the layers come from torch-fidelity's definition, which is held
 against the TensorFlow graph of 2015-12-05. What is computed differs in order only, so results do in
@@ -133,15 +133,15 @@ class InceptionNetwork(nn.Module):
             x: images (B, 3, 299, 299), (pixel - 128) / 128.
             outputs: keys of `OUTPUTS`, as deep as this network goes.
         """
-        wanted = {OUTPUTS[output][0]: output for output in outputs}
-        found = {}
+        output_names = {OUTPUTS[output][0]: output for output in outputs}
+        features = {}
         for name, layer in self.layers.items():
             x = layer(x)
-            if name in wanted:
-                found[wanted[name]] = _read(name, x)
-            if len(found) == len(wanted):
+            if name in output_names:
+                features[output_names[name]] = _read(name, x)
+            if len(features) == len(output_names):
                 break
-        return found
+        return features
 
 
 def _read(layer: str, x: Tensor) -> Tensor:

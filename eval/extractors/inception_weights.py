@@ -1,4 +1,4 @@
-"""Inception's weights: a given file, the cached one or a download; and what is checked."""
+"""Inception's weights: found, downloaded and checked."""
 
 import os
 from collections.abc import Mapping
@@ -70,7 +70,7 @@ def read_weights(path: Path, features: str) -> StateDict:
     tensors = read_state_dict(path)
     where = f"{path} as weights of Inception-2015-12-05"
     layers = _official_tensors()
-    known = {key: value for tensors_of in layers.values() for key, value in tensors_of.items()}
+    official = {key: value for tensors_of in layers.values() for key, value in tensors_of.items()}
     present = [name for name, own in layers.items() if all(key in tensors for key in own)]
     names = list(layers)
     needed = names[: names.index(OUTPUTS[LAST[features]][0]) + 1]
@@ -79,7 +79,7 @@ def read_weights(path: Path, features: str) -> StateDict:
         raise CheckpointError(_too_short(path, present, features))
     expected = {key: value for name in needed for key, value in layers[name].items()}
     ignored = {key for key in tensors if key.endswith(".bn.num_batches_tracked")}
-    expected |= {key: known[key] for key in tensors if key in known}
+    expected |= {key: official[key] for key in tensors if key in official}
     check_state_dict(expected, {k: v for k, v in tensors.items() if k not in ignored}, where)
     for key in expected:
         if not tensors[key].isfinite().all():

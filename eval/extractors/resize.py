@@ -1,4 +1,4 @@
-"""Named resizes: which one a score was made with changes it more than many a model does.
+"""Resizing methods by name; the choice changes a score more than many a model does.
 
 All but one are linear and separable, so that each is two products with small matrices: ``R_h x
 R_w^T``. A matrix depends on the two lengths alone and is kept. Parmar et al. 2022, arXiv:2104.11222
@@ -124,29 +124,29 @@ Weights = Callable[[int, int], Float64[Tensor, "to from"]]
 
 
 @lru_cache(maxsize=64)
-def _matrix(weights: Weights, length: int, wanted: int, device: torch.device) -> Tensor:
+def _matrix(weights: Weights, length: int, new_length: int, device: torch.device) -> Tensor:
     with torch.inference_mode(mode=False):  # kept beyond the mode of the first caller
-        return weights(length, wanted).to(device)
+        return weights(length, new_length).to(device)
 
 
-def _tf1_weights(length: int, wanted: int) -> Float64[Tensor, "to from"]:
+def _tf1_weights(length: int, new_length: int) -> Float64[Tensor, "to from"]:
     """Row i holds what pixel i takes from its two neighbours; positions in float32, as there."""
-    position = torch.arange(wanted, dtype=torch.float32) * torch.tensor(length / wanted)
+    position = torch.arange(new_length, dtype=torch.float32) * torch.tensor(length / new_length)
     low = position.long()
     high = (low + 1).clamp_max(length - 1)
     share = (position - low).double()
-    row = torch.arange(wanted)
-    matrix = torch.zeros(wanted, length, dtype=torch.float64)
+    row = torch.arange(new_length)
+    matrix = torch.zeros(new_length, length, dtype=torch.float64)
     matrix.index_put_((row, low), 1 - share, accumulate=True)
     matrix.index_put_((row, high), share, accumulate=True)
     return matrix
 
 
-def _bicubic_weights(length: int, wanted: int) -> Float64[Tensor, "to from"]:
+def _bicubic_weights(length: int, new_length: int) -> Float64[Tensor, "to from"]:
     """Row i holds Keys' cubic around the centre of pixel i, stretched when the image shrinks."""
-    scale = length / wanted
+    scale = length / new_length
     stretch = max(scale, 1.0)
-    centre = (torch.arange(wanted, dtype=torch.float64)[:, None] + 0.5) * scale
+    centre = (torch.arange(new_length, dtype=torch.float64)[:, None] + 0.5) * scale
     pixel = torch.arange(length, dtype=torch.float64)
     # Pillow takes the pixels within the support, both ends rounded to the nearest whole pixel.
     first = (centre - BICUBIC_SUPPORT * stretch + 0.5).trunc().clamp_min(0)
@@ -156,9 +156,9 @@ def _bicubic_weights(length: int, wanted: int) -> Float64[Tensor, "to from"]:
     return weights / weights.sum(1, keepdim=True)
 
 
-def _pil_weights(length: int, wanted: int) -> Float64[Tensor, "to from"]:
+def _pil_weights(length: int, new_length: int) -> Float64[Tensor, "to from"]:
     """The same in whole numbers, rounded half away from zero."""
-    scaled = _bicubic_weights(length, wanted) * 2**PIL_BITS
+    scaled = _bicubic_weights(length, new_length) * 2**PIL_BITS
     return (scaled + torch.copysign(torch.tensor(0.5), scaled)).trunc()
 
 

@@ -1,4 +1,4 @@
-"""The query layer of the leaderboard: read records, group what may be compared, rank within that.
+"""Queries of the leaderboard: read records, group comparable ones, rank within each group.
 
 Two scores are ranked together if they are of one data set and everything on their protocol cards
 agrees that the score depends on: extractor with the hash of its weights, pixel rule, reference with
@@ -181,31 +181,31 @@ def select(
     Raises:
         UnknownNameError: nothing has this name; says what there is.
     """
-    found = list(entries)
+    selected = list(entries)
     if dataset is not None:
-        found = [entry for entry in found if entry.record.dataset == dataset]
-        _require(found, "data set", dataset, {e.record.dataset for e in entries})
+        selected = [entry for entry in selected if entry.record.dataset == dataset]
+        _require(selected, "data set", dataset, {e.record.dataset for e in entries})
     if protocol is not None:
-        named = [entry for entry in found if protocol_name(entry.record) == protocol]
-        keyed = [entry for entry in found if group_key(entry.record).startswith(protocol)]
-        _require(named or keyed, "protocol", protocol, {protocol_name(e.record) for e in found})
-        found = named or keyed
+        named = [entry for entry in selected if protocol_name(entry.record) == protocol]
+        keyed = [entry for entry in selected if group_key(entry.record).startswith(protocol)]
+        _require(named or keyed, "protocol", protocol, {protocol_name(e.record) for e in selected})
+        selected = named or keyed
     if score is not None:
-        names = {name for entry in found for name in entry.record.scores}
-        wanted = {name for name in names if score in (name, plain_name(name)[0])}
-        _require(wanted, "score", score, names)
-        found = [_with_scores(entry, wanted) for entry in found]
-        found = [entry for entry in found if entry.record.scores]
-    return found
+        names = {name for entry in selected for name in entry.record.scores}
+        matches = {name for name in names if score in (name, plain_name(name)[0])}
+        _require(matches, "score", score, names)
+        selected = [_with_scores(entry, matches) for entry in selected]
+        selected = [entry for entry in selected if entry.record.scores]
+    return selected
 
 
-def _require(found: Any, what: str, name: str, known: set[str]) -> None:
-    if not found:
-        raise UnknownNameError(f"no record has the {what} {name!r}; {nearest(name, known)}")
+def _require(matches: Any, kind: str, name: str, names: set[str]) -> None:
+    if not matches:
+        raise UnknownNameError(f"no record has the {kind} {name!r}; {nearest(name, names)}")
 
 
-def _with_scores(entry: Entry, wanted: set[str]) -> Entry:
-    scores = {name: score for name, score in entry.record.scores.items() if name in wanted}
+def _with_scores(entry: Entry, names: set[str]) -> Entry:
+    scores = {name: score for name, score in entry.record.scores.items() if name in names}
     return replace(entry, record=replace(entry.record, scores=scores))
 
 
@@ -246,9 +246,9 @@ def group_key(record: Record) -> str:
 
 
 def _group(key: str, members: Sequence[Entry]) -> Group:
-    found = _columns(members)
-    columns = [column for column in found if not column.detail] or found
-    details = [column for column in found if column not in columns]
+    all_columns = _columns(members)
+    columns = [column for column in all_columns if not column.detail] or all_columns
+    details = [column for column in all_columns if column not in columns]
     first = columns[0]
     sign = -1 if first.lower is False else 1
 

@@ -1,4 +1,4 @@
-"""The leaderboard as one self-contained HTML file: no network, no framework, nothing trusted.
+"""The leaderboard as one self-contained HTML file: no network, no framework, all text escaped.
 
 Names and notes in records come from anybody. The template escapes all of them, and the page's own
 content security policy lets only the one script and the one style sheet run that are part of it, by
@@ -16,7 +16,7 @@ from markupsafe import Markup
 
 import genlab
 from genlab.eval.leaderboard.board import Column, Group, Section
-from genlab.eval.leaderboard.page_rows import facts, own_row, published_row
+from genlab.eval.leaderboard.page_rows import metadata, own_row, published_row
 from genlab.eval.leaderboard.ranking import plain_name
 from genlab.eval.leaderboard.records import Record
 from genlab.eval.leaderboard.wording import (
@@ -33,7 +33,7 @@ EMPTY = (
     "No records here yet. 'genlab eval edm-fmnist --protocol offline-2k' scores a model that comes "
     "with GenLab and writes the first one, in a few minutes and without a network."
 )
-"""What every view says of a folder without records."""
+"""The text of every view for a folder without records."""
 
 
 def render_page(sections: Sequence[Section]) -> str:
@@ -97,8 +97,8 @@ def _summary(sections: Sequence[Section]) -> str:
     return ", ".join(parts) + (f"; the newest of {newest}" if newest else "")
 
 
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _section(section: Section, anchor: str) -> dict[str, Any]:
@@ -134,7 +134,7 @@ def _group(group: Group, beside: Sequence[Record], anchor: str, number: int) -> 
         "label": f"{group.dataset}, {' / '.join(group.names)}",
         "title": group_title(group),
         "ranked": True,
-        "protocol": facts(group.protocol),
+        "protocol": metadata(group.protocol),
         "columns": [_head(c, note) for c, note in zip(group.columns, notes, strict=True)],
         "rows": _by_first_column([*ours, *theirs], group.columns[0]),
         "pictures": any(row["picture"] for row in ours),

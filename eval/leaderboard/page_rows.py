@@ -1,4 +1,4 @@
-"""The rows of the page: a record as the template wants it."""
+"""The rows of the page: records in the form that the template takes."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -126,13 +126,13 @@ def _point(score: Score | None, text: str) -> list[Any] | None:
 
 def _card(record: Record) -> Iterator[tuple[str, list[tuple[str, str]]]]:
     for name, heading in _CARD.items():
-        if known := facts(getattr(record, name)):
-            yield heading, known
+        if rows := metadata(getattr(record, name)):
+            yield heading, rows
     about = {"created": record.created, "notes": record.notes}
-    if said := [(key, value) for key, value in about.items() if value]:
-        yield "record", said
+    if rows := [(key, value) for key, value in about.items() if value]:
+        yield "record", rows
 
 
-def facts(nested: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Nested facts as the lines of a card."""
+def metadata(nested: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Nested metadata as the lines of a card."""
     return [(key, value_text(value)) for key, value in flatten(nested)]

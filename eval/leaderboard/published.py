@@ -24,7 +24,7 @@ class PublishedRow:
         source: paper with arXiv number, or repository.
         sampling: how it was sampled, in words.
         nfe: network evaluations an image, where the source counts them.
-        seconds: an image, where somebody has measured them; ``notes`` says who.
+        seconds: an image, where they were measured; ``notes`` says by whom.
         notes: anything else.
     """
 

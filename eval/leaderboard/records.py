@@ -17,7 +17,7 @@ from typing import Any
 
 from genlab.errors import EvaluationError, nearest, reading
 from genlab.eval.leaderboard.strict_json import (
-    check_facts,
+    check_metadata,
     check_name,
     check_picture,
     check_text,
@@ -124,15 +124,15 @@ def from_json(plain: Any, where: str = "the record") -> Record:
             f"{where} has schema {shown(plain.get('schema'))} and this version reads {SCHEMA}; "
             "'genlab eval' writes such records, a newer GenLab reads newer ones"
         )
-    known = [each.name for each in fields(Record)]
-    for key in sorted(plain.keys() - {"schema", *known}):
-        raise EvaluationError(f"{where} has an unknown key {key!r}; {nearest(key, known)}")
+    names = [each.name for each in fields(Record)]
+    for key in sorted(plain.keys() - {"schema", *names}):
+        raise EvaluationError(f"{where} has an unknown key {key!r}; {nearest(key, names)}")
     for key in REQUIRED:
         if key not in plain:
             raise EvaluationError(f"{where} has no {key!r}; a record needs {', '.join(REQUIRED)}")
     values = {key: value for key, value in plain.items() if key != "schema"}
     for key, value in values.items():
-        _CHECKS.get(key, check_facts)(value, f"{where}: {key}")
+        _CHECKS.get(key, check_metadata)(value, f"{where}: {key}")
     scores = {
         name: _score(score, f"{where}: the score {name}")
         for name, score in values.pop("scores").items()
@@ -213,14 +213,14 @@ def _check_scores(value: Any, where: str) -> None:
 
 
 def _check_cost(value: Any, where: str) -> None:
-    check_facts(value, where)
+    check_metadata(value, where)
     for name, spent in value.items():
         if number(spent, f"{where}.{name}") < 0:
             raise EvaluationError(f"{where}.{name} must not be negative, got {spent!r}")
 
 
 def _check_protocol(value: Any, where: str) -> None:
-    check_facts(value, where)
+    check_metadata(value, where)
     if value.get("name") is not None:
         check_name(value["name"], f"{where}.name")
 
@@ -236,15 +236,15 @@ _CHECKS: dict[str, Callable[[Any, str], None]] = {
     "source": check_text,
     "notes": check_text,
 }
-"""Field -> its check; all others hold facts of any kind."""
+"""Field -> its check; all others hold metadata of any kind."""
 
 
 def _score(plain: Any, where: str) -> Score:
     if not isinstance(plain, dict) or "value" not in plain:
         raise EvaluationError(f"{where} must be an object with a value, got {shown(plain)}")
-    known = [each.name for each in fields(Score)]
-    for key in sorted(plain.keys() - set(known)):
-        raise EvaluationError(f"{where} has an unknown key {key!r}; {nearest(key, known)}")
+    names = [each.name for each in fields(Score)]
+    for key in sorted(plain.keys() - set(names)):
+        raise EvaluationError(f"{where} has an unknown key {key!r}; {nearest(key, names)}")
     runs = plain.get("values", [])
     if not isinstance(runs, list):
         raise EvaluationError(f"{where}: values must be a list, got {kind(runs)}")

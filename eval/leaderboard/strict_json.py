@@ -1,4 +1,4 @@
-"""JSON read as if its writer meant harm: nothing infinite, invisible or doubled gets through."""
+"""Strict JSON: infinite numbers, invisible characters and duplicate keys are errors."""
 
 import base64
 import json
@@ -42,11 +42,11 @@ def _no_number(text: str) -> NoReturn:
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """What an object holds; a bad merge leaves keys twice, and JSON takes the last in silence."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    members = dict(pairs)
+    if len(members) < len(pairs):
         names = [name for name, _ in pairs]
         raise ValueError(f"the key {max(names, key=names.count)!a} stands twice")
-    return found
+    return members
 
 
 def check_name(value: Any, where: str) -> None:
@@ -73,7 +73,7 @@ def check_picture(value: Any, where: str) -> None:
         raise EvaluationError(f"{where} must be a PNG as base64 text, and is another format")
 
 
-def check_facts(value: Any, where: str) -> None:
+def check_metadata(value: Any, where: str) -> None:
     """An object with any values that can be written again."""
     if not isinstance(value, dict):
         raise EvaluationError(f"{where} must be an object, got {kind(value)}")
@@ -103,12 +103,12 @@ def number(value: Any, where: str) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise EvaluationError(f"{where} must be a number, got {shown(value)}")
     try:
-        found = float(value)
+        as_float = float(value)
     except OverflowError:  # an integer of more than 308 digits
-        found = math.inf
-    if not math.isfinite(found):
+        as_float = math.inf
+    if not math.isfinite(as_float):
         raise EvaluationError(f"{where} must be a finite number, got {shown(value)}")
-    return found
+    return as_float
 
 
 def kind(value: Any) -> str:

@@ -65,8 +65,8 @@ def _print_differences(console: Console, section: Section) -> None:
     if section.differing:
         console.print(Text("what differs between these protocols", style="bold"))
     for key, values in section.differing.items():
-        told = "   ".join(f"{i}: {value_text(value)}" for i, value in enumerate(values, start=1))
-        console.print(Text(escaped(f"  {key}   {told}")))
+        text = "   ".join(f"{i}: {value_text(value)}" for i, value in enumerate(values, start=1))
+        console.print(Text(escaped(f"  {key}   {text}")))
 
 
 def _print_group(console: Console, group: Group, beside: Sequence[Record]) -> None:

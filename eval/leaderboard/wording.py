@@ -65,7 +65,7 @@ def number_text(value: float) -> str:
 
 
 def cost_text(record: Record, cost: str) -> str:
-    """What an image cost; empty where nobody counted."""
+    """What an image cost; empty where it was not measured."""
     spent = record.cost.get(cost)
     if spent is None:
         return ""
@@ -111,22 +111,22 @@ def column_notes(group: Group) -> list[str]:
 
 def group_title(group: Group) -> str:
     """What a group's scores were made with, in a line."""
-    facts = group.protocol
+    metadata = group.protocol
     parts = []
-    if isinstance(count := facts.get("count"), int):
+    if isinstance(count := metadata.get("count"), int):
         parts.append(f"{count:,} images")
-    if name := _name(facts.get("reference")):
+    if name := _name(metadata.get("reference")):
         parts.append(f"against {name}")
     extractors = {plain_name(column.score)[1] for column in group.columns} - {""}
-    if name := _name(facts.get("extractor")) or ", ".join(sorted(extractors)):
+    if name := _name(metadata.get("extractor")) or ", ".join(sorted(extractors)):
         parts.append(f"extractor {name}")
-    if labels := facts.get("labels"):
+    if labels := metadata.get("labels"):
         parts.append(f"labels {labels}")
     return ", ".join(parts) or "a protocol that says nothing"
 
 
-def _name(facts: Any) -> str:
-    return str(facts.get("name", "")) if isinstance(facts, Mapping) else ""
+def _name(metadata: Any) -> str:
+    return str(metadata.get("name", "")) if isinstance(metadata, Mapping) else ""
 
 
 def sampling_text(record: Record) -> str:

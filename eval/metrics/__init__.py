@@ -1,1 +1,1 @@
-"""Metrics: numbers made of features."""
+"""Metrics: numbers computed from features."""

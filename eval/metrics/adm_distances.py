@@ -1,9 +1,9 @@
 """Precision and recall in the float16 arithmetic of guided-diffusion's evaluator.
 
 Published tables were made with it, and its numbers differ from exact ones by up to 1 % absolute, so
-it is there by name and for comparison alone. What follows are the facts of its TensorFlow graph on
-a CPU: features and all squared distances in float16, except in blocks of 10,000 x 10,000 in which
-one of them overflows, which are computed in float32.
+it is there by name and for comparison alone. Its TensorFlow graph on a CPU computes features and
+all squared distances in float16, except for blocks of 10,000 x 10,000 in which one of them
+overflows: these are computed in float32.
 """
 
 from collections.abc import Iterator
@@ -65,7 +65,7 @@ def adm_precision_recall(
 
 
 def _radii(rows: Tensor, k: int) -> Tensor:
-    found = rows.new_empty(len(rows))
+    radii = rows.new_empty(len(rows))
     for start in range(0, len(rows), BATCH):
         batch = rows[start : start + BATCH]
         smallest = batch.new_empty(len(batch), 0)
@@ -74,8 +74,8 @@ def _radii(rows: Tensor, k: int) -> Tensor:
                 D.topk(min(k + 1, D.shape[1]), largest=False).values for D in _blocks(batch, others)
             ]
             smallest = torch.cat([smallest, torch.cat(here)], 1)
-        found[start : start + BATCH] = smallest.kthvalue(k + 1, dim=1).values
-    return found
+        radii[start : start + BATCH] = smallest.kthvalue(k + 1, dim=1).values
+    return radii
 
 
 def _inside(a: Tensor, b: Tensor, a_radii: Tensor, b_radii: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""What every metric asks of the sets it gets, and the sentences for what is wrong with them."""
+"""Checks of the feature sets that metrics get, with their error messages."""
 
 import warnings
 
@@ -80,9 +80,9 @@ def moments_of(features: FeatureSet | None, output: str, whose: str) -> Moments:
     if features is None:
         raise EvaluationError(f"no {whose} given; this metric compares two sets of images")
     if output not in features.moments:
-        known = ", ".join(features.moments) or "none"
+        available = ", ".join(features.moments) or "none"
         raise EvaluationError(
-            f"the {whose} carry no mean and covariance of {output!r}, only {known}; "
+            f"the {whose} carry no mean and covariance of {output!r}, only {available}; "
             "make the statistics with an extractor that has this output"
         )
     return features.moments[output]

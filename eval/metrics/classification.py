@@ -1,4 +1,4 @@
-"""Scores that ask a classifier: are the samples of their class, and can one learn from them?"""
+"""Scores by a classifier: are samples of their class, and can a classifier learn from them?"""
 
 from dataclasses import dataclass
 
@@ -13,7 +13,7 @@ from genlab.eval.classes import translate
 from genlab.eval.metrics.base import FeatureMetric, FeatureSet, Need, ScoreInfo
 from genlab.eval.metrics.checks import rows_of
 from genlab.training.config import Decay, ScheduleConfig, TrainConfig
-from genlab.training.loop.batches import DataFacts, EpochOrder
+from genlab.training.loop.batches import DataMetadata, EpochOrder
 from genlab.training.loop.schedule import schedule_factor
 from genlab.training.loop.seeds import derive, generator
 from genlab.training.objectives.classification import ClassifierObjective
@@ -156,7 +156,7 @@ class ClassificationAccuracyScore(FeatureMetric):
         device: torch.device,
     ) -> nn.Module:
         """The steps of `genlab.training.loop.loop`, without its files and its processes."""
-        data = DataFacts(
+        data = DataMetadata(
             num_images=len(images),
             image_shape=(images.shape[1], images.shape[2], images.shape[3]),
             num_classes=num_classes,

@@ -228,12 +228,12 @@ class FrechetDistanceInfinity(FeatureMetric):
             )
         sizes = torch.linspace(first, len(rows), self.num_sizes, dtype=torch.float64).floor()
         generator = torch.Generator().manual_seed(self.seed)
-        found = []
+        distances = []
         for size in sizes.int().tolist():
             chosen = torch.randperm(len(rows), generator=generator)[:size]
             subset = Moments.of(rows[chosen.to(rows.device)])
-            found.append(_distance(subset, reference))
-        return sizes, torch.tensor(found, dtype=torch.float64)
+            distances.append(_distance(subset, reference))
+        return sizes, torch.tensor(distances, dtype=torch.float64)
 
 
 def intercept(x: Float64[Tensor, " n"], y: Float64[Tensor, " n"]) -> float:

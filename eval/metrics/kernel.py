@@ -10,6 +10,7 @@ from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 from typing_extensions import override
 
+from genlab.choices import check_choice, check_least
 from genlab.errors import ConfigError, EvaluationError
 from genlab.eval.metrics.base import FeatureMetric, FeatureSet, Need, ScoreInfo
 from genlab.eval.metrics.checks import check_width, rows_of
@@ -81,15 +82,10 @@ class KernelDistance(FeatureMetric):
     reference_needs = (Need("rows", "features"),)
 
     def __post_init__(self) -> None:
-        choices = {"variant": VARIANTS, "kernel": KERNELS, "estimator": ESTIMATORS}
-        for name, known in choices.items():
-            if getattr(self, name) not in known:
-                raise ConfigError(
-                    f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}"
-                )
-        for name, least in (("subsets", 1), ("subset_size", 2), ("degree", 1)):
-            if getattr(self, name) < least:
-                raise ConfigError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        check_choice("variant", self.variant, VARIANTS)
+        check_choice("kernel", self.kernel, KERNELS)
+        check_choice("estimator", self.estimator, ESTIMATORS)
+        check_least(self, subsets=1, subset_size=2, degree=1)
         if self.sigma <= 0:
             raise ConfigError(f"sigma must be positive, got {self.sigma}")
 

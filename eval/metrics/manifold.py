@@ -6,6 +6,7 @@ from jaxtyping import Float
 from torch import Tensor
 from typing_extensions import override
 
+from genlab.choices import check_choice
 from genlab.data.neighbours import crossings, squared_radii
 from genlab.data.points import together
 from genlab.errors import ConfigError
@@ -55,8 +56,7 @@ class PrecisionRecall(FeatureMetric):
 
     def __post_init__(self) -> None:
         _check_k(self.k)
-        if self.variant not in VARIANTS:
-            raise ConfigError(f"variant must be one of {', '.join(VARIANTS)}, got {self.variant!r}")
+        check_choice("variant", self.variant, VARIANTS)
 
     @override
     def check_counts(self, samples: int, reference: int | None) -> None:
@@ -122,10 +122,10 @@ class DensityCoverage(FeatureMetric):
         real = rows_of(reference, "features", "reference", at_least=self.k + 1)
         check_width(fake.shape[1], real.shape[1])
         a, b = together(fake, real)
-        _, found = crossings(a, b, None, squared_radii(b, self.k), closed=False)
+        _, crossing = crossings(a, b, None, squared_radii(b, self.k), closed=False)
         return {
-            "density": float(found.balls.double().mean()) / self.k,
-            "coverage": float((found.points > 0).double().mean()),
+            "density": float(crossing.balls.double().mean()) / self.k,
+            "coverage": float((crossing.points > 0).double().mean()),
         }
 
 

@@ -32,8 +32,8 @@ def nearest_images(
     checked_rows(samples, "samples")
     checked_rows(reference, "reference")
     check_width(samples.shape[1], reference.shape[1])
-    found = nearest(*together(samples, reference), k)
-    return found.points, found.squared.sqrt()
+    neighbours = nearest(*together(samples, reference), k)
+    return neighbours.points, neighbours.squared.sqrt()
 
 
 @dataclass(frozen=True, kw_only=True)

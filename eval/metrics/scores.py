@@ -40,7 +40,7 @@ class ScoreInfo:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The names that it goes by, the official one first."""
+        """The names of the score, the official one first."""
         if self.official_name in (None, self.name):
             return (self.name,)
         return (self.official_name, self.name)

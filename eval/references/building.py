@@ -62,18 +62,18 @@ def find_reference(
         EvaluationError: it was made with another extractor, or lacks what a metric needs.
         DataError: there are no such images.
     """
-    wanted = sorted(set(needs))
+    required = sorted(set(needs))
     reference = _bundled(spec, dataset, extractor.name)
     if reference is None and is_statistics(Path(spec)):
         reference = read_reference(Path(spec))
     if reference is not None:
         check_extractor(reference, extractor, spec)
-        return _with_images(_completed(reference, extractor, wanted, spec), wanted)
-    known = DATASETS.get(dataset or "")
-    size, fit = (known.image_size, known.fit) if known else (None, "none")
+        return _with_images(_completed(reference, extractor, required, spec), required)
+    entry = DATASETS.get(dataset or "")
+    size, fit = (entry.image_size, entry.fit) if entry else (None, "none")
     images = StoredImages(spec, size, fit, split, alpha)
-    made = compute_reference(images, extractor, wanted, on_progress=on_progress)
-    return _with_images(made, wanted)
+    made = compute_reference(images, extractor, required, on_progress=on_progress)
+    return _with_images(made, required)
 
 
 class _Hashed(Samples):
@@ -127,10 +127,10 @@ def _bundled(spec: str, dataset: str | None, extractor: str) -> Reference | None
         with as_file(folder.joinpath(f"{name}.{extractor}.safetensors")) as path:
             return read_reference(path)
     if not Path(spec).exists():
-        known = ", ".join(bundled_references())
+        available = ", ".join(bundled_references())
         raise EvaluationError(
             f"there is no reference {spec!r} for the extractor {extractor}: neither bundled "
-            f"({known or 'none'}) nor a path; give the real images with --reference PATH"
+            f"({available or 'none'}) nor a path; give the real images with --reference PATH"
         )
     return None
 
@@ -149,9 +149,9 @@ def _completed(
     if not lacking:
         return reference
     if reference.images is None or any(need.what == "labels" for need in lacking):
-        what = " ".join(lacking[0]).strip()
+        missing = " ".join(lacking[0]).strip()
         raise EvaluationError(
-            f"{where} lacks the {what} that a metric needs; give the real images with "
+            f"{where} lacks the {missing} that a metric needs; give the real images with "
             "--reference PATH, or leave the metric out"
         )
     gathered = collect(reference.images, extractor, lacking)
@@ -211,8 +211,8 @@ def compute_reference(
         on_progress: called as the work goes on.
     """
     identity = images.identity()
-    wanted = sorted({*needs, *([Need("labels")] if images.labels is not None else [])})
-    key = text_sha256([identity, extractor.identity(), [list(need) for need in wanted], 1])
+    required = sorted({*needs, *([Need("labels")] if images.labels is not None else [])})
+    key = text_sha256([identity, extractor.identity(), [list(need) for need in required], 1])
     called = name or _name_of(images)
     cached = home() / "references" / f"{called}-{key[:16]}.safetensors"
     if cached.is_file():
@@ -226,7 +226,7 @@ def compute_reference(
     gathered = collect(
         hashed,
         extractor,
-        [need for need in wanted if need.what != "images"],
+        [need for need in required if need.what != "images"],
         batch_size=batch_size,
         on_progress=lambda count: on_progress(count, images.count),
     )
@@ -246,7 +246,7 @@ def compute_reference(
 
 
 def _name_of(images: StoredImages) -> str:
-    """What a set is called that nobody named: what it is a part of is not to be guessed."""
+    """The name of a set for which none is given; its data set is not guessed."""
     stem = images.path.resolve().stem
     return stem if images.split is None else f"{stem}-{images.split}"
 

@@ -1,4 +1,4 @@
-"""Data sets that GenLab knows by name, and how each of them is looked at."""
+"""Data sets that GenLab knows by name, and how their images are prepared."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -43,17 +43,17 @@ def dataset_name(text: str) -> str:
     'fmnist'
     """
     plain = text.strip().casefold()
-    for name, known in DATASETS.items():
-        if plain == name or plain in known.aliases:
+    for name, dataset in DATASETS.items():
+        if plain == name or plain in dataset.aliases:
             return name
     return plain
 
 
-def known_dataset(name: str | None, what: str) -> KnownDataset:
+def known_dataset(name: str | None, use: str) -> KnownDataset:
     """A known data set, or an error that says what it was needed for."""
     if name is None or name not in DATASETS:
         which = "the data set is not known" if name is None else f"{name!r} is not a known data set"
         raise EvaluationError(
-            f"{which}, so {what} has to be said; known data sets: {', '.join(DATASETS)} (--dataset)"
+            f"{which}, so {use} has to be said; known data sets: {', '.join(DATASETS)} (--dataset)"
         )
     return DATASETS[name]

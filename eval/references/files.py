@@ -1,4 +1,4 @@
-"""Reference statistics on disk: three layouts, none of which executes anything when it is read.
+"""Reference statistics on disk: three file layouts, read without executing anything.
 
 - ``genlab``: safetensors with moments, features and labels of any extractor, and their provenance;
 - ``edm``: npz with ``mu`` and ``sigma`` of Inception's 2048 features (EDM, pytorch-fid, clean-fid);
@@ -205,14 +205,14 @@ def _write_npz(path: Path, arrays: Mapping[str, Array]) -> None:
 def _read_npz(path: Path) -> Reference:
     try:
         names = set(read_headers(path))
-        wanted = ("mu", "sigma", "mu_s", "sigma_s")
-        arrays = {name: read_array(path, name) for name in wanted if name in names}
+        keys = ("mu", "sigma", "mu_s", "sigma_s")
+        arrays = {name: read_array(path, name) for name in keys if name in names}
     except DataError as error:
         raise EvaluationError(f"{path} cannot be read as npz: {error}") from error
     if not {"mu", "sigma"} <= arrays.keys():
-        found = ", ".join(sorted(names)) or "nothing"
+        listed = ", ".join(sorted(names)) or "nothing"
         raise EvaluationError(
-            f"{path} holds no statistics (mu and sigma), but {found}; give a file of EDM's, "
+            f"{path} holds no statistics (mu and sigma), but {listed}; give a file of EDM's, "
             "pytorch-fid's or guided-diffusion's layout, or images"
         )
     moments = {"features": _foreign(arrays["mu"], arrays["sigma"], path)}

@@ -1,4 +1,4 @@
-"""Samples beside the training images nearest to them: to be read with a memorisation score."""
+"""A picture of samples beside the training images nearest to them."""
 
 from PIL import Image
 
@@ -32,8 +32,8 @@ def pairs_picture(collected: Collected, reference: Reference, title: str = "") -
     points, distances = nearest_images(rows[:count], real, min(NEIGHBOURS, len(real)))
     pixels, labels, names = [], [], []
     for row in range(count):
-        found = [reference.images.read(i, i + 1).images[0] for i in points[row].tolist()]
-        pixels += [image.permute(1, 2, 0).numpy() for image in (collected.first[row], *found)]
-        labels += [row] * (1 + len(found))
+        neighbours = [reference.images.read(i, i + 1).images[0] for i in points[row].tolist()]
+        pixels += [image.permute(1, 2, 0).numpy() for image in (collected.first[row], *neighbours)]
+        labels += [row] * (1 + len(neighbours))
         names.append(f"{row}: {float(distances[row, 0]):.3g}")
     return grid(pixels, labels, names, title)

@@ -101,9 +101,9 @@ class Curves:
         if keys:
             raise UnknownNameError(f"{name!r} may be {' or '.join(keys)}; write the whole key")
         keys = [self.plan.short[key] for key in self.plan.axes]
-        known = [*COSTS, *keys, *(plain_name(s)[0] for s in self.directions)]
+        candidates = [*COSTS, *keys, *(plain_name(s)[0] for s in self.directions)]
         raise UnknownNameError(
-            f"there is nothing called {name!r} to draw over; {nearest(name, known)}"
+            f"there is nothing called {name!r} to draw over; {nearest(name, candidates)}"
         )
 
     def _default_along(self) -> str | None:
@@ -124,7 +124,7 @@ class Curves:
     ) -> dict[str, list[Measured]]:
         """Label -> the points of a line, in the order in which they are joined."""
         along = along or self.along
-        found: dict[str, list[Measured]] = {}
+        lines: dict[str, list[Measured]] = {}
         for each in measured:
             settings = each.point.settings
             others = [
@@ -133,11 +133,11 @@ class Curves:
                 if key != along and key in settings
             ]
             label = ", ".join([each.point.variant] * bool(each.point.variant) + others)
-            found.setdefault(label, []).append(each)
+            lines.setdefault(label, []).append(each)
         order = self.plan.axes.get(along or "", ())
-        for members in found.values():
+        for members in lines.values():
             members.sort(key=lambda each: _place(each, along, order))
-        return found
+        return lines
 
     def chart(self, score: str, x: str, measured: Sequence[Measured]) -> Chart:
         """One score over one thing.
@@ -233,8 +233,8 @@ class Curves:
         return _AXIS_NAMES.get(last, x)
 
     def _score_label(self, score: str) -> str:
-        told = {True: " (lower is better)", False: " (higher is better)", None: ""}
-        return f"{score}{told[self.directions[score]]}"
+        suffixes = {True: " (lower is better)", False: " (higher is better)", None: ""}
+        return f"{score}{suffixes[self.directions[score]]}"
 
 
 def _place(each: Measured, along: str | None, order: Sequence[str]) -> float:

@@ -1,4 +1,4 @@
-"""The points of a sweep: what differs between its runs, and what they are called.
+"""The points of a sweep: the settings in which its runs differ, and their labels.
 
 A sweep is a base that all points share, variants that are given names, and a grid: lists of values
 whose product is run for every variant. Points of a file stand beside them.
@@ -113,24 +113,24 @@ def make_plan(
         if key in axes:
             raise ConfigError(f"the grid has {key} twice; give it once with all its values")
         axes[key] = values
-    found: list[Point] = []
+    planned: list[Point] = []
     if named or axes:
         for variant, extra in named or [("", [])]:
             for values in itertools.product(*axes.values()):
                 settings = dict(zip(axes, values, strict=True))
                 ours = (f"{key}={value}" for key, value in settings.items())
                 overrides = (*base, *extra, *ours)
-                found.append(Point(variant=variant, settings=settings, overrides=overrides))
+                planned.append(Point(variant=variant, settings=settings, overrides=overrides))
     if points is not None:
         for variant, settings in read_points(points):
             overrides = (*base, *(f"{key}={value}" for key, value in settings.items()))
-            found.append(Point(variant=variant, settings=settings, overrides=overrides))
-    if not found:
+            planned.append(Point(variant=variant, settings=settings, overrides=overrides))
+    if not planned:
         raise ConfigError(
             "nothing to sweep over; name a grid (--grid sampler.schedule.num_steps=5,10,20), "
             "variants (--variant NAME KEY=VALUE) or a file of points (--points FILE)"
         )
-    return _labelled(found)
+    return _labelled(planned)
 
 
 def split_values(text: str) -> tuple[str, tuple[str, ...]]:
@@ -198,8 +198,8 @@ def _cut(text: str, ends: Any, whole: str) -> list[str]:
             parts.append(text[start:at])
             start = at + (letter == ",")
     if depth != 0 or quote:
-        what = f"a quote {quote}" if quote else "a bracket"
-        raise ConfigError(f"{whole!r} leaves {what} open; close it, or quote the whole value")
+        unclosed = f"a quote {quote}" if quote else "a bracket"
+        raise ConfigError(f"{whole!r} leaves {unclosed} open; close it, or quote the whole value")
     return [*parts, text[start:]]
 
 
@@ -237,10 +237,10 @@ def _as_text(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def _check_once(what: str, names: Sequence[str]) -> None:
+def _check_once(kind: str, names: Sequence[str]) -> None:
     for name in names:
         if names.count(name) > 1:
-            raise ConfigError(f"{what} {name!r} stands twice; name it once")
+            raise ConfigError(f"{kind} {name!r} stands twice; name it once")
 
 
 def _labelled(points: Sequence[Point]) -> Plan:
@@ -253,10 +253,10 @@ def _labelled(points: Sequence[Point]) -> Plan:
     short = _short_names(keys)
     labelled: list[Point] = []
     for point in points:
-        told = {k: f"{short[k]} {shown(v)}" for k, v in point.settings.items()}
-        apart = [text for key, text in told.items() if key in axes]
+        texts = {k: f"{short[k]} {shown(v)}" for k, v in point.settings.items()}
+        apart = [text for key, text in texts.items() if key in axes]
         words = [point.variant] * bool(point.variant) + apart
-        label = ", ".join(words or told.values()) or "as it is"
+        label = ", ".join(words or texts.values()) or "as it is"
         if any((p.variant, p.settings) == (point.variant, point.settings) for p in labelled):
             raise ConfigError(f"the point {label!r} stands twice; name it once")
         labelled.append(replace(point, label=label))
@@ -306,12 +306,12 @@ def _unlike(points: Sequence[Point]) -> list[Point]:
     """The same points; those whose cut values read alike get numbers."""
     labels = [point.label for point in points]
     seen: dict[str, int] = {}
-    told = []
+    distinct = []
     for point in points:
         number = seen[point.label] = seen.get(point.label, 0) + 1
         alone = labels.count(point.label) == 1
-        told.append(point if alone else replace(point, label=f"{point.label} ({number})"))
-    return told
+        distinct.append(point if alone else replace(point, label=f"{point.label} ({number})"))
+    return distinct
 
 
 def _stitch(text: str) -> str:
@@ -322,8 +322,8 @@ def _stitch(text: str) -> str:
     >>> _stitch("dit-fmnist-s:0"), _stitch("none")
     ('sampler.stitch=[]', 'sampler.stitch=[]')
     """
-    told = text.strip("'\"")
-    models = [] if told in ("none", "null", "") else told.split("+")
+    unquoted = text.strip("'\"")
+    models = [] if unquoted in ("none", "null", "") else unquoted.split("+")
     parts = [model.rpartition(":") for model in models]
     if not all(name and number_of(share) is not None for name, _, share in parts):
         raise ConfigError(

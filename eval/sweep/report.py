@@ -1,4 +1,4 @@
-"""What a sweep has found: as JSON, as a table, and in a few sentences."""
+"""The results of a sweep: as JSON, as a table, and as a summary."""
 
 import json
 import shlex
@@ -90,7 +90,7 @@ def to_json(
         charts: what is drawn of them.
         pictures: the files of charts.
     """
-    found = {result.checked.point.label: result for result in results}
+    by_label = {result.checked.point.label: result for result in results}
     return {
         "format": FORMAT,
         "model": common.model,
@@ -100,7 +100,7 @@ def to_json(
             name: {"lower_is_better": lower} for name, lower in directions_of(points).items()
         },
         "points": [
-            _point_json(point, found.get(point.point.label), common, records) for point in points
+            _point_json(point, by_label.get(point.point.label), common, records) for point in points
         ],
         "charts": [
             {
@@ -176,9 +176,9 @@ def plan_line(points: Sequence[Checked]) -> str:
 
 def print_results(results: Sequence[Result], charts: Sequence[Chart], width: int | None) -> None:
     """The scores as a table; those on a Pareto front, or the best over a key, have a star."""
-    found = measured(results)
+    measurements = measured(results)
     directions = directions_of([result.checked for result in results])
-    scores = shown_scores(directions, found)
+    scores = shown_scores(directions, measurements)
     stars = {(chart.score, label) for chart in charts for label in chart.best}
     rows = []
     for result in results:
@@ -238,23 +238,23 @@ def summary(results: Sequence[Result], charts: Sequence[Chart], common: Common) 
     for result in results:
         label = result.checked.point.label
         if label in best:
-            told = [f"{', '.join(scores)}{where}" for where, scores in best[label].items()]
-            lines.append(f"{label}: {'; '.join(told)}")
+            reasons = [f"{', '.join(scores)}{where}" for where, scores in best[label].items()]
+            lines.append(f"{label}: {'; '.join(reasons)}")
             lines.append(f"    {sample_command(result.checked, common)}")
     return lines + [f"failed: {r.checked.point.label}: {r.error}" for r in results if r.error]
 
 
 def note_of(record: Record, repeats: int) -> str:
     """How scores were made, for below a chart."""
-    facts = record.protocol
-    reference = facts.get("reference") or {}
-    parts = [f"{facts.get('count', 0):,} images"]
+    metadata = record.protocol
+    reference = metadata.get("reference") or {}
+    parts = [f"{metadata.get('count', 0):,} images"]
     if repeats > 1:
         parts[0] = f"mean of {repeats} draws of {parts[0]}, bars: 95 %"
     if reference.get("name"):
         parts[0] += f" against {reference['name']}"
-    if (extractor := (facts.get("extractor") or {}).get("name")) not in (None, "none"):
+    if (extractor := (metadata.get("extractor") or {}).get("name")) not in (None, "none"):
         parts.append(f"extractor {extractor}")
-    if facts.get("name"):
-        parts.append(f"protocol {facts['name']}")
+    if metadata.get("name"):
+        parts.append(f"protocol {metadata['name']}")
     return ", ".join(parts)

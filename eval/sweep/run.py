@@ -60,7 +60,7 @@ class Checked:
         config: with the whole sampler.
         key: hash of the identity of what it measures.
         images: to draw, over all repeats.
-        nfe: network evaluations an image; None where nobody knows before it runs.
+        nfe: network evaluations an image; None where it is not known before the run.
         record: the finished record, where an earlier run left one.
         directions: full score name -> whether lower is better, for what its metrics may give; None
             where neither is. Scores that only complete others are left out.
@@ -84,7 +84,7 @@ class Checked:
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """What became of a point.
+    """The result of a point.
 
     Attributes:
         checked: the point.
@@ -120,17 +120,17 @@ def check(plan: Plan, common: Common, processes: Processes | None = None) -> lis
                 f"{key} is set for all points and is swept over; give it as an axis alone"
             )
     models = _Models(common)
-    found: dict[int, Checked] = {}
+    checked: dict[int, Checked] = {}
     order = _by_model(plan, common)
     for number in order:
         point = plan.points[number]
         try:
-            found[number] = _check(point, common, models, processes)
+            checked[number] = _check(point, common, models, processes)
         except GenLabError as error:
             label = f"the point {point.label!r}: " if len(plan.points) > 1 else ""
             raise ConfigError(f"{label}{error}") from error
-    processes.wait()  # nobody adds to the cache before all have looked
-    return [found[number] for number in range(len(plan.points))]
+    processes.wait()  # no process adds to the cache before all have looked
+    return [checked[number] for number in range(len(plan.points))]
 
 
 def run(
@@ -139,7 +139,7 @@ def run(
     *,
     processes: Processes | None = None,
     on_start: Callable[[Checked], None] = lambda point: None,
-    on_progress: OnProgress = lambda what, images, total: None,
+    on_progress: OnProgress = lambda task, images, total: None,
     on_result: Callable[[Result], None] = lambda result: None,
 ) -> list[Result]:
     """Run what is not finished yet; a point that fails does not stop the others.
@@ -148,9 +148,9 @@ def run(
         points: what `check` gave.
         common: what they share.
         processes: this one and its peers, which share the images of each point out.
-        on_start: hears which point is computed next.
+        on_start: called with the point that is computed next.
         on_progress: see `genlab.eval.evaluate.evaluate`.
-        on_result: hears what became of each point, as soon as it is known.
+        on_result: called with the result of each point, as soon as it is known.
 
     Returns:
         One for each point, in their order.
@@ -167,8 +167,8 @@ def run(
     for number in sorted(range(len(points)), key=lambda n: _group(points[n])):
         checked = points[number]
         if checked.key in finished:
-            known = finished[checked.key]
-            record = None if known is None else replace(known, model=checked.name)
+            earlier = finished[checked.key]
+            record = None if earlier is None else replace(earlier, model=checked.name)
             result = Result(checked=checked, record=record, fresh=checked.record is None)
         else:
             on_start(checked)
@@ -228,7 +228,7 @@ def _check(point: Point, common: Common, models: _Models, processes: Processes) 
         steps=_number(point, "steps", int),
         guidance=_number(point, "guidance", float),
     )
-    evaluation = Evaluation(subject, config, processes, lambda what, images, total: None)
+    evaluation = Evaluation(subject, config, processes, lambda task, images, total: None)
     key = cache.identity_key(evaluation.identity())
     record = cache.find(key)
     assert subject.sampler is not None
@@ -252,8 +252,8 @@ def _number(point: Point, key: str, kind: type[Any]) -> Any:
     try:
         return None if text is None else kind(text.strip("'\""))
     except ValueError as error:
-        what = "a whole number" if kind is int else "a number"
-        raise ConfigError(f"{key} must be {what}, got {text!r}") from error
+        expected = "a whole number" if kind is int else "a number"
+        raise ConfigError(f"{key} must be {expected}, got {text!r}") from error
 
 
 def _directions(evaluation: Evaluation) -> dict[str, bool | None]:
@@ -305,6 +305,6 @@ def _run(
     except (GenLabError, MemoryError, torch.OutOfMemoryError) as error:
         if processes.count > 1:
             raise  # the others do not know and would wait
-        told = isinstance(error, GenLabError)
-        return Result(checked=checked, error=str(error) if told else "out of memory")
+        has_message = isinstance(error, GenLabError)
+        return Result(checked=checked, error=str(error) if has_message else "out of memory")
     return Result(checked=checked, record=record, fresh=True)

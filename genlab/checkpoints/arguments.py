@@ -1,4 +1,4 @@
-"""Official constructor arguments as people write them: JSON, YAML, ``KEY=VALUE`` settings."""
+"""Read official constructor arguments: JSON, YAML, ``KEY=VALUE`` settings."""
 
 import re
 from collections.abc import Sequence
@@ -28,14 +28,14 @@ def read_arguments(file: Path | None, settings: Sequence[str] = ()) -> dict[str,
     """
     arguments = {} if file is None else _read(file)
     try:
-        given = OmegaConf.to_container(OmegaConf.from_dotlist(list(map(_quoted, settings))))
+        overrides = OmegaConf.to_container(OmegaConf.from_dotlist(list(map(_quoted, settings))))
     except Exception as error:  # beside YAML's own: what Python raises for absurd numbers or nests
         raise ConfigError(
             f"cannot read the settings {printable(', '.join(settings))}: {reason(error)}; write "
             "KEY=VALUE, values as in YAML"
         ) from error
-    assert isinstance(given, dict)
-    flat = {str(key): value for key, value in given.items()}
+    assert isinstance(overrides, dict)
+    flat = {str(key): value for key, value in overrides.items()}
     if isinstance(arguments.get("kwargs"), dict) and "kwargs" not in flat:
         cls = {"cls": flat.pop("cls")} if "cls" in flat else {}
         return {**arguments, **cls, "kwargs": {**arguments["kwargs"], **flat}}

@@ -26,7 +26,7 @@ _PARTS = ("vae", "autoencoder")
 def attach_autoencoder(
     generator: SavedModel, source: Path | str | Autoencoder
 ) -> DiffusionGenerator:
-    """The same model with an autoencoder, which makes images of its latents; its own goes.
+    """The same model with another autoencoder to decode its latents.
 
     Args:
         generator: a diffusion model; others are refused.
@@ -131,7 +131,7 @@ def cached_repository(name: str) -> Path | None:
 def read_autoencoder(folder: Path | str, *, pickled: bool = True) -> Autoencoder:
     """Read an autoencoder: its own folder, or a pipeline's or generator's that has one.
 
-    Its config is held against the shapes of its weights before anything is built.
+    Its config is checked against the shapes of its weights before anything is built.
 
     Args:
         folder: where it lies.

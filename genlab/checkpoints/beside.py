@@ -1,7 +1,7 @@
-"""Models that are no folder of their own, such as an adapter beside its base.
+"""Models without a folder of their own, such as an adapter that needs its base.
 
-What they are is the business of a higher room, which registers here how `genlab.checkpoints.load`
-comes by them. Nothing heavy is imported.
+A higher layer registers here how `genlab.checkpoints.load` finds and reads them. Nothing heavy is
+imported.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,7 @@ class Beside:
     """One kind of such models.
 
     Attributes:
-        finds: whether a name or path means one; nothing is read but its folder.
+        finds: whether a name or path means one; only the folder is listed.
         read: a name or path -> the model; None where it means nothing of this kind.
         names: of those that are known on this machine.
     """

@@ -56,7 +56,7 @@ def card_header(card: str) -> dict[str, Any]:
     return {str(key): value for key, value in header.items()} if isinstance(header, dict) else {}
 
 
-def bundled_facts(name: str) -> dict[str, Any]:
+def bundled_metadata(name: str) -> dict[str, Any]:
     """A bundled model in a few words, without loading it."""
     folder = bundled_folder(name)
     index = read_json_object(folder / INDEX)

@@ -21,9 +21,9 @@ class Origin:
         file: name of the official file.
         sha256: of that file.
         url: where it was published.
-        licence: in words; None where nobody said.
+        licence: in words; None where it is not known.
         licence_id: as hubs write it, for instance ``cc-by-nc-sa-4.0``.
-        commercial_use: whether the licence allows it; None where nobody said.
+        commercial_use: whether the licence allows it; None where that is not known.
         paper: who made it.
         data: what it was trained on.
         scores: published scores with their setting, one line each.
@@ -41,7 +41,7 @@ class Origin:
 
     @classmethod
     def of(cls, source: Path, licence: str | None = None) -> "Origin":
-        """What can be said of any file, or folder."""
+        """The origin of any file or folder."""
         return cls(file=source.name, sha256=content_sha256(source), licence=licence)
 
 
@@ -58,14 +58,14 @@ def with_card(
         LabelError: as many names as there are not classes.
         ConfigError: the sampler does not fit the model.
     """
-    facts: dict[str, Any] = {}
+    metadata: dict[str, Any] = {}
     if class_names:
-        facts["class_names"] = list(class_names)
+        metadata["class_names"] = list(class_names)
     if sampler:
-        facts["sampler"] = sampler
-    dressed = generator.changed(**facts)
-    dressed.card = card(dressed, name, origin)
-    return dressed
+        metadata["sampler"] = sampler
+    changed = generator.changed(**metadata)
+    changed.card = card(changed, name, origin)
+    return changed
 
 
 def card(generator: Product, name: str, origin: Origin) -> str:
@@ -82,7 +82,7 @@ def card(generator: Product, name: str, origin: Origin) -> str:
         "",
         f"Converted by GenLab {genlab.__version__}; nothing in the official file was executed.",
         "",
-        *(f"- {key}: {value}" for key, value in _facts(generator, origin).items() if value),
+        *(f"- {key}: {value}" for key, value in _metadata(generator, origin).items() if value),
         "",
         "```python",
         *_example(generator),
@@ -98,8 +98,8 @@ def _only_words(origin: Origin) -> bool:
 
 
 def _task(model: Product) -> str:
-    judges = isinstance(model, NoisyClassifier | GanDiscriminator)
-    return "image-classification" if judges else "image-generation"
+    is_classifier = isinstance(model, NoisyClassifier | GanDiscriminator)
+    return "image-classification" if is_classifier else "image-generation"
 
 
 def _example(model: Product) -> list[str]:
@@ -132,8 +132,8 @@ def _for_diffusers(model: Product) -> list[str]:
     ]
 
 
-def retold(text: str, generator: Product) -> str:
-    """A model card of ours after its model was given another autoencoder."""
+def updated_card(text: str, generator: Product) -> str:
+    """The model card of a model after its autoencoder was replaced."""
     lines = text.split("\n")
     places = [
         n for n, line in enumerate(lines) if line.startswith(tuple(map("- {}:".format, _DATA)))
@@ -161,17 +161,17 @@ def _data(model: Product) -> dict[str, str | None]:
     return {"Images": size, "Autoencoder": f"{kind}, SHA-256 of config and weights `{digest}`"}
 
 
-def _facts(generator: Product, origin: Origin) -> dict[str, str | None]:
+def _metadata(generator: Product, origin: Origin) -> dict[str, str | None]:
     parameters = sum(parameter.numel() for parameter in generator.network.parameters())
-    facts = generator.facts()
-    null = "with" if facts.get("has_null_class") else "no"
+    metadata = generator.metadata()
+    null = "with" if metadata.get("has_null_class") else "no"
     allowed = {True: "allowed", False: "not allowed", None: None}[origin.commercial_use]
     return {
         "Network": f"{type(generator.network).__name__}, {parameters / 1e6:.1f}M parameters",
         **_data(generator),
         "Classes": f"{generator.num_classes or 'none'}"
         + (f" ({null} null class)" if generator.num_classes else ""),
-        "Preconditioning": facts.get("preconditioning", {}).get("name"),
+        "Preconditioning": metadata.get("preconditioning", {}).get("name"),
         "Data": origin.data,
         "Source file": f"`{origin.file}`",
         "SHA-256 of the source file": f"`{origin.sha256}`",

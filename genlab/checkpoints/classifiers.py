@@ -1,4 +1,4 @@
-"""Where classifier guidance finds its classifier: a bundled name or a folder."""
+"""Find the classifier that classifier guidance uses: a bundled name or a folder."""
 
 from pathlib import Path
 
@@ -38,7 +38,7 @@ def load_classifier(name_or_path: Path | str) -> NoisyClassifier:
 
 
 def _not_here(name: str) -> GenLabError:
-    zoo = [known for known, entry in entries().items() if entry.format == _FORMAT]
+    zoo = [each for each, entry in entries().items() if entry.format == _FORMAT]
     if name in zoo:
         return CheckpointError(
             f"the zoo's classifier {name} is not on this machine yet; fetch it with "
@@ -49,7 +49,7 @@ def _not_here(name: str) -> GenLabError:
             f"{name} is a file; write it to a folder with 'genlab convert {name} -o FOLDER' first, "
             "and name the folder"
         )
-    bundled = [known for known in bundled_names() if is_classifier(bundled_folder(known))]
+    bundled = [each for each in bundled_names() if is_classifier(bundled_folder(each))]
     return UnknownNameError(f"there is no classifier {name!r}; {nearest(name, [*bundled, *zoo])}")
 
 

@@ -1,7 +1,7 @@
-"""Files that lie beside a network's and hold none: optimizers, training states, other networks.
+"""Recognise files that hold no network (such as optimizer states), and name the right file.
 
 People hand them over by mistake, since training scripts write them into the same folder under
-similar names. The message then names the file that is wanted.
+similar names. The message then names the file to give instead.
 """
 
 import re
@@ -18,21 +18,21 @@ HEAD = 1 << 21
 
 @dataclass(frozen=True)
 class _Companion:
-    """A kind of file that holds no network, and which file does.
+    """A kind of file that holds no network, and the file that does.
 
     Attributes:
         name: how such files are called, a pattern over the whole name.
         marks: text in its head that together tells it whatever it is called; none: only its name.
-        what: what it is.
-        wanted: the name of the network's file, from the match of ``name``; in words where it does
-            not match.
+        description: what it is, as the end of a sentence.
+        network_file: the name of the network's file, from the match of ``name``; in words where
+            it does not match.
         pattern: which files beside it are networks, for `Path.glob`.
     """
 
     name: str
     marks: tuple[str, ...]
-    what: str
-    wanted: Callable[[re.Match[str] | None], str]
+    description: str
+    network_file: Callable[[re.Match[str] | None], str]
     pattern: str
 
 
@@ -82,7 +82,7 @@ _OPTIMIZER = _COMPANIONS[-1]
 
 
 def companion_hint(path: Path, content: Any = None) -> str | None:
-    """What a file that holds no network is, and which one to take; None for all other files.
+    """A sentence on a file that holds no network, and which one to take; None for other files.
 
     Args:
         path: a file that could not be read as a network; its name counts, or what its head holds.
@@ -103,12 +103,12 @@ def companion_hint(path: Path, content: Any = None) -> str | None:
 
 
 def _sentence(path: Path, companion: _Companion, match: re.Match[str] | None) -> str:
-    wanted = companion.wanted(match)
-    return f"{path} {companion.what}; give {wanted} beside it{_present(path, companion.pattern)}"
+    file, present = companion.network_file(match), _present(path, companion.pattern)
+    return f"{path} {companion.description}; give {file} beside it{present}"
 
 
 def _present(path: Path, pattern: str) -> str:
-    """Which of the wanted files are really there."""
+    """Which of the network files are there."""
     names = sorted(
         file.name
         for file in (path.parent.glob(pattern) if pattern else ())

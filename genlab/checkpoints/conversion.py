@@ -69,8 +69,8 @@ def is_readable_folder(path: Path) -> bool:
 def guess_format(path: Path, config: Mapping[str, Any] | None = None) -> str:
     """Ask every reader of files, or of folders; exactly one must recognise this one."""
     readers = READERS.build_all()
-    asked = {n: r for n, r in readers.items() if path.is_file() or _reads_folders(r)}
-    names = [name for name, reader in asked.items() if reader.recognises(path, config)]
+    candidates = {n: r for n, r in readers.items() if path.is_file() or _reads_folders(r)}
+    names = [name for name, reader in candidates.items() if reader.recognises(path, config)]
     if len(names) == 1:
         return names[0]
     if path.is_dir() and not names:
@@ -80,10 +80,10 @@ def guess_format(path: Path, config: Mapping[str, Any] | None = None) -> str:
         )
     if not names and (hint := companion_hint(path) or other_repository(path)):
         raise CheckpointError(hint)
-    said = (
+    problem = (
         f"could be any of {', '.join(names)}" if names else "is of no format that GenLab can tell"
     )
     raise CheckpointError(
-        f"{path} {said}; say which with 'genlab convert {path} -o FOLDER --format NAME' "
+        f"{path} {problem}; say which with 'genlab convert {path} -o FOLDER --format NAME' "
         f"(format= in Python): {', '.join(READERS)}"
     )

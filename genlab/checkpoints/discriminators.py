@@ -1,4 +1,4 @@
-"""Where rejection sampling and latent Langevin dynamics find their discriminator: a folder."""
+"""Find the discriminator that rejection sampling and latent Langevin dynamics use: a folder."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Where the model is that a name means: found out without torch, so that a slip answers at once."""
+"""Find the folder that a model's name means, without torch, so that a typo answers at once."""
 
 from pathlib import Path
 

@@ -161,11 +161,11 @@ def _read_torch(path: Path) -> Any:
     except CheckpointError:
         raise
     except pickle.UnpicklingError as error:
-        wanted = re.search(r"GLOBAL ([\w.]+)", str(error))
-        what = f"asks for {readable_name(wanted[1])}" if wanted else "holds more than tensors"
+        match = re.search(r"GLOBAL ([\w.]+)", str(error))
+        fault = f"asks for {readable_name(match[1])}" if match else "holds more than tensors"
         raise CheckpointError(
             companion_hint(path)
-            or f"{path} {what}, which GenLab never runs; save the bare state dict as safetensors "
+            or f"{path} {fault}, which GenLab never runs; save the bare state dict as safetensors "
             "where you trust the file"
         ) from error
     except Exception as error:  # what a damaged file makes PyTorch raise cannot be listed
@@ -229,10 +229,10 @@ def _tensors_of(content: Any, path: Path, depth: int = 0) -> StateDict:
             if isinstance(content.get(key), Mapping) and depth < len(_CONTAINERS):
                 return _tensors_of(content[key], path, depth + 1)
     hint = companion_hint(path, content)
-    found = listed(list(content)) if isinstance(content, Mapping) else type(content).__name__
+    listing = listed(list(content)) if isinstance(content, Mapping) else type(content).__name__
     raise CheckpointError(
         hint
-        or f"{path} holds no state dict (found: {found or 'nothing'}); "
+        or f"{path} holds no state dict (found: {listing or 'nothing'}); "
         "save network.state_dict() itself"
     )
 

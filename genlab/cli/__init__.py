@@ -39,7 +39,7 @@ COMMANDS = {
     "data": "Check a data set, or pack it into a zip.",
     "push": "Put a model, an adapter or a classifier on the Hugging Face hub.",
     "pull": "Fetch a model of the Hugging Face hub, or its newest version.",
-    "zoo": "List the official checkpoints, show their facts, fetch them.",
+    "zoo": "List the official checkpoints, show their metadata, fetch them.",
     "samplers": "List solvers, schedules and guidance, or say what one does.",
     "presets": "List the shipped configurations, print or recommend one.",
     "completion": "Let Tab complete commands and names: bash, zsh, fish.",
@@ -127,7 +127,7 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 def _say(message: str) -> None:
-    """Print a message on stderr, where somebody reads it, and leave nothing to fail at exit."""
+    """Print a message on stderr, where that is open, and leave nothing to fail at exit."""
     try:
         if message:
             click.echo(message, err=True)

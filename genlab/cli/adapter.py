@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from genlab.cli.common import DTYPES, FOLDER, echo_json, json_option, print_table
+from genlab.cli.common import DTYPE, FOLDER, echo_json, json_option, print_table
 from genlab.cli.completion import complete_adapters
 
 if TYPE_CHECKING:  # torch is imported only when an adapter is read: --help answers at once
@@ -48,11 +48,11 @@ def show(adapter: str, base: str | None, as_json: bool) -> None:
     from genlab.finetuning.adapters.describing import base_state, describe_adapter, describe_lines
 
     read = _read(adapter)
-    facts = describe_adapter(read, base_state(read, base))
+    metadata = describe_adapter(read, base_state(read, base))
     if as_json:
-        echo_json(facts)
+        echo_json(metadata)
         return
-    rows = describe_lines(facts)
+    rows = describe_lines(metadata)
     width = max(map(len, rows))
     for row, text in rows.items():
         click.echo(f"{row:<{width}}  {text}")
@@ -83,15 +83,15 @@ def list_adapters(folder: Path | None, as_json: bool) -> None:
 
 
 def adapter_rows(folder: Path, *, kept: bool) -> list[dict[str, Any]]:
-    """What a list says of the adapters below a folder, before them those kept by name."""
+    """A row for each adapter: first those kept by name, then those below a folder."""
     from genlab.finetuning.adapters.folders import adapters_under, kept_adapters
     from genlab.finetuning.adapters.overview import overview
 
-    known = kept_adapters() if kept else {}
-    rows = [overview(path) | {"kept": True} for path in known.values()]
-    places = {path.resolve() for path in known.values()}
-    found = [path for path in adapters_under(folder) if path.resolve() not in places]
-    return rows + [overview(path) | {"kept": False} for path in found]
+    kept_folders = kept_adapters() if kept else {}
+    rows = [overview(path) | {"kept": True} for path in kept_folders.values()]
+    places = {path.resolve() for path in kept_folders.values()}
+    others = [path for path in adapters_under(folder) if path.resolve() not in places]
+    return rows + [overview(path) | {"kept": False} for path in others]
 
 
 def _cells(row: dict[str, Any]) -> list[str]:
@@ -137,7 +137,7 @@ def remove(name: str) -> None:
 @click.argument("adapter", metavar="ADAPTER", shell_complete=complete_adapters)
 @click.option("-o", "--output", type=FOLDER, required=True, help="The model's folder to write.")
 @base_option
-@click.option("--dtype", type=DTYPES, help="What the weights are stored in; default: float32.")
+@click.option("--dtype", type=DTYPE, help="What the weights are stored in; default: float32.")
 def merge(adapter: str, output: Path, base: str | None, dtype: str | None) -> None:
     """Write ADAPTER and its base as one plain model, which draws the same up to rounding.
 
@@ -158,7 +158,7 @@ def merge(adapter: str, output: Path, base: str | None, dtype: str | None) -> No
 
         model.to(dtype=getattr(torch, dtype))
     model.save_pretrained(output)
-    click.echo(f"{output}: {read.name} merged into {base or read.facts.base}")
+    click.echo(f"{output}: {read.name} merged into {base or read.metadata.base}")
 
 
 def _read(adapter: str) -> "Adapter":

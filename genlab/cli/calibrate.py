@@ -28,7 +28,7 @@ sure of those that it knows."""
     default=4096,
     show_default=True,
     metavar="N",
-    help="Real images that are looked at, any of the set, and as many drawn ones.",
+    help="Number of real images, and of drawn ones.",
 )
 @split_option
 @fit_option
@@ -49,7 +49,7 @@ def command(
     """Calibrate DISCRIMINATOR by real IMAGES and as many that GENERATOR draws.
 
     A logistic regression on its logits tells how much more likely an image is real than drawn,
-    which rejection sampling (sampler.rejection) goes by. KEY=VALUE settings such as
+    which rejection sampling (sampler.rejection) uses. KEY=VALUE settings such as
     sampler.truncation=0.5 change how GENERATOR draws: give those that you will sample with.
     """
     import torch

@@ -7,12 +7,13 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
 
+from genlab.choices import DTYPES
 from genlab.cli.completion import complete_config
 from genlab.errors import MOST_MESSAGE, OutputError, printable
 
@@ -85,10 +86,10 @@ device_option: Decorator = click.option(
 )
 """``--device``; the function gets ``device: str | None``."""
 
-DTYPES = click.Choice(["float32", "float16", "bfloat16"])
+DTYPE = click.Choice(DTYPES)
 
 dtype_option: Decorator = click.option(
-    "--dtype", type=DTYPES, help="What the network computes in; default: float32."
+    "--dtype", type=DTYPE, help="What the network computes in; default: float32."
 )
 """``--dtype``; the function gets ``dtype: str | None``."""
 
@@ -129,7 +130,7 @@ def split_arguments(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
     return (words[0] if words else None), [word for word in arguments if "=" in word]
 
 
-def said_once(overrides: Sequence[str], flags: Mapping[str, Any]) -> None:
+def refuse_duplicates(overrides: Sequence[str], flags: Mapping[str, Any]) -> None:
     """Refuse a setting that an option and a KEY=VALUE both give: one would be dropped silently."""
     for text in overrides:
         key = text.partition("=")[0]
@@ -167,7 +168,7 @@ def best_device() -> str:
 
 
 def check_model(name: str) -> None:
-    """Refuse a model that is not there in a moment; loading it imports torch first.
+    """Refuse a model that is not there at once; loading it would import torch first.
 
     Args:
         name: what `genlab.load` takes.
@@ -251,6 +252,30 @@ def progress(
             lambda text: bars.update(task, description=_label(text)),
             lambda total: bars.update(task, total=total),
         )
+
+
+class Bars:
+    """One progress bar after the other, one for each task; each opens with its first advance.
+
+    Args:
+        stack: closes the last bar.
+        quiet: show none.
+    """
+
+    def __init__(self, stack: ExitStack, quiet: bool = False) -> None:
+        self._stack, self._quiet = stack, quiet
+        self._task: str | None = None
+        self._bar: Progress | None = None
+
+    def advance(self, task: str, amount: int, total: int) -> None:
+        """Count work on a task of the size ``total``."""
+        if self._quiet:
+            return
+        if task != self._task:
+            self._stack.close()
+            self._task, self._bar = task, self._stack.enter_context(progress(task, total))
+        assert self._bar is not None
+        self._bar.advance(amount)
 
 
 LINE_SECONDS = 30.0

@@ -234,9 +234,9 @@ def _named(word: str) -> str:
         return f"sampler={name}"
     if kind in ("", "solver") and name in SOLVERS:
         return f"sampler.solver.name={name}"
-    known = sorted({*(presets if kind != "solver" else ()), *(SOLVERS if kind != "preset" else ())})
+    names = sorted({*(presets if kind != "solver" else ()), *(SOLVERS if kind != "preset" else ())})
     raise UnknownNameError(
-        f"--sampler {word}: there is no preset and no solver of this name; {nearest(name, known)}"
+        f"--sampler {word}: there is no preset and no solver of this name; {nearest(name, names)}"
     )
 
 
@@ -304,8 +304,8 @@ def _images(subject: "Subject", count: int) -> "list[Pixels]":
 
 def _captions(subjects: "list[Subject]", count: int) -> list[str]:
     """The classes of the columns, where all runs agree in them."""
-    found = {tuple(_classes(subject)[:count]) for subject in subjects}
-    return list(found.pop()) if len(found) == 1 else []
+    captions = {tuple(_classes(subject)[:count]) for subject in subjects}
+    return list(captions.pop()) if len(captions) == 1 else []
 
 
 def _classes(subject: "Subject") -> list[str]:

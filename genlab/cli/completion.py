@@ -13,7 +13,7 @@ SHELLS = {
     "zsh": 'eval "$(genlab completion zsh)"      # and the same line in ~/.zshrc',
     "fish": "genlab completion fish > ~/.config/fish/completions/genlab.fish",
 }
-"""Shell -> how it is told."""
+"""Shell -> the line that sets up completion."""
 
 EPILOG = "\b\nHow to switch it on:\n" + "\n".join(f"  {line}" for line in SHELLS.values())
 
@@ -81,11 +81,11 @@ def complete_settings(words: Sequence[str], incomplete: str) -> list[CompletionI
         words: those before; bash makes three of ``KEY=VALUE``, and only the last is replaced.
         incomplete: what is to be completed.
     """
-    known = _named_settings()
+    table = _named_settings()
     before = [word for word in words if word != "="]
-    if before and before[-1] in known:
-        return _items(known[before[-1]], incomplete)
-    return _items((f"{key}={name}" for key, names in known.items() for name in names), incomplete)
+    if before and before[-1] in table:
+        return _items(table[before[-1]], incomplete)
+    return _items((f"{key}={name}" for key, names in table.items() for name in names), incomplete)
 
 
 def complete_config(
@@ -154,13 +154,13 @@ def sampler_names() -> dict[str, list[str]]:
     """Kind -> its names and aliases, as `genlab.samplers.catalogue` has them."""
     from genlab.samplers import registries
 
-    found: dict[str, Registry[Any]] = {
+    kinds: dict[str, Registry[Any]] = {
         "solver": registries.SOLVERS,
         "schedule": registries.SCHEDULES,
         "guidance": registries.GUIDANCE,
         "decoder": registries.DECODERS,
     }
-    names = {kind: [*each.in_order(), *each.aliases] for kind, each in found.items()}
+    names = {kind: [*each.in_order(), *each.aliases] for kind, each in kinds.items()}
     families = ["diffusion", "gan", "autoregressive"]
     return {**names, "family": families, "preset": _presets("sampler")}
 

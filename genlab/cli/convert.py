@@ -82,7 +82,7 @@ def command(
     names = [name.strip() for name in class_names.split(",")] if class_names else None
     if autoencoder is not None and format_ is None and arguments is None and _is_ours(source):
         _refuse_licence(licence, source)
-        dressed = _with_autoencoder(source, autoencoder, names)
+        model = _with_autoencoder(source, autoencoder, names)
     else:
         generator = convert(source, format_, arguments)
         if autoencoder is not None:
@@ -90,13 +90,13 @@ def command(
         origin = Origin.of(source, licence)
         if licence is None:
             origin = recognise(source, origin.sha256) or origin
-        dressed = with_card(generator, folder.resolve().name, origin, names)
-    dressed.save_pretrained(folder)
-    click.echo(f"{folder}: {_summary(dressed)}")
-    sampler = getattr(dressed, "sampler", None)  # a classifier has none
+        model = with_card(generator, folder.resolve().name, origin, names)
+    model.save_pretrained(folder)
+    click.echo(f"{folder}: {_summary(model)}")
+    sampler = getattr(model, "sampler", None)  # a classifier has none
     if sampler is not None:
         click.echo(f"its sampler: {sampler.describe()}")
-    if getattr(dressed, "draws_latents", False):
+    if getattr(model, "draws_latents", False):
         click.echo(_NOTE)
 
 
@@ -121,12 +121,12 @@ def _refuse_licence(licence: str | None, source: Path) -> None:
 def _with_autoencoder(source: Path, autoencoder: str, names: list[str] | None) -> Any:
     """A model that is converted already, with an autoencoder and its own card."""
     from genlab import load
-    from genlab.checkpoints.card import retold
+    from genlab.checkpoints.card import updated_card
     from genlab.finetuning.adapters.merging import merged
 
     model = merged(load(source, autoencoder=autoencoder))
     model = model if names is None else model.changed(class_names=names)
-    model.card = None if model.card is None else retold(model.card, model)
+    model.card = None if model.card is None else updated_card(model.card, model)
     return model
 
 
@@ -153,8 +153,8 @@ def _export(
     from genlab.checkpoints.readers.diffusers_models import export_dit
     from genlab.finetuning.adapters.merging import merged
 
-    known = format_ is None and arguments is None
-    generator = merged(load(source)) if known else convert(source, format_, arguments)
+    is_loadable = format_ is None and arguments is None
+    generator = merged(load(source)) if is_loadable else convert(source, format_, arguments)
     if autoencoder is not None:
         generator = attach_autoencoder(generator, autoencoder)
     for note in export_dit(generator, folder):

@@ -1,16 +1,18 @@
 """``genlab data``: look at a data set, pack it into a zip, or encode it for latent diffusion."""
 
 import os
-from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from genlab.choices import ALPHAS, FITS
 from genlab.cli.common import (
     ANY_PATH,
     FOLDER,
+    Bars,
     Decorator,
     best_device,
     echo_json,
@@ -23,7 +25,6 @@ if TYPE_CHECKING:
     from genlab.data.check.checks import Report
     from genlab.data.conform import Conform
 
-FITS = ("none", "pad", "resize", "crop")
 MAX_CLASSES_SHOWN = 20
 STYLES = {"error": "bold red", "warning": "yellow", "note": "cyan"}
 
@@ -46,7 +47,7 @@ channels_option: Decorator = click.option(
 )
 alpha_option: Decorator = click.option(
     "--alpha",
-    type=click.Choice(["refuse", "black", "white"]),
+    type=click.Choice(ALPHAS),
     default="refuse",
     show_default=True,
     help="What lies behind transparent images.",
@@ -60,13 +61,13 @@ split_option: Decorator = click.option(
 )
 
 
-def _workers_option(what: str) -> Decorator:
+def _workers_option(help_text: str) -> Decorator:
     return click.option(
         "--workers",
         type=click.IntRange(min=1),
         default=lambda: min(8, os.cpu_count() or 1),
         show_default="one for each core, 8 at most",
-        help=what,
+        help=help_text,
     )
 
 
@@ -130,7 +131,11 @@ def check(
     )
     with ExitStack() as stack:
         report = check_data(
-            path, conform=conform, split=split, threads=workers, progress=_bar(stack, "reading")
+            path,
+            conform=conform,
+            split=split,
+            threads=workers,
+            progress=partial(Bars(stack).advance, "reading"),
         )
     if as_json:
         echo_json(report.to_dict())
@@ -139,18 +144,6 @@ def check(
     if grid is not None:
         _draw(path, split, conform, grid)
     return 0 if report.trainable else 2
-
-
-def _bar(stack: ExitStack, description: str) -> Callable[[int, int], None]:
-    """A progress bar that opens with its first advance, when the total is known."""
-    bars: list[Any] = []
-
-    def advance(amount: int, total: int) -> None:
-        if not bars:
-            bars.append(stack.enter_context(progress(description, total)))
-        bars[0].advance(amount)
-
-    return advance
 
 
 def _draw(path: Path, split: str, conform: "Conform", file: Path) -> None:
@@ -173,29 +166,29 @@ def _print_report(report: "Report") -> None:
     from rich.text import Text
 
     console = Console(soft_wrap=True, highlight=False)
-    facts = Table.grid(padding=(0, 2))
-    for name, value in _facts(report).items():
-        facts.add_row(Text(name, style="bold"), Text(value))
+    metadata = Table.grid(padding=(0, 2))
+    for name, value in _metadata(report).items():
+        metadata.add_row(Text(name, style="bold"), Text(value))
     console.print(Text(f"{report.path}: {report.kind}", style="bold"))
-    console.print(facts)
+    console.print(metadata)
     for finding in report.findings:
         line = Text(f"{finding.level}: ", style=STYLES[finding.level])
         console.print(line.append(finding.message, style="default"))
     console.print(_verdict(report))
 
 
-def _facts(report: "Report") -> dict[str, str]:
-    facts = {"images": f"{report.num_images:,}"}
+def _metadata(report: "Report") -> dict[str, str]:
+    metadata = {"images": f"{report.num_images:,}"}
     for name, counts in (
         ("sizes", report.sizes),
         ("channels", report.modes),
         ("files", report.formats),
     ):
         if counts:
-            facts[name] = _counts(counts, 5)
+            metadata[name] = _counts(counts, 5)
     if report.classes is not None:
-        facts[f"{len(report.classes):,} classes"] = _counts(report.classes, MAX_CLASSES_SHOWN)
-    return facts
+        metadata[f"{len(report.classes):,} classes"] = _counts(report.classes, MAX_CLASSES_SHOWN)
+    return metadata
 
 
 def _counts(counts: dict[str, int], most: int) -> str:
@@ -279,7 +272,7 @@ def prepare(
     for reason in done.skipped:
         click.echo(f"left out: {reason.partition(';')[0]}", err=True)
     size_bytes = done.path.stat().st_size
-    facts = {
+    metadata = {
         "path": str(done.path),
         "images": done.num_images,
         "image_shape": list(done.image_shape),
@@ -288,7 +281,7 @@ def prepare(
         "skipped": len(done.skipped),
     }
     if as_json:
-        echo_json(facts)
+        echo_json(metadata)
         return
     depth, height, width = done.image_shape
     colour = "grey" if depth == 1 else "RGB"
@@ -324,7 +317,9 @@ def prepare(
     help="Images at a time; it changes speed and memory, not the latents.",
 )
 @click.option("--device", help="cpu, cuda, cuda:1, mps; default: the best there is.")
-@click.option("--overwrite", is_flag=True, help="Replace latents that were made otherwise.")
+@click.option(
+    "--overwrite", is_flag=True, help="Replace latents that were made with other settings."
+)
 @json_option
 def encode(
     source: Path,
@@ -367,7 +362,7 @@ def encode(
     model = read_autoencoder(autoencoder).to(processes.device or device or best_device())
     model.prepare()
     with progress("encoding", len(dataset)) as bar:
-        facts = encode_dataset(
+        metadata = encode_dataset(
             dataset,
             model,
             out,
@@ -380,9 +375,9 @@ def encode(
     if processes.rank > 0:
         return
     if as_json:
-        echo_json({"path": str(out), **asdict(facts)})
+        echo_json({"path": str(out), **asdict(metadata)})
         return
-    shape = "x".join(map(str, facts.latent_shape))
+    shape = "x".join(map(str, metadata.latent_shape))
     click.echo(
-        f"{out}: {facts.num_images:,} latents of {shape}; train on them with data.path={out}"
+        f"{out}: {metadata.num_images:,} latents of {shape}; train on them with data.path={out}"
     )

@@ -9,17 +9,17 @@ from typing import Any
 
 import click
 
+from genlab.choices import DTYPES
 from genlab.cli.common import echo_json, json_option
 from genlab.cli.completion import complete_models
 from genlab.errors import printable
 
 PACKAGES = ("torchvision", "diffusers", "accelerate", "safetensors", "numpy", "Pillow")
-DTYPES = ("float64", "float32", "bfloat16", "float16")
 
 MOST_VALUE = 40_000
-"""Characters of one fact: the names of a thousand classes, each of which is cut already."""
+"""Characters of one value: the names of a thousand classes, each of which is cut already."""
 
-Facts = dict[str, Any]
+Metadata = dict[str, Any]
 
 
 @click.command("doctor")
@@ -30,16 +30,16 @@ def command(checkpoint: str | None, as_json: bool) -> None:
 
     Without CHECKPOINT: versions, devices, the number types each of them computes in, what GenLab
     chose for them and why, memory and folders. With CHECKPOINT (a model's name, a folder, an
-    adapter or an official file): its facts. Nothing in it is executed.
+    adapter or an official file): its metadata. Nothing in it is executed.
     """
-    facts = _machine() if checkpoint is None else _checkpoint(checkpoint)
+    metadata = _machine() if checkpoint is None else _checkpoint(checkpoint)
     if as_json:
-        echo_json(facts)
+        echo_json(metadata)
     else:
-        click.echo("\n".join(_lines(facts)))
+        click.echo("\n".join(_lines(metadata)))
 
 
-def _machine() -> Facts:
+def _machine() -> Metadata:
     import torch
 
     from genlab import compute
@@ -63,8 +63,8 @@ def _machine() -> Facts:
             "memory": _memory(),
         },
         "devices": {
-            name: {"what": what, "dtypes": _dtypes(name), **compute.describe(torch.device(name))}
-            for name, what in names.items()
+            name: {"what": text, "dtypes": _dtypes(name), **compute.describe(torch.device(name))}
+            for name, text in names.items()
         },
         "models": {
             "bundled": bundled_names(),
@@ -98,14 +98,14 @@ def _devices() -> dict[str, str]:
     import torch
 
     capability = torch.backends.cpu.get_cpu_capability()
-    found = {"cpu": f"{_cpu_name()}, {capability}"}
+    devices = {"cpu": f"{_cpu_name()}, {capability}"}
     for index in range(torch.cuda.device_count()):
         gpu = torch.cuda.get_device_properties(index)
         memory = gpu.total_memory / 2**30
-        found[f"cuda:{index}"] = f"{gpu.name}, {memory:.0f} GiB, compute {gpu.major}.{gpu.minor}"
+        devices[f"cuda:{index}"] = f"{gpu.name}, {memory:.0f} GiB, compute {gpu.major}.{gpu.minor}"
     if torch.backends.mps.is_available():
-        found["mps"] = "Apple GPU"
-    return found
+        devices["mps"] = "Apple GPU"
+    return devices
 
 
 def _cpu_name() -> str:
@@ -122,7 +122,7 @@ def _dtypes(device: str) -> list[str]:
     import torch
 
     supported = []
-    for name in DTYPES:
+    for name in ("float64", *DTYPES):
         dtype = getattr(torch, name)
         try:
             x = torch.ones(1, 4, 8, 8, device=device, dtype=dtype)
@@ -133,7 +133,7 @@ def _dtypes(device: str) -> list[str]:
     return supported
 
 
-def _checkpoint(name: str) -> Facts:
+def _checkpoint(name: str) -> Metadata:
     from genlab import load
     from genlab.finetuning.adapters.folders import find_adapter
     from genlab.saving.weight_files import shapes_alone
@@ -155,13 +155,13 @@ def _checkpoint(name: str) -> Facts:
             **_shapes(generator),
             "classes": generator.num_classes or "none (unconditional)",
             "class names": ", ".join(names) if names else "none",
-            **_diffusion_facts(generator),
+            **_diffusion_metadata(generator),
             **_hash(name, generator),
         },
     }
 
 
-def _hash(name: str, generator: Any) -> Facts:
+def _hash(name: str, generator: Any) -> Metadata:
     """Of an official file, to compare with what its publisher tells; else of the weights."""
     from genlab.checkpoints.places import find_folder
     from genlab.files import sha256
@@ -179,7 +179,7 @@ def _hash(name: str, generator: Any) -> Facts:
     return {"weights sha256": stored_sha256(folder / NETWORK, generator.network, others)}
 
 
-def _shapes(generator: Any) -> Facts:
+def _shapes(generator: Any) -> Metadata:
     """What the model draws: images, latents, or images by way of latents."""
     shape = " x ".join(map(str, generator.image_shape))
     if generator.draws_latents:
@@ -195,7 +195,7 @@ def _shapes(generator: Any) -> Facts:
     }
 
 
-def _adapter(folder: Path) -> Facts:
+def _adapter(folder: Path) -> Metadata:
     """What an adapter is, also where its base is not here."""
     from genlab.finetuning.adapters.adapter import read_adapter
     from genlab.finetuning.adapters.describing import base_state, describe_adapter, describe_lines
@@ -204,7 +204,7 @@ def _adapter(folder: Path) -> Facts:
     return {"adapter": describe_lines(describe_adapter(read, base_state(read)))}
 
 
-def _diffusion_facts(generator: Any) -> Facts:
+def _diffusion_metadata(generator: Any) -> Metadata:
     if generator.family != "diffusion":
         return {}
     denoiser = generator.denoiser
@@ -220,7 +220,7 @@ def _format(name: str) -> str:
     """Where a model comes from; names win over folders, as in `genlab.load`."""
     from genlab.checkpoints.bundled import bundled_names
     from genlab.checkpoints.conversion import guess_format, is_readable_folder
-    from genlab.checkpoints.zoo.catalogue import catalogue as zoo
+    from genlab.checkpoints.zoo import catalogue as zoo
 
     if name in bundled_names():
         return "model that comes with GenLab"
@@ -232,11 +232,11 @@ def _format(name: str) -> str:
     return f"{guess_format(path)}, a folder" if is_readable_folder(path) else "GenLab folder"
 
 
-def _lines(facts: Facts, indent: str = "") -> list[str]:
-    """Facts as aligned lines, nested ones indented."""
+def _lines(metadata: Metadata, indent: str = "") -> list[str]:
+    """Metadata as aligned lines, nested ones indented."""
     lines = []
-    width = max((len(str(key)) for key in facts), default=0)
-    for key, value in facts.items():
+    width = max((len(str(key)) for key in metadata), default=0)
+    for key, value in metadata.items():
         if isinstance(value, dict) and not indent:
             lines += [f"{key}:", *_lines(value, "  ")]
         elif isinstance(value, dict) and any(isinstance(v, (dict, list)) for v in value.values()):

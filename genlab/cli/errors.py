@@ -1,4 +1,4 @@
-"""What becomes of an exception at the command line: one sentence and an exit code."""
+"""Turn an exception into one sentence and an exit code."""
 
 import errno
 import os
@@ -36,8 +36,8 @@ CURES = {
 def explain(error: BaseException) -> tuple[str, int]:
     """The sentence to print (maybe empty) and the exit code for what ended a command.
 
-    A fault in somebody else's plug-in is a sentence that names it (`genlab.cli.plugins`). Anything
-    else that is not a user's to mend is raised again: its traceback is a bug report. The
+    A fault in a plug-in of another package is a sentence that names it (`genlab.cli.plugins`). Any
+    other exception that a user cannot mend is raised again: its traceback is a bug report. The
     environment variable ``GENLAB_TRACEBACK=1`` raises everything again.
     """
     if isinstance(error, SystemExit):
@@ -89,10 +89,10 @@ def _reads_or_builds(error: BaseException) -> bool:
 
 
 def _os_sentence(error: OSError) -> str:
-    what = error.strerror or str(error) or type(error).__name__
+    text = error.strerror or str(error) or type(error).__name__
     where = f"{error.filename}: " if error.filename else ""
     cure = CURES.get(error.errno or 0)
-    return f"{where}{what[:1].lower()}{what[1:]}" + (f"; {cure}" if cure else "")
+    return f"{where}{text[:1].lower()}{text[1:]}" + (f"; {cure}" if cure else "")
 
 
 def _program(error: BaseException) -> str:
@@ -107,7 +107,7 @@ def _plain(message: str) -> str:
 
 
 def silence(stream: TextIO | None) -> None:
-    """Point a stream at nothing, so that the interpreter's own flush at exit stays quiet."""
+    """Redirect a stream to nothing, so that the interpreter's own flush at exit stays quiet."""
     with suppress(AttributeError, OSError, ValueError):  # it is none, has no file, or is closed
         place = cast(TextIO, stream).fileno()
         sink = os.open(os.devnull, os.O_WRONLY)

@@ -10,8 +10,8 @@ import click
 from genlab.cli.common import (
     ANY_PATH,
     FOLDER,
+    Bars,
     Decorator,
-    Progress,
     adapter_option,
     autoencoder_option,
     best_device,
@@ -23,13 +23,13 @@ from genlab.cli.common import (
     echo_settings,
     json_option,
     plain_warnings,
-    progress,
-    said_once,
+    refuse_duplicates,
     split_arguments,
     stitch_option,
 )
 from genlab.cli.completion import complete_sampling
-from genlab.cli.data import alpha_option
+from genlab.cli.data import alpha_option, fit_option
+from genlab.cli.groups import DefaultGroup
 
 if TYPE_CHECKING:  # torch is imported only when something is scored: --help answers at once
     from genlab.eval.config import EvalConfig
@@ -60,27 +60,6 @@ made. A run that was stopped, even killed, goes on where it was when the same co
 again."""
 
 
-class _Evaluate(click.Group):
-    """``genlab eval SOURCE``, unless the first word names another command of the group."""
-
-    def make_context(
-        self,
-        info_name: str | None,
-        args: list[str],
-        parent: click.Context | None = None,
-        **extra: Any,
-    ) -> click.Context:
-        """Hand everything that names no command to `run`, options and help included."""
-        if args and args[0] in self.commands:
-            return super().make_context(info_name, args, parent, **extra)
-        return run.make_context(info_name, args, parent, **extra)
-
-
-@click.group("eval", cls=_Evaluate)
-def command() -> None:
-    """Score a model or a set of images."""
-
-
 def _after(function: Any, *options: Decorator) -> Any:
     for option in reversed(options):
         function = option(function)
@@ -102,7 +81,7 @@ def protocol_options(function: Any) -> Any:
         click.option(
             "--metrics", metavar="LIST", multiple=True, help="For instance fd,cs,kd,prdc."
         ),
-        click.option("--extractor", metavar="NAME", help="What looks at the images."),
+        click.option("--extractor", metavar="NAME", help="The feature extractor."),
         click.option("--weights", metavar="FILE", help="A local file of the extractor's weights."),
         click.option(
             "--dataset", metavar="NAME", help="What the model generates: fmnist, cifar10, ..."
@@ -189,7 +168,7 @@ def run(
     from genlab.runs.processes import join
 
     chosen = settings_of(flags)
-    said_once(overrides, chosen)
+    refuse_duplicates(overrides, chosen)
     config = merge_settings(protocol, overrides, chosen)
     processes = join(config.device)
 
@@ -261,40 +240,21 @@ def _evaluate(
     from genlab.eval.evaluate import evaluate
 
     with plain_warnings(), ExitStack() as stack:
-        bars = _Bars(stack, quiet or processes.rank > 0)
+        bars = Bars(stack, quiet or processes.rank > 0)
         return evaluate(
             subject, config, processes=processes, on_progress=bars.advance, pictures=pictures
         )
 
 
-class _Bars:
-    """One progress bar after the other, one for each kind of work."""
-
-    def __init__(self, stack: ExitStack, quiet: bool) -> None:
-        self._stack, self._quiet = stack, quiet
-        self._what: str | None = None
-        self._bar: Progress | None = None
-
-    def advance(self, what: str, images: int, total: int) -> None:
-        """Count images."""
-        if self._quiet:
-            return
-        if what != self._what:
-            self._stack.close()
-            self._what, self._bar = what, self._stack.enter_context(progress(what, total))
-        assert self._bar is not None
-        self._bar.advance(images)
-
-
 def _summary(record: "Record") -> str:
     """The scores as lines, with their intervals, and what they were made with."""
-    facts = record.protocol
-    reference = facts["reference"]
+    metadata = record.protocol
+    reference = metadata["reference"]
     against = f" against {reference['name']}" if reference else ""
-    frozen = f", protocol {facts['name']}" if facts["name"] else ""
+    frozen = f", protocol {metadata['name']}" if metadata["name"] else ""
     lines = [
-        f"{record.model}: {facts['count']:,} images{against}, extractor "
-        f"{facts['extractor']['name']}{frozen}"
+        f"{record.model}: {metadata['count']:,} images{against}, extractor "
+        f"{metadata['extractor']['name']}{frozen}"
     ]
     width = max(map(len, record.scores))
     for name, score in record.scores.items():
@@ -321,6 +281,11 @@ def _cost(cost: Mapping[str, float]) -> str:
     return ", ".join(text.format(cost[key]) for key, text in words if key in cost)
 
 
+@click.group("eval", cls=DefaultGroup, default=run)
+def command() -> None:
+    """Score a model or a set of images."""
+
+
 @command.command("reference")
 @click.argument("data", type=ANY_PATH)
 @click.option("-o", "--output", type=ANY_PATH, required=True, help="The file to write.")
@@ -332,13 +297,7 @@ def _cost(cost: Mapping[str, float]) -> str:
 @click.option("--extractor", default="inception", show_default=True, metavar="NAME")
 @click.option("--weights", metavar="FILE", help="A local file of the extractor's weights.")
 @click.option("--size", type=click.IntRange(1), metavar="N", help="Bring images to this size.")
-@click.option(
-    "--fit",
-    type=click.Choice(["none", "pad", "crop", "resize"]),
-    default="none",
-    show_default=True,
-    help="How images of another size get there.",
-)
+@fit_option
 @alpha_option
 @click.option("--split", default="train", show_default=True, help="Part of the data.")
 @click.option("--name", metavar="NAME", help="How protocol cards call it.")
@@ -379,13 +338,13 @@ def reference(
     from genlab.eval.samples import StoredImages
 
     images = StoredImages(data, size, fit, split, alpha, OPTIONS)
-    looking = build_extractor(extractor, weights).to(device or best_device())
-    needs = everything(looking, None if outputs is None else outputs.split(","))
+    network = build_extractor(extractor, weights).to(device or best_device())
+    needs = everything(network, None if outputs is None else outputs.split(","))
     with ExitStack() as stack:
-        bars = _Bars(stack, quiet)
+        bars = Bars(stack, quiet)
         made = compute_reference(
             images,
-            looking,
+            network,
             needs,
             name=name,
             on_progress=lambda done, total: bars.advance("reading images", done, total),
@@ -394,4 +353,4 @@ def reference(
         made = with_fewer_rows(made, rows)
     chosen = layout or ("edm" if output.suffix == ".npz" else "genlab")
     write_reference(output, made, chosen)
-    click.echo(f"{output}: {images.count:,} images, extractor {looking.name}, layout {chosen}")
+    click.echo(f"{output}: {images.count:,} images, extractor {network.name}, layout {chosen}")

@@ -72,7 +72,7 @@ after kill -9. Ctrl-C and SIGTERM save the state and stop with exit code 130 and
     "--method",
     metavar="NAME",
     shell_complete=complete_methods,
-    help="What trains; default: diffit. Its preset brings the learning rate.",
+    help="Fine-tuning method; default: diffit. Its preset sets the learning rate.",
 )
 @click.option("--data", metavar="PATH", help="The images (data.path).")
 @config_option
@@ -92,7 +92,7 @@ after kill -9. Ctrl-C and SIGTERM save the state and stop with exit code 130 and
 @click.option(
     "--forget",
     metavar="CLASSES",
-    help="Classes of the model to draw no more, separated by commas; the images are of the others. "
+    help="Classes of the model to forget, separated by commas; the images are of the others. "
     "'genlab forgetting' measures what is left of them.",
 )
 @click.option(
@@ -184,7 +184,7 @@ def _default_folder(settings: "FinetuneConfig") -> Path:
 
 
 def _dry_run(settings: "FinetuneConfig", as_json: bool, *, has_data: bool) -> None:
-    """Print the settings and what would train; with data, what these make of it."""
+    """Print the settings and what would train; with data, after looking at the images."""
     from genlab.config import to_yaml
 
     report = _report_of(settings, has_data=has_data)
@@ -211,7 +211,7 @@ def _report_of(settings: "FinetuneConfig", *, has_data: bool) -> "DryRun":
     check_has_weights(settings.base)
     objective = FinetuneObjective(settings, load(settings.base))
     data, _ = conform_to(settings.data, objective.base, settings.base)
-    objective.build({}, Batches(data, settings.seed).facts)
+    objective.build({}, Batches(data, settings.seed).metadata)
     return _costs(settings, base_of(settings.base, objective.start))
 
 
@@ -236,7 +236,7 @@ def _scores(settings: "FinetuneConfig", extractor: str, count: int) -> "Evaluati
     from genlab.eval.extractors.base import build_extractor
     from genlab.eval.in_training import SampleScores
 
-    build_extractor(extractor)  # a name that nobody knows is refused before anything is computed
+    build_extractor(extractor)  # an unknown name is refused before anything is computed
     data, held_out = settings.data, settings.validation
     path, split = held_out.path or data.path, held_out.split or data.split
     reference = replace(data, path=path, split=split)

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import click
 
 from genlab.cli.common import best_device, device_option, echo_json, json_option
+from genlab.cli.data import fit_option
 
 if TYPE_CHECKING:  # torch is imported only when models are asked: --help answers at once
     from torch import Tensor
@@ -35,13 +36,7 @@ still knows the class, and whoever has its weights can bring it back."""
     "--forget", required=True, metavar="CLASSES", help="What was forgotten: names or numbers."
 )
 @click.option("--data", required=True, metavar="PATH", help="Real labelled images of all classes.")
-@click.option(
-    "--fit",
-    type=click.Choice(["none", "pad", "crop", "resize"]),
-    default="none",
-    show_default=True,
-    help="How the images get to the model's size.",
-)
+@fit_option
 @click.option("--extractor", default="cnn-fmnist", show_default=True, metavar="NAME")
 @click.option("--weights", metavar="PATH", help="The classifier's weights, for --extractor cnn.")
 @click.option(
@@ -50,7 +45,7 @@ still knows the class, and whoever has its weights can bring it back."""
     default=64,
     show_default=True,
     metavar="N",
-    help="Drawn at each class's label.",
+    help="Samples of each class.",
 )
 @click.option(
     "--real",
@@ -58,7 +53,7 @@ still knows the class, and whoever has its weights can bring it back."""
     default=100,
     show_default=True,
     metavar="N",
-    help="Real images of each class that are looked at.",
+    help="Real images of each class.",
 )
 @click.option("--relearn-images", type=click.IntRange(1), default=16, show_default=True)
 @click.option(

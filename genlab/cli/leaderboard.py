@@ -62,7 +62,7 @@ def reading(function: Any) -> Any:
 
 
 skip_option: Decorator = click.option(
-    "--skip-broken", is_flag=True, help="Leave files out that are no sound records."
+    "--skip-broken", is_flag=True, help="Leave out files that are not valid records."
 )
 
 
@@ -146,7 +146,7 @@ def markdown(output: Path, **chosen: Any) -> None:
 @command.command()
 @click.argument("sources", nargs=-1, required=True, metavar="FILE_OR_FOLDER...", type=ANY_PATH)
 @click.option(
-    "--dir", "folder", type=FOLDER, default=DEFAULT, show_default=True, help="Where they go."
+    "--dir", "folder", type=FOLDER, default=DEFAULT, show_default=True, help="Folder of records."
 )
 @skip_option
 def add(sources: tuple[Path, ...], folder: Path, skip_broken: bool) -> None:
@@ -158,12 +158,12 @@ def add(sources: tuple[Path, ...], folder: Path, skip_broken: bool) -> None:
 
     entries, broken = _read_all(sources)
     _report(broken, skip_broken)
-    known = {path.name for path in folder.glob("*.json")}
-    new = [entry for entry in entries if file_name(entry.record) not in known]
+    existing = {path.name for path in folder.glob("*.json")}
+    new = [entry for entry in entries if file_name(entry.record) not in existing]
     for entry in new:
         click.echo(f"added {write_record(folder, entry.record)}")
-    there = len(entries) - len(new)
-    click.echo(f"{folder}: {len(new)} added" + (f", {there} there already" if there else ""))
+    count = len(entries) - len(new)
+    click.echo(f"{folder}: {len(new)} added" + (f", {count} there already" if count else ""))
 
 
 def _read_all(sources: Sequence[Path]) -> "tuple[list[Entry], list[EvaluationError]]":
@@ -175,10 +175,10 @@ def _read_all(sources: Sequence[Path]) -> "tuple[list[Entry], list[EvaluationErr
     broken: list[EvaluationError] = []
     for source in sources:
         if source.is_dir():
-            found, bad = read_folder(source)
-            if not found and not bad:
+            folder_entries, bad = read_folder(source)
+            if not folder_entries and not bad:
                 raise EvaluationError(f"{source} holds no record: no file there ends in .json")
-            entries |= {entry.key: entry for entry in found}
+            entries |= {entry.key: entry for entry in folder_entries}
             broken += bad
             continue
         try:
@@ -234,7 +234,7 @@ def _has(record: "Record", score: str | None) -> bool:
 
 
 def _ours_or_asked(sections: "list[Section]", dataset: str | None) -> "list[Section]":
-    """Published scores of data sets that nobody here works on only if they are asked for."""
+    """Published scores, of data sets without own records only on request."""
     return [section for section in sections if dataset or section.groups]
 
 

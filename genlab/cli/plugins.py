@@ -1,4 +1,4 @@
-"""Whose fault an unforeseen exception is: a plug-in's of another package, or GenLab's own."""
+"""Find out whether an unexpected exception comes from a plug-in or from GenLab itself."""
 
 import traceback
 from collections.abc import Iterator
@@ -21,8 +21,8 @@ def plugin_at_fault(error: Exception) -> str | None:
     """
     plugins = list(_plugins())
     inner_first = list(traceback.walk_tb(error.__traceback__))[::-1]
-    known = {OWN, *map(_top, (entry.module for entry in plugins))}
-    ours = [(frame, line) for frame, line in inner_first if _top(_module(frame)) in known]
+    packages = {OWN, *map(_top, (entry.module for entry in plugins))}
+    ours = [(frame, line) for frame, line in inner_first if _top(_module(frame)) in packages]
     theirs = [(frame, line) for frame, line in ours if _top(_module(frame)) != OWN]
     if not theirs:
         return None
@@ -38,10 +38,10 @@ def plugin_at_fault(error: Exception) -> str | None:
 
 def _plugins() -> Iterator[EntryPoint]:
     """What other packages register with GenLab."""
-    found = entry_points()
-    for group in sorted(found.groups):
+    points = entry_points()
+    for group in sorted(points.groups):
         if _top(group) == OWN:
-            yield from (each for each in found.select(group=group) if _top(each.module) != OWN)
+            yield from (each for each in points.select(group=group) if _top(each.module) != OWN)
 
 
 def _name(frames: list[FrameType], plugins: list[EntryPoint]) -> str:

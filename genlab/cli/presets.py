@@ -34,19 +34,19 @@ def command(context: click.Context) -> None:
 @json_option
 def list_presets(kind: str | None = None, as_json: bool = False) -> None:
     """List the presets of every kind, or of one KIND, with what their first line says."""
-    found = [preset for preset in _all_presets() if kind in (None, preset[0])]
-    if not found:
+    presets = [preset for preset in _all_presets() if kind in (None, preset[0])]
+    if not presets:
         kinds = {each for each, _ in _all_presets()}
         raise UnknownNameError(f"there is no kind of presets {kind!r}; {nearest(str(kind), kinds)}")
     if as_json:
         echo_json(
-            [{"kind": kind, "name": name, "about": _about(kind, name)} for kind, name in found]
+            [{"kind": kind, "name": name, "about": _about(kind, name)} for kind, name in presets]
         )
         return
-    width = max(len(name) for _, name in found)
-    for each in dict.fromkeys(kind for kind, _ in found):
+    width = max(len(name) for _, name in presets)
+    for each in dict.fromkeys(kind for kind, _ in presets):
         click.echo(f"{each} ({HOW.get(each, 'see the README')}):")
-        for name in (name for its_kind, name in found if its_kind == each):
+        for name in (name for its_kind, name in presets if its_kind == each):
             click.echo(f"  {name:<{width}}  {_about(each, name)}".rstrip())
 
 
@@ -56,18 +56,18 @@ def show(name: str) -> None:
     """Print a preset; NAME is 'edm-heun', or 'sampler/edm-heun' where two kinds share a name."""
     from genlab.config import preset_path
 
-    wanted_kind, _, wanted = name.removesuffix(".yaml").rpartition("/")
-    wanted_kind = wanted_kind.removeprefix("configs/")
+    preset_kind, _, preset_name = name.removesuffix(".yaml").rpartition("/")
+    preset_kind = preset_kind.removeprefix("configs/")
     presets = _all_presets()
-    matches = [(k, n) for k, n in presets if n == wanted and wanted_kind in {"", k}]
+    matches = [(k, n) for k, n in presets if n == preset_name and preset_kind in {"", k}]
     if len(matches) > 1:
         forms = " or ".join(f"{kind}/{preset}" for kind, preset in matches)
-        raise click.UsageError(f"several presets are called {wanted!r}; say {forms}")
+        raise click.UsageError(f"several presets are called {preset_name!r}; say {forms}")
     if not matches:
-        known = {n for k, n in presets if wanted_kind in {"", k}} or {
+        names = {n for k, n in presets if preset_kind in {"", k}} or {
             f"{k}/{n}" for k, n in presets
         }
-        raise UnknownNameError(f"there is no preset {name!r}; {nearest(wanted, known)}")
+        raise UnknownNameError(f"there is no preset {name!r}; {nearest(preset_name, names)}")
     click.echo(preset_path(*matches[0]).read_text(encoding="utf-8"), nl=False)
 
 

@@ -16,7 +16,7 @@ from genlab.cli.common import (
 )
 
 if TYPE_CHECKING:
-    from genlab.training.recommend.choosing import SetFacts
+    from genlab.training.recommend.choosing import SetMetadata
     from genlab.training.recommend.recommendation import Recommendation
 
 FAMILIES = ("edm", "dit", "biggan", "pixelcnn")
@@ -101,11 +101,11 @@ def recommend(
         raise click.UsageError(f"-o {out}: 'genlab train' takes files that end in .yaml")
     if out is not None and out.exists() and not overwrite:
         raise OutputError(f"{out} is there already; choose another file, or give --overwrite")
-    facts = set_facts(data)
+    metadata = set_metadata(data)
     wish = Wish(family=family, minutes=minutes or MINUTES, size=size)
     with plain_warnings():
         fast = not no_measure and _bfloat16_is_fast(device)
-        recipe = choose(facts, wish, measured=not no_measure, fast=fast, device=device)
+        recipe = choose(metadata, wish, measured=not no_measure, fast=fast, device=device)
     text = recipe_text(recipe, f"genlab train {out or 'FILE.yaml'}")
     if out is not None:
         _write(out, text)
@@ -117,8 +117,8 @@ def recommend(
     _report(recipe, out)
 
 
-def set_facts(path: Path) -> "SetFacts":
-    """What a recommendation rests on of a data set, and warnings of it on stderr.
+def set_metadata(path: Path) -> "SetMetadata":
+    """The metadata of a data set for a recommendation, with warnings on stderr.
 
     Raises:
         DataError: it cannot be opened, holds latents, or images that are not alike.
@@ -129,7 +129,7 @@ def set_facts(path: Path) -> "SetFacts":
     from genlab.data.sources.latents import is_latents
     from genlab.data.sources.opening import open_source
     from genlab.errors import DataError
-    from genlab.training.recommend.choosing import SetFacts
+    from genlab.training.recommend.choosing import SetMetadata
 
     if is_latents(path):
         raise DataError(
@@ -145,7 +145,7 @@ def set_facts(path: Path) -> "SetFacts":
     for index in np.linspace(0, len(dataset) - 1, min(SAMPLE, len(dataset))).astype(int):
         dataset[int(index)]
     used = 0 if source.labels is None else len(np.unique(source.labels))
-    return SetFacts(
+    return SetMetadata(
         path=str(path),
         num_images=len(dataset),
         image_shape=dataset.image_shape,

@@ -60,7 +60,7 @@ The folder is written at the end, whole: a search that is stopped leaves nothing
 )
 @click.option(
     "--classifier", required=True, metavar="CLASSIFIER", shell_complete=complete_classifiers,
-    help="What says which images are of a class: a name or a folder.",
+    help="The classifier that knows the classes: a name or a folder.",
 )  # fmt: skip
 @click.option(
     "--classes", required=True, metavar="LIST",
@@ -72,7 +72,7 @@ The folder is written at the end, whole: a search that is stopped leaves nothing
 @click.option("--keep", is_flag=True, help="Keep the model's classes; the new ones come behind.")
 @click.option(
     "--judge", metavar="CLASSIFIER", shell_complete=complete_classifiers,
-    help="Another classifier, that only says what it takes the images for.",
+    help="Another classifier, which only judges the images.",
 )  # fmt: skip
 @click.option(
     "--start", type=click.Choice(["top", "mean", "own"]),
@@ -86,9 +86,9 @@ The folder is written at the end, whole: a search that is stopped leaves nothing
 @click.option("--lr", type=float, metavar="RATE", help="Learning rate of Adam. Default: 0.1.")
 @click.option(
     "--diversity", type=float, metavar="STRENGTH",
-    help="Pull towards unlike images for unlike latents; the paper takes 0.1. Default: 0.",
+    help="Weight of a loss that makes images of different latents differ (paper: 0.1). Default: 0.",
 )  # fmt: skip
-@click.option("--seed", type=int, metavar="N", help="Of latents and noise. Default: 0.")
+@click.option("--seed", type=int, metavar="N", help="Seed of latents and noise. Default: 0.")
 @device_option
 @dry_run_option
 @json_option
@@ -311,7 +311,7 @@ def _named(classifier: "ImageClassifier") -> "Named":
 
 
 def _shown(model: str) -> str:
-    """A model's name; where it lies on somebody's machine is nobody else's business."""
+    """A model's name, without the private path of its folder."""
     return Path(model).resolve().name if Path(model).exists() else model
 
 

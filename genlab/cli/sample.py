@@ -21,7 +21,7 @@ from genlab.cli.common import (
     dtype_option,
     echo_settings,
     progress,
-    said_once,
+    refuse_duplicates,
     split_arguments,
     stitch_option,
 )
@@ -137,7 +137,7 @@ stopped, even killed, goes on where it was when the same command is given again.
 @click.option(
     "--animation", type=click.Choice(["gif", "webp"]), help="Animate how the first images form."
 )
-@click.option("--film", type=click.Choice(["gif", "webp"]), hidden=True)  # as it once was called
+@click.option("--film", type=click.Choice(["gif", "webp"]), hidden=True)  # the old name
 @click.option(
     "--animation-of",
     type=click.Choice(["estimate", "state"]),
@@ -147,9 +147,7 @@ stopped, even killed, goes on where it was when the same command is given again.
 @dtype_option
 @click.option("--compile/--no-compile", "compile_", default=None, help="Compile the network first.")
 @dry_run_option
-@click.option(
-    "--overwrite", is_flag=True, help="Throw away what an earlier run left in the folder."
-)
+@click.option("--overwrite", is_flag=True, help="Delete what an earlier run left in the folder.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress bar, no summary.")
 def command(
     arguments: tuple[str, ...],
@@ -184,7 +182,7 @@ def command(
         _check_between(flags)
     overrides += [f"edit.strength={strength}"] * (strength is not None)
     overrides += ["edit.invert=true"] * invert
-    said_once(overrides, flags)
+    refuse_duplicates(overrides, flags)
     run = SamplingRun(config, overrides, flags, steps, guidance, stitch)
     if dry_run:
         run.show()
@@ -264,12 +262,12 @@ class SamplingRun:
         """Let the generator edit images rather than draw new ones."""
         from genlab.data.labels import parse_seeds
         from genlab.generators.editing import Editing
-        from genlab.runs.inputs import completing, editing
+        from genlab.runs.inputs import editing, inpainting
 
         config = self.config
         seeds = parse_seeds(config.seeds)
         if config.complete is not None:
-            self.generator, self.own_labels = completing(
+            self.generator, self.own_labels = inpainting(
                 self.generator, config.complete, seeds, keep=config.keep
             )
         elif config.images is not None:
@@ -286,12 +284,12 @@ class SamplingRun:
         """The classes that images are inverted under."""
         from genlab.data.labels import cycle_classes
 
-        said = self.config.source_classes
-        if said is None:
+        classes = self.config.source_classes
+        if classes is None:
             return self.own_labels or self._labels(seeds)
-        if said == "none":
+        if classes == "none":
             return None
-        return cycle_classes(said, seeds, self.generator.num_classes, self.generator.class_names)
+        return cycle_classes(classes, seeds, self.generator.num_classes, self.generator.class_names)
 
     def _interpolate(self, between: str) -> None:
         """Let the generator draw images between others; their seeds count them."""
@@ -357,12 +355,12 @@ class SamplingRun:
     def _labels(self, seeds: tuple[int, ...]) -> tuple[int, ...] | None:
         from genlab.data.labels import cycle_classes, parse_labels
 
-        known = self.generator.sampled_classes(self.sampler), self.generator.class_names
+        class_table = self.generator.sampled_classes(self.sampler), self.generator.class_names
         if self.config.classes is not None:
-            return cycle_classes(self.config.classes, seeds, *known)
+            return cycle_classes(self.config.classes, seeds, *class_table)
         if self.own_labels is not None and self.config.labels == "random":
             return self.own_labels
-        return parse_labels(self.config.labels, seeds, *known)
+        return parse_labels(self.config.labels, seeds, *class_table)
 
     def draw(self, overwrite: bool, quiet: bool) -> None:
         """Sample what is missing, and say what is there."""
@@ -408,7 +406,7 @@ def _check_between(flags: Mapping[str, Any]) -> None:
 
 
 def _check_without_torch(config: "SampleConfig") -> None:
-    """Refuse a model, class or seed that is none, within a moment.
+    """Refuse an invalid model, class or seed at once.
 
     Whatever needs the model itself is checked once it is loaded, which takes seconds.
     """
@@ -452,10 +450,8 @@ class _Bar:
     """A progress bar that appears when sampling starts and tells the speed."""
 
     def __init__(self, stack: ExitStack, quiet: bool) -> None:
-        self._stack = stack
-        self._quiet = quiet
-        self._done = 0.0
-        self._started = 0.0
+        self._stack, self._quiet = stack, quiet
+        self._done = self._started = 0.0
         self._bar: Progress | None = None
 
     def start(self, todo: int, total: int) -> None:
@@ -502,17 +498,17 @@ def _summary(plan: "SamplePlan", folder: Path, fresh: bool) -> str:
 
 def _rejection(manifest: Mapping[str, Any]) -> str:
     """How many images a discriminator accepted."""
-    told = manifest.get("rejection")
-    if told is None:
+    counts = manifest.get("rejection")
+    if counts is None:
         return ""
-    text = f"\nrejection: {told['accepted']} of {told['tries']} images accepted"
-    if told["exhausted"]:
-        text += f"; {told['exhausted']} samples ran out of tries and took their best"
+    text = f"\nrejection: {counts['accepted']} of {counts['tries']} images accepted"
+    if counts["exhausted"]:
+        text += f"; {counts['exhausted']} samples ran out of tries and took their best"
     return text
 
 
 def _latents(plan: "SamplePlan") -> str:
-    """What the user should know of samples that are no images."""
+    """A note on samples that are latents."""
     from genlab.data.writing.sample_kinds import LATENTS
 
     if plan.kind is not LATENTS:
@@ -530,10 +526,10 @@ def _round_trip(manifest: Mapping[str, Any]) -> str:
     if error is None:
         return ""
     edit, sampler = manifest["config"]["edit"], manifest["config"]["sampler"]
-    told = (
+    text = (
         f"\nround trip: the images are {error['rmse']:.4f} from the originals (RMSE, of 1; at most "
         f"{error['worst_rmse']:.4f}, seed {error['worst_seed']})"
     )
     if sampler["guidance"] and not edit["guided"]:
-        told += "; guidance acted on the way back only, --guidance 1 leaves it out"
-    return told
+        text += "; guidance acted on the way back only, --guidance 1 leaves it out"
+    return text

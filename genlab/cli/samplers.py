@@ -48,11 +48,11 @@ def list_samplers(kind: str | None = None, as_json: bool = False, markdown: bool
     """List all of them, or those of one KIND; plug-ins, too."""
     from genlab.samplers.catalogue import entries
 
-    found = {each: entries(each) for each in KINDS if kind in (None, each)}
+    by_kind = {each: entries(each) for each in KINDS if kind in (None, each)}
     if as_json:
-        echo_json([_plain(entry) for listed in found.values() for entry in listed])
+        echo_json([_plain(entry) for listed in by_kind.values() for entry in listed])
         return
-    for each, listed in found.items():
+    for each, listed in by_kind.items():
         rows = [_row(entry) for entry in listed]
         if markdown:
             click.echo(f"### {TITLES[each]}\n\n{markdown_table(_COLUMNS[each], rows)}\n")
@@ -74,11 +74,11 @@ def show(name: str, as_json: bool) -> None:
     """
     from genlab.samplers.catalogue import find
 
-    found = find(name)
+    matches = find(name)
     if as_json:
-        echo_json([_plain(entry) for entry in found])
+        echo_json([_plain(entry) for entry in matches])
         return
-    click.echo("\n\n".join("\n\n".join(_page(entry)) for entry in found))
+    click.echo("\n\n".join("\n\n".join(_page(entry)) for entry in matches))
 
 
 _COLUMNS: Mapping[str, Sequence[str]] = {
@@ -125,10 +125,10 @@ def _page(entry: "Entry") -> Iterator[str]:
     yield wrapped(entry.summary, "  ")
     for paragraph in entry.text:
         yield wrapped(paragraph, "  ")
-    facts = list(_facts(entry))
-    if facts:
-        width = max(len(name) for name, _ in facts) + 4
-        yield "\n".join(wrapped(text, " " * width, f"  {name}") for name, text in facts)
+    metadata = list(_metadata(entry))
+    if metadata:
+        width = max(len(name) for name, _ in metadata) + 4
+        yield "\n".join(wrapped(text, " " * width, f"  {name}") for name, text in metadata)
     if entry.config is not None:
         from genlab.config import to_yaml
 
@@ -139,11 +139,11 @@ def _page(entry: "Entry") -> Iterator[str]:
     yield f"  try it:\n    {entry.command}"
 
 
-def _facts(entry: "Entry") -> Iterator[tuple[str, str]]:
+def _metadata(entry: "Entry") -> Iterator[tuple[str, str]]:
     if entry.kind == "solver":
         yield "order", str(entry.order)
-        known = {steps: nfe for steps, nfe in (entry.nfe or {}).items() if nfe is not None}
-        costs = [f"{nfe} in {steps} steps" for steps, nfe in known.items()]
+        evaluations = {steps: nfe for steps, nfe in (entry.nfe or {}).items() if nfe is not None}
+        costs = [f"{nfe} in {steps} steps" for steps, nfe in evaluations.items()]
         yield "network evaluations", ", ".join(costs) or "as many as the image needs"
         random = f"{entry.draws} draws a step" if entry.draws else "deterministic"
         yield "noise", f"{random}, with the default options"

@@ -41,7 +41,7 @@ class TeacherConfig:
     help="The YAML file to write. Default: it is printed.",
 )
 @click.option("--seeds", metavar="LIST", default="0-63", help="Teacher's images. Default: 0-63.")
-@click.option("--labels", metavar="LIST", default="random", help="As of 'genlab sample'.")
+@click.option("--labels", metavar="LIST", default="random", help="As in 'genlab sample'.")
 @click.option("--guidance", type=float, metavar="S", help="Guidance scale of the teacher.")
 @click.option(
     "--teacher-steps",

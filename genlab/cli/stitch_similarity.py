@@ -25,7 +25,7 @@ Examples:
   genlab stitch-similarity dit-fmnist-s dit-fmnist --seeds 0-63 --steps 20 --above 0.98
   genlab stitch-similarity edm-fmnist dit-fmnist -o out/edm-beside-dit.svg
 
-LARGE is sampled as it is; at the beginning of each step SMALL is asked, too, about the same noisy
+LARGE is sampled as it is; at the beginning of each step SMALL is evaluated, too, on the same noisy
 images and classes. Shown is the cosine of the two noise estimates of a sample, its mean over the
 seeds and the band that holds 90 % of them. The numbers go into a JSON file beside the picture."""
 
@@ -131,7 +131,7 @@ def _diffusion(name: str) -> "DiffusionGenerator":
 
 
 def _sampler(overrides: tuple[str, ...], large: "DiffusionGenerator") -> dict[str, object]:
-    """The sampler that settings ask for, over the model's own."""
+    """The model's own sampler with the settings over it."""
     from genlab import config
     from genlab.runs.config import SampleConfig
 

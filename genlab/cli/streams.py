@@ -1,4 +1,4 @@
-"""Standard output and error as commands need them: open, and able to take any text."""
+"""Standard output and error made usable: open, and able to take any text."""
 
 import codecs
 import os

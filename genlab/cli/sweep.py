@@ -19,7 +19,7 @@ from genlab.cli.common import (
     json_option,
     plain_warnings,
     progress,
-    said_once,
+    refuse_duplicates,
     split_arguments,
 )
 from genlab.cli.eval import protocol_options, settings_of
@@ -64,12 +64,12 @@ class _Sweep(click.Command):
 
 def _gathered(args: Sequence[str]) -> list[str]:
     """``--grid a=1 b=2`` as two options, ``--variant x a=1 b=2`` with its settings in one word."""
-    told: list[str] = []
+    words: list[str] = []
     rest = list(args)
     while rest:
         word = rest.pop(0)
         if word not in _GREEDY:
-            told.append(word)
+            words.append(word)
             continue
         name = [rest.pop(0)] if word == "--variant" and rest else []
         settings = []
@@ -77,10 +77,10 @@ def _gathered(args: Sequence[str]) -> list[str]:
             settings.append(rest.pop(0))
         if word == "--variant":
             blank = [] if settings or not (rest and not rest[0].strip()) else [rest.pop(0)]
-            told += [word, *name, " ".join(settings or blank or [""])] if name else [word]
+            words += [word, *name, " ".join(settings or blank or [""])] if name else [word]
         else:
-            told += [each for text in settings for each in (word, text)] or [word]
-    return told
+            words += [each for text in settings for each in (word, text)] or [word]
+    return words
 
 
 @click.command("sweep", cls=_Sweep, epilog=EPILOG)
@@ -163,7 +163,7 @@ def command(
     from genlab.runs.processes import join
 
     flags = settings_of(options)
-    said_once(base, flags)
+    refuse_duplicates(base, flags)
     plan = make_plan(base, grid, variants, points)
     device = merge_settings(protocol, plan.points[0].config_overrides, flags).device
     processes = join(device)
@@ -205,7 +205,7 @@ class _Run:
         self.records: dict[str, Path] = {}
 
     def check(self, axes: Sequence[str], along: str | None, no_charts: bool) -> None:
-        """Find out whatever could be wrong, before anything is computed."""
+        """Check all points, before anything is computed."""
         from genlab.charts import require_matplotlib
         from genlab.eval.sweep.curves import Curves
         from genlab.eval.sweep.report import directions_of
@@ -274,7 +274,7 @@ class _Run:
         return failed
 
     def _note(self, result: "Result", bar: "_Bar") -> None:
-        """Write a point down as soon as it is known."""
+        """Record a point as soon as it is computed."""
         bar.finish(result)
         self.results = [*self.results, result]
         if self.processes.rank > 0:
@@ -286,12 +286,12 @@ class _Run:
     def _charts(self) -> "list[Chart]":
         from genlab.eval.sweep.report import measured, shown_scores
 
-        found = measured(self.results)
-        if not found:
+        measurements = measured(self.results)
+        if not measurements:
             return []
-        axes = self.axes or [self.curves.default_x(found)]
-        scores = shown_scores(self.curves.directions, found)
-        return [self.curves.chart(s, x, found) for x in axes for s in scores if s != x]
+        axes = self.axes or [self.curves.default_x(measurements)]
+        scores = shown_scores(self.curves.directions, measurements)
+        return [self.curves.chart(s, x, measurements) for x in axes for s in scores if s != x]
 
     def _draw_charts(self, charts: "Sequence[Chart]") -> list[Path]:
         from genlab.eval.prepare import model_name
@@ -351,7 +351,7 @@ def _also(folder: Path, pictures: Sequence[Path]) -> str:
 
 
 class _Bar:
-    """One progress bar over all points; its unit is a network evaluation, so that it knows when."""
+    """One progress bar over all points; its unit is a network evaluation."""
 
     def __init__(self, stack: ExitStack, points: "Sequence[Checked]", quiet: bool) -> None:
         todo = {point.key: point for point in points if point.record is None}
@@ -370,9 +370,9 @@ class _Bar:
             self._bar = self._stack.enter_context(progress("sweeping", self._total))
         self._number, self._point, self._images = self._number + 1, point, 0
 
-    def advance(self, what: str, images: int, total: int) -> None:
+    def advance(self, task: str, images: int, total: int) -> None:
         """Count images that were drawn and scored."""
-        if self._bar is None or self._point is None or not what.startswith("scoring"):
+        if self._bar is None or self._point is None or not task.startswith("scoring"):
             return
         self._images += images
         self._bar.advance(images * (self._point.nfe or 1))
@@ -382,14 +382,14 @@ class _Bar:
         )
 
     def finish(self, result: "Result") -> None:
-        """Say what became of a point; what a failed one has left is no longer to be done."""
+        """Report the result of a point; the rest of a failed one counts as done."""
         if self._quiet or not (result.fresh or result.error):
             return
         point = result.checked
         if self._bar is not None and self._point is point:
             self._bar.advance((point.images - self._images) * (point.nfe or 1))
-        what = f"failed: {result.error}" if result.error else _scores(result.record)
-        click.echo(f"[{self._number}/{self._count}] {point.point.label}: {what}", err=True)
+        outcome = f"failed: {result.error}" if result.error else _scores(result.record)
+        click.echo(f"[{self._number}/{self._count}] {point.point.label}: {outcome}", err=True)
 
 
 def _scores(record: "Record | None") -> str:

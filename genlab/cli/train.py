@@ -1,4 +1,4 @@
-"""``genlab train``: train a generator or a classifier, go on with a run, take it out."""
+"""``genlab train``: train a generator or a classifier, resume a run, export its model."""
 
 import math
 import sys
@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from click.shell_completion import CompletionItem
 
 from genlab.cli.common import (
     ANY_PATH,
-    DTYPES,
+    DTYPE,
     FOLDER,
     config_option,
     device_option,
@@ -21,6 +20,7 @@ from genlab.cli.common import (
     progress,
 )
 from genlab.cli.completion import complete_training
+from genlab.cli.groups import DefaultGroup
 
 if TYPE_CHECKING:  # torch is imported only when training starts: --help answers at once
     from genlab.training.config import TrainConfig
@@ -43,34 +43,7 @@ The same command again goes on where the run stopped, even after kill -9. Ctrl-C
 the state and stop with exit code 130 and 143. 'genlab train export --help' tells about weights."""
 
 
-class TrainGroup(click.Group):
-    """``genlab train CONFIG`` trains; ``genlab train export`` is a command of its own."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Take what names no command for a configuration to train."""
-        if args and args[0] not in {*self.commands, "-h", "--help"}:
-            args = ["run", *args]
-        return super().parse_args(ctx, args)
-
-    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
-        """Offer the training configurations beside the commands."""
-        presets = complete_training(ctx, self.commands["run"].params[0], incomplete)
-        return [*super().shell_complete(ctx, incomplete), *presets]
-
-
-@click.group(
-    "train", cls=TrainGroup, subcommand_metavar="CONFIG [KEY=VALUE]... | COMMAND", epilog=EPILOG
-)
-def command() -> None:
-    """Train a generator or a classifier, or go on with a run.
-
-    CONFIG is a configuration that 'genlab presets' lists, or a YAML file; KEY=VALUE changes one of
-    its settings, and 'genlab train CONFIG --dry-run' prints them all. 'genlab train run --help'
-    tells the options.
-    """
-
-
-@command.command("run", epilog=EPILOG, short_help="Train by CONFIG ('run' may be left out).")
+@click.command("run", epilog=EPILOG, short_help="Train by CONFIG ('run' may be left out).")
 @click.argument(
     "arguments", nargs=-1, metavar="CONFIG [KEY=VALUE]...", shell_complete=complete_training
 )
@@ -99,17 +72,34 @@ def run(
     _train(settings, folder, device)
 
 
+@click.group(
+    "train",
+    cls=DefaultGroup,
+    default=run,
+    listed=True,
+    subcommand_metavar="CONFIG [KEY=VALUE]... | COMMAND",
+    epilog=EPILOG,
+)
+def command() -> None:
+    """Train a generator or a classifier, or go on with a run.
+
+    CONFIG is a configuration that 'genlab presets' lists, or a YAML file; KEY=VALUE changes one of
+    its settings, and 'genlab train CONFIG --dry-run' prints them all. 'genlab train run --help'
+    tells the options.
+    """
+
+
 def _rehearse(
     settings: "TrainConfig", folder: Path, device: str | None, *, data_is_named: bool
 ) -> None:
-    """Refuse what the run would be refused for, and print its settings."""
+    """Check the settings as the run would, and print them."""
     from genlab.training.rehearsal import rehearse
     from genlab.training.settings import left_out
 
-    there = Path(settings.data.path).expanduser().exists()
+    exists = Path(settings.data.path).expanduser().exists()
     with plain_warnings():
-        rehearse(settings, folder, device, with_data=there or data_is_named)
-    if not (there or data_is_named):
+        rehearse(settings, folder, device, with_data=exists or data_is_named)
+    if not (exists or data_is_named):
         click.echo(
             f"genlab: there is nothing at {settings.data.path}, the data.path of the "
             "configuration, so what follows from the images was not checked",
@@ -147,7 +137,7 @@ def _train(settings: "TrainConfig", folder: Path, device: str | None) -> None:
 
 
 def follow(trainer: "Trainer", lines: list[dict[str, Any]]) -> "Outcome":
-    """Train to the end or to a signal, and show on stderr how it gets on.
+    """Train to the end or to a signal, and show the progress on stderr.
 
     Args:
         trainer: ready to begin.
@@ -218,7 +208,7 @@ def _rest(images: int, total: int, rate: float) -> str:
     help="How snapshots make a sigma_rel: constrained (the default), the nearest average of "
     "coefficients that sum to 1; edm2, NVIDIA's, the nearest of all over the sum.",
 )
-@click.option("--dtype", type=DTYPES, help="What the weights are stored in; default: float32.")
+@click.option("--dtype", type=DTYPE, help="What the weights are stored in; default: float32.")
 @click.option(
     "--discriminator",
     is_flag=True,
@@ -285,5 +275,5 @@ def _export_discriminator(
 
     count = CALIBRATION_IMAGES if calibration_images is None else calibration_images
     made = export_discriminator(run, output, choice, count, dtype, rows)
-    told = "not calibrated" if made.calibration is None else made.calibration.describe()
-    click.echo(f"{output}: discriminator, {told}")
+    note = "not calibrated" if made.calibration is None else made.calibration.describe()
+    click.echo(f"{output}: discriminator, {note}")

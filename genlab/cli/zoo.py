@@ -20,7 +20,7 @@ COLUMNS = ("name", "data", "images", "classes", "licence", "published score", "s
 @click.group("zoo", invoke_without_command=True)
 @click.pass_context
 def command(context: click.Context) -> None:
-    """List the official checkpoints, show their facts, fetch them.
+    """List the official checkpoints, show their metadata, fetch them.
 
     A fetched model is converted once and kept; 'genlab sample NAME' and genlab.load("NAME") find it
     there. The weights belong to their publishers: mind their licence.
@@ -42,10 +42,10 @@ def list_models(as_json: bool = False) -> None:
 
 
 def _rows() -> list[dict[str, Any]]:
-    from genlab.checkpoints.bundled import bundled_facts, bundled_names
+    from genlab.checkpoints.bundled import bundled_metadata, bundled_names
     from genlab.checkpoints.zoo.catalogue import entries, pulled_folder
 
-    rows = [bundled_facts(name) | {"state": "bundled"} for name in bundled_names()]
+    rows = [bundled_metadata(name) | {"state": "bundled"} for name in bundled_names()]
     for name, entry in entries().items():
         score = entry.scores[-1] if entry.scores else None
         rows.append(
@@ -93,13 +93,13 @@ def show(name: str, as_json: bool) -> None:
         else:
             click.echo(card)
         return
-    facts = _facts(name)
+    metadata = _metadata(name)
     if as_json:
-        echo_json(facts)
+        echo_json(metadata)
         return
     from genlab.config import to_yaml
 
-    click.echo(to_yaml(facts).rstrip())
+    click.echo(to_yaml(metadata).rstrip())
     click.echo(f"\n{_how_to_fetch(name)}")
 
 
@@ -114,7 +114,7 @@ def _how_to_fetch(name: str) -> str:
     return f"fetch it with 'genlab zoo pull {name}', then 'genlab sample {name}'"
 
 
-def _facts(name: str) -> dict[str, Any]:
+def _metadata(name: str) -> dict[str, Any]:
     from dataclasses import asdict
 
     from genlab.checkpoints.bundled import bundled_names
@@ -122,14 +122,14 @@ def _facts(name: str) -> dict[str, Any]:
 
     table = entries()
     if name not in table:
-        known = [*bundled_names(), *table]
-        raise UnknownNameError(f"there is no model {name!r}; {nearest(name, known)}")
+        names = [*bundled_names(), *table]
+        raise UnknownNameError(f"there is no model {name!r}; {nearest(name, names)}")
     folder = pulled_folder(name)
-    facts = asdict(table[name])
+    metadata = asdict(table[name])
     return {
         "name": name,
-        **facts,
-        "sha256": facts["sha256"] or "unknown: the first download is trusted",
+        **metadata,
+        "sha256": metadata["sha256"] or "unknown: the first download is trusted",
         "sha256 of the first download": recorded_checksum(table[name]) or "none yet",
         "state": str(folder) if folder else "not pulled",
     }
@@ -147,7 +147,7 @@ def _facts(name: str) -> dict[str, Any]:
 def pull(name: str, to: Path | None, base_url: str | None, again: bool) -> None:
     """Fetch an official checkpoint and convert it.
 
-    A pull that was interrupted goes on where it stopped. The file is held against its published
+    A pull that was interrupted goes on where it stopped. The file is checked against its published
     checksum, or, where none is published, against that of the first download.
     """
     from genlab.checkpoints.bundled import bundled_names

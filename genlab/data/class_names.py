@@ -1,4 +1,4 @@
-"""Names of classes: what a name means, and which classes of two models or data sets are one."""
+"""Class names: looked up, compared, and matched between models and data sets."""
 
 import re
 import unicodedata
@@ -32,7 +32,7 @@ def find_names(names: Sequence[str], class_names: Sequence[str]) -> list[int | N
         LabelError: several classes match a name equally well.
     """
     exact = _places(class_names)
-    plain = _places([plain_name(known) for known in class_names])
+    plain = _places([plain_name(each) for each in class_names])
     numbers: list[int | None] = []
     for name in names:
         key = plain_name(name)

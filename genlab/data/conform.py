@@ -6,10 +6,9 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+from genlab.choices import ALPHAS, FITS, check_least
 from genlab.errors import ConfigError, DataError, nearest
 
-FITS = ("none", "pad", "resize", "crop")
-ALPHAS = ("refuse", "black", "white")
 LUMA = (19595, 38470, 7471)
 """ITU-R BT.601 luma times 2**16; the sum is 65536, so that grey stored as RGB stays what it was."""
 
@@ -67,8 +66,7 @@ class Conform:
     wording: Wording = KEYWORDS
 
     def __post_init__(self) -> None:
-        if self.image_size is not None and self.image_size < 1:
-            raise ConfigError(f"image_size must be at least 1, got {self.image_size}")
+        check_least(self, image_size=1)
         if self.channels not in (None, 1, 3):
             raise ConfigError(f"channels must be 1 (grey) or 3 (RGB), got {self.channels}")
         if self.fit not in FITS:

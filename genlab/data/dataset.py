@@ -72,11 +72,11 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
             )
         first = self.conform(self.source.read(0), self._name(0))
         self.image_shape: tuple[int, int, int] = first.shape
-        known = self.source.labels if labels else None
+        source_labels = self.source.labels if labels else None
         self.labels: Int64[Tensor, " N"] = (
             torch.full((len(self.source),), NO_LABEL)
-            if known is None
-            else torch.from_numpy(known.copy())
+            if source_labels is None
+            else torch.from_numpy(source_labels.copy())
         )
         self.num_classes = self.source.num_classes if labels else 0
         self.class_names = self.source.class_names if labels else None

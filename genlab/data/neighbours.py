@@ -89,23 +89,23 @@ def crossings(
     """
     around_a = None if radii_a is None else _Balls(a, radii_a, b, closed)
     around_b = None if radii_b is None else _Balls(b, radii_b, a, closed)
-    found = _no_crossing(b, a), _no_crossing(a, b)
+    counts = _no_crossing(b, a), _no_crossing(a, b)
 
     def work(starts: tuple[int, int]) -> list[tuple[Crossing, _Part]]:
         i, j = starts
         between = products(a.block(i)[0], b.block(j)[0])
         parts = []
         if around_a is not None:
-            parts.append((found[0], around_a.count(between.T, j, i)))
+            parts.append((counts[0], around_a.count(between.T, j, i)))
         if around_b is not None:
-            parts.append((found[1], around_b.count(between, i, j)))
+            parts.append((counts[1], around_b.count(between, i, j)))
         return parts
 
     for parts in share_out(work, [(i, j) for i in a.starts for j in b.starts], a.rows.device):
         for crossing, part in parts:
             crossing.balls[part.rows] += part.balls
             crossing.points[part.first : part.first + len(part.points)] += part.points
-    return found
+    return counts
 
 
 def _no_crossing(points: Points, centres: Points) -> Crossing:
@@ -167,15 +167,15 @@ def _nearest(queries: Points, points: Points | None, k: int, *, all_exact: bool)
             "give more images"
         )
     size = min(k + SPARE, others)
-    found, floor = _among_candidates(queries, points, own, k, size, all_exact)
+    neighbours, floor = _among_candidates(queries, points, own, k, size, all_exact)
     # A point that is no candidate is at least as far as the largest lower bound kept.
-    doubtful = (found.squared[:, -1] > floor) & (size < others)
+    doubtful = (neighbours.squared[:, -1] > floor) & (size < others)
     if doubtful.any() and queries.dtype != torch.float64:
         own = None if own is None else own[doubtful]
         few = queries.in_float64(doubtful)
         again, _ = _among_candidates(few, points.in_float64(), own, k, size, all_exact)
-        found.squared[doubtful], found.points[doubtful] = again
-    return found
+        neighbours.squared[doubtful], neighbours.points[doubtful] = again
+    return neighbours
 
 
 def _among_candidates(
@@ -224,12 +224,12 @@ def _candidates(
         if own is not None:
             _leave_out(lower, own[i : i + len(lower)] - j)
         best, at = _smallest(lower, size)
-        found = [(i, best, at + j)]
+        parts = [(i, best, at + j)]
         if among_themselves and j > i:
             # The block stands for its mirror image, too.
             best, at = _smallest(lower.T, size)
-            found.append((j, best, at + i))
-        return found
+            parts.append((j, best, at + i))
+        return parts
 
     pairs = [
         (i, j) for i in queries.starts for j in points.starts if not among_themselves or j >= i

@@ -1,4 +1,4 @@
-"""Between floats in [-1, 1] and 8-bit pixels: one rounding rule for files, scores and pictures."""
+"""Conversion between floats in [-1, 1] and 8-bit pixels, by one rounding rule everywhere."""
 
 import torch
 from jaxtyping import Float, UInt8

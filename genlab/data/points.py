@@ -1,4 +1,4 @@
-"""Sets of rows (features, pixels) made ready for distances: products, their error, shared work."""
+"""Sets of rows (features, pixels) prepared for distances: products, error bounds, shared work."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -124,8 +124,8 @@ def products(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"]) -> Float[Tensor, 
         return x @ y.T
     # As a 1x1 convolution over a picture of one column, laid out as channels_last.
     column = x.view(1, len(x), 1, x.shape[1]).permute(0, 3, 1, 2)
-    found = F.conv2d(column, y[:, :, None, None])
-    return found.permute(0, 2, 3, 1).reshape(len(x), len(y))
+    product = F.conv2d(column, y[:, :, None, None])
+    return product.permute(0, 2, 3, 1).reshape(len(x), len(y))
 
 
 @cache

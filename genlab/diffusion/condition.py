@@ -1,4 +1,4 @@
-"""What a denoiser is conditioned on: class labels, the null class, acts on the embedding."""
+"""The condition of a denoiser: class labels, the null class, transforms of the embedding."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -99,13 +99,13 @@ class Condition:
         )
 
 
-def _stack(parts: Sequence[Tensor | None], what: str) -> Tensor | None:
-    given = [part for part in parts if part is not None]
-    if not given:
+def _stack(parts: Sequence[Tensor | None], noun: str) -> Tensor | None:
+    tensors = [part for part in parts if part is not None]
+    if not tensors:
         return None
-    if len(given) < len(parts):
-        raise ValueError(f"cannot stack conditions with and without {what}")
-    return torch.cat(given)
+    if len(tensors) < len(parts):
+        raise ValueError(f"cannot stack conditions with and without {noun}")
+    return torch.cat(tensors)
 
 
 def _followed_by(blocks: Blocks, rows: int, transform: EmbeddingTransform | None) -> Blocks:

@@ -24,7 +24,7 @@ Sigma = Float[Tensor, ""] | Float[Tensor, " B"]
 
 @dataclass(frozen=True, kw_only=True)
 class StepInfo:
-    """Where a run stands, announced to the denoiser before each step.
+    """The current step of a run, announced to the denoiser before it is taken.
 
     Attributes:
         index: number of this step, 0 <= index < num_steps.
@@ -65,7 +65,7 @@ class Prediction:
     def estimate(
         self, sigma: Float[Tensor, ""] | Float[Tensor, " B"], clip: bool = False
     ) -> Float[Tensor, "B C H W"]:
-        """The estimate that everything is in: ``x0 + sigma^2 score``.
+        """The estimate with all corrections included: ``x0 + sigma^2 score``.
 
         Args:
             sigma: the noise level of the prediction.
@@ -77,7 +77,7 @@ class Prediction:
         return x0 + rows(sigma.to(x0.dtype), x0) ** 2 * self.score
 
     def split(self, parts: int) -> list["Prediction"]:
-        """Those of equal parts of a batch."""
+        """Split into the predictions of equal parts of the batch."""
         variances, scores = (
             [None] * parts if whole is None else whole.chunk(parts)
             for whole in (self.variance, self.score)
@@ -92,7 +92,7 @@ class Prediction:
         return self.with_estimate(torch.lerp(other.x0, self.x0, scale), other, scale)
 
     def with_estimate(self, x0: State, other: "Prediction", scale: float) -> "Prediction":
-        """An estimate made of this one and another, with what else `away_from` gives."""
+        """A prediction with another estimate, otherwise as `away_from` gives it."""
         score = self.score
         if score is not None and other.score is not None:
             score = torch.lerp(other.score, score, scale)
@@ -206,7 +206,7 @@ class ConditionedDenoiser:
         return self.denoiser(x, level, self.condition)
 
     def predict(self, x: State, sigma: float) -> Prediction:
-        """Denoise and give all that the model predicts; see `Denoiser.predict`."""
+        """Denoise and give the full prediction; see `Denoiser.predict`."""
         return self.denoiser.predict(x, torch.tensor(sigma, dtype=torch.float64), self.condition)
 
 

@@ -294,10 +294,10 @@ class Discrete(Preconditioning):
             Appendix D) or ``x0``.
         variance: of the reverse step, see `Chain.log_variance`; a learned one doubles the network's
             output channels.
-        rescale_timesteps: whether the network is told ``1000 t / T`` rather than ``t``.
+        rescale_timesteps: whether the network gets ``1000 t / T`` rather than ``t``.
         beta_start: first beta, None as `betas` says.
         beta_end: last beta, None as `betas` says.
-        interpolate: whether noise levels between two timesteps are known, too: the network is told
+        interpolate: whether noise levels between two timesteps are known, too: the network gets
             a fractional timestep, as diffusers' Euler and Heun samplers do; otherwise every noise
             level is rounded to a timestep.
         interpolate_in_log: whether such a timestep lies on a straight line in ln sigma, as in
@@ -398,7 +398,7 @@ class Discrete(Preconditioning):
         return levels[self.timestep(sigma).to(torch.int64)]
 
     def coefficients(self, sigma: Float[Tensor, "*s"]) -> Coefficients:
-        """What the prediction makes of them; the input has unit variance for data that has it."""
+        """The scalings of this prediction; the input has unit variance for data that has it."""
         scale = 1 / (sigma**2 + 1).sqrt()
         one = torch.ones_like(sigma)
         c_skip, c_out = {
@@ -406,10 +406,10 @@ class Discrete(Preconditioning):
             "v": (scale**2, -sigma * scale),
             "x0": (torch.zeros_like(sigma), one),
         }[self.prediction]
-        told = self.timestep(sigma)
+        timestep = self.timestep(sigma)
         if self.rescale_timesteps:
-            told = told * (1000 / self.T)
-        return Coefficients(c_skip=c_skip, c_out=c_out, c_in=scale, c_noise=told)
+            timestep = timestep * (1000 / self.T)
+        return Coefficients(c_skip=c_skip, c_out=c_out, c_in=scale, c_noise=timestep)
 
     def time(self, sigma: Float[Tensor, "*s"]) -> Float[Tensor, "*s"]:
         """``(t + 1) / T`` at the noise level of timestep t, straight lines between; 0 at 0."""

@@ -18,8 +18,10 @@ from typing import ClassVar, NamedTuple
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from typing_extensions import override
 
 from genlab import compute
+from genlab.choices import check_option
 from genlab.diffusion.condition import Condition
 from genlab.diffusion.denoiser import Denoiser
 from genlab.diffusion.losses import LossDraws, LossTerms, WeightedLoss
@@ -73,13 +75,13 @@ class Path(ABC):
 class Linear(Path):
     """Straight lines: ``alpha = t``, ``std = 1 - t``."""
 
+    @override
     def at(self, t: Float[Tensor, "*s"]) -> PathPoint:
-        """See `Path`."""
         one = torch.ones_like(t)
         return PathPoint(t, t, 1 - t, one, -one)
 
+    @override
     def of(self, sigma: Float[Tensor, "*s"]) -> PathPoint:
-        """See `Path`."""
         t = 1 / (1 + sigma)
         return self.at(t)._replace(std=sigma * t)
 
@@ -87,12 +89,12 @@ class Linear(Path):
 class GVP(Path):
     """A quarter of a circle, of unit variance throughout (for data that has it)."""
 
+    @override
     def at(self, t: Float[Tensor, "*s"]) -> PathPoint:
-        """See `Path`."""
         return self._point(t, (0.5 * math.pi * t).sin(), (0.5 * math.pi * t).cos())
 
+    @override
     def of(self, sigma: Float[Tensor, "*s"]) -> PathPoint:
-        """See `Path`."""
         t = torch.atan2(torch.ones_like(sigma), sigma) * 2 / math.pi
         alpha = (1 + sigma**2).rsqrt()
         return self._point(t, alpha, sigma * alpha)
@@ -107,13 +109,13 @@ class VP(Path):
     beta_d: ClassVar[float] = 19.9
     beta_min: ClassVar[float] = 0.1
 
+    @override
     def at(self, t: Float[Tensor, "*s"]) -> PathPoint:
-        """See `Path`."""
         log_alpha = -0.25 * (1 - t) ** 2 * self.beta_d - 0.5 * (1 - t) * self.beta_min
         return self._point(t, 1 - t, log_alpha.exp(), (-(2 * log_alpha).expm1()).sqrt())
 
+    @override
     def of(self, sigma: Float[Tensor, "*s"]) -> PathPoint:
-        """See `Path`."""
         growth = 2 * (sigma**2).log1p()
         root = (self.beta_min**2 + self.beta_d * growth).sqrt()
         back = (growth / (root + self.beta_min)).clamp(max=1)
@@ -172,7 +174,7 @@ class Flow(Preconditioning):
 
     def __post_init__(self) -> None:
         path_of(self.path)
-        _check_choice("prediction", self.prediction, PREDICTIONS)
+        check_option("flow matching", "prediction", self.prediction, PREDICTIONS)
 
     @cached_property
     def sigma_min(self) -> float:
@@ -228,8 +230,8 @@ class FlowLoss(WeightedLoss):
 
     def __post_init__(self) -> None:
         path_of(self.path)
-        _check_choice("prediction", self.prediction, PREDICTIONS)
-        _check_choice("weighting", self.weighting, WEIGHTINGS)
+        check_option("flow matching", "prediction", self.prediction, PREDICTIONS)
+        check_option("flow matching", "weighting", self.weighting, WEIGHTINGS)
         if self.prediction == "velocity" and self.weighting != "none":
             raise ConfigError(
                 f"weighting: {self.weighting} weighs errors of the noise; with prediction: velocity"
@@ -280,8 +282,3 @@ class FlowLoss(WeightedLoss):
             "likelihood": drift / point.std,
         }
         return weighting[self.weighting] / sigma**2
-
-
-def _check_choice(what: str, value: str, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise ConfigError(f"flow matching has no {what} {value!r}; {nearest(value, known)}")

@@ -1,4 +1,4 @@
-"""The exact denoiser of a known distribution: samplers can be held against the truth.
+"""The exact denoiser of a known distribution: samplers can be compared with the truth.
 
 Use it to measure a solver's order or to see what guidance does, without training anything.
 """
@@ -17,7 +17,7 @@ from genlab.diffusion.preconditioning import EDM
 
 
 class _EveryLevel(EDM):
-    """Every noise level is known, in the precision of the state; time is that of EDM's models."""
+    """All noise levels are allowed, in the precision of the state; time is as in EDM's models."""
 
     exact: ClassVar[bool] = True
 

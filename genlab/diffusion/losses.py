@@ -1,7 +1,7 @@
 """Denoising losses: their contract, and those of EDM's Table 1, noise levels and weights.
 
 The random numbers are drawn first (`draw`) and handed in (`__call__`), so that a training run
-resumes exactly and a test repeats somebody else's draws.
+resumes exactly and a test repeats another implementation's draws.
 """
 
 from abc import ABC, abstractmethod
@@ -52,7 +52,7 @@ class LossTerms:
 
 
 class DenoisingLoss(ABC):
-    """What training lowers. Subclasses are frozen dataclasses."""
+    """A denoising loss. Subclasses are frozen dataclasses."""
 
     normal_levels: ClassVar[bool] = False
     """Whether the level is drawn from a standard normal (else uniformly in [0, 1))."""

@@ -22,7 +22,7 @@ MAX_SEED = 2**63 - 1
 
 @runtime_checkable
 class Noise(Protocol):
-    """What a solver or a guidance draws from: one row for each sample of the batch."""
+    """A source of random numbers for solvers and guidance: one row for each sample of the batch."""
 
     def randn(self, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
         """Standard normal numbers, (B, *shape), on the batch's device."""
@@ -74,7 +74,7 @@ class NoiseStream:
         return stream
 
     def fork(self, key: str) -> "NoiseStream":
-        """See `Noise.fork`."""
+        """A stream of its own for each sample, which depends on the seed and ``key`` alone."""
         if self._roots is None:
             fresh = [torch.Generator("cpu").manual_seed(g.initial_seed()) for g in self._generators]
             self._roots = _roots(fresh)
@@ -120,7 +120,7 @@ class NoiseStream:
 
 
 def _roots(generators: Sequence[torch.Generator]) -> list[bytes]:
-    """A digest of each generator's state; images that share a generator are told apart."""
+    """A digest of each generator's state; images that share a generator get different ones."""
     earlier: Counter[int] = Counter()
     roots = []
     for generator in generators:

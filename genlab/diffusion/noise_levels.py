@@ -1,4 +1,4 @@
-"""What a model knows about noise levels: all that schedules, solvers and guidance ask of it."""
+"""The interface of a model's noise levels, which schedules, solvers and guidance use."""
 
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, ClassVar
@@ -49,7 +49,7 @@ class NoiseLevels(ABC):
         """The model's normalised time in [0, 1] at ``sigma`` >= 0: 1 = pure noise, 0 = data."""
 
     def time_of(self, level: float) -> float:
-        """The same of one noise level, as a Python number: what is decided once a step goes by."""
+        """The same of one noise level, as a Python number, for decisions made once a step."""
         return float(self.time(torch.tensor(level, dtype=torch.float64)))
 
     def round_sigma(self, sigma: Float[Tensor, "*s"]) -> Float[Tensor, "*s"]:

@@ -63,7 +63,7 @@ class PreconditionedDenoiser(Denoiser):
         sigma: Float[Tensor, ""] | Float[Tensor, " B"],
         condition: Condition,
     ) -> Prediction:
-        """Denoise and tell the variance, too; see `Denoiser.predict`."""
+        """Denoise and give the variance, too; see `Denoiser.predict`."""
         x0, rest = self._evaluate(x, sigma, condition)
         predicted = self.preconditioning.variance.startswith("learned") and rest.shape[1] > 0
         return Prediction(x0=x0, variance=rest.to(x.dtype) if predicted else None)
@@ -107,5 +107,5 @@ class PreconditionedDenoiser(Denoiser):
 
 
 def _images_beside(condition: Condition, x: Tensor) -> dict[str, Tensor]:
-    """What only super-resolution networks take."""
+    """The input of super-resolution networks beside the noisy images."""
     return {} if condition.low_res is None else {"low_res": condition.low_res.to(x.device)}

@@ -35,7 +35,7 @@ class Coefficients:
         c_skip: weight of the noisy image in the estimate.
         c_out: weight of the network's output.
         c_in: scale of the noisy image on its way into the network.
-        c_noise: what the network is told about the noise level.
+        c_noise: the noise level as the network gets it.
     """
 
     c_skip: Float[Tensor, "*s"]
@@ -65,8 +65,8 @@ class Preconditioning(NoiseLevels):
     def to_config(self) -> dict[str, Any]:
         """A ``name`` and plain values for `from_config`; no infinities, which JSON cannot say."""
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}  # type: ignore[arg-type]  # every subclass is a dataclass
-        sayable = {name: value for name, value in fields.items() if value not in (None, math.inf)}
-        return {"name": self.name, **sayable}
+        plain = {name: value for name, value in fields.items() if value not in (None, math.inf)}
+        return {"name": self.name, **plain}
 
 
 def from_config(config: Mapping[str, Any]) -> Preconditioning:
@@ -136,7 +136,7 @@ class VP(Preconditioning):
     Attributes:
         beta_d: extent of the noise schedule, > 0.
         beta_min: its initial slope, > 0.
-        M: timesteps of the DDPM formulation; the network is told ``(M - 1) t``.
+        M: timesteps of the DDPM formulation; the network gets ``(M - 1) t``.
         epsilon_t: smallest time used in training.
     """
 

@@ -71,7 +71,7 @@ def space_of(name: str, noise_levels: NoiseLevels | None = None) -> Space:
     """A space by its name.
 
     Args:
-        name: one of `SPACES`, or ``model``: the one that a network's output lives in.
+        name: one of `SPACES`, or ``model``: that of the network's output.
         noise_levels: those of the model, which tell its own space.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Tables of discrete models, looked up where the tensors are: no step waits for a device."""
+"""Tables of discrete models, indexed on the tensors' own device, so that no step waits for it."""
 
 from functools import lru_cache
 

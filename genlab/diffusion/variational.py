@@ -92,7 +92,7 @@ def reverse_step(
     *,
     clip: bool = False,
 ) -> ReverseStep:
-    """What a model makes of a step: ``p(x_next | x)``.
+    """The distribution of a step that a model predicts: ``p(x_next | x)``.
 
     Args:
         denoiser: the model.
@@ -286,12 +286,12 @@ def variational_bound(
         sigma = float(chain.sigmas[step])
         x = images + sigma * n
         reverse = reverse_step(denoiser, chain, index, x, condition, clip=clip)
-        of = {
+        step_terms = {
             "vb": bound(chain, index, images, reverse.x0, reverse.log_variance),
             "x0_mse": (reverse.x0 - images).square(),
             "mse": ((x - reverse.x0) / sigma - n).square(),
         }
-        for name, values in of.items():
+        for name, values in step_terms.items():
             terms[name].append(values.mean((1, 2, 3)))
     whole = {name: torch.stack(columns, dim=1) for name, columns in terms.items()}
     return BoundTerms(prior=_prior(chain, images), **whole)

@@ -1,4 +1,4 @@
-"""What a user calls a base, as a plain network without weights: to count and to plan with.
+"""The base that a user names, as a plain network without weights, for counting and planning.
 
 Only configurations are read (JSON and YAML); networks stand on the meta device, where a tensor has
 a shape and no memory.

@@ -1,4 +1,4 @@
-"""What a fine-tuning run is told: a training run's settings, a base, and a method."""
+"""The configuration of a fine-tuning run: a training run's settings, a base and a method."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,7 +18,7 @@ from genlab.training.config import (
 
 @dataclass(kw_only=True)
 class ClassesConfig:
-    """What becomes of the base's class table, where the data have other classes.
+    """The class table of the model, where the data have other classes than the base.
 
     Attributes:
         initial: where a new class begins, see

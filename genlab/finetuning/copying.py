@@ -1,4 +1,4 @@
-"""Does a model copy its training images? Previews are held against the nearest of them.
+"""Detect copies of training images: previews are compared with their nearest neighbours.
 
 A sample is a copy if its nearest training image is much nearer to it than the others around it:
 nearer than ``ratio`` times its mean distance to the next ones. Measuring by its own surroundings
@@ -42,7 +42,7 @@ SIDE = 32
 """Larger images are averaged down to this height and width: copies are alike in the large."""
 
 PROBES = 1000
-"""Training images, evenly spaced over the set, that are held against all the others."""
+"""Training images, evenly spaced over the set, that are compared with all the others."""
 
 SHOWN = 16
 """Pairs in a picture."""
@@ -103,8 +103,8 @@ class TrainingImages:
 
     def _compare(self, rows: Tensor, skip: int) -> Nearest:
         """Leave out the first neighbours: a training image is its own."""
-        wanted = max(LEAST_SURROUNDINGS, min(SURROUNDINGS, len(self) // SURROUNDING_SHARE))
-        others = max(0, min(wanted, len(self) - skip - 1))
+        count = max(LEAST_SURROUNDINGS, min(SURROUNDINGS, len(self) // SURROUNDING_SHARE))
+        others = max(0, min(count, len(self) - skip - 1))
         queries = Points(rows, self.points.centre)
         neighbours = nearest(queries, self.points, skip + 1 + others)
         distances = neighbours.squared.sqrt() / self.unit
@@ -127,7 +127,7 @@ def pixel_rows(pixels: UInt8[Tensor, "N C H W"]) -> UInt8[Tensor, "N d"]:
 
 
 class CopyingCheck:
-    """Holds the previews of a run against its training images.
+    """Compares the previews of a run with its training images.
 
     Values in the log: ``nearest_distance``, the mean root mean square difference of a preview to
     its nearest training image (of pixels, where 1 is black against white; of latents in their own

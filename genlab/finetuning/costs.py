@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from genlab.choices import check_choice
 from genlab.errors import ConfigError
 from genlab.finetuning.bases import Base, resolve_base
 from genlab.finetuning.layouts import layout_of
@@ -48,7 +49,7 @@ class GroupCount:
 
 @dataclass(frozen=True, kw_only=True)
 class ParameterReport:
-    """What trains of a prepared network.
+    """The trainable part of a prepared network.
 
     Attributes:
         trainable_parameters: numbers that train.
@@ -119,7 +120,7 @@ class MemoryEstimate:
 
 @dataclass(frozen=True, kw_only=True)
 class DryRun:
-    """What is known of a run before its first step.
+    """The costs of a run, known before its first step.
 
     Attributes:
         base: the name of the base.
@@ -127,7 +128,7 @@ class DryRun:
         num_classes: of the network that trains.
         counts: of its parameters.
         memory: at the peak of a step.
-        notes: what the method does that nobody would guess.
+        notes: what the method does that is not obvious.
     """
 
     base: str
@@ -222,14 +223,11 @@ def dry_run_report(
         averages: running averages that are kept.
 
     Raises:
-        UnknownNameError: nobody knows the base or the method.
+        UnknownNameError: the base or the method is unknown.
         ConfigError: the method changes nothing in this network, or an option does not fit.
         CheckpointError: a configuration of the base cannot be read.
     """
-    if mixed_precision not in COMPUTE:
-        raise ConfigError(
-            f"mixed_precision must be one of {', '.join(COMPUTE)}, got {mixed_precision!r}"
-        )
+    check_choice("mixed_precision", mixed_precision, tuple(COMPUTE))
     if isinstance(base, str):
         base = resolve_base(base, num_classes=num_classes, resolution=resolution)
     built: Method = method if isinstance(method, Method) else METHODS.build_named(method)

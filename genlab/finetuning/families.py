@@ -1,4 +1,4 @@
-"""What a base of each family is fine-tuned by: an objective that fits it, unless told otherwise."""
+"""The objective that fine-tunes a base, by its family, with defaults that fit the base."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -98,7 +98,7 @@ def _gan(base: Generator, options: Mapping[str, Any]) -> Objective:
 
 
 def _label_dropout(base: Any, options: Mapping[str, Any]) -> float:
-    """The option, or what keeps the base's null class."""
+    """The option, or the rate that keeps the base's null class."""
     share: float = options.get("label_dropout", LABEL_DROPOUT if base.has_null_class else 0.0)
     if share and base.num_classes and not getattr(base.network, "null_class", True):
         raise ConfigError(

@@ -17,7 +17,7 @@ from genlab.errors import ConfigError, nearest
 from genlab.finetuning.config import ForgetConfig
 from genlab.generators.base import Generator
 from genlab.generators.diffusion import DiffusionGenerator
-from genlab.training.loop.batches import DataFacts
+from genlab.training.loop.batches import DataMetadata
 from genlab.training.objectives.base import Loss, Objective
 from genlab.training.objectives.shared import plain
 
@@ -100,7 +100,7 @@ class Forgetting:
         return label
 
     def data_labels(
-        self, data: DataFacts, names: Sequence[str] | None
+        self, data: DataMetadata, names: Sequence[str] | None
     ) -> Int64[Tensor, " classes"]:
         """The base's label of each class of the data, by name; by number where names are missing.
 
@@ -221,8 +221,8 @@ class Forgetting:
         weights[list(self.kept)] = 1 / len(self.kept)
         return Condition(labels=weights.expand(count, -1))
 
-    def told(self) -> dict[str, Any]:
-        """What was forgotten, in plain values."""
+    def to_json(self) -> dict[str, Any]:
+        """The forgotten classes, in plain values."""
         replacement = {None: MEAN, NULL_CLASS: None}.get(self.replacement, self.replacement)
         return {
             "classes": list(self.classes),
@@ -245,7 +245,7 @@ class Forgetting:
 
 
 class _Recording(PreconditionedDenoiser):
-    """A denoiser that remembers its last call: a loss decides what it is asked."""
+    """A denoiser that records its last call, whose inputs a loss chooses."""
 
     _last: tuple[Tensor, Tensor, Tensor] | None = None
 

@@ -1,14 +1,15 @@
-"""Images as a base wants them: refused, or converted as the settings say."""
+"""Bring training images to the shape of a base: refused, or converted as the settings say."""
 
 from dataclasses import dataclass, replace
 from typing import Any
 
+from genlab.choices import Fit
 from genlab.data.sources.latents import is_latents
 from genlab.data.sources.opening import open_source
 from genlab.errors import ConfigError
 from genlab.finetuning.objective import describe_shape, state_shape
 from genlab.generators.base import Generator
-from genlab.training.config import DataConfig, Fit
+from genlab.training.config import DataConfig
 
 COLOURS = {1: 1, 2: 1, 3: 3, 4: 3}
 """Channels of an image -> those without transparency."""
@@ -16,7 +17,7 @@ COLOURS = {1: 1, 2: 1, 3: 3, 4: 3}
 
 @dataclass(frozen=True, kw_only=True)
 class Conversion:
-    """What is done to the images of a run, for its record.
+    """The conversion of a run's images, for its record.
 
     Attributes:
         first_image: (C, H, W) of the first one, as it lies in the data.
@@ -48,7 +49,7 @@ class Conversion:
         first = describe_shape(self.first_image)
         return f"{first} (the first one) to {describe_shape(self.image_shape)}{by}"
 
-    def told(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """In plain values."""
         first, shape = list(self.first_image), list(self.image_shape)
         return {"first_image": first, "image_shape": shape, "fit": self.fit}

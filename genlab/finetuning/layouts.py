@@ -26,7 +26,7 @@ def layout_of(network: nn.Module) -> Layout:
     """What a network is made of.
 
     Raises:
-        ConfigError: nobody has written it down for networks of this class.
+        ConfigError: there is no layout for networks of this class.
     """
     if isinstance(network, Network):
         return network.layout()

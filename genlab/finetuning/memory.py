@@ -34,7 +34,7 @@ COMPUTE = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 @dataclass(frozen=True, kw_only=True)
 class StepMemory:
-    """What a step holds at its peak, beside weights, optimizer and averages.
+    """The memory of a step at its peak, beside weights, optimizer and averages.
 
     Attributes:
         activations: bytes of all that is no gradient of a parameter.

@@ -13,7 +13,7 @@ from typing_extensions import override
 from genlab import compute
 from genlab.data.class_names import same_names
 from genlab.errors import ConfigError
-from genlab.finetuning.adapters.facts import AdapterFacts
+from genlab.finetuning.adapters.facts import AdapterMetadata
 from genlab.finetuning.class_tables.classes import with_classes
 from genlab.finetuning.class_tables.origins import ClassOrigin, class_origins
 from genlab.finetuning.class_tables.rebuilding import own_tensors, rebuild
@@ -28,7 +28,7 @@ from genlab.generators.autoencoder import Autoencoder
 from genlab.generators.base import Generator
 from genlab.generators.gan import GanGenerator
 from genlab.generators.latents import size_of
-from genlab.training.loop.batches import DataFacts
+from genlab.training.loop.batches import DataMetadata
 from genlab.training.objectives.base import Loss, Objective, Product, Watch
 
 MAX_NAMED = 8
@@ -71,12 +71,12 @@ class FinetuneObjective(Objective):
         self.notes: list[str] = []
         self.forgetting = Forgetting(config.forget, self.base) if config.forget.classes else None
         self._labels: Tensor | None = None
-        self._known: DataFacts | None = None
+        self._known: DataMetadata | None = None
         self._trained = self._total = 0
         self._adopt(family_objective(self.base, config.objective))
 
     def _adopt(self, inner: Objective) -> None:
-        """Take over what a family's objective says of itself in class attributes."""
+        """Take over the class attributes of a family's objective."""
         self.inner = inner
         for name in ("family", "main", "task", "scores", "higher_is_better", "recuttable"):
             setattr(self, name, getattr(inner, name))
@@ -91,7 +91,7 @@ class FinetuneObjective(Objective):
         self.base.to(device)
         compute.choose(device).prepare_training(self.base.network)
 
-    def build(self, network: Mapping[str, Any], data: DataFacts) -> dict[str, nn.Module]:
+    def build(self, network: Mapping[str, Any], data: DataMetadata) -> dict[str, nn.Module]:
         """The base's network with the data's classes, prepared by the method, and a GAN's others.
 
         Raises:
@@ -116,7 +116,7 @@ class FinetuneObjective(Objective):
             beside = self.inner.beside(built, self.base, self.origins, data)
         return {self.main: built, **beside}
 
-    def _begin(self, data: DataFacts) -> None:
+    def _begin(self, data: DataMetadata) -> None:
         """Give the base the classes of the data."""
         names, initial = self._names(data), self.config.classes.initial
         self.start, self.origins = self.base, ()
@@ -125,34 +125,34 @@ class FinetuneObjective(Objective):
             return
         # Whoever says where classes begin wants them to, also where they seem to be the base's.
         if initial != "mean" or not _same_classes(self.base, data.num_classes, names):
-            wanted: Sequence[str] | int = data.num_classes if names is None else names
-            self.origins = class_origins(self.base, wanted, initial, seed=self.config.seed)
-            self.start = with_classes(self.base, wanted, initial=self.origins)
+            classes: Sequence[str] | int = data.num_classes if names is None else names
+            self.origins = class_origins(self.base, classes, initial, seed=self.config.seed)
+            self.start = with_classes(self.base, classes, initial=self.origins)
         self._adopt(family_objective(self.start, self.config.objective))
 
-    def _names(self, data: DataFacts) -> tuple[str, ...] | None:
+    def _names(self, data: DataMetadata) -> tuple[str, ...] | None:
         """Names of the data's classes; None where they have none.
 
         Raises:
             ConfigError: there are not as many names, or classes, as wanted.
         """
-        given, wanted = self.config.class_names, self.config.classes.number
-        names = data.class_names if given is None else tuple(given)
+        class_names, num_classes = self.config.class_names, self.config.classes.number
+        names = data.class_names if class_names is None else tuple(class_names)
         where, count = Path(self.config.data.path).name, data.num_classes
         if names is not None and len(names) != count:
             raise ConfigError(
                 f"class_names holds {len(names)} names, and {where} has {count} classes; give one "
                 "for each"
             )
-        if wanted is not None and wanted != count:
+        if num_classes is not None and num_classes != count:
             listed = "" if names is None else f" ({_listed(names)})"
             raise ConfigError(
-                f"{wanted} classes are wanted, and {where} has {count}{listed}; leave "
+                f"{num_classes} classes are wanted, and {where} has {count}{listed}; leave "
                 "--num-classes (classes.number) out, or sort the images into other folders"
             )
         return names
 
-    def _check_images(self, data: DataFacts) -> None:
+    def _check_images(self, data: DataMetadata) -> None:
         config, base = self.config, self.base
         autoencoder: Autoencoder | None = getattr(base, "autoencoder", None)
         if base.draws_latents:
@@ -180,9 +180,9 @@ class FinetuneObjective(Objective):
                 )
         shape = state_shape(base)
         if data.image_shape != shape:
-            what = "latents" if data.autoencoder else "images"
+            noun = "latents" if data.autoencoder else "images"
             raise ConfigError(
-                f"the {what} of {config.data.path} are {describe_shape(data.image_shape)}, and "
+                f"the {noun} of {config.data.path} are {describe_shape(data.image_shape)}, and "
                 f"{config.base} works on {describe_shape(shape)}; bring them to that with "
                 "data.fit=crop and data.channels, or encode them anew"
             )
@@ -296,10 +296,10 @@ class FinetuneObjective(Objective):
         )
         return {"Variance": trained}
 
-    def adapter_facts(
+    def adapter_metadata(
         self, base_sha256: str | None, conversion: Mapping[str, Any], images: int
-    ) -> AdapterFacts:
-        """What an adapter has to say beside its tensors.
+    ) -> AdapterMetadata:
+        """The metadata of the adapter.
 
         Args:
             base_sha256: of the base's weights.
@@ -307,7 +307,7 @@ class FinetuneObjective(Objective):
             images: seen in training.
         """
         names = self._class_names()
-        return AdapterFacts(
+        return AdapterMetadata(
             base=self.config.base,
             base_sha256=base_sha256,
             method=METHODS.entry_of(self.method),
@@ -316,15 +316,15 @@ class FinetuneObjective(Objective):
             classes=self.origins,
             resolution=self.config.resolution,
             has_null_class=self._has_null_class() if self.start.num_classes else None,
-            forget=None if self.forgetting is None else self.forgetting.told(),
+            forget=None if self.forgetting is None else self.forgetting.to_json(),
             sampler=dict(self.config.sampler),
             images=conversion,
             trained_on_images=images,
         )
 
     def _class_names(self) -> list[str] | None:
-        known = None if self.forgetting is not None else self._known
-        names = None if known is None else self._names(known)
+        data = None if self.forgetting is not None else self._known
+        names = None if data is None else self._names(data)
         if names is None:
             names = self.start.class_names
         return None if names is None else list(names)
@@ -360,8 +360,8 @@ def describe_origins(origins: Sequence[ClassOrigin]) -> str:
     begins = dict.fromkeys(origin.describe().partition(": ")[2] for origin in origins)
     if len(begins) == 1:
         return f"{names}: each {next(iter(begins))}"
-    told = "; ".join(origin.describe() for origin in origins[:MAX_NAMED])
-    return told + (f"; ... ({len(origins)})" if len(origins) > MAX_NAMED else "")
+    text = "; ".join(origin.describe() for origin in origins[:MAX_NAMED])
+    return text + (f"; ... ({len(origins)})" if len(origins) > MAX_NAMED else "")
 
 
 def _listed(names: Sequence[str]) -> str:

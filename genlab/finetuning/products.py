@@ -34,14 +34,14 @@ def product_of(
         ConfigError: the sampler is wrong.
         LabelError: there are not as many names as classes.
     """
-    facts: dict[str, Any] = {**start.facts(), **start.parts()}
+    metadata: dict[str, Any] = {**start.metadata(), **start.parts()}
     if class_names is not None:
-        facts["class_names"] = list(class_names)
-    if has_null_class is not None and "has_null_class" in facts:
-        facts["has_null_class"] = has_null_class
+        metadata["class_names"] = list(class_names)
+    if has_null_class is not None and "has_null_class" in metadata:
+        metadata["has_null_class"] = has_null_class
     if sampler:
         own = ("the base's own sampler", start.sampler.config)
         layers = [*start.defaults(), own, ("sampler", sampler)]
         merged = start.sampler_class.from_layers(layers)
-        facts["sampler"] = merged.with_scales_of(start.sampler)
-    return type(start).from_facts(network, facts, card)
+        metadata["sampler"] = merged.with_scales_of(start.sampler)
+    return type(start).from_metadata(network, metadata, card)

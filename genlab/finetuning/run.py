@@ -21,7 +21,7 @@ from genlab.finetuning.config import FinetuneConfig
 from genlab.finetuning.objective import FinetuneObjective
 from genlab.generators.base import Generator
 from genlab.training.config import TrainConfig
-from genlab.training.loop.batches import DataFacts
+from genlab.training.loop.batches import DataMetadata
 from genlab.training.objectives.base import Objective
 from genlab.training.run import FREE, Run
 
@@ -45,11 +45,11 @@ class FinetuneRun(Run):
         self.base_sha256 = base_sha256
 
     @override
-    def start(self, config: TrainConfig, data: DataFacts, hardware: str) -> None:
-        """Which base is trained is noted, too."""
+    def start(self, config: TrainConfig, data: DataMetadata, hardware: str) -> None:
+        """The base is recorded, too."""
         assert isinstance(config, FinetuneConfig)
-        facts = {"name": config.base, "sha256": self.base_sha256}
-        write_text(self.base_path, json.dumps(facts, indent=2) + "\n")
+        metadata = {"name": config.base, "sha256": self.base_sha256}
+        write_text(self.base_path, json.dumps(metadata, indent=2) + "\n")
         super().start(config, data, hardware)
 
     def _check_kind(self) -> None:
@@ -59,7 +59,7 @@ class FinetuneRun(Run):
             )
 
     def check_base(self, name: str, sha256: str) -> None:
-        """Refuse to go on with another base.
+        """Refuse to resume with another base.
 
         Raises:
             TrainingError: its weights are not those that the run was begun with.

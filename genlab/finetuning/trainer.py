@@ -76,7 +76,7 @@ class FinetuneTrainer(Trainer):
 
     @override
     def inspections(self) -> Sequence[Inspection]:
-        """The previews are held against the training images."""
+        """The previews are compared with the training images."""
         if not self.config.copying.check:
             return ()
         autoencoder = getattr(self.objective.base, "autoencoder", None)
@@ -112,13 +112,13 @@ class FinetuneTrainer(Trainer):
 
     def _keep(self, network: nn.Module, progress: Progress) -> None:
         """Write the adapter and its card."""
-        config, objective, facts = self.config, self.objective, self.batches.facts
-        adapter = objective.adapter_facts(
-            self.run.base_sha256, self.conversion.told(), progress.images
+        config, objective, data = self.config, self.objective, self.batches.metadata
+        adapter = objective.adapter_metadata(
+            self.run.base_sha256, self.conversion.to_json(), progress.images
         )
         write_adapter(self.run.folder, objective.method, network, adapter)
         rows = {"Images": self.conversion.describe()} if self.conversion.changes else {}
         shown = replace(config, base=Path(config.base).name)
         choice = "average by half-life"
-        card = model_card(self.run, shown, facts, objective, choice, progress.images, rows, USAGE)
+        card = model_card(self.run, shown, data, objective, choice, progress.images, rows, USAGE)
         write_text(self.run.folder / "README.md", card)

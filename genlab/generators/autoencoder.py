@@ -38,7 +38,7 @@ SLICE_PIXELS = 2**18
 
 @dataclass(frozen=True, kw_only=True)
 class Encoded:
-    """What an encoder says of a batch of images: a Gaussian for each of them.
+    """The output of an encoder for a batch of images: a Gaussian for each of them.
 
     Attributes:
         mean: (B, C, H, W), scaled as the diffusion model wants it.
@@ -191,7 +191,7 @@ class Autoencoder:
         return images.to(torch.float32)
 
     def _safe_precision(self) -> AbstractContextManager[object]:
-        """A context in which the model does not overflow, whatever somebody made of its weights.
+        """A context in which the model does not overflow, whatever its weights were converted to.
 
         A pipeline casts all its models, and previews of a training are drawn under autocast.
         """
@@ -223,12 +223,12 @@ class Autoencoder:
             dtype: what it computes in. One whose config says ``force_upcast`` stays in float32: it
                 overflows in float16, and decoding is a small share of the work.
         """
-        wanted = torch.float32 if self._needs_float32 and dtype is not None else dtype
-        nn.Module.to(self.model, device=device, dtype=wanted)  # its own warns without a cause
+        model_dtype = torch.float32 if self._needs_float32 and dtype is not None else dtype
+        nn.Module.to(self.model, device=device, dtype=model_dtype)  # its own warns without a cause
         return self
 
     def prepare(self) -> None:
-        """Switch training's behaviour off and lay the weights out as the device likes it best."""
+        """Set evaluation mode and the memory layout that is fastest on the device."""
         self.model.eval()
         compute.choose(self.device).prepare(self.model)
 
@@ -255,7 +255,7 @@ class Autoencoder:
         """
         folder = Path(folder)
         kind = model_class(folder, autoencoder_classes())
-        return cls(read_model(folder, kind, what="autoencoder"))
+        return cls(read_model(folder, kind, kind="autoencoder"))
 
 
 def autoencoder_classes() -> dict[str, type[Any]]:

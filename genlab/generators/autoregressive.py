@@ -1,4 +1,4 @@
-"""The autoregressive family: pixel after pixel, with exact likelihoods and in-painting."""
+"""The autoregressive family: pixel after pixel, with exact likelihoods and inpainting."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,7 +29,7 @@ class AutoregressiveGenerator(Generator):
 
     Args:
         network: the plain network.
-        class_names: one name for each class, or None where nobody named them.
+        class_names: one name for each class, or None where there are no names.
         sampler: how this model is sampled best (`genlab.samplers.autoregressive.base`); what is
             left out is cached decoding of the model as it is.
         has_null_class: whether the network was trained with label dropout, which guidance needs.
@@ -79,7 +79,7 @@ class AutoregressiveGenerator(Generator):
         latents: Float[Tensor, "B U H W"] | None = None,
         *,
         hooks: Sequence[Hook] = (),
-        given: Float[Tensor, "B C H W"] | None = None,
+        images: Float[Tensor, "B C H W"] | None = None,
         keep: Bool[Tensor, "H W"] | Bool[Tensor, "B H W"] | None = None,
     ) -> Iterator[Step]:
         """Sample one batch; see `Generator.steps`.
@@ -90,7 +90,7 @@ class AutoregressiveGenerator(Generator):
             sampler: what `build_sampler` made.
             latents: uniform numbers in [0, 1) that decide every pixel; None draws them.
             hooks: look at each step, or replace the images of the last one.
-            given: images some of whose pixels are kept; None draws everything.
+            images: those whose pixels are kept; None draws everything.
             keep: which ones, of all images or of each.
 
         Raises:
@@ -112,7 +112,7 @@ class AutoregressiveGenerator(Generator):
         canvas = Canvas(
             uniforms=uniforms,
             temperature=sampler.temperature,
-            given=None if given is None else given.to(self.device),
+            images=None if images is None else images.to(self.device),
             keep=None if keep is None else keep.to(self.device).reshape(-1, 1, *keep.shape[-2:]),
         )
         for step in sampler.decoder(model, canvas):
@@ -165,7 +165,7 @@ class AutoregressiveGenerator(Generator):
         sampler: SamplerLike = None,
         batch_size: int | None = None,
     ) -> Float[Tensor, "N C H W"]:
-        """Draw what is missing of images (in-painting).
+        """Inpaint images.
 
         The model draws a pixel from those before it in reading order: what is drawn fits what is
         kept above it and to its left, not what is kept below.
@@ -184,8 +184,8 @@ class AutoregressiveGenerator(Generator):
         Raises:
             ConfigError: shapes or numbers do not fit, or a seed stands twice.
         """
-        completion = Completion(self, images, keep, seeds)
-        return completion.sample(seeds, labels, sampler, batch_size)
+        inpainting = Inpainting(self, images, keep, seeds)
+        return inpainting.sample(seeds, labels, sampler, batch_size)
 
     def _check_images(self, images: Float[Tensor, "B C H W"]) -> None:
         if tuple(images.shape[1:]) != self.image_shape:
@@ -195,25 +195,25 @@ class AutoregressiveGenerator(Generator):
             )
 
     @override
-    def facts(self) -> dict[str, Any]:
-        return {**super().facts(), "has_null_class": self.has_null_class}
+    def metadata(self) -> dict[str, Any]:
+        return {**super().metadata(), "has_null_class": self.has_null_class}
 
     @classmethod
     @override
-    def from_facts(
-        cls, network: Any, facts: Mapping[str, Any], card: str | None = None
+    def from_metadata(
+        cls, network: Any, metadata: Mapping[str, Any], card: str | None = None
     ) -> "AutoregressiveGenerator":
         return AutoregressiveGenerator(
             network,
-            class_names=facts.get("class_names"),
-            sampler=facts.get("sampler"),
-            has_null_class=facts.get("has_null_class", False),
+            class_names=metadata.get("class_names"),
+            sampler=metadata.get("sampler"),
+            has_null_class=metadata.get("has_null_class", False),
             card=card,
         )
 
 
-class Completion(AutoregressiveGenerator):
-    """A generator whose samples complete given images, one for each seed.
+class Inpainting(AutoregressiveGenerator):
+    """A generator whose samples inpaint given images, one for each seed.
 
     Args:
         generator: whose network and settings it shares.
@@ -248,11 +248,11 @@ class Completion(AutoregressiveGenerator):
 
     @override
     def inputs(self, seeds: Sequence[int]) -> dict[str, Any]:
-        given = torch.stack([self._images[seed] for seed in seeds])
+        images = torch.stack([self._images[seed] for seed in seeds])
         keep = self._keep
         if keep.ndim == 3:
             keep = keep[[self._rows[seed] for seed in seeds]]
-        return {"given": given, "keep": keep}
+        return {"images": images, "keep": keep}
 
     @override
     def pictures(self, seeds: Sequence[int]) -> dict[int, Pixels]:
@@ -271,7 +271,7 @@ class Completion(AutoregressiveGenerator):
 
     @override
     def identity(self, sampler: AnySampler | None = None) -> dict[str, Any]:
-        """What is completed decides the images, too."""
+        """The inpainted images are part of the identity."""
         named = [*((str(seed), image) for seed, image in self._images.items()), ("", self._keep)]
         return {**super().identity(sampler), "completes_sha256": weights_sha256(named)}
 
@@ -281,6 +281,6 @@ def bits_per_dimension(
     params: Float[Tensor, "B P H W"],
     images: Float[Tensor, "B C H W"],
 ) -> Float[Tensor, " B"]:
-    """Bits for each channel of each pixel, from what the network says of images; in float32."""
+    """Bits for each channel of each pixel, from the network's output for images; in float32."""
     nats = -network.distribution.log_prob(params, images).flatten(1).sum(1)
     return nats / (math.log(2) * images[0].numel())

@@ -27,7 +27,7 @@ from genlab.saving.saved import SavedModel
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """What `Generator.stream` yields; files, evaluation and notebooks all drain it.
+    """One batch of `Generator.stream`, which files, evaluation and notebooks all use.
 
     Attributes:
         images: (B, C, H, W), float32 in [-1, 1] up to overshoot (quantising clips), on the
@@ -54,7 +54,7 @@ class Generator(SavedModel):
     """A model that turns seeds and labels into images.
 
     A family says how it is sampled (`sampler_class`, `check_sampler`, `steps`) and what the network
-    does not know itself (`facts`, `from_facts`); the rest is here and in `SavedModel`.
+    does not know itself (`metadata`, `from_metadata`); the rest is here and in `SavedModel`.
 
     Args:
         network: see `SavedModel`, as for what is not named here.
@@ -95,7 +95,7 @@ class Generator(SavedModel):
         self.sampler: AnySampler = sampler.with_scales_of(None)
 
     def defaults(self) -> Layers:
-        """What lies below the model's own sampler, because of its network."""
+        """Sampler defaults that the network requires, below the model's own sampler."""
         return []
 
     @abstractmethod
@@ -136,12 +136,12 @@ class Generator(SavedModel):
             ConfigError: a setting is wrong or does not fit this model.
             UnknownNameError: there is no such preset, or nothing is registered under a name.
         """
-        given: dict[str, Any] = {
+        options: dict[str, Any] = {
             "num_steps": num_steps,
             "guidance_scale": guidance_scale,
             "guidance_interval": guidance_interval,
         }
-        short = {name: value for name, value in given.items() if value is not None}
+        short = {name: value for name, value in options.items() if value is not None}
         changed = bool(short) or stitch is not None
         if not (sampler or changed):
             sampler = self.sampler
@@ -156,7 +156,7 @@ class Generator(SavedModel):
         return built
 
     def stitched(self, stitch: StitchLike) -> dict[str, Any]:
-        """What ``stitch`` says of the sampler.
+        """The sampler settings that ``stitch`` means.
 
         Raises:
             ConfigError: the family has no steps that another model could take.
@@ -176,7 +176,7 @@ class Generator(SavedModel):
         *,
         hooks: Sequence[Hook] = (),
     ) -> Iterator[Step]:
-        """Sample one batch step by step: what `stream` and the pipeline object drain.
+        """Sample one batch step by step, for `stream` and the pipeline object.
 
         Args:
             noise: one stream for each sample.
@@ -290,11 +290,11 @@ class Generator(SavedModel):
         )
 
     def meter(self, sampler: Any) -> Meter | None:
-        """What measures each model of a run; None for a run of one model."""
+        """The meter of each model's cost in a run; None for a run of one model."""
         return None
 
     def noise(self, seeds: Sequence[int]) -> Noise:
-        """What the samples of these seeds draw from."""
+        """The noise streams of these seeds."""
         return NoiseStream(seeds, self.device)
 
     def inputs(self, seeds: Sequence[int]) -> dict[str, Any]:
@@ -302,7 +302,7 @@ class Generator(SavedModel):
         return {}
 
     def pictures(self, seeds: Sequence[int]) -> Mapping[int, Pixels] | None:
-        """What each seed's image is made from, as pixels (H, W, C); None where it is noise."""
+        """The input image of each seed, as pixels (H, W, C); None where it starts from noise."""
         return None
 
     def sampled_classes(self, sampler: Any) -> int:
@@ -326,17 +326,17 @@ class Generator(SavedModel):
         Raises:
             LabelError: a class is out of range, or there are not as many as seeds.
         """
-        known = self.num_classes if num_classes is None else num_classes
+        count = self.num_classes if num_classes is None else num_classes
         if labels is not None:
             numbers = [
-                class_index(label, known, self.class_names) if isinstance(label, str) else label
+                class_index(label, count, self.class_names) if isinstance(label, str) else label
                 for label in labels
             ]
-            check_labels(numbers, seeds, known)
+            check_labels(numbers, seeds, count)
             return tuple(int(label) for label in numbers)
-        if known == 0:
+        if count == 0:
             return None
-        return tuple(random_label(seed, known) for seed in seeds)
+        return tuple(random_label(seed, count) for seed in seeds)
 
     def sample(
         self,
@@ -447,7 +447,7 @@ class Generator(SavedModel):
         return self
 
     def prepare(self) -> None:
-        """Switch training's behaviour off and lay the network out as its device likes it best."""
+        """Set evaluation mode and the memory layout that is fastest on the device."""
         self.network.eval()
         compute.choose(self.device).prepare(self.network)
 
@@ -459,18 +459,18 @@ class Generator(SavedModel):
         return weights_sha256(named)
 
     @override
-    def facts(self) -> dict[str, Any]:
+    def metadata(self) -> dict[str, Any]:
         """The sampler, too."""
-        return {**super().facts(), "sampler": dict(self.sampler.config)}
+        return {**super().metadata(), "sampler": dict(self.sampler.config)}
 
     def identity(self, sampler: AnySampler | None = None) -> dict[str, Any]:
-        """What decides how the images look, beside weights, sampler config, seeds and labels.
+        """Everything the images depend on beside weights, sampler config, seeds and labels.
 
         Args:
             sampler: what `build_sampler` made: the models that it uses count, too.
         """
-        told = {"image_shape", "num_classes", "class_names", "sampler", "has_null_class"}
-        facts = {key: value for key, value in self.facts().items() if key not in told}
+        excluded = {"image_shape", "num_classes", "class_names", "sampler", "has_null_class"}
+        metadata = {key: value for key, value in self.metadata().items() if key not in excluded}
         parts = {} if sampler is None else sampler.parts
         hashes = {
             f"{kind}s_sha256": [model.sha256() for model in models]
@@ -478,7 +478,7 @@ class Generator(SavedModel):
         }
         adaptation = adaptation_of(self.network)
         adapted = {} if adaptation is None else {"adapted_by": adaptation.identity()}
-        return {**facts, "network": own_config(self.network), **adapted, **hashes}
+        return {**metadata, "network": own_config(self.network), **adapted, **hashes}
 
     @classmethod
     @override

@@ -145,5 +145,5 @@ def to_plain(costs: Costs) -> dict[str, list[float]]:
 
 
 def from_plain(plain: Mapping[str, Sequence[float]]) -> dict[str, Cost]:
-    """See `to_plain`."""
+    """Costs from the JSON values that `to_plain` makes."""
     return {name: Cost(int(evaluations), seconds) for name, (evaluations, seconds) in plain.items()}

@@ -36,7 +36,7 @@ class DiffusionGenerator(Generator):
         network: the raw network, with ``label_dim`` and a diffusers config that holds
             ``in_channels`` and ``img_resolution``.
         preconditioning: what makes it a denoiser.
-        class_names: one name for each class, or None where nobody named them.
+        class_names: one name for each class, or None where there are no names.
         sampler: how this model is sampled best; what is left out is EDM's Heun sampler with 18
             steps.
         has_null_class: whether the network was trained with label dropout, which classifier-free
@@ -99,13 +99,13 @@ class DiffusionGenerator(Generator):
 
     @override
     def meter(self, sampler: Sampler) -> Meter | None:
-        """A model that stands twice is counted once."""
+        """A model that is used twice is counted once."""
         if not sampler.stitch:
             return None
         models: dict[str, Any] = {LARGE: self.denoiser}
         for stitch in sampler.stitch:
             denoiser = stitch.model.denoiser
-            if not any(denoiser is known for known in models.values()):
+            if not any(denoiser is other for other in models.values()):
                 models[_unique(stitch.label, models)] = denoiser
         return Meter(
             self.device, lambda: {name: model.evaluations for name, model in models.items()}
@@ -183,7 +183,7 @@ class DiffusionGenerator(Generator):
     @property
     @override
     def draws_latents(self) -> bool:
-        """Only channels that no picture has tell it."""
+        """Recognised by a number of channels that no picture has."""
         return self.autoencoder is None and self.state_shape[0] not in PICTURE_CHANNELS
 
     @property
@@ -287,35 +287,35 @@ class DiffusionGenerator(Generator):
         """SHA-256 over all that the model's predictions depend on, as a part of a sampler."""
         return text_sha256([self.weights_sha256(), self.identity()])
 
-    def facts(self) -> dict[str, Any]:
+    def metadata(self) -> dict[str, Any]:
         """All that the network does not know itself, as ``model_index.json`` holds it."""
         return {
-            **super().facts(),
+            **super().metadata(),
             "preconditioning": self.preconditioning.to_config(),
             "has_null_class": self.has_null_class,
         }
 
     @classmethod
     @override
-    def from_facts(
-        cls, network: nn.Module, facts: Mapping[str, Any], card: str | None = None
+    def from_metadata(
+        cls, network: nn.Module, metadata: Mapping[str, Any], card: str | None = None
     ) -> "DiffusionGenerator":
-        autoencoder = facts.get("autoencoder")
+        autoencoder = metadata.get("autoencoder")
         return cls(
             network,
-            from_config(facts["preconditioning"]),
-            class_names=facts.get("class_names"),
-            sampler=facts.get("sampler"),
-            has_null_class=facts.get("has_null_class", False),
+            from_config(metadata["preconditioning"]),
+            class_names=metadata.get("class_names"),
+            sampler=metadata.get("sampler"),
+            has_null_class=metadata.get("has_null_class", False),
             autoencoder=None if autoencoder is None else Autoencoder(autoencoder),
             card=card,
         )
 
 
-def _unique(label: str, known: Mapping[str, Any]) -> str:
+def _unique(label: str, taken: Mapping[str, Any]) -> str:
     """A name for a model beside others, which may have been read from folders of the same name."""
     name, number = label, 2
-    while name in known:
+    while name in taken:
         name, number = f"{label} ({number})", number + 1
     return name
 
@@ -368,12 +368,12 @@ class Enlargement(SharedNetwork):
 
     @override
     def describe_sampler(self, sampler: AnySampler) -> str:
-        """What is enlarged, too."""
+        """The size of the enlarged images, too."""
         height, width = next(iter(self._images.values())).shape[1:]
         return f"{super().describe_sampler(sampler)}, from {height}x{width}"
 
     @override
     def identity(self, sampler: AnySampler | None = None) -> dict[str, Any]:
-        """What is enlarged decides the images, too."""
+        """The enlarged images are part of the identity."""
         named = [(str(seed), image) for seed, image in self._images.items()]
         return {**super().identity(sampler), "enlarges_sha256": weights_sha256(named)}

@@ -1,4 +1,4 @@
-"""A GAN's discriminator: what rejection sampling and latent Langevin dynamics go by."""
+"""A GAN's discriminator, for rejection sampling and latent Langevin dynamics."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -21,7 +21,7 @@ from genlab.saving.saved import SavedModel
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """What turns a discriminator's logit into ``log p_data - log p_generator``.
+    """The map from a discriminator's logit to ``log p_data - log p_generator``.
 
     Attributes:
         slope: of the logit.
@@ -58,7 +58,7 @@ class GanDiscriminator(SavedModel):
     Args:
         network: the plain network; its config holds ``img_resolution`` and ``img_channels``.
         calibration: what makes its logits log density ratios; None where that was not done.
-        class_names: one name for each class, or None where nobody named them.
+        class_names: one name for each class, or None where there are no names.
         card: text of the model card, written beside the weights.
 
     Attributes:
@@ -137,7 +137,7 @@ class GanDiscriminator(SavedModel):
         )
 
     def prepare(self) -> None:
-        """Switch training's behaviour off; spectral normalisation is done once for all calls."""
+        """Set evaluation mode; spectral normalisation is done once for all calls."""
         self.network.eval()
         fold(self.network)
 
@@ -154,23 +154,23 @@ class GanDiscriminator(SavedModel):
         return text_sha256([own_config(self.network), self._plain_calibration(), weights])
 
     @override
-    def facts(self) -> dict[str, Any]:
+    def metadata(self) -> dict[str, Any]:
         """The calibration, too."""
-        return {**super().facts(), "calibration": self._plain_calibration()}
+        return {**super().metadata(), "calibration": self._plain_calibration()}
 
     def _plain_calibration(self) -> dict[str, Any] | None:
         return None if self.calibration is None else asdict(self.calibration)
 
     @classmethod
-    def from_facts(
-        cls, network: Any, facts: Mapping[str, Any], card: str | None = None
+    def from_metadata(
+        cls, network: Any, metadata: Mapping[str, Any], card: str | None = None
     ) -> "GanDiscriminator":
-        """Make the discriminator again from its network and what `facts` gave."""
-        told = facts.get("calibration")
+        """Make the discriminator again from its network and what `metadata` gave."""
+        plain = metadata.get("calibration")
         return cls(
             network,
-            calibration=None if told is None else schema.make(Calibration, told, "calibration"),
-            class_names=facts.get("class_names"),
+            calibration=None if plain is None else schema.make(Calibration, plain, "calibration"),
+            class_names=metadata.get("class_names"),
             card=card,
         )
 

@@ -153,7 +153,7 @@ class Editing(_Sharing):
         sampler: AnySampler,
         on_step: Hook | None = None,
     ) -> Batch:
-        """What is kept of an image is kept to the pixel."""
+        """Kept parts of an image are kept exactly."""
         batch = super().draw(seeds, labels, sampler, on_step)
         return replace(batch, images=self.keep(batch.images, **self.inputs(seeds)))
 
@@ -183,22 +183,22 @@ class Editing(_Sharing):
     @override
     def describe_sampler(self, sampler: AnySampler) -> str:
         """How images are edited, too."""
-        told = [super().describe_sampler(sampler)]
+        parts = [super().describe_sampler(sampler)]
         edit = self.edit
         if self._masks is not None:
             share = float(torch.stack([*self._masks.values()]).float().mean())
-            told.append(f"{share:.0%} inpainted, {edit.resample} times")
+            parts.append(f"{share:.0%} inpainted, {edit.resample} times")
         if edit.invert:
-            told.append("inverted")
+            parts.append("inverted")
         if edit.strength is not None:
-            told.append(f"strength {edit.strength:g}")
+            parts.append(f"strength {edit.strength:g}")
         if edit.start_sigma is not None:
-            told.append(f"from sigma {edit.start_sigma:g}")
-        return ", ".join(told)
+            parts.append(f"from sigma {edit.start_sigma:g}")
+        return ", ".join(parts)
 
     @override
     def identity(self, sampler: AnySampler | None = None) -> dict[str, Any]:
-        """What is edited, and how, decides the images, too."""
+        """The edited images and the options are part of the identity."""
         named = [(f"image {seed}", image) for seed, image in self._images.items()]
         named += [(f"mask {seed}", mask) for seed, mask in (self._masks or {}).items()]
         named += [(f"class {s}", torch.tensor(c)) for s, c in (self._source or {}).items()]
@@ -305,8 +305,8 @@ class Interpolation(_Sharing):
         share = torch.tensor([share for _, share in places], dtype=torch.float64)
         rows: dict[str, Any] = {"class_weights": None}
         if self._labels is not None:
-            known = F.one_hot(torch.tensor(self._labels), self.num_classes).double()
-            ends = [known[[before + ahead for before, _ in places]] for ahead in (0, 1)]
+            one_hot = F.one_hot(torch.tensor(self._labels), self.num_classes).double()
+            ends = [one_hot[[before + ahead for before, _ in places]] for ahead in (0, 1)]
             weights = (1 - share[:, None]) * ends[0] + share[:, None] * ends[1]
             rows["class_weights"] = weights.float()
         if self._latents is not None:
@@ -338,13 +338,13 @@ class Interpolation(_Sharing):
 
     @override
     def describe_sampler(self, sampler: AnySampler) -> str:
-        """What is gone through, too."""
+        """The interpolated samples, too."""
         between = ", ".join(map(str, self._seeds))
         return f"{super().describe_sampler(sampler)}, between seeds {between}"
 
     @override
     def identity(self, sampler: AnySampler | None = None) -> dict[str, Any]:
-        """What is gone through decides the images, too."""
+        """The interpolated samples are part of the identity."""
         between: dict[str, Any] = {
             "seeds": list(self._seeds),
             "labels": None if self._labels is None else list(self._labels),
@@ -461,16 +461,16 @@ def invert(
         check_labels(labels, range(len(images)), generator.num_classes)
     how, built = Edit(invert=True, **options), generator.build_sampler(sampler)
     generator.prepare_parts(built)
-    found = []
+    latents = []
     for start in range(0, len(images), batch_size):
         rows = slice(start, start + batch_size)
         batch = generator.encode(images[rows])
-        known = source_condition(generator, labels and labels[rows], len(batch))
+        condition = source_condition(generator, labels and labels[rows], len(batch))
         device = generator.device
-        found.append(
-            latents_of(built, generator.denoiser, batch, how, condition=known, device=device)
+        latents.append(
+            latents_of(built, generator.denoiser, batch, how, condition=condition, device=device)
         )
-    return torch.cat(found).to(torch.float32)
+    return torch.cat(latents).to(torch.float32)
 
 
 def interpolate(
@@ -505,7 +505,7 @@ def interpolate(
 def source_condition(
     generator: DiffusionGenerator, source_labels: Any, count: int, labels: Any = None
 ) -> Condition:
-    """What images are inverted under: their classes, no class, or where there is none, ``labels``.
+    """The condition of inversion: the images' classes, else none, else ``labels``.
 
     Raises:
         LabelError: the model has no null class, and nothing says which class they have.

@@ -51,9 +51,9 @@ class GanGenerator(Generator):
 
     Args:
         network: the plain network.
-        class_names: one name for each class, or None where nobody named them.
+        class_names: one name for each class, or None where there are no names.
         sampler: how this model is sampled best (`genlab.samplers.gan.sampler.GanSampler`); what is
-            left out is untruncated, or truncation 1 where the network's statistics go by
+            left out is untruncated, or truncation 1 where the network's statistics depend on
             truncation.
         card: text of the model card, written beside the weights.
     """
@@ -87,7 +87,7 @@ class GanGenerator(Generator):
 
     @override
     def defaults(self) -> Layers:
-        """Statistics that go by truncation need one."""
+        """A truncation, where the statistics depend on one."""
         below = {"truncation": 1.0} if isinstance(self.network, BigGANDeepHF) else {}
         return [("the defaults", below)]
 
@@ -112,7 +112,7 @@ class GanGenerator(Generator):
 
     @override
     def prepare(self) -> None:
-        """Spectral normalisation is done once and for all calls."""
+        """Spectral normalisation is done once for all calls."""
         super().prepare()
         fold(self.network)
 
@@ -253,16 +253,16 @@ class GanGenerator(Generator):
             (rejection.percentile, rejection.burn_in, rejection.epsilon),
         )
         judge = rejection.discriminator
-        known = self._threshold
-        if known is None or known[0] != settings or known[1] is not judge:
+        cached = self._threshold
+        if cached is None or cached[0] != settings or cached[1] is not judge:
             logits = []
             with self.statistics(sampler):
                 for start in range(0, rejection.burn_in, BURN_IN_BATCH):
                     seeds = range(start, min(start + BURN_IN_BATCH, rejection.burn_in))
                     z, classes = self._of_seeds(seeds, sampler)
                     logits.append(_on_cpu(judge(self._images(z, classes, sampler), classes)))
-            known = self._threshold = settings, judge, rejection.threshold(torch.cat(logits))
-        return known[2]
+            cached = self._threshold = settings, judge, rejection.threshold(torch.cat(logits))
+        return cached[2]
 
     # Langevin dynamics
 
@@ -275,7 +275,7 @@ class GanGenerator(Generator):
         langevin: Langevin,
         hooks: Sequence[Hook],
     ) -> Iterator[Step]:
-        """Let latents walk; see `Langevin`. It takes place before they are scaled by truncation."""
+        """Langevin dynamics of latents, before they are scaled by truncation; see `Langevin`."""
         scale, bound = sampler.prior
         fresh = noise.fork("langevin")
         z = latents.to(self.device, compute.widest(self.device)) / scale
@@ -353,10 +353,10 @@ class GanGenerator(Generator):
 
     @classmethod
     @override
-    def from_facts(
-        cls, network: Any, facts: Mapping[str, Any], card: str | None = None
+    def from_metadata(
+        cls, network: Any, metadata: Mapping[str, Any], card: str | None = None
     ) -> "GanGenerator":
-        names, sampler = facts.get("class_names"), facts.get("sampler")
+        names, sampler = metadata.get("class_names"), metadata.get("sampler")
         return cls(network, class_names=names, sampler=sampler, card=card)
 
 

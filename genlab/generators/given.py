@@ -1,4 +1,4 @@
-"""Images that samples are made from, one for each seed: what editing and enlarging share."""
+"""Input images, one for each seed: what editing and super-resolution share."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -67,8 +67,8 @@ def read_given(
     classes = _model_classes(images.source, generator)
     stored = images.source.labels
     labels = [classes[int(stored[n % len(images)])] for n in range(len(seeds))]
-    known = tuple(label for label in labels if label is not None)
-    return from_uint8(pixels), known if len(known) == len(labels) else None
+    class_labels = tuple(label for label in labels if label is not None)
+    return from_uint8(pixels), class_labels if len(class_labels) == len(labels) else None
 
 
 def _model_classes(source: ImageSource, generator: Generator) -> list[int | None]:

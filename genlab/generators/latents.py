@@ -1,4 +1,4 @@
-"""What can be done with a model whose samples are latents, and what has to be said where not."""
+"""Models whose samples are latents: checks where images are needed, and the wording."""
 
 from genlab.data.writing.sample_kinds import IMAGES, LATENTS, SampleKind
 from genlab.errors import ConfigError

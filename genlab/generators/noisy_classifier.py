@@ -1,4 +1,4 @@
-"""A classifier of noisy images: what classifier guidance follows."""
+"""A classifier of noisy images, for classifier guidance."""
 
 import inspect
 from collections.abc import Mapping, Sequence
@@ -22,17 +22,17 @@ def noisy_logits(
     x: Float[Tensor, "B C H W"],
     sigma: Float[Tensor, ""] | Float[Tensor, " B"],
 ) -> Float[Tensor, "B K"]:
-    """What a network behind a preconditioning says of noisy images; see `NoisyClassifier`.
+    """The logits of a network behind a preconditioning for noisy images.
 
     Args:
         network: called as ``network(c_in x, c_noise)``; it may be wrapped for data-parallel
             training.
-        preconditioning: what it is told of the noise level.
+        preconditioning: scales its input and its noise level.
         x: noisy images in the unscaled frame, any float dtype.
         sigma: noise level for the whole batch (0-d) or one for each sample.
     """
-    known = preconditioning.round_sigma(sigma.to(torch.float32))
-    c = preconditioning.coefficients(known)
+    rounded = preconditioning.round_sigma(sigma.to(torch.float32))
+    c = preconditioning.coefficients(rounded)
     scaled = rows(c.c_in, x) * x.to(torch.float32)
     dtype = next(network.parameters()).dtype
     c_noise = c.c_noise.to(x.device, non_blocking=True).reshape(-1)
@@ -41,7 +41,7 @@ def noisy_logits(
 
 
 LEAST_SIGMA = 0.002
-"""The smallest noise level that a classifier of any noise level is asked at: EDM's, where training
+"""The smallest noise level that a classifier of any noise level is used at: EDM's, where training
 stops, too."""
 
 
@@ -54,8 +54,8 @@ class NoisyClassifier(SavedModel):
     Args:
         network: called as ``network(c_in x, c_noise)``, gives logits; a diffusers ``ModelMixin``
             whose config holds ``in_channels``, ``img_resolution`` and ``num_classes``.
-        preconditioning: what the network is told of the noise level.
-        class_names: one name for each class, or None where nobody named them.
+        preconditioning: scales the network's input and its noise level.
+        class_names: one name for each class, or None where there are no names.
         card: text of the model card, written beside the weights.
 
     Attributes:
@@ -106,7 +106,7 @@ class NoisyClassifier(SavedModel):
         return max(least, self.preconditioning.sigma_min)
 
     def prepare(self) -> None:
-        """Switch training's behaviour off. Gradients run through it, so its layout stays."""
+        """Set evaluation mode. Gradients run through it, so its layout stays."""
         self.network.eval()
 
     def to(
@@ -123,24 +123,24 @@ class NoisyClassifier(SavedModel):
         return text_sha256([config, self.preconditioning.to_config(), weights])
 
     @override
-    def facts(self) -> dict[str, Any]:
+    def metadata(self) -> dict[str, Any]:
         """The preconditioning, too."""
-        return {**super().facts(), "preconditioning": self.preconditioning.to_config()}
+        return {**super().metadata(), "preconditioning": self.preconditioning.to_config()}
 
     @classmethod
-    def from_facts(
-        cls, network: nn.Module, facts: Mapping[str, Any], card: str | None = None
+    def from_metadata(
+        cls, network: nn.Module, metadata: Mapping[str, Any], card: str | None = None
     ) -> "NoisyClassifier":
-        """Make the classifier again from its network and what `facts` gave."""
+        """Make the classifier again from its network and what `metadata` gave."""
         return cls(
             network,
-            from_config(facts["preconditioning"]),
-            class_names=facts.get("class_names"),
+            from_config(metadata["preconditioning"]),
+            class_names=metadata.get("class_names"),
             card=card,
         )
 
     @classmethod
     def suits(cls, network: Any) -> bool:
-        """Whether it knows its classes and is told the noise level, whoever made it."""
-        known = {"in_channels", "img_resolution", "num_classes"} <= set(network.config)
-        return known and len(inspect.signature(network.forward).parameters) >= 2
+        """Whether it has classes and takes a noise level, whatever its origin."""
+        has_classes = {"in_channels", "img_resolution", "num_classes"} <= set(network.config)
+        return has_classes and len(inspect.signature(network.forward).parameters) >= 2

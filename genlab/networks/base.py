@@ -43,7 +43,7 @@ class Network(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers is un
 
         diffusers' own ``to`` first asks whether its hooks hold the weights elsewhere (group
         offloading), and for that imports them all, peft and transformers included, which takes
-        longer than drawing. Where nobody has imported the hooks, none holds anything.
+        longer than drawing. Where the hooks are not imported, none holds anything.
         """
         move = super().to if _hooks_are_loaded() else partial(nn.Module.to, self)
         move(*args, **kwargs)
@@ -60,7 +60,7 @@ class Network(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers is un
         """What the network is made of, for fine-tuning.
 
         Raises:
-            ConfigError: nobody has written it down for this network.
+            ConfigError: it is not defined for this network.
         """
         raise ConfigError(
             f"{type(self).__name__} does not tell its parts, so no method can fine-tune it; "
@@ -96,7 +96,7 @@ class DiffusionNetwork(Network):
 
         Args:
             x: scaled noisy images c_in * x; computed in the dtype of the weights.
-            c_noise: what the preconditioning makes of the noise level; embedded in float32 whatever
+            c_noise: the noise level, scaled by the preconditioning; embedded in float32 whatever
                 the dtype.
             class_embedding: of `embed_labels`; None means the null class.
             augment_labels: parameters of the training augmentation; None means none.
@@ -187,17 +187,7 @@ def check_patches(patch_size: int, **sizes: int) -> None:
             )
 
 
-def check_choice(name: str, value: str, known: Sequence[str]) -> None:
-    """Refuse an unknown kind.
-
-    Raises:
-        ConfigError: names the argument, its value and the known ones.
-    """
-    if value not in known:
-        raise ConfigError(f"{name} must be one of {', '.join(known)}, got {value!r}")
-
-
-def level_resolutions(size: int, num_levels: int, what: str = "img_resolution") -> list[int]:
+def level_resolutions(size: int, num_levels: int, name: str = "img_resolution") -> list[int]:
     """Height and width at each level of a U-Net, finest first.
 
     Raises:
@@ -207,7 +197,7 @@ def level_resolutions(size: int, num_levels: int, what: str = "img_resolution") 
     if size % step:
         near = max(step, round(size / step) * step)
         raise ConfigError(
-            f"{what} {size} cannot be halved {num_levels - 1} times, as {num_levels} entries of "
+            f"{name} {size} cannot be halved {num_levels - 1} times, as {num_levels} entries of "
             f"channel_mult ask; use a multiple of {step} (for instance {near}) or fewer entries"
         )
     return [size >> level for level in range(num_levels)]

@@ -71,7 +71,7 @@ def generator_resolutions(num_blocks: int) -> list[int]:
 def discriminator_resolutions(
     img_resolution: int, halves: Sequence[bool], official_table: bool
 ) -> list[int]:
-    """What each of the discriminator's stages puts out, or what the official table says of it."""
+    """The output resolution of each of the discriminator's stages, or the official table's."""
     if official_table and img_resolution == 32:
         return [16] * len(halves)
     resolutions = []

@@ -35,7 +35,7 @@ from genlab.networks.layers.spectral_norm import Layers, PairedConv2d
 from genlab.networks.layout import ClassTable, Layout, ModulatedNorm
 
 RGB = 3
-"""Channels of the images; the last convolution makes more, which nobody looks at."""
+"""Channels of the images; the last convolution makes more, which are unused."""
 
 FIRST_MULTIPLE = 16
 """Width of the first features, in multiples of ``channels``."""

@@ -155,7 +155,7 @@ class ClassifierCNN(Network):
 
     @override
     def layout(self) -> Layout:
-        """A normalisation ends each branch, so none is told."""
+        """A normalisation ends each branch, so no branch is declared."""
         return build_layout(
             self,
             blocks=paths_of(self, Block),

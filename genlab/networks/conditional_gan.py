@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import override
 
+from genlab.choices import check_choice
 from genlab.errors import ConfigError
-from genlab.networks.base import Labels, check_choice, check_positive, register_to_config
+from genlab.networks.base import Labels, check_positive, register_to_config
 from genlab.networks.gan_base import BOTTOM, DiscriminatorNetwork, GeneratorNetwork
 from genlab.networks.layers.gan_layers import BatchNorm, embed_shared
 from genlab.networks.layers.precision import wide
@@ -51,7 +52,7 @@ class VirtualBatchNorm(nn.Module):
 
     The first ``num_reference`` rows of what comes in are that batch, on its way through the same
     network; they are normalised by their own statistics. A sample counts in its statistics as one
-    more of the batch, so what becomes of it does not depend on the samples beside it.
+    more of the batch, so its output does not depend on the samples beside it.
 
     Args:
         channels: C.

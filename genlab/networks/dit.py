@@ -53,7 +53,7 @@ TIME_FEATURES = 256
 
 
 class DiT(DiffusionNetwork):
-    """A transformer over image patches whose every block is told the noise level and the class.
+    """A transformer over image patches; each block is conditioned on noise level and class.
 
     Images may have another size than ``img_resolution`` as long as patches tile them: positions
     keep to the range that the network was trained on (see `sin_cos_positions`).
@@ -422,7 +422,7 @@ class FinalLayer(nn.Module):
         return self.linear(modulate(self.norm_final(x), shift, scale))
 
     def parts(self, path: str) -> Parts:
-        """See `Block.parts`."""
+        """The parts of this layer for a `Layout`; ``path`` is its name in the network."""
         modulation, width = f"{path}.adaLN_modulation", self.norm_final.normalized_shape[0]
         shift, scale = _rows(f"{modulation}.1", width, 2)
         return Parts(

@@ -83,10 +83,10 @@ def widths_for(
             suit it.
     """
     if img_resolution not in table:
-        known = ", ".join(map(str, table))
+        sizes = ", ".join(map(str, table))
         raise ConfigError(
             f"BigGAN has no architecture for {img_resolution}x{img_resolution}; "
-            f"img_resolution is one of {known}: resize the images"
+            f"img_resolution is one of {sizes}: resize the images"
         )
     row = table[img_resolution]
     if own is None:
@@ -108,9 +108,9 @@ def check_attention(attn_resolutions: Iterable[int], resolutions: Sequence[int])
     """
     unknown = set(attn_resolutions) - set(resolutions)
     if unknown:
-        known = ", ".join(map(str, sorted(set(resolutions))))
+        listed = ", ".join(map(str, sorted(set(resolutions))))
         raise ConfigError(
             f"no block puts out the resolution {min(unknown)} that attn_resolutions names; "
-            f"the blocks put out {known}"
+            f"the blocks put out {listed}"
         )
     return set(attn_resolutions)

@@ -1,4 +1,4 @@
-"""What a network tells of its parts, so that fine-tuning never searches parameter names.
+"""The parts that a network declares, so that fine-tuning never searches parameter names.
 
 A network declares its blocks, its residual branches, its normalisations and its class tables, once,
 in `genlab.networks.base.Network.layout`; what blocks of one kind have in common they tell
@@ -67,7 +67,7 @@ class Branch:
             `genlab.networks.layers.spectral_norm.remove_spectral_norm`).
         width: output channels of that layer.
         scale: path of the vector (``width``) by which the block multiplies its branch, None there
-            until somebody sets it; or None where the network has no place for one, and the
+            until it is set; or None where the network has no place for one, and the
             layer's output is to be multiplied.
         gate: rows of the modulation that multiply the branch (adaLN-Zero's gate), or None.
     """
@@ -200,7 +200,7 @@ def build_layout(
     biased = [p for p, module in network.named_modules() if isinstance(module, kinds)]
     declared = [modules, *(part.modules for part in parts)]
     members: dict[str, set[str]] = {
-        group: {path for given in declared for path in given.get(group, ())} for group in GROUPS
+        group: {path for mapping in declared for path in mapping.get(group, ())} for group in GROUPS
     }
     assert not set(chain(*declared)) - set(GROUPS), "a group of another name"
     groups = {group: _below(network, paths) for group, paths in members.items()}

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import override
 
+from genlab.choices import check_choice
 from genlab.networks.base import (
     Network,
-    check_choice,
     check_patches,
     check_positive,
     level_resolutions,
@@ -121,7 +121,7 @@ class ADMClassifier(Network):
 
         Args:
             x: scaled noisy images c_in * x.
-            c_noise: what the preconditioning makes of the noise level.
+            c_noise: the noise level, scaled by the preconditioning.
         """
         embedding = self.time_embed.embed(c_noise)
         x = F.pixel_unshuffle(x, self.patch_size)

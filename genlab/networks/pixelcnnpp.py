@@ -140,8 +140,8 @@ class PixelCNNPP(AutoregressiveNetwork):
                 ul = self.upsize_ul_stream[level - 1](ul)
             for u_block, ul_block in _pairs(layers):
                 u = u_block(u, us.pop(), self.class_vector(u_block, labels))
-                both = torch.cat([u, uls.pop()], 1)
-                ul = ul_block(ul, both, self.class_vector(ul_block, labels))
+                joined = torch.cat([u, uls.pop()], 1)
+                ul = ul_block(ul, joined, self.class_vector(ul_block, labels))
         return self.nin_out(F.elu(ul))
 
     def class_vector(
@@ -153,7 +153,7 @@ class PixelCNNPP(AutoregressiveNetwork):
 
     @override
     def layout(self) -> Layout:
-        """Branches end in a gate, not in a layer, so none is told."""
+        """Branches end in a gate, not in a layer, so no branch is declared."""
         blocks = paths_of(self, GatedResnet)
         tables = [f"{path}.class_embedding" for path in blocks] if self.label_dim else []
         return build_layout(

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import override
 
+from genlab.choices import check_choice
 from genlab.networks.base import (
     DiffusionNetwork,
-    check_choice,
     check_patches,
     check_positive,
     level_resolutions,

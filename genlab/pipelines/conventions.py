@@ -17,7 +17,7 @@ from genlab.saving.folder import CARD, read_card
 
 
 def refuse_scheduler() -> NoReturn:
-    """Say what stands in place of setting a pipeline's scheduler.
+    """Raise an error that says what to use instead of a pipeline's scheduler.
 
     Raises:
         ConfigError: always.

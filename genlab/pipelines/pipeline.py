@@ -49,7 +49,7 @@ _DTYPE = ("dtype", "torch_dtype")
 _AUTOENCODER = ("autoencoder", "vae")
 """How an autoencoder is given: by its name in our folders, or by that of diffusers' pipelines."""
 _ENDINGS = ("json", "safetensors")
-_FACTS = ("family", "preconditioning", "class_names", "has_null_class", "sampler")
+_METADATA = ("family", "preconditioning", "class_names", "has_null_class", "sampler")
 
 StepCallback = Callable[[Any, int, float, dict[str, Any]], dict[str, Any] | None]
 """``(pipeline, step index, sigma, tensors) -> tensors to replace, or None``.
@@ -112,16 +112,16 @@ class GenLabPipeline(PipelineConventions):
     @classmethod
     def from_generator(cls, generator: Generator) -> "GenLabPipeline":
         """The pipeline object around a generator; both use the same network."""
-        facts = {key: value for key, value in generator.facts().items() if key in _FACTS}
-        pipeline = cls(cast(ModelMixin, generator.network), **{**facts, **generator.parts()})
+        metadata = {key: value for key, value in generator.metadata().items() if key in _METADATA}
+        pipeline = cls(cast(ModelMixin, generator.network), **{**metadata, **generator.parts()})
         pipeline._card = generator.card
         return pipeline
 
     def as_generator(self) -> Generator:
         """The generator behind the pipeline; both use the same network."""
-        facts = {key: self.config[key] for key in _FACTS}
-        facts |= {name: getattr(self, name) for name in PARTS}
-        return FAMILIES[facts["family"]].from_facts(self.network, facts, self.card)
+        metadata = {key: self.config[key] for key in _METADATA}
+        metadata |= {name: getattr(self, name) for name in PARTS}
+        return FAMILIES[metadata["family"]].from_metadata(self.network, metadata, self.card)
 
     @classmethod
     def from_pretrained(
@@ -132,22 +132,21 @@ class GenLabPipeline(PipelineConventions):
         A repository's copy is the one that `genlab.load` uses; with ``cache_dir``, ``token``,
         ``force_download`` or ``local_files_only`` it is that of diffusers' own cache.
 
-        A bundled model, or one of the zoo that ``genlab zoo pull`` has fetched, goes by its name.
-        ``vae`` (or ``autoencoder``) makes images of a latent model's latents in place of the
-        model's own: an object of diffusers, or what
-        `genlab.checkpoints.autoencoders.find_autoencoder` finds one by; None leaves the model
-        without one.
+        A bundled model, or one that ``genlab zoo pull`` has fetched, is loaded by its name. ``vae``
+        (or ``autoencoder``) decodes a latent model's latents in place of the model's own: an object
+        of diffusers, or a name or folder that `genlab.checkpoints.autoencoders.find_autoencoder`
+        takes; None leaves the model without one.
 
         Raises:
             ConfigError: a scheduler is given, or the autoencoder is of other latents.
             CheckpointError: it is no generator's folder, or weights are missing or damaged.
         """
-        given = {name: kwargs.pop(name) for name in _AUTOENCODER if name in kwargs}
-        if given:
-            if len(given) > 1:
+        autoencoders = {name: kwargs.pop(name) for name in _AUTOENCODER if name in kwargs}
+        if autoencoders:
+            if len(autoencoders) > 1:
                 raise ConfigError("vae and autoencoder are the same; give one of them")
             pipeline = cls.from_pretrained(pretrained_model_name_or_path, **kwargs)
-            pipeline._set_autoencoder(*given.values())
+            pipeline._set_autoencoder(*autoencoders.values())
             return pipeline
         source = str(pretrained_model_name_or_path)
         hub = {key: kwargs.pop(key) for key in _HUB if key in kwargs}
@@ -171,7 +170,7 @@ class GenLabPipeline(PipelineConventions):
             patterns = [INDEX, *models, "README.md"]
             folder = Path(snapshot_download(source, allow_patterns=patterns, **hub))
         index = read_index(folder)
-        family_of(folder, index).check_facts(folder, index)
+        family_of(folder, index).check_metadata(folder, index)
         if not kwargs.keys() <= set(_DTYPE):
             pipeline = super().from_pretrained(folder, **kwargs)
             pipeline._card = read_card(folder)
@@ -179,10 +178,10 @@ class GenLabPipeline(PipelineConventions):
         # The plain case takes our own reader, which refuses incomplete weights; diffusers only
         # warns.
         network = read_network(folder, index, kwargs.get("dtype", kwargs.get("torch_dtype")))
-        facts = {key: index[key] for key in _FACTS if key in index}
-        pipeline = cls(network, **{**facts, **read_parts(folder, index)})
-        given_name = str(pretrained_model_name_or_path)
-        pipeline.register_to_config(_name_or_path=given_name)  # type: ignore[no-untyped-call]  # diffusers tells no types
+        metadata = {key: index[key] for key in _METADATA if key in index}
+        pipeline = cls(network, **{**metadata, **read_parts(folder, index)})
+        name = str(pretrained_model_name_or_path)
+        pipeline.register_to_config(_name_or_path=name)  # type: ignore[no-untyped-call]  # diffusers tells no types
         pipeline._card = read_card(folder)
         return pipeline
 
@@ -200,14 +199,16 @@ class GenLabPipeline(PipelineConventions):
         dtype = kwargs.get("dtype", kwargs.get("torch_dtype"))
         return pipeline if dtype is None else pipeline.to(dtype)
 
-    def _set_autoencoder(self, given: Any) -> None:
+    def _set_autoencoder(self, autoencoder: Any) -> None:
         """Use another autoencoder, or none; it goes where the network is."""
         model = self.as_generator()
-        if given is None:
+        if autoencoder is None:
             model = model.changed(autoencoder=None)
         else:
-            source = Autoencoder(given) if isinstance(given, torch.nn.Module) else given
-            model = attach_autoencoder(model, source).to(self.network.device, self.network.dtype)
+            if isinstance(autoencoder, torch.nn.Module):
+                autoencoder = Autoencoder(autoencoder)
+            network = self.network
+            model = attach_autoencoder(model, autoencoder).to(network.device, network.dtype)
         self.register_modules(autoencoder=model.parts().get("autoencoder"))  # type: ignore[no-untyped-call]  # diffusers tells no types
 
     def load_adapter(self, adapter: str | os.PathLike[str], adapter_name: str | None = None) -> str:
@@ -266,10 +267,10 @@ class GenLabPipeline(PipelineConventions):
         return self._adapter_set
 
     def _show(self, generator: Generator) -> None:
-        """Have this generator's network and facts as one's own."""
-        facts = {key: value for key, value in generator.facts().items() if key in _FACTS}
+        """Take over this generator's network and metadata."""
+        metadata = {key: value for key, value in generator.metadata().items() if key in _METADATA}
         self.register_modules(network=generator.network)  # type: ignore[no-untyped-call]  # diffusers tells no types
-        self.register_to_config(**facts)  # type: ignore[no-untyped-call]  # diffusers tells no types
+        self.register_to_config(**metadata)  # type: ignore[no-untyped-call]  # diffusers tells no types
 
     def save_pretrained(
         self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any
@@ -489,8 +490,8 @@ def _count(
     batch_size: int | None,
     images: Tensor | None = None,
 ) -> int:
-    """The number of images, on which all arguments that tell must agree."""
-    all_told = {
+    """The number of images, on which all arguments must agree."""
+    lengths = {
         "class_labels": None if _single(class_labels) else len(class_labels),
         "generator": len(generator) if isinstance(generator, list) else None,
         "latents": None if latents is None else len(latents),
@@ -498,11 +499,11 @@ def _count(
         "batch_size": batch_size,
         "image": None if images is None or len(images) == 1 else len(images),
     }
-    told = {name: number for name, number in all_told.items() if number is not None}
-    if len(set(told.values())) > 1:
-        numbers = ", ".join(f"{name} {number}" for name, number in told.items())
+    counts = {name: number for name, number in lengths.items() if number is not None}
+    if len(set(counts.values())) > 1:
+        numbers = ", ".join(f"{name} {number}" for name, number in counts.items())
         raise ConfigError(f"the arguments are for different numbers of images: {numbers}")
-    count = next(iter(told.values()), 1)
+    count = next(iter(counts.values()), 1)
     if count < 1:
         raise ConfigError("there is nothing to draw: the arguments are for 0 images")
     return count
@@ -542,8 +543,8 @@ def _labels(
         class_labels = class_labels.tolist()
     if isinstance(class_labels, int | str):
         class_labels = [class_labels] * len(seeds)
-    known = classes, model.class_names
-    indices = [class_index(c, *known) if isinstance(c, str) else int(c) for c in class_labels]
+    class_table = classes, model.class_names
+    indices = [class_index(c, *class_table) if isinstance(c, str) else int(c) for c in class_labels]
     return model.choose_labels(seeds, indices, classes)
 
 
@@ -598,8 +599,8 @@ def _editing(
 ) -> Generator:
     """The model that edits images, where there are any; its seeds count them."""
     if images is None:
-        told = {"mask_image": masks, "strength": strength, "edit": edit}
-        idle = [name for name, value in told.items() if value is not None]
+        options = {"mask_image": masks, "strength": strength, "edit": edit}
+        idle = [name for name, value in options.items() if value is not None]
         if idle:
             raise ConfigError(f"{idle[0]} has no effect without image; leave it out or give one")
         return model
@@ -616,7 +617,7 @@ def _editing(
 
 
 def _beside(model: Generator, low_res: Tensor | None) -> dict[str, Tensor]:
-    """What only diffusion models are sampled with."""
+    """The arguments that only diffusion models take."""
     if low_res is None:
         return {}
     if not isinstance(model, DiffusionGenerator):

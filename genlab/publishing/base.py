@@ -9,7 +9,7 @@ from genlab.checkpoints.hub.names import parse
 from genlab.checkpoints.zoo.catalogue import entries
 from genlab.errors import ConfigError
 from genlab.files import read_json_object
-from genlab.finetuning.adapters.folders import CONFIG, FACTS
+from genlab.finetuning.adapters.folders import CONFIG, METADATA
 
 _PEFT = "base_model_name_or_path"
 
@@ -29,9 +29,9 @@ def named_base(folder: Path, wanted: str | None) -> tuple[str, dict[str, bytes]]
         CheckpointError: a file is damaged.
     """
     config = read_json_object(folder / CONFIG)
-    has_facts = (folder / FACTS).is_file()
-    facts = read_json_object(folder / FACTS) if has_facts else config
-    own = facts.get(_PEFT) if "peft_type" in facts else facts.get("base")
+    has_metadata = (folder / METADATA).is_file()
+    metadata = read_json_object(folder / METADATA) if has_metadata else config
+    own = metadata.get(_PEFT) if "peft_type" in metadata else metadata.get("base")
     base = wanted or own
     if not isinstance(base, str) or not _is_public(base):
         raise ConfigError(
@@ -41,8 +41,8 @@ def named_base(folder: Path, wanted: str | None) -> tuple[str, dict[str, bytes]]
     changed: dict[str, dict[str, Any]] = {}
     if "peft_type" in config and config.get(_PEFT) != base:
         changed[CONFIG] = {**config, _PEFT: base}
-    if "peft_type" not in facts and facts.get("base") != base:
-        changed[FACTS if has_facts else CONFIG] = {**facts, "base": base}
+    if "peft_type" not in metadata and metadata.get("base") != base:
+        changed[METADATA if has_metadata else CONFIG] = {**metadata, "base": base}
     return base, {
         name: (json.dumps(values, indent=2) + "\n").encode() for name, values in changed.items()
     }

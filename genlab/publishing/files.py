@@ -30,14 +30,14 @@ class Published:
 
     Attributes:
         layout: which kind of folder it is.
-        facts: what its main file says.
+        metadata: what its main file says.
         paths: where a file stands in the repository -> the file; the card is among them only where
             the folder has one.
         left: how many others stay behind, in all folders below.
     """
 
     layout: Layout
-    facts: dict[str, Any]
+    metadata: dict[str, Any]
     paths: dict[str, Path]
     left: int
 
@@ -74,11 +74,13 @@ def published_files(folder: Path) -> Published:
         wanted |= shown
     for name, path in wanted.items():
         _check(name, path)
-    facts = check_kind(layout, folder, str(folder))
+    metadata = check_kind(layout, folder, str(folder))
     if not any(name.endswith(".safetensors") for name in wanted):
         raise CheckpointError(f"{folder} holds no weights as safetensors; {_CURE}")
     left = sum(1 for path in folder.rglob("*") if path.is_file()) - len(wanted)
-    return Published(layout=layout, facts=facts, paths=dict(sorted(wanted.items())), left=left)
+    return Published(
+        layout=layout, metadata=metadata, paths=dict(sorted(wanted.items())), left=left
+    )
 
 
 def _below(folder: Path) -> Iterator[tuple[str, Path]]:

@@ -51,7 +51,7 @@ def _setting(record: Record) -> str:
 
 def _arguments(record: Record, low: float | None, high: float | None) -> dict[str, Any]:
     protocol = record.protocol
-    facts = {
+    metadata = {
         "protocol": protocol.get("name"),
         "extractor": _name(protocol.get("extractor")),
         "reference": _name(protocol.get("reference")),
@@ -60,7 +60,7 @@ def _arguments(record: Record, low: float | None, high: float | None) -> dict[st
         "low": low,
         "high": high,
     }
-    return {key: value for key, value in facts.items() if value is not None}
+    return {key: value for key, value in metadata.items() if value is not None}
 
 
 def _name(part: Any) -> Any:

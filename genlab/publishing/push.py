@@ -116,9 +116,9 @@ def plan_push(
 
 def _task(found: Published) -> str | None:
     """The hub's word for what a model does; it has none for autoencoders."""
-    if found.facts.get("family") in JUDGES or found.facts.get("_class_name") == CLASSIFIER:
+    if found.metadata.get("family") in JUDGES or found.metadata.get("_class_name") == CLASSIFIER:
         return "image-classification"
-    return None if str(found.facts.get("_class_name")).startswith("Autoencoder") else TASK
+    return None if str(found.metadata.get("_class_name")).startswith("Autoencoder") else TASK
 
 
 def push(plan: Plan, *, private: bool = True, message: str | None = None) -> Pushed:

@@ -1,1 +1,1 @@
-"""Sampling runs: what they are to make, what is made of it, and where."""
+"""Sampling runs: plans, ledgers, input images, processes."""

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from genlab.choices import DTYPES, check_choice, check_least
 from genlab.data.labels import cycle_classes, parse_labels, parse_seeds
 from genlab.errors import ConfigError
 from genlab.samplers.editing.options import Edit
@@ -83,13 +84,11 @@ class SampleConfig:
     compile: bool = False
 
     def __post_init__(self) -> None:
-        if self.batch_size is not None and self.batch_size < 1:
-            raise ConfigError(f"batch_size must be at least 1, got {self.batch_size}")
-        if self.dtype not in ("float32", "bfloat16", "float16"):
-            raise ConfigError(f"dtype must be float32, bfloat16 or float16, got {self.dtype!r}")
+        check_least(self, batch_size=1)
+        check_choice("dtype", self.dtype, DTYPES)
 
     def check_inputs(self) -> None:
-        """Refuse settings of inputs that are not there, once everything has been said.
+        """Refuse settings of inputs that are missing, once the configuration is complete.
 
         Raises:
             ConfigError: names them.
@@ -118,7 +117,7 @@ class SampleConfig:
             raise ConfigError("frames has no effect without between, which names the seeds")
 
     def check_classes(self, num_classes: int, class_names: Sequence[str] | None) -> None:
-        """Refuse classes that a model does not have, and seeds that are none.
+        """Refuse classes that a model does not have, and invalid seeds.
 
         Args:
             num_classes: of the model.

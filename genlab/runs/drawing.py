@@ -130,7 +130,7 @@ def _check_finite(batch: Batch, kind: SampleKind) -> None:
 
 
 def _about(generator: Generator, config: Mapping[str, Any], kind: SampleKind) -> dict[str, Any]:
-    """What the manifest says of model, settings and software."""
+    """The manifest's entries on model, settings and software."""
     parameter = next(generator.network.parameters())
     return {
         "made_by": f"genlab {genlab.__version__}",
@@ -141,7 +141,7 @@ def _about(generator: Generator, config: Mapping[str, Any], kind: SampleKind) ->
             "num_classes": generator.num_classes,
             "class_names": None if generator.class_names is None else list(generator.class_names),
         },
-        **kind.facts(),
+        **kind.metadata(),
         "device": parameter.device.type,
         "versions": {
             "genlab": genlab.__version__,

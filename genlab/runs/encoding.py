@@ -12,13 +12,13 @@ from genlab.data.dataset import ImageDataset
 from genlab.data.pixels import from_uint8
 from genlab.data.sources.latents import (
     AUTOENCODER,
-    FACTS,
     LABELS,
-    LatentFacts,
+    METADATA,
+    LatentMetadata,
     is_latents,
     keep_autoencoder,
     open_shard,
-    read_facts,
+    read_metadata,
     shard_path,
 )
 from genlab.errors import DataError, OutputError
@@ -42,7 +42,7 @@ def encode_dataset(
     processes: Processes | None = None,
     overwrite: bool = False,
     on_progress: Callable[[int], None] | None = None,
-) -> LatentFacts:
+) -> LatentMetadata:
     """Encode every image, in shards; those that are there already are kept.
 
     Args:
@@ -61,18 +61,18 @@ def encode_dataset(
         ConfigError: the autoencoder does not suit the images.
     """
     processes = processes or Processes()
-    facts = _facts(dataset, autoencoder, options, shard_size)
+    metadata = _metadata(dataset, autoencoder, options, shard_size)
     lock = lock_folder(folder / ".lock", str(folder)) if processes.rank == 0 else None
     try:
         if processes.rank == 0:
-            _begin(folder, facts, overwrite)
-            _write_labels(folder, dataset, facts)
+            _begin(folder, metadata, overwrite)
+            _write_labels(folder, dataset, metadata)
         processes.wait()
-        for shard in range(processes.rank, facts.num_shards, processes.count):
-            if not _is_there(folder, facts, shard):
-                _encode_shard(dataset, autoencoder, folder, facts, shard, batch_size)
+        for shard in range(processes.rank, metadata.num_shards, processes.count):
+            if not _is_there(folder, metadata, shard):
+                _encode_shard(dataset, autoencoder, folder, metadata, shard, batch_size)
             if on_progress is not None:
-                on_progress(len(facts.rows(shard)))
+                on_progress(len(metadata.rows(shard)))
         processes.wait()
         if processes.rank == 0:
             # Last of all: a folder that has it and all shards is complete.
@@ -81,15 +81,15 @@ def encode_dataset(
     finally:
         if lock is not None:
             lock.release()
-    return facts
+    return metadata
 
 
-def _facts(
+def _metadata(
     dataset: ImageDataset, autoencoder: Autoencoder, options: Mapping[str, Any], shard_size: int
-) -> LatentFacts:
+) -> LatentMetadata:
     latent_shape = autoencoder.latent_shape(dataset.image_shape)
     names = dataset.class_names
-    return LatentFacts(
+    return LatentMetadata(
         autoencoder_sha256=autoencoder.sha256(),
         data=dataset.source.path.name,
         data_sha256=content_sha256(dataset.source.path),
@@ -104,10 +104,10 @@ def _facts(
     )
 
 
-def _begin(folder: Path, facts: LatentFacts, overwrite: bool) -> None:
+def _begin(folder: Path, metadata: LatentMetadata, overwrite: bool) -> None:
     if is_latents(folder):
         try:
-            same = read_facts(folder) == facts
+            same = read_metadata(folder) == metadata
         except DataError:
             same = False
         if not same:
@@ -121,18 +121,18 @@ def _begin(folder: Path, facts: LatentFacts, overwrite: bool) -> None:
             shutil.rmtree(folder / AUTOENCODER, ignore_errors=True)
     elif any(path.name != ".lock" for path in folder.iterdir()):
         raise OutputError(f"{folder} holds other files; choose a new or empty folder")
-    write_text(folder / FACTS, facts.to_json())
+    write_text(folder / METADATA, metadata.to_json())
 
 
-def _write_labels(folder: Path, dataset: ImageDataset, facts: LatentFacts) -> None:
-    if facts.num_classes:
+def _write_labels(folder: Path, dataset: ImageDataset, metadata: LatentMetadata) -> None:
+    if metadata.num_classes:
         with atomic_path(folder / LABELS) as temporary, temporary.open("wb") as file:
             np.save(file, dataset.labels.numpy())
 
 
-def _is_there(folder: Path, facts: LatentFacts, shard: int) -> bool:
+def _is_there(folder: Path, metadata: LatentMetadata, shard: int) -> bool:
     try:
-        open_shard(folder, facts, shard)
+        open_shard(folder, metadata, shard)
     except DataError:
         return False
     return True
@@ -142,18 +142,18 @@ def _encode_shard(
     dataset: ImageDataset,
     autoencoder: Autoencoder,
     folder: Path,
-    facts: LatentFacts,
+    metadata: LatentMetadata,
     shard: int,
     batch_size: int,
 ) -> None:
-    rows = facts.rows(shard)
-    encoded = np.empty(facts.shard_shape(shard), np.float16)
+    rows = metadata.rows(shard)
+    encoded = np.empty(metadata.shard_shape(shard), np.float16)
     for start in range(0, len(rows), batch_size):
         part = rows[start : start + batch_size]
         images = from_uint8(torch.stack([dataset[row][0] for row in part]))
         moments = autoencoder.encode(images)
-        both = [moments.mean] if moments.std is None else [moments.mean, moments.std]
-        encoded[start : start + len(part)] = torch.cat(both, dim=1).cpu().numpy()
+        parts = [moments.mean] if moments.std is None else [moments.mean, moments.std]
+        encoded[start : start + len(part)] = torch.cat(parts, dim=1).cpu().numpy()
     if not np.isfinite(encoded).all():
         raise DataError(
             f"the latents of images {rows[0]} to {rows[-1]} are not finite; the autoencoder does "

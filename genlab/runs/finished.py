@@ -1,4 +1,4 @@
-"""Which files of a run are finished samples: those whose size and hash the run has noted.
+"""Recognise finished samples: files with the size and hash that the run has recorded.
 
 A file of the right name is not enough: a disk that lost power leaves empty ones, and others may
 have put theirs there.
@@ -35,7 +35,7 @@ def fingerprint_of(path: Path) -> Fingerprint:
 
 
 class Finished:
-    """What is known of the files of one run; a file is looked into once, unless it changes.
+    """The fingerprints of the files of one run; a file is hashed once, unless it changes.
 
     Attributes:
         told: name -> all fingerprints that a finished file of this name may have.
@@ -44,17 +44,17 @@ class Finished:
     """
 
     def __init__(self) -> None:
-        self.told: dict[str, set[Fingerprint]] = {}
+        self.recorded: dict[str, set[Fingerprint]] = {}
         self.is_old = False
         self._seen: dict[str, tuple[tuple[int, int, int], bool]] = {}
 
     def learn(self, files: Mapping[str, Any] | None) -> None:
-        """Take in noted fingerprints, by name; None is an old note without any."""
+        """Add recorded fingerprints, by name; None is an old record without any."""
         if files is None:
             self.is_old = True
             return
         for name, (size, digest) in files.items():
-            self.told.setdefault(str(name), set()).add((int(size), str(digest)))
+            self.recorded.setdefault(str(name), set()).add((int(size), str(digest)))
 
     def holds(self, path: Path, name: str, can_be_read: Callable[[Path], bool]) -> bool:
         """Whether a file is there, whole, and of this run.
@@ -66,7 +66,7 @@ class Finished:
         """
         try:
             status = path.stat()
-            state = (status.st_size, status.st_mtime_ns, len(self.told.get(name, ())))
+            state = (status.st_size, status.st_mtime_ns, len(self.recorded.get(name, ())))
             if self._seen.get(name, (None, False))[0] != state:
                 self._seen[name] = state, self._is_sound(path, name, can_be_read)
         except OSError:
@@ -76,21 +76,21 @@ class Finished:
     def _is_sound(self, path: Path, name: str, can_be_read: Callable[[Path], bool]) -> bool:
         if not path.is_file() or path.stat().st_size == 0:
             return False
-        if name not in self.told:
+        if name not in self.recorded:
             return self.is_old and can_be_read(path)
-        return fingerprint_of(path) in self.told[name]
+        return fingerprint_of(path) in self.recorded[name]
 
     def wrote(self, name: str, written: Fingerprint) -> None:
-        """Note a file that was just written."""
-        self.told.setdefault(name, set()).add(written)
+        """Record a file that was just written."""
+        self.recorded.setdefault(name, set()).add(written)
 
 
 def in_manifest(names: Iterable[str], files: Mapping[str, Path]) -> dict[str, Any]:
     """Fingerprints of files, as short as a manifest wants them."""
-    found = [fingerprint_of(files[name]) for name in names]
+    fingerprints = [fingerprint_of(files[name]) for name in names]
     return {
-        "bytes": [size for size, _ in found],
-        "sha256": " ".join(digest for _, digest in found),
+        "bytes": [size for size, _ in fingerprints],
+        "sha256": " ".join(digest for _, digest in fingerprints),
     }
 
 

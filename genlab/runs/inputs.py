@@ -1,10 +1,10 @@
-"""Images from files that samples are made from: read them, and make the generator that does it."""
+"""Read input images from files, and make the generator that uses them."""
 
 from collections.abc import Sequence
 
 from genlab.data.labels import parse_classes, parse_seeds
 from genlab.errors import ConfigError, LabelError
-from genlab.generators.autoregressive import AutoregressiveGenerator, Completion
+from genlab.generators.autoregressive import AutoregressiveGenerator, Inpainting
 from genlab.generators.base import Generator
 from genlab.generators.diffusion import DiffusionGenerator, Enlargement
 from genlab.generators.editing import Editing, Interpolation
@@ -17,7 +17,7 @@ Labels = tuple[int, ...] | None
 """The class of each seed's image, where the images have the model's classes."""
 
 
-def completing(
+def inpainting(
     generator: Generator,
     path: str,
     seeds: Sequence[int],
@@ -25,7 +25,7 @@ def completing(
     keep: int | None = None,
     mask: str | None = None,
     fit: str = "none",
-) -> tuple[Completion, Labels]:
+) -> tuple[Inpainting, Labels]:
     """Make an autoregressive generator that inpaints the images of a set.
 
     Args:
@@ -51,8 +51,8 @@ def completing(
     size = generator.image_shape[1]
     images, labels = read_given(generator, path, seeds, size, fit)
     if mask is not None:
-        return Completion(generator, images, ~read_masks(mask, seeds, size, fit), seeds), labels
-    return Completion(generator, images, size // 2 if keep is None else keep, seeds), labels
+        return Inpainting(generator, images, ~read_masks(mask, seeds, size, fit), seeds), labels
+    return Inpainting(generator, images, size // 2 if keep is None else keep, seeds), labels
 
 
 def editing(
@@ -64,7 +64,7 @@ def editing(
     keep: int | None = None,
     mask: str | None = None,
     fit: str = "none",
-) -> tuple[Editing | Completion, Labels]:
+) -> tuple[Editing | Inpainting, Labels]:
     """Make a generator that edits the images of a set.
 
     Args:
@@ -89,7 +89,7 @@ def editing(
                 "an autoregressive model draws pixels one by one and knows no noise levels; leave "
                 "strength, invert and the other settings of edit out, or take a diffusion model"
             )
-        return completing(generator, path, seeds, keep=keep, mask=mask, fit=fit)
+        return inpainting(generator, path, seeds, keep=keep, mask=mask, fit=fit)
     if not isinstance(generator, DiffusionGenerator):
         raise ConfigError(
             f"only diffusion and autoregressive models draw from images; this one is of the family "

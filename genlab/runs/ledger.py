@@ -117,7 +117,7 @@ class SampleLedger:
             before = None
         elif self._is_empty():
             self._remove_pictures()
-            before = None  # a run that failed before its first image binds nobody
+            before = None  # a run that failed before its first image fixes no settings
         else:
             self.plan.check(before, str(self.folder))
             self._learn(before)
@@ -141,7 +141,7 @@ class SampleLedger:
         return True
 
     def _earlier_record(self) -> dict[str, Any] | None:
-        """What the run said of itself: the manifest, or the plan of an unfinished one.
+        """The record of an earlier run: its manifest, or the plan of an unfinished one.
 
         A run that goes on has no manifest; where there is one, a plan beside it is stale.
         """
@@ -150,9 +150,9 @@ class SampleLedger:
                 try:
                     record = json.loads(path.read_text(encoding="utf-8"))
                     kept = ("identity", "format", "seeds", "labels", "spent")
-                    told = {key: record[key] for key in kept} | {"files": _files_of(record)}
-                    Finished().learn(told["files"])  # whether sizes and hashes are such
-                    return told | {"kind": kind_named(record.get("kind")).name}
+                    earlier = {key: record[key] for key in kept} | {"files": _files_of(record)}
+                    Finished().learn(earlier["files"])  # whether sizes and hashes are such
+                    return earlier | {"kind": kind_named(record.get("kind")).name}
                 except Exception as error:  # JSON may hold anything in any place, at any depth
                     raise OutputError(
                         f"{path} is not a run of genlab sample ({reason(error)}); "
@@ -183,13 +183,13 @@ class SampleLedger:
         )
 
     def _learn(self, before: Mapping[str, Any]) -> None:
-        """Take in what an earlier run, and this one in all its processes, has noted of files."""
+        """Read the fingerprints that an earlier run and all processes of this one recorded."""
         self._finished.learn(before.get("files"))
         for entry in self._notes():
             self._finished.learn(entry.get("files"))
 
     def _notes(self) -> Iterator[dict[str, Any]]:
-        """What was noted of each batch; a line that was cut short counts for nothing.
+        """The record of each batch; a line that was cut short is left out.
 
         Notes of earlier sittings are marked ``earlier``.
         """
@@ -200,7 +200,7 @@ class SampleLedger:
                     yield json.loads(line) | {"earlier": earlier}
 
     def _set_aside(self) -> None:
-        """Keep the notes of earlier sittings apart: their evaluations count, their time does not.
+        """Keep the records of earlier sessions apart: their evaluations count, their time does not.
 
         Another machine, or a busier one, may have taken it.
         """
@@ -414,12 +414,12 @@ class SampleLedger:
         count = min(GRID_IMAGES if inputs is None else GRID_IMAGES // 2, len(self.plan.seeds))
         labels = None if self.plan.labels is None else self.plan.labels[:count]
         images = list(self.first_pictures(count))
-        told = (labels, self.plan.class_names, self._kind.title(self.plan.title))
+        captions = (labels, self.plan.class_names, self._kind.title(self.plan.title))
         if inputs is None:
-            picture = pictures.grid(images, *told)
+            picture = pictures.grid(images, *captions)
         else:
             shown = [inputs[seed] for seed in self.plan.seeds[:count]]
-            picture = pictures.pairs(shown, images, *told)
+            picture = pictures.pairs(shown, images, *captions)
         pictures.write_grid(self.folder / GRID, picture, self._kind.marks())
 
     def first_pictures(self, count: int) -> Iterator[Pixels]:
@@ -470,7 +470,7 @@ class SampleLedger:
         write_text(self.folder / MANIFEST, _readable(manifest))
 
     def _result_files(self) -> tuple[list[str], dict[str, Path]]:
-        """The files that hold the images, in the order in which a manifest tells of them."""
+        """The files that hold the images, in the order of the manifest."""
         names = _result_names(self._kind, self.plan.format, self.plan.seeds)
         folder = self._samples if self.archive is None else self.folder
         return names, {name: folder / name for name in names}
@@ -496,9 +496,9 @@ class SampleLedger:
         }
 
     def _spent(self) -> dict[str, Any]:
-        """Evaluations of all processes and sittings, lost batches too, and seconds of this one.
+        """Evaluations of all processes and sessions, lost batches too, and seconds of this session.
 
-        Time is told with the images that it was taken for, ``timed``.
+        Time stands beside the number of images that it was measured for, ``timed``.
         """
         plan = json.loads((self._state / "plan.json").read_text())
         total = {"nfe": 0, "nfe_total": 0, **plan["spent"], "seconds": 0.0, "timed": 0}

@@ -1,4 +1,4 @@
-"""Put a generator, and the generators that its sampler uses, where a run takes place."""
+"""Move a generator, and the generators that its sampler uses, to the device of a run."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What a sampling run is to make, and whether what lies in a folder was made the same way."""
+"""The plan of a sampling run, and whether a folder's samples were made by the same plan."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -101,7 +101,7 @@ class SamplePlan:
         }
 
     def check(self, record: Mapping[str, Any], where: str) -> None:
-        """Refuse to mix with images that were made differently.
+        """Refuse to add to images that were made by another plan.
 
         More seeds than before are fine for a folder of files, as long as the earlier samples keep
         their classes.
@@ -122,14 +122,14 @@ class SamplePlan:
         now = _classes(self.seeds, self.labels)
         changed = [seed for seed, label in before.items() if now.get(seed, "") != label]
         if changed or (not self.is_folder and list(before) != list(now)):
-            what = (
+            difference = (
                 f"the class of seed {changed[0]}"
                 if changed and changed[0] in now
                 else f"seeds were {record['seeds']}, now {ours['seeds']}"
             )
-            verb = " differs" if what.startswith("the class") else ""
+            verb = " differs" if difference.startswith("the class") else ""
             raise OutputError(
-                f"{where} holds {held.name} of another run: {what}{verb}; choose another "
+                f"{where} holds {held.name} of another run: {difference}{verb}; choose another "
                 "folder with -o, or start again with --overwrite"
             )
 

@@ -1,4 +1,4 @@
-"""One process or many: who this one is, under ``accelerate launch``, torchrun or alone."""
+"""The processes of a run: their number and rank under ``accelerate launch``, torchrun or alone."""
 
 import os
 import re

@@ -1,1 +1,1 @@
-"""The folder that a model is kept in."""
+"""The folder that a model is saved in."""

@@ -1,4 +1,4 @@
-"""What fine-tuning has done to a network that still has its adapter: a mark that travels with it.
+"""The mark of a network that still carries a fine-tuning adapter.
 
 The mark stands on the network, so that every generator and pipeline around it finds it, and so does
 every copy.
@@ -34,12 +34,12 @@ class Adaptation:
     plain: bool
 
     def identity(self) -> dict[str, Any]:
-        """What decides how images look, in plain values: neither names nor places."""
+        """Everything that images depend on, in plain values, without names and paths."""
         return {"method": dict(self.method), "sha256": self.sha256}
 
 
 def mark(network: nn.Module, adaptation: Adaptation | None) -> None:
-    """Note which adapter a network has; None takes the note away."""
+    """Record which adapter a network has; None removes the record."""
     network.__dict__.pop(MARK, None)
     if adaptation is not None:
         network.__dict__[MARK] = adaptation  # beside the modules, parameters and buffers
@@ -51,12 +51,12 @@ def adaptation_of(network: nn.Module) -> Adaptation | None:
     return adaptation
 
 
-def check_plain(network: nn.Module, what: str) -> None:
+def check_plain(network: nn.Module, name: str) -> None:
     """Refuse a network that an adapter has made another architecture than its configuration says.
 
     Args:
         network: about to be written.
-        what: it is, as the message begins.
+        name: it is, as the message begins.
 
     Raises:
         ConfigError: says how to merge it.
@@ -64,7 +64,7 @@ def check_plain(network: nn.Module, what: str) -> None:
     adaptation = adaptation_of(network)
     if adaptation is not None and not adaptation.plain:
         raise ConfigError(
-            f"{what} has the adapter {adaptation.name!r} beside its weights, which a plain model's "
+            f"{name} has the adapter {adaptation.name!r} beside its weights, which a plain model's "
             "folder cannot hold; merge it first ('genlab adapter merge FOLDER -o merged/', or "
             "genlab.finetuning.adapters.merging.merged)"
         )

@@ -1,4 +1,4 @@
-"""What a file says of its network is a claim, held against its tensors before anything is built.
+"""Check a file's claims about its network against its tensors, before anything is built.
 
 A config.json of two lines can ask for a billion layers. Numbers in it are bounded, the network is
 made without memory and with no more parts than the file's tensors can fill, and names and shapes
@@ -120,23 +120,23 @@ def _counting_parts(most: int, where: str) -> Iterator[None]:
             hook.remove()
 
 
-def check_state_dict(expected: Mapping[str, Tensor], got: Mapping[str, Any], where: str) -> None:
+def check_state_dict(expected: Mapping[str, Tensor], actual: Mapping[str, Any], where: str) -> None:
     """Compare names and shapes.
 
     Args:
         expected: the network's own state dict (meta tensors will do).
-        got: what the file holds: tensors, or anything with a ``shape``.
+        actual: what the file holds: tensors, or anything with a ``shape``.
         where: file and network, as the error message begins.
 
     Raises:
         CheckpointError: names what is missing, unexpected or of another shape, in one sentence.
     """
-    missing = [name for name in expected if name not in got]
-    unexpected = [name for name in got if name not in expected]
+    missing = [name for name in expected if name not in actual]
+    unexpected = [name for name in actual if name not in expected]
     shapes = [
-        f"{printable(name, 80)} is {list(got[name].shape)} where {list(value.shape)} is needed"
+        f"{printable(name, 80)} is {list(actual[name].shape)} where {list(value.shape)} is needed"
         for name, value in expected.items()
-        if name in got and tuple(got[name].shape) != tuple(value.shape)
+        if name in actual and tuple(actual[name].shape) != tuple(value.shape)
     ]
     faults = [
         *(["missing: " + listed(missing)] if missing else []),

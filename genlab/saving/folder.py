@@ -40,7 +40,7 @@ _OUR_NETWORKS = "genlab.networks."
 def write_folder(
     folder: Path,
     network: nn.Module,
-    facts: Mapping[str, Any],
+    metadata: Mapping[str, Any],
     card: str | None = None,
     parts: Mapping[str, nn.Module] | None = None,
 ) -> None:
@@ -49,7 +49,7 @@ def write_folder(
     Args:
         folder: may exist, with an older generator or other files in it.
         network: a diffusers ``ModelMixin``.
-        facts: the pipeline's other constructor arguments.
+        metadata: the pipeline's other constructor arguments.
         card: text of the model card (README.md), which hubs show.
         parts: models beside the network, by names of `PARTS`.
 
@@ -61,7 +61,7 @@ def write_folder(
         "_class_name": PIPELINE,
         "_diffusers_version": diffusers.__version__,
         **{name: _component(model) for name, model in models.items()},
-        **facts,
+        **metadata,
     }
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -84,7 +84,7 @@ def write_folder(
 def remove_unfinished(folder: Path) -> None:
     """Remove what `write_folder` leaves beside a folder when it is killed.
 
-    Only for those who know that nobody is writing the folder now.
+    Call it only while nothing else writes to the folder.
     """
     for path in folder.parent.glob(f".{glob.escape(folder.name)}.*"):
         if path.is_dir() and re.fullmatch(r"\w{8}", path.suffix[1:], re.ASCII):
@@ -147,7 +147,7 @@ def read_parts(folder: Path, index: Mapping[str, Any]) -> dict[str, ModelMixin |
         CheckpointError: as `read_network`.
     """
     return {
-        name: read_model(folder / name, _model_class(folder, *index[name]), what=name)
+        name: read_model(folder / name, _model_class(folder, *index[name]), kind=name)
         if is_component(index.get(name))
         else None
         for name in PARTS
@@ -161,20 +161,20 @@ def _model_class(folder: Path, module: str, name: str) -> type[ModelMixin]:
     """
     if module.startswith(_OUR_NETWORKS):
         try:
-            found = import_module(module)
+            python_module = import_module(module)
         except (ImportError, ValueError) as error:  # the latter for names that are none
             raise CheckpointError(
                 f"{folder / INDEX} names the module {module}, which this version of "
                 "GenLab lacks; update GenLab"
             ) from error
     elif module in sys.modules:
-        found = sys.modules[module]
+        python_module = sys.modules[module]
     else:
         raise CheckpointError(
             f"{folder / INDEX} names the model {module}.{name}, which is not GenLab's; "
             f"if you trust it, import {module} before loading"
         )
-    cls = getattr(found, name, None)
+    cls = getattr(python_module, name, None)
     # A base class has no config, so that nothing tells how to build it.
     if not (isinstance(cls, type) and issubclass(cls, ModelMixin) and issubclass(cls, ConfigMixin)):
         raise CheckpointError(

@@ -1,4 +1,4 @@
-"""``model_index.json``: what a pipeline folder says of its model, read without torch."""
+"""``model_index.json``: the metadata of a pipeline folder, read without torch."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""diffusers' models at rest: one model, one folder with config.json and safetensors."""
+"""diffusers' models on disk: one model, one folder with config.json and safetensors."""
 
 import hashlib
 import json
@@ -60,7 +60,7 @@ def read_model(
     folder: Path,
     cls: type[Any],
     dtype: torch.dtype | None = None,
-    what: str = "model",
+    kind: str = "model",
     *,
     empty: bool = False,
 ) -> Any:
@@ -70,7 +70,7 @@ def read_model(
         folder: with config.json and safetensors, as ``save_pretrained`` writes it.
         cls: a diffusers ``ModelMixin``.
         dtype: of the weights; None keeps float32.
-        what: the model's part, for messages.
+        kind: the model's part, for messages.
         empty: whether it stays on the meta device, without its numbers.
 
     Raises:
@@ -79,21 +79,21 @@ def read_model(
     """
     if not (folder / MODEL_CONFIG).is_file():
         raise CheckpointError(
-            f"the {what} in {folder} cannot be read, there is no {MODEL_CONFIG}; fetch or save the "
+            f"the {kind} in {folder} cannot be read, there is no {MODEL_CONFIG}; fetch or save the "
             "model again"
         )
     config = read_config(folder)
     check_config(config, str(folder / MODEL_CONFIG))
     if config.get("quantization_config") is not None:  # diffusers would load another package for it
         raise CheckpointError(
-            f"the {what} in {folder} is quantized, which GenLab does not read; save the model in "
+            f"the {kind} in {folder} is quantized, which GenLab does not read; save the model in "
             "float32"
         )
     try:
         files = weight_files(folder)
         if not files:
             raise CheckpointError(
-                f"the {what} in {folder} cannot be read, a file is missing ({WEIGHTS}); fetch or "
+                f"the {kind} in {folder} cannot be read, a file is missing ({WEIGHTS}); fetch or "
                 "save the model again"
             )
         model = _build(folder, cls, config, read_shapes(files), keep_empty=empty)
@@ -103,7 +103,7 @@ def read_model(
         raise
     except Exception as error:  # what diffusers and safetensors raise cannot be listed
         raise CheckpointError(
-            f"the {what} in {folder} cannot be read, a file is missing, cut short or does not fit "
+            f"the {kind} in {folder} cannot be read, a file is missing, cut short or does not fit "
             f"its config.json ({reason(error)}); fetch or save the model again"
         ) from error
     return model.eval()
@@ -117,12 +117,12 @@ def _build(
     *,
     keep_empty: bool,
 ) -> nn.Module:
-    """A model that the files' weights fit, without memory where they are all that it has.
+    """A model that the weights fit, on the meta device unless it has tensors beside them.
 
     Args:
         folder: that it is read from.
         cls: the model's class.
-        config: is held against ``stored`` before anything takes memory.
+        config: is checked against ``stored`` before anything takes memory.
         stored: name -> shape of what the files' heads list.
         keep_empty: whether it stays without memory whatever it is.
     """
@@ -188,10 +188,10 @@ def _misfit(folder: Path, fault: str, name: str) -> CheckpointError:
 
 
 def write_model(folder: Path, model: nn.Module) -> None:
-    """Write config.json and safetensors into a folder; the caller sees to it that it is whole."""
+    """Write config.json and safetensors into a folder; the caller makes that atomic."""
     assert isinstance(model, ModelMixin)
     model.save_pretrained(folder)
-    # The path that the weights were once read from is nobody's business.
+    # The path that the weights were once read from is private.
     config = folder / MODEL_CONFIG
     content = json.loads(config.read_text())
     content.pop("_name_or_path", None)

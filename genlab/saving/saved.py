@@ -1,4 +1,4 @@
-"""A network that is kept in a folder with what it does not know itself: generator or classifier."""
+"""A network that is saved in a folder with its metadata: generator or classifier."""
 
 import reprlib
 from abc import ABC, abstractmethod
@@ -24,24 +24,24 @@ _KINDS: Mapping[str, tuple[type | UnionType, str]] = {
     "preconditioning": (dict | None, "an object with a name"),
     "sampler": (dict | None, "an object, or null"),
 }
-"""Fact in ``model_index.json`` -> what it must be, in types and in words."""
+"""Key of ``model_index.json`` -> what it must be, in types and in words."""
 
 
 class SavedModel(ABC):
-    """A network, the facts about it that ``model_index.json`` holds, and its model card.
+    """A network, its metadata in ``model_index.json``, and its model card.
 
     Args:
         network: the plain network, as in its paper, a diffusers ``ModelMixin``.
         image_shape: (C, H, W).
         num_classes: 0 for an unconditional model.
-        class_names: one name for each class, or None where nobody named them.
+        class_names: one name for each class, or None where there are no names.
         card: text of the model card, written beside the weights.
 
     Attributes:
         family: what the folder says it holds.
         kind: the same in words, for messages.
         source: how to get one, for those who name another model's folder.
-        needs: facts that the folder must tell.
+        needs: metadata that the folder must hold.
     """
 
     family: ClassVar[str]
@@ -80,7 +80,7 @@ class SavedModel(ABC):
         """What the network computes in."""
         return next(self.network.parameters()).dtype
 
-    def facts(self) -> dict[str, Any]:
+    def metadata(self) -> dict[str, Any]:
         """All that the network does not know itself, as ``model_index.json`` holds it."""
         return {
             "family": self.family,
@@ -95,18 +95,18 @@ class SavedModel(ABC):
 
     @classmethod
     @abstractmethod
-    def from_facts(
-        cls: type[M], network: nn.Module, facts: Mapping[str, Any], card: str | None = None
+    def from_metadata(
+        cls: type[M], network: nn.Module, metadata: Mapping[str, Any], card: str | None = None
     ) -> M:
-        """Make the model again from its network and what `facts` gave.
+        """Make the model again from its network and what `metadata` gave.
 
         Args:
             network: the network.
-            facts: what `facts` gave, and the models of `parts` by their names.
+            metadata: what `metadata` gave, and the models of `parts` by their names.
             card: text of the model card.
 
         Raises:
-            ConfigError: a fact is wrong.
+            ConfigError: a value is wrong.
         """
 
     @classmethod
@@ -115,28 +115,28 @@ class SavedModel(ABC):
         """Whether a network is one of this family."""
 
     @classmethod
-    def check_facts(cls, folder: Path, index: Mapping[str, Any]) -> None:
-        """Refuse an index that lacks a fact, or tells it as no model of this family would.
+    def check_metadata(cls, folder: Path, index: Mapping[str, Any]) -> None:
+        """Validate the metadata in an index: their presence and types.
 
         Raises:
-            CheckpointError: names the file and the fact.
+            CheckpointError: names the file and the key.
         """
-        for fact, (kind, wanted) in _KINDS.items():
-            if fact in cls.needs and index.get(fact) is None:
+        for key, (kind, expected) in _KINDS.items():
+            if key in cls.needs and index.get(key) is None:
                 raise CheckpointError(
-                    f"{folder / INDEX} lacks {fact}, without which a {cls.kind} cannot be used; "
+                    f"{folder / INDEX} lacks {key}, without which a {cls.kind} cannot be used; "
                     "fetch or save the model again"
                 )
-            if fact in index and not isinstance(index[fact], kind):
+            if key in index and not isinstance(index[key], kind):
                 raise CheckpointError(
-                    f"{fact} in {folder / INDEX} must be {wanted}, got "
-                    f"{reprlib.repr(index[fact])}; fetch or save the model again"
+                    f"{key} in {folder / INDEX} must be {expected}, got "
+                    f"{reprlib.repr(index[key])}; fetch or save the model again"
                 )
 
-    def changed(self: M, card: str | None = None, **facts: Any) -> M:
-        """The same network with other facts, for instance its class names."""
-        known = {**self.facts(), **self.parts()}
-        return self.from_facts(self.network, {**known, **facts}, card or self.card)
+    def changed(self: M, card: str | None = None, **metadata: Any) -> M:
+        """The same network with other metadata, for instance its class names."""
+        current = {**self.metadata(), **self.parts()}
+        return self.from_metadata(self.network, {**current, **metadata}, card or self.card)
 
     def save_pretrained(self, folder: Path | str) -> None:
         """Write the folder that `from_pretrained` reads; safetensors and JSON only.
@@ -146,7 +146,7 @@ class SavedModel(ABC):
             OutputError: the folder is not writable or the disk is full.
         """
         check_plain(self.network, "this model")
-        write_folder(Path(folder), self.network, self.facts(), self.card, self.parts())
+        write_folder(Path(folder), self.network, self.metadata(), self.card, self.parts())
 
     @classmethod
     def from_pretrained(cls: type[M], folder: Path | str) -> M:
@@ -163,16 +163,16 @@ class SavedModel(ABC):
                 f"{folder} holds no {cls.kind} but a model of the family "
                 f"{reprlib.repr(index.get('family'))}; {cls.source}"
             )
-        cls.check_facts(folder, index)
+        cls.check_metadata(folder, index)
         network = read_network(folder, index)
         if not cls.suits(network):
             raise CheckpointError(
                 f"{folder} calls itself of the family {cls.family!r}, but {type(network).__name__} "
                 f"is no {cls.kind}; fetch or save the model again"
             )
-        facts = {**index, **read_parts(folder, index)}
+        metadata = {**index, **read_parts(folder, index)}
         with reading(folder / INDEX, cure="fetch or save the model again"):
             try:
-                return cls.from_facts(network, facts, read_card(folder))
+                return cls.from_metadata(network, metadata, read_card(folder))
             except GenLabError as error:
                 raise CheckpointError(f"{folder / INDEX} does not fit: {error}") from error

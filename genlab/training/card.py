@@ -9,7 +9,7 @@ from typing import Any
 from genlab import __version__
 from genlab.config import to_yaml
 from genlab.training.config import TrainConfig
-from genlab.training.loop.batches import DataFacts
+from genlab.training.loop.batches import DataMetadata
 from genlab.training.loop.logs import read_log
 from genlab.training.objectives.base import Objective
 from genlab.training.run import Run
@@ -18,23 +18,23 @@ from genlab.training.run import Run
 def model_card(
     run: Run,
     config: TrainConfig,
-    data: DataFacts,
+    data: DataMetadata,
     objective: Objective,
     choice: object,
     images: int,
-    facts: Mapping[str, Any],
+    extra_rows: Mapping[str, Any],
     usage: str | None = None,
 ) -> str:
     """The text of a model card.
 
     Args:
-        run: where its log and the machine it ran on are noted.
+        run: whose log and machine are described.
         config: of the run.
         data: that it was trained on.
         objective: of the run: what the product is for, and which scores it has.
         choice: which weights, in words.
         images: training time of the weights.
-        facts: more rows for the table.
+        extra_rows: more rows for the table.
         usage: how to use it (Markdown); None is the objective's.
     """
     lines = read_log(run.log_path) if run.log_path.is_file() else []
@@ -54,10 +54,10 @@ def model_card(
         **_scores(config, objective, past),
         "Licence": config.license,
         **objective.card_rows(),
-        **facts,
+        **extra_rows,
     }
     table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
-    # Where the data lay on somebody's machine is nobody else's business.
+    # The path of the data on this machine is private.
     shown = to_yaml(_without_folders(config))
     name = run.folder.resolve().name
     return f"""---
@@ -105,12 +105,12 @@ def _without_folders(config: TrainConfig) -> TrainConfig:
     return replace(config, data=data, validation=validation)
 
 
-def _shape(data: DataFacts) -> str:
+def _shape(data: DataMetadata) -> str:
     channels, height, width = data.image_shape
     return f"{width}x{height}, {'grey' if channels == 1 else 'RGB' if channels == 3 else channels}"
 
 
-def _classes(config: TrainConfig, data: DataFacts) -> str:
+def _classes(config: TrainConfig, data: DataMetadata) -> str:
     if data.num_classes == 0:
         return "none (unconditional)"
     names = config.class_names or data.class_names

@@ -1,4 +1,4 @@
-"""What a training run is told: one dataclass for each part, YAML presets in configs/train/."""
+"""The configuration of a training run: a dataclass for each part, presets in configs/train/."""
 
 from dataclasses import dataclass, field, fields, replace
 from enum import Enum
@@ -7,16 +7,8 @@ from typing import Any, cast
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from genlab.choices import Alpha, Fit
 from genlab.errors import ConfigError, nearest
-
-
-class Fit(Enum):
-    """What to do with images of another size; see `genlab.data.conform.Conform`."""
-
-    none = "none"
-    pad = "pad"
-    crop = "crop"
-    resize = "resize"
 
 
 class Precision(Enum):
@@ -28,7 +20,7 @@ class Precision(Enum):
 
 
 class Decay(Enum):
-    """What becomes of the learning rate after the warm-up."""
+    """The decay of the learning rate after the warm-up."""
 
     constant = "constant"
     cosine = "cosine"
@@ -41,14 +33,6 @@ class SnapshotDtype(Enum):
 
     float16 = "float16"
     float32 = "float32"
-
-
-class Alpha(Enum):
-    """What lies behind transparent images; see `genlab.data.conform.Conform`."""
-
-    refuse = "refuse"
-    black = "black"
-    white = "white"
 
 
 @dataclass(kw_only=True)
@@ -81,7 +65,7 @@ class DataConfig:
 
 @dataclass(kw_only=True)
 class ValidationConfig:
-    """Images that a run is judged by but not trained on, where its objective knows how.
+    """Validation images, for objectives that have a score.
 
     They are read as `DataConfig` says (size, channels, fit) and looked at each time snapshots are
     stored, with the average by half-life; the scores stand in log.jsonl and on the model card.
@@ -156,10 +140,10 @@ class OptimizerConfig:
         where = f"optimizer.networks.{network}"
         if not isinstance(own, dict):
             raise ConfigError(f"{where} takes a mapping (KEY: VALUE), not {own!r}")
-        known = [f.name for f in fields(self) if f.name != "networks"]
+        names = [f.name for f in fields(self) if f.name != "networks"]
         for key in own:
-            if key not in known:
-                raise ConfigError(f"there is no setting {where}.{key}; {nearest(key, known)}")
+            if key not in names:
+                raise ConfigError(f"there is no setting {where}.{key}; {nearest(key, names)}")
         try:
             merged = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(alike), own))
         except OmegaConfBaseException as error:
@@ -213,7 +197,7 @@ class OutputConfig:
 
     Attributes:
         log_steps: a line in log.jsonl every so many steps.
-        state_minutes: a state to go on from every so many minutes (and at the end, and when told to
+        state_minutes: a checkpoint every so many minutes (and at the end, and when asked to
             stop).
         keep_states: so many of the latest states are kept.
         snapshot_kimg: averaged weights are stored every so many thousand images; null stores them

@@ -1,4 +1,4 @@
-"""From a run to what it was for: choose an average of the weights, write folder and model card."""
+"""Export a run: choose an average of the weights, write the model's folder and card."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -26,7 +26,7 @@ RAW = "none"
 
 @dataclass(frozen=True)
 class Choice:
-    """Which weights of a run are wanted.
+    """A choice among the weights of a run.
 
     Attributes:
         average: ``halflife``, ``none`` (the weights as they are, not averaged), or a width
@@ -90,7 +90,7 @@ class Chosen:
 
 
 def choose_weights(run: Run, choice: Choice) -> Chosen:
-    """Find or reconstruct the wanted weights.
+    """Find or reconstruct the chosen weights.
 
     Raises:
         TrainingError: the run has not stored them.
@@ -108,27 +108,27 @@ def choose_weights(run: Run, choice: Choice) -> Chosen:
     for snapshot in snapshots:
         if snapshot.average == HALFLIFE and snapshot.images == choice.images:
             return Chosen(read_snapshot(snapshot), snapshot.images)
-    known = sorted({s.images for s in snapshots if s.average == HALFLIFE})
+    available = sorted({s.images for s in snapshots if s.average == HALFLIFE})
     raise TrainingError(
         f"{run.folder} holds no average by half-life after {choice.images} images; there are "
         "some after "
-        f"{', '.join(map(str, known)) or 'none'}"
+        f"{', '.join(map(str, available)) or 'none'}"
     )
 
 
 def _best_images(run: Run, snapshots: list[Snapshot]) -> int | None:
     """When the score that may stop the run was best; None where none may, or nothing is kept."""
-    found = states(run.states)
-    if not found or run.read_config().stopping.metric is None:
+    saved = states(run.states)
+    if not saved or run.read_config().stopping.metric is None:
         return None
-    images = best_images(load_state(found[-1]).record.get("stopping", {}))
+    images = best_images(load_state(saved[-1]).record.get("stopping", {}))
     return images if images in {snapshot.images for snapshot in snapshots} else None
 
 
 def _from_state(run: Run, choice: Choice, snapshots: list[Snapshot]) -> Chosen:
     """The latest weights: the last state's, in full precision, unless a snapshot is newer."""
-    found = states(run.states)
-    state = load_state(found[-1]) if found else None
+    saved = states(run.states)
+    state = load_state(saved[-1]) if saved else None
     if choice.average == RAW:
         if state is None or choice.images not in (None, state.progress.images):
             raise TrainingError(
@@ -150,14 +150,14 @@ def _from_state(run: Run, choice: Choice, snapshots: list[Snapshot]) -> Chosen:
 
 
 def make_product(
-    run: Run, choice: Choice, facts: Mapping[str, Any] | None = None
+    run: Run, choice: Choice, extra_rows: Mapping[str, Any] | None = None
 ) -> tuple[Product, Chosen]:
     """What a run has trained (a generator, a classifier), in float32 on the CPU, with its card.
 
     Args:
         run: finished or not.
         choice: which weights.
-        facts: more rows for the model card's table, for instance a score.
+        extra_rows: more rows for the model card's table, for instance a score.
     """
     config, data = run.read_config(), run.read_data()
     objective = run.build_objective(config)
@@ -174,7 +174,7 @@ def make_product(
         for name, tensor in tensors.items():
             tensor.copy_(chosen.weights[name])
     names = data.class_names if config.class_names is None else tuple(config.class_names)
-    card = model_card(run, config, data, objective, choice, chosen.images, facts or {})
+    card = model_card(run, config, data, objective, choice, chosen.images, extra_rows or {})
     network.eval()
     product = objective.product(objective.finish(network), names, config.sampler, card)
     if data.autoencoder is not None and not objective.starts_trained:
@@ -187,7 +187,7 @@ def export(
     folder: Path,
     choice: Choice,
     dtype: str | None = None,
-    facts: Mapping[str, Any] | None = None,
+    extra_rows: Mapping[str, Any] | None = None,
 ) -> Chosen:
     """Write what a run has trained as a folder.
 
@@ -196,9 +196,9 @@ def export(
         folder: what `genlab.load` reads afterwards, where it is a generator.
         choice: which weights.
         dtype: what they are stored in; None is float32.
-        facts: more rows for the model card's table.
+        extra_rows: more rows for the model card's table.
     """
-    product, chosen = make_product(run, choice, facts)
+    product, chosen = make_product(run, choice, extra_rows)
     if dtype is not None:
         product.to(dtype=getattr(torch, dtype))
     product.save_pretrained(folder)

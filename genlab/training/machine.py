@@ -1,4 +1,4 @@
-"""What a run trains on, for logs and model cards."""
+"""A description of the training hardware, for logs and model cards."""
 
 import os
 import platform

@@ -75,12 +75,12 @@ def check_rule(rule: str) -> None:
         raise ConfigError(f"there is no post-hoc rule {rule!r}; {nearest(rule, RULES)}")
 
 
-def coefficients(stored: Sequence[Profile], wanted: Profile, rule: str = CONSTRAINED) -> Vector:
-    """What to multiply stored averages with, so that their sum is nearest to the wanted one.
+def coefficients(stored: Sequence[Profile], requested: Profile, rule: str = CONSTRAINED) -> Vector:
+    """The coefficients of stored averages whose weighted sum is nearest to the requested average.
 
     Args:
         stored: profiles of the stored averages.
-        wanted: the profile to come near to.
+        requested: the profile to come near to.
         rule: one of `RULES`.
 
     Returns:
@@ -92,8 +92,8 @@ def coefficients(stored: Sequence[Profile], wanted: Profile, rule: str = CONSTRA
     check_rule(rule)
     # In units of the wanted time all numbers are near 1, and each density is scaled to unit length:
     # profiles of early and late times differ by orders of magnitude, which would cost digits.
-    unit = [Profile(p.gamma, p.t / wanted.t) for p in stored]
-    target = Profile(wanted.gamma, 1.0)
+    unit = [Profile(p.gamma, p.t / requested.t) for p in stored]
+    target = Profile(requested.gamma, 1.0)
     lengths = np.array([np.sqrt(p.dot(p)) for p in unit])
     gram = np.array([[a.dot(b) for b in unit] for a in unit]) / np.outer(lengths, lengths)
     right = np.array([p.dot(target) for p in unit]) / lengths
@@ -113,12 +113,12 @@ def _constrained(gram: Float64[np.ndarray, "n n"], right: Vector, weights: Vecto
     return np.linalg.lstsq(system, np.append(right, 1.0), rcond=1e-12)[0][:count]
 
 
-def distance(stored: Sequence[Profile], weights: Vector, wanted: Profile) -> float:
-    """How far a reconstructed density is from the wanted one, relative to its length."""
-    both = [*stored, wanted]
+def distance(stored: Sequence[Profile], weights: Vector, requested: Profile) -> float:
+    """The distance of a reconstructed density from the requested one, relative to its norm."""
+    profiles = [*stored, requested]
     signed = np.append(weights, -1.0)
-    gram = np.array([[a.dot(b) for b in both] for a in both])
-    return float(np.sqrt(max(signed @ gram @ signed, 0.0) / wanted.dot(wanted)))
+    gram = np.array([[a.dot(b) for b in profiles] for a in profiles])
+    return float(np.sqrt(max(signed @ gram @ signed, 0.0) / requested.dot(requested)))
 
 
 def reconstruct(
@@ -184,9 +184,9 @@ def rebuild(
     """
     _check_width(sigma_rel)
     profiles = [Profile(gamma_of(width), t) for width, t in stored]
-    wanted = Profile(gamma_of(sigma_rel), images or max(p.t for p in profiles))
-    shares = coefficients(profiles, wanted, rule)
-    return _weighted_sum(weights, shares), distance(profiles, shares, wanted)
+    requested = Profile(gamma_of(sigma_rel), images or max(p.t for p in profiles))
+    shares = coefficients(profiles, requested, rule)
+    return _weighted_sum(weights, shares), distance(profiles, shares, requested)
 
 
 def _check_width(sigma_rel: float) -> None:

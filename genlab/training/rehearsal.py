@@ -1,6 +1,5 @@
-"""Find out what a run would be refused for, without building or writing anything."""
+"""The dry run of training: find every error that can be found before anything is built."""
 
-import inspect
 from pathlib import Path
 
 import torch
@@ -8,11 +7,11 @@ import torch
 from genlab.errors import ConfigError, nearest
 from genlab.generators.base import Generator
 from genlab.training.config import TrainConfig
-from genlab.training.loop.batches import Batches, DataFacts, Share
+from genlab.training.loop.batches import Batches, DataMetadata, Share
 from genlab.training.loop.logs import tracker_names
 from genlab.training.loop.loop import build_accelerator
 from genlab.training.loop.validation import build_validation
-from genlab.training.objectives.base import NETWORKS, Objective, build_objective
+from genlab.training.objectives.base import Objective, build_objective, network_parameters
 from genlab.training.run import Run
 
 
@@ -43,12 +42,12 @@ def rehearse(
         config.gradient_accumulation,
     )
     _check_optimizers(config, objective)
-    _check_network(config)
+    network_parameters(config.network)
     if with_data:
-        facts = Batches(config.data, config.seed).facts
-        _check_product(config, objective, facts)
-        build_validation(config, objective, facts, torch.device("cpu"))
-        Run(folder).check(config, facts, objective.recuttable)
+        metadata = Batches(config.data, config.seed).metadata
+        _check_product(config, objective, metadata)
+        build_validation(config, objective, metadata, torch.device("cpu"))
+        Run(folder).check(config, metadata, objective.recuttable)
 
 
 def _check_optimizers(config: TrainConfig, objective: Objective) -> None:
@@ -62,24 +61,11 @@ def _check_optimizers(config: TrainConfig, objective: Objective) -> None:
         config.optimizer.of(name)
 
 
-def _check_network(config: TrainConfig) -> None:
-    """The network's name, and the names of its arguments."""
-    name = config.network.get("name")
-    if not isinstance(name, str):
-        raise ConfigError(f"network.name is missing; {nearest('', NETWORKS)}")
-    known = [key for key in inspect.signature(NETWORKS[name]).parameters if key != "self"]
-    for key in config.network:
-        if key not in ("name", *known):
-            raise ConfigError(
-                f"the network {name!r} has no argument {key!r}; {nearest(str(key), known)}"
-            )
-
-
-def _check_product(config: TrainConfig, objective: Objective, facts: DataFacts) -> None:
+def _check_product(config: TrainConfig, objective: Objective, metadata: DataMetadata) -> None:
     """Shapes of the networks, the default sampler, and that of previews."""
     with torch.device("meta"):  # shapes alone: no memory, no random numbers
-        network = objective.build(config.network, facts)[objective.main]
-    names = facts.class_names if config.class_names is None else tuple(config.class_names)
+        network = objective.build(config.network, metadata)[objective.main]
+    names = metadata.class_names if config.class_names is None else tuple(config.class_names)
     product = objective.product(network, names, config.sampler)
     if isinstance(product, Generator):
         product.build_sampler(config.output.preview_sampler)

@@ -1,7 +1,7 @@
-"""The folder of a run: what it was told, what it knows of its data, and where its results lie.
+"""The folder of a run: its settings, the metadata of its data, and its results.
 
 config.yaml      the merged configuration
-data.json        facts of the training data
+data.json        metadata of the training data
 machine.json     what it was trained on, and with which versions
 log.jsonl        one line every output.log_steps steps
 autoencoder/     of a run on latents
@@ -23,7 +23,7 @@ from genlab.config import load, read_yaml, to_plain, to_yaml
 from genlab.errors import TrainingError
 from genlab.files import write_text
 from genlab.training.config import TrainConfig
-from genlab.training.loop.batches import DataFacts
+from genlab.training.loop.batches import DataMetadata
 from genlab.training.objectives.base import Objective, build_objective
 
 FREE = (
@@ -37,7 +37,7 @@ FREE = (
     "stopping.",
     "license",
 )
-"""Settings that a run may go on with changed: they do not touch the numbers.
+"""Settings that may be changed when a run is resumed: they do not change its numbers.
 
 `Run.check` adds ``gradient_accumulation`` for objectives that allow it: other micro-batches draw
 other random numbers, and nothing else changes.
@@ -53,7 +53,7 @@ class Run:
     Attributes:
         schema: what its config.yaml fills.
         kind: the folder of presets that such configurations stand in.
-        free: settings that it may go on with changed, as key or beginning of a key.
+        free: settings that may be changed when it is resumed, as key or beginning of a key.
     """
 
     schema: ClassVar[type[TrainConfig]] = TrainConfig
@@ -75,12 +75,12 @@ class Run:
         """Whether a run was started here."""
         return self.config_path.is_file()
 
-    def start(self, config: TrainConfig, data: DataFacts, hardware: str) -> None:
-        """Write down what the run is told; see `check`.
+    def start(self, config: TrainConfig, data: DataMetadata, hardware: str) -> None:
+        """Write the run's settings; see `check`.
 
         Args:
             config: merged.
-            data: facts of the training data.
+            data: metadata of the training data.
             hardware: what it trains on, in words.
         """
         machine = {"hardware": hardware, "genlab": __version__, "torch": version("torch")}
@@ -88,12 +88,12 @@ class Run:
         write_text(self.data_path, json.dumps(asdict(data), indent=2) + "\n")
         write_text(self.config_path, to_yaml(config))
 
-    def check(self, config: TrainConfig, data: DataFacts, recuttable: bool = True) -> None:
-        """Refuse to go on with a run that was begun otherwise.
+    def check(self, config: TrainConfig, data: DataMetadata, recuttable: bool = True) -> None:
+        """Refuse to resume a run that was started with other settings.
 
         Args:
             config: merged.
-            data: facts of the training data.
+            data: metadata of the training data.
             recuttable: of the objective.
 
         Raises:
@@ -121,7 +121,7 @@ class Run:
                     )
 
     def read_config(self) -> TrainConfig:
-        """What the run was told.
+        """The run's settings.
 
         Raises:
             TrainingError: there is no run in this folder.
@@ -142,23 +142,23 @@ class Run:
             )
 
     def build_objective(self, config: TrainConfig) -> Objective:
-        """What the run was trained by.
+        """The objective of the run.
 
         Args:
             config: what `read_config` gave.
         """
         return build_objective(config.objective)
 
-    def read_data(self) -> DataFacts:
-        """What the run knows of its data."""
-        facts = json.loads(self.data_path.read_text())
-        names = facts["class_names"]
-        return DataFacts(
-            num_images=facts["num_images"],
-            image_shape=tuple(facts["image_shape"]),
-            num_classes=facts["num_classes"],
+    def read_data(self) -> DataMetadata:
+        """The metadata of the training data."""
+        metadata = json.loads(self.data_path.read_text())
+        names = metadata["class_names"]
+        return DataMetadata(
+            num_images=metadata["num_images"],
+            image_shape=tuple(metadata["image_shape"]),
+            num_classes=metadata["num_classes"],
             class_names=None if names is None else tuple(names),
-            autoencoder=facts.get("autoencoder"),
+            autoencoder=metadata.get("autoencoder"),
         )
 
     def _is_free(self, key: str, config: TrainConfig, recuttable: bool) -> bool:
@@ -171,7 +171,7 @@ class Run:
         return key.startswith(self.free)
 
     def read_machine(self) -> dict[str, str]:
-        """What the run was trained on."""
+        """The hardware of the run."""
         if not self.machine_path.is_file():
             return {}
         machine: dict[str, str] = json.loads(self.machine_path.read_text())

@@ -1,4 +1,4 @@
-"""What a training configuration leaves to the defaults of its objective."""
+"""The options of an objective that a training configuration leaves at their defaults."""
 
 import inspect
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""The contracts of this room: what decoders ask of a model, what they draw, how they are called.
+"""The contracts of autoregressive sampling: the model, the canvas and the decoder.
 
 Legend: B batch, C channels, H and W height and width, P parameters of a pixel's distribution, U
 uniform numbers that drawing one pixel takes.
@@ -29,7 +29,7 @@ from genlab.samplers.registries import DECODERS as DECODERS
 from genlab.samplers.strength import left_out
 
 SPACES = ("parameters", "levels")
-"""Where guidance acts: on what the network says of a pixel, or on the log-probabilities of the
+"""Where guidance acts: on the parameters of a pixel's distribution, or on log-probabilities of
 levels of its channels. For a softmax over levels both are the same."""
 
 
@@ -99,8 +99,8 @@ class PixelModel:
     def _guide(self, params: Tensor) -> Tensor:
         if not self.is_guided:
             return params
-        given, null = params.chunk(2)
-        return self.distribution.guide(given, null, self.scale)
+        conditional, null = params.chunk(2)
+        return self.distribution.guide(conditional, null, self.scale)
 
 
 class _GuidedDecoder(PixelDecoder):
@@ -118,33 +118,33 @@ class _GuidedDecoder(PixelDecoder):
 
 @dataclass(frozen=True, kw_only=True)
 class Canvas:
-    """What is to be drawn: every random number of the images, and pixels that stand already.
+    """What is to be drawn: every random number of the images, and the pixels that are kept.
 
     Attributes:
         uniforms: in [0, 1), (B, U, H, W); they and the model decide the images, whatever the
             decoder.
         temperature: of every draw, see `PixelDistribution.sample`.
-        given: images some of whose pixels are kept, (B, C, H, W); None draws everything.
+        images: those whose pixels are kept, (B, C, H, W); None draws everything.
         keep: which ones, (B, 1, H, W) or the same for all, (1, 1, H, W).
     """
 
     uniforms: Float[Tensor, "B U H W"]
     temperature: float = 1.0
-    given: Float[Tensor, "B C H W"] | None = None
+    images: Float[Tensor, "B C H W"] | None = None
     keep: Bool[Tensor, "#B 1 H W"] | None = None
 
     def settle(self, drawn: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
         """The images with the pixels that are kept in their places."""
-        if self.given is None or self.keep is None:
+        if self.images is None or self.keep is None:
             return drawn
-        return torch.where(self.keep, self.given.to(drawn.dtype), drawn)
+        return torch.where(self.keep, self.images.to(drawn.dtype), drawn)
 
     def settle_pixel(self, i: int, j: int, drawn: Float[Tensor, "B C"]) -> Float[Tensor, "B C"]:
         """The same for pixel (i, j)."""
-        if self.given is None or self.keep is None:
+        if self.images is None or self.keep is None:
             return drawn
-        given = self.given[:, :, i, j].to(drawn.dtype)
-        return torch.where(self.keep[:, :, i, j], given, drawn)
+        kept = self.images[:, :, i, j].to(drawn.dtype)
+        return torch.where(self.keep[:, :, i, j], kept, drawn)
 
 
 @runtime_checkable

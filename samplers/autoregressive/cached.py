@@ -21,7 +21,7 @@ class Cached(Precise):
     """
 
     def __call__(self, model: PixelModel, canvas: Canvas) -> Iterator[Step]:
-        """See `Decoder`."""
+        """Compute every layer once for each pixel."""
         dtype = self.dtype(model)
         x = model.blank(canvas).to(wide(dtype))
         height, width = x.shape[2:]

@@ -1,4 +1,4 @@
-"""In-painting: which pixels of an image stand."""
+"""Inpainting masks: which pixels of an image are kept."""
 
 import torch
 from jaxtyping import Bool

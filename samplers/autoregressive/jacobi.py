@@ -30,7 +30,7 @@ class Jacobi(Precise):
     """
 
     def __call__(self, model: PixelModel, canvas: Canvas) -> Iterator[Step]:
-        """See `Decoder`."""
+        """Repeat passes of the whole network until no pixel changes."""
         model.compute_in(self.dtype(model))
         x = model.blank(canvas)
         height, width = x.shape[2:]

@@ -61,10 +61,10 @@ class ByLevels(PixelDistribution):
         """Guided, neither tempered nor cut off."""
         if self.scale == 1:
             return self.inner.level_log_probs(params, channel, before)
-        given, null = (
+        conditional, null = (
             self.inner.level_log_probs(each, channel, before) for each in params.chunk(2, dim=1)
         )
-        return (null + self.scale * (given - null)).log_softmax(1)
+        return (null + self.scale * (conditional - null)).log_softmax(1)
 
     @override
     def log_prob(

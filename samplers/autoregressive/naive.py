@@ -20,7 +20,7 @@ class Naive(Precise):
     """
 
     def __call__(self, model: PixelModel, canvas: Canvas) -> Iterator[Step]:
-        """See `Decoder`."""
+        """Run the whole network once for each pixel."""
         model.compute_in(self.dtype(model))
         x = model.blank(canvas)
         height, width = x.shape[2:]

@@ -1,11 +1,11 @@
-"""What decoders compute in, and why it is float64."""
+"""The precision that decoders compute in, and why it is float64."""
 
 from dataclasses import dataclass
 
 import torch
 
 from genlab import compute
-from genlab.errors import ConfigError
+from genlab.choices import check_choice
 from genlab.samplers.autoregressive.base import PixelModel
 
 PRECISIONS = ("float64", "network")
@@ -32,11 +32,7 @@ class Precise:
     precision: str = "float64"
 
     def __post_init__(self) -> None:
-        if self.precision not in PRECISIONS:
-            raise ConfigError(
-                f"a decoder's precision must be one of {', '.join(PRECISIONS)}, got "
-                f"{self.precision!r}"
-            )
+        check_choice("a decoder's precision", self.precision, PRECISIONS)
 
     def dtype(self, model: PixelModel) -> torch.dtype:
         """What to compute a model in."""

@@ -59,11 +59,11 @@ class NoiseBetween:
         self._start, self._end, self._share = start, end, share
 
     def randn(self, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
-        """See `Noise.randn`."""
+        """Normal numbers, (B, *shape): interpolated between the draws of two streams."""
         return slerp(self._start.randn(shape, dtype), self._end.randn(shape, dtype), self._share)
 
     def rand(self, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
-        """See `Noise.rand`; the normal quantiles of the draws are what lies between."""
+        """Uniform numbers, (B, *shape), interpolated by way of their normal quantiles."""
         start, end = (
             torch.special.ndtri(noise.rand(shape, dtype).clamp(1e-7, 1 - 1e-7))
             for noise in (self._start, self._end)
@@ -71,5 +71,5 @@ class NoiseBetween:
         return torch.special.ndtr(slerp(start, end, self._share)).clamp(0, 1 - 1e-7)
 
     def fork(self, key: str) -> "NoiseBetween":
-        """See `Noise.fork`."""
+        """Interpolation between the forks of the two streams."""
         return NoiseBetween(self._start.fork(key), self._end.fork(key), self._share)

@@ -262,7 +262,7 @@ class NoDraws:
         raise self._refusal()
 
     def fork(self, key: str) -> "NoDraws":
-        """See `Noise.fork`: forks draw nothing, either."""
+        """A fork, which draws nothing either."""
         return self
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""How given images are edited, in numbers; `genlab.samplers.editing.runs` does it."""
+"""The options of image editing; `genlab.samplers.editing.runs` applies them."""
 
 import math
 from dataclasses import dataclass

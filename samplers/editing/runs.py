@@ -1,4 +1,4 @@
-"""Editing: runs that begin with images, and keep some of them.
+"""Editing runs: they begin with images, and may keep parts of them.
 
 Image-to-image starts from images under the noise of a level, or from what inversion finds, and goes
 on from there. Inpainting is RePaint: the known part of the state is the image under fresh noise
@@ -152,11 +152,11 @@ class KeepKnown:
         """The state with its known part; a step that only adds noise is left as it is."""
         if step.sigma_next > step.level:
             return None
-        known = self._images
+        original = self._images
         if step.sigma_next > 0:
-            fresh = self._noise.randn(known.shape[1:], torch.float64).to(known.dtype)
-            known = known + step.sigma_next * fresh
-        return torch.where(self._mask, step.x, known)
+            fresh = self._noise.randn(original.shape[1:], torch.float64).to(original.dtype)
+            original = original + step.sigma_next * fresh
+        return torch.where(self._mask, step.x, original)
 
 
 def edit_steps(

@@ -21,7 +21,7 @@ from genlab.samplers.guidance.classifier import Classifier
 
 @runtime_checkable
 class ImageClassifier(Classifier, Protocol):
-    """A classifier that can be asked about images (almost) without noise."""
+    """A classifier that can be used on images (almost) without noise."""
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -54,7 +54,7 @@ class Langevin:
     is rejected: the distribution is met up to an error that grows with ``step_size``.
 
     Attributes:
-        classifier: a bundled name or the folder of a classifier of noisy images, asked at its
+        classifier: a bundled name or the folder of a classifier of noisy images, used at its
             smallest noise level, or an `ImageClassifier` itself.
         discriminator: in place of it, the folder of a calibrated discriminator, or a
             `Discriminator`.
@@ -100,7 +100,7 @@ class Langevin:
                 raise ConfigError(f"sampler.langevin needs {rule}, got {getattr(self, name)}")
 
     def describe(self) -> str:
-        """What leads, how far and how strongly, in a few words."""
+        """Model, steps and strength, in a few words."""
         by = "discriminator" if self.classifier is None else "classifier"
         return (
             f"langevin by a {by} ({self.steps} steps of {self.step_size:g}, scale {self.scale:g})"

@@ -20,7 +20,7 @@ from genlab.samplers.parts import Part
 
 @runtime_checkable
 class Discriminator(Part, Protocol):
-    """What judges images; `genlab.generators.discriminator.GanDiscriminator` is one."""
+    """A discriminator, such as `genlab.generators.discriminator.GanDiscriminator`."""
 
     @property
     def num_classes(self) -> int:
@@ -118,7 +118,7 @@ class Rejection:
 
 @dataclass(frozen=True, kw_only=True)
 class Threshold:
-    """What images are accepted by; see `Rejection`.
+    """The acceptance threshold; see `Rejection`.
 
     Attributes:
         max_logit: M.
@@ -156,13 +156,13 @@ def check_discriminator(where: str, discriminator: Any) -> None:
 
 
 def check_judge(
-    where: str, what: str, judge: Any, num_classes: int, image_shape: tuple[int, int, int]
+    where: str, role: str, judge: Any, num_classes: int, image_shape: tuple[int, int, int]
 ) -> None:
     """Refuse a discriminator or classifier of other classes or images than the generator's.
 
     Args:
         where: the setting.
-        what: the kind of model.
+        role: the kind of model.
         judge: with ``num_classes`` and ``image_shape``.
         num_classes: of the generator.
         image_shape: of the generator.
@@ -172,12 +172,12 @@ def check_judge(
     """
     if judge.num_classes != num_classes:
         raise ConfigError(
-            f"the {what} of {where} knows {judge.num_classes} classes and the generator "
+            f"the {role} of {where} knows {judge.num_classes} classes and the generator "
             f"{num_classes}; take one that was trained on the generator's data"
         )
     if tuple(judge.image_shape) != tuple(image_shape):
         raise ConfigError(
-            f"the {what} of {where} takes images of shape {tuple(judge.image_shape)} and the "
+            f"the {role} of {where} takes images of shape {tuple(judge.image_shape)} and the "
             f"generator draws {tuple(image_shape)}; take one that was trained on the generator's "
             "data"
         )

@@ -57,7 +57,7 @@ PARTS = (
 """Where models stand that a sampler uses: entry and option, which is their kind, too."""
 
 ADDED = ("rejection", "langevin")
-"""Entries that a configuration names only where they are set: runs without are told as ever."""
+"""Entries that a configuration names only where they are set: else they are left out of records."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,15 +132,15 @@ class GanSampler(GanConfig, AnySampler):
         guidance_interval: Sequence[float] | None = None,
     ) -> "GanSampler":
         """A GAN has neither steps nor a scale."""
-        told = {
+        options = {
             "number of steps": num_steps,
             "guidance scale": guidance_scale,
             "guidance interval": guidance_interval,
         }
-        for what, value in told.items():
+        for name, value in options.items():
             if value is not None:
                 raise ConfigError(
-                    f"a GAN draws an image in one call and has no {what}; leave it out "
+                    f"a GAN draws an image in one call and has no {name}; leave it out "
                     "(sampler.truncation trades variety for quality)"
                 )
         return cls(**vars(configs.fill(GanConfig, layers, "the sampler")))
@@ -155,9 +155,9 @@ class GanSampler(GanConfig, AnySampler):
 
     @override
     def left_out(self) -> Mapping[str, Any]:
-        known = self.config
+        config = self.config
         plain = {each.name: _plain(getattr(self, each.name)) for each in fields(GanConfig)}
-        return {key: value for key, value in plain.items() if key not in known}
+        return {key: value for key, value in plain.items() if key not in config}
 
     @property
     @override
@@ -168,7 +168,7 @@ class GanSampler(GanConfig, AnySampler):
     def named_parts(self) -> list[tuple[str, str, Any]]:
         """Entry, option (which is the kind, too) and model of each part."""
         named = [(entry, option, getattr(self, entry)) for entry, option in PARTS]
-        models = [(e, o, getattr(of, o)) for e, o, of in named if of is not None]
+        models = [(e, o, getattr(owner, o)) for e, o, owner in named if owner is not None]
         return [(entry, option, model) for entry, option, model in models if model is not None]
 
     @override
@@ -248,7 +248,7 @@ def mixture(truncation: float, num_stats: int) -> Float64[Tensor, " K"]:
 
 
 def hf_mixture(truncation: float, num_stats: int) -> Float64[Tensor, " K"]:
-    """What Hugging Face's code makes of a truncation in (0, 1]: interpolation with swapped weights.
+    """Hugging Face's reading of a truncation in (0, 1]: interpolation with swapped weights.
 
     With 51 sets the truncations 0.14, 0.28, 0.56, 0.58 and 0.94, which dividing by the step of 0.02
     does not make whole, so take a neighbour's set.

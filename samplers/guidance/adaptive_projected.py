@@ -10,8 +10,9 @@ from torch import Tensor
 from typing_extensions import override
 
 from genlab import compute
+from genlab.choices import check_option
 from genlab.diffusion.denoiser import Denoiser, StepInfo
-from genlab.errors import ConfigError, nearest
+from genlab.errors import ConfigError
 from genlab.samplers.guidance.base import Guidance
 from genlab.samplers.guidance.extrapolation import ByClass, ByClassOptions
 
@@ -77,14 +78,11 @@ class AdaptiveProjected(ByClassOptions):
                 )
         if self.r is not None and self.r_per_sqrt_dim is not None:
             raise ConfigError(f"{self.title} takes r or r_per_sqrt_dim, not both; leave one out")
-        if self.add_to not in BASES:
-            raise ConfigError(
-                f"{self.title} has no add_to {self.add_to!r}; {nearest(self.add_to, BASES)}"
-            )
+        check_option(self.title, "add_to", self.add_to, BASES)
 
     @property
+    @override
     def remembers(self) -> bool:
-        """See `GuidanceOptions`: where there is momentum."""
         return self.momentum != 0 and not self.is_off
 
     @property

@@ -1,10 +1,10 @@
-"""How much of the condition a step is told: the schedule of CADS, which weights may follow, too."""
+"""The annealing schedule of CADS: the share of the condition at a step, also for weights."""
 
 from genlab.diffusion.noise_levels import NoiseLevels
 from genlab.errors import ConfigError, nearest
 
 TIMES = ("step", "model")
-"""Clocks that a schedule may go by: the share of steps ahead, or the model's own time."""
+"""Times that a schedule can run over: the share of steps ahead, or the model's own time."""
 
 
 def cads_gamma(time: float, tau1: float, tau2: float) -> float:
@@ -35,11 +35,11 @@ def clock(level: float, index: int, num_steps: int, noise_levels: NoiseLevels, t
     return 1 - index / num_steps if time == "step" else noise_levels.time_of(level)
 
 
-def check_schedule(what: str, tau1: float, tau2: float, time: str) -> None:
+def check_schedule(title: str, tau1: float, tau2: float, time: str) -> None:
     """Refuse settings that make no schedule.
 
     Args:
-        what: whose settings they are, for messages.
+        title: whose settings they are, for messages.
         tau1: see `cads_gamma`.
         tau2: see `cads_gamma`.
         time: one of `TIMES`.
@@ -49,8 +49,8 @@ def check_schedule(what: str, tau1: float, tau2: float, time: str) -> None:
     """
     if not 0 <= tau1 <= tau2 <= 1:
         raise ConfigError(
-            f"{what} needs 0 <= tau1 <= tau2 <= 1 (time 1 is noise: the class is whole below tau1 "
+            f"{title} needs 0 <= tau1 <= tau2 <= 1 (time 1 is noise: the class is whole below tau1 "
             f"and gone above tau2), got tau1 = {tau1:g} and tau2 = {tau2:g}"
         )
     if time not in TIMES:
-        raise ConfigError(f"{what} knows no time {time!r}; {nearest(time, TIMES)}")
+        raise ConfigError(f"{title} knows no time {time!r}; {nearest(time, TIMES)}")

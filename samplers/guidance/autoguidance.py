@@ -96,16 +96,16 @@ class Autoguidance(ExtrapolationOptions):
 
     @override
     def check_run(self, grid: Grid) -> None:
-        """The guide must know the levels that it is asked at."""
+        """The guide must know the levels at which it is evaluated."""
         super().check_run(grid)
         levels = grid.sigmas.tolist()[:-1]
-        asked = (
+        guided_levels = (
             level
             for index, level in enumerate(levels)
             if self.when.covers(level, index, len(levels), grid.noise_levels)
         )
         if not self.is_off:
-            check_levels(asked, self.guide.denoiser.noise_levels, "the guide")
+            check_levels(guided_levels, self.guide.denoiser.noise_levels, "the guide")
 
 
 class AutoguidedDenoiser(Extrapolation):

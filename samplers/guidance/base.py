@@ -88,11 +88,11 @@ class Guidance(Denoiser):
 
     Args:
         inner: what is guided.
-        when: when it acts; otherwise ``inner`` alone is asked.
+        when: when it acts; otherwise ``inner`` alone is evaluated.
         space: in which predictions are combined, one of `genlab.diffusion.spaces.SPACES` or
             ``model``, the one that the network predicts in; it matters where the guidance is not
             affine.
-        others: denoisers, or other models, that it asks beside ``inner``: they hear of steps and
+        others: denoisers, or other models, that it uses beside ``inner``: they get each step and
             are counted.
     """
 
@@ -160,11 +160,11 @@ class Guidance(Denoiser):
         return sum(model.evaluations for model in self._models())
 
     def _models(self) -> list[Counted]:
-        found: dict[int, Counted] = {}
+        by_id: dict[int, Counted] = {}
         for below in (self.inner, *self.others):
             models = below._models() if isinstance(below, Guidance) else [below]
-            found |= {id(model): model for model in models}
-        return list(found.values())
+            by_id |= {id(model): model for model in models}
+        return list(by_id.values())
 
 
 def stack_of(denoiser: Denoiser) -> Iterator[Guidance]:
@@ -222,7 +222,7 @@ class GuidanceOptions(ABC):
 
     @property
     def remembers(self) -> bool:
-        """See the attributes."""
+        """Whether a prediction depends on earlier ones of the run."""
         return False
 
     @abstractmethod

@@ -29,7 +29,7 @@ STREAMS = {"condition": "cads", "null": "cads null"}
 
 @dataclass(frozen=True, kw_only=True)
 class CADS(GuidanceOptions):
-    """Hide the class behind noise at first and bring it out while the image forms.
+    """Condition annealing: noise on the class embedding, which decreases during sampling.
 
     With the time t from 1 (noise) to 0 (data) and the class embedding y of a sample,
     ``gamma = (tau2 - t) / (tau2 - tau1)`` within [0, 1],
@@ -108,8 +108,8 @@ class CADS(GuidanceOptions):
         """Look at the noise levels of a run, before it begins.
 
         Raises:
-            ConfigError: the run has one step, or none that is told the class, or noise levels that
-                rise while time goes by steps.
+            ConfigError: the run has one step, or none that gets the class, or noise levels that
+                rise while time is counted in steps.
         """
         super().check_run(grid)
         levels = grid.sigmas.tolist()
@@ -132,7 +132,7 @@ class CADS(GuidanceOptions):
             )
 
     def gamma(self, level: float, index: int, num_steps: int, noise_levels: NoiseLevels) -> float:
-        """The share of the class that the step of this number is told, from this level."""
+        """The share of the class at the step of this number, from this level."""
         time = clock(level, index, num_steps, noise_levels, self.time)
         return cads_gamma(time, self.tau1, self.tau2)
 

@@ -66,11 +66,11 @@ class CFGZero(ByClassOptions):
             ConfigError: the model was not trained by flow matching, has no classes or no null
                 class, or is guided away from the null class already.
         """
-        known = denoiser.noise_levels
-        if isinstance(known, Preconditioning) and not isinstance(known, Flow) and not self.is_off:
+        levels = denoiser.noise_levels
+        if isinstance(levels, Preconditioning) and not isinstance(levels, Flow) and not self.is_off:
             raise ConfigError(
                 f"{self.title} is for models trained by flow matching, whose velocity it corrects,"
-                f" and this one is of the kind {known.name!r}; take cfg or apg"
+                f" and this one is of the kind {levels.name!r}; take cfg or apg"
             )
         self.check(denoiser)
         return CFGZeroDenoiser(denoiser, self)

@@ -78,10 +78,10 @@ class ClassifierGuidance(GuidanceOptions):
             ConfigError: model and classifier know different numbers of classes, or the model is to
                 be asked without its class and has no null class.
         """
-        known = self.classifier.num_classes
-        if denoiser.num_classes not in (0, known):
+        count = self.classifier.num_classes
+        if denoiser.num_classes not in (0, count):
             raise ConfigError(
-                f"the classifier knows {known} classes and the model {denoiser.num_classes}; take a"
+                f"the classifier knows {count} classes and the model {denoiser.num_classes}; take a"
                 " classifier that was trained on the model's data"
             )
         if not (self.with_class or denoiser.has_null_class or denoiser.num_classes == 0):

@@ -1,4 +1,4 @@
-"""What brings a guided estimate back into a range: rescaling and dynamic thresholding."""
+"""Corrections of a guided estimate: rescaling and dynamic thresholding."""
 
 import math
 
@@ -10,7 +10,7 @@ from genlab.diffusion.spaces import Space
 
 
 def rescaled(
-    guided: State, wanted: State, x: State, sigma: Sigma, *, space: Space, phi: float
+    guided: State, conditional: State, x: State, sigma: Sigma, *, space: Space, phi: float
 ) -> State:
     """Give the guided prediction some of the standard deviation of the one with the class.
 
@@ -20,7 +20,7 @@ def rescaled(
 
     Args:
         guided: the guided estimate, (B, C, H, W).
-        wanted: the estimate with the class.
+        conditional: the estimate with the class.
         x: the noisy images.
         sigma: their noise level.
         space: where standard deviations are taken.
@@ -30,8 +30,8 @@ def rescaled(
     """
     origin = space.origin(x, sigma)
     if origin is None:
-        return guided * _factor(guided, wanted, phi)
-    factor = _factor(guided - origin, wanted - origin, phi)
+        return guided * _factor(guided, conditional, phi)
+    factor = _factor(guided - origin, conditional - origin, phi)
     return torch.lerp(origin, guided, factor)
 
 

@@ -1,4 +1,4 @@
-"""What guidance by two predictions shares: away from one, towards the other, with a weight."""
+"""Guidance by two predictions: away from one, towards the other, with a weight."""
 
 import math
 from abc import abstractmethod
@@ -96,10 +96,10 @@ class Extrapolation(Guidance):
         """The variance is that of the prediction that is guided."""
         if self.is_neutral or not self.applies_to(conditions):
             return [self._clipped(each) for each in self.inner.predict_each(x, sigma, conditions)]
-        wanted, unwanted = self.ask(x, sigma, conditions)
+        positive, negative = self.ask(x, sigma, conditions)
         return [
             self._guided(slot, c, n, x, sigma)
-            for slot, (c, n) in enumerate(zip(wanted, unwanted, strict=True))
+            for slot, (c, n) in enumerate(zip(positive, negative, strict=True))
         ]
 
     @property

@@ -1,4 +1,4 @@
-"""How the weight of a guidance runs over the time of a run: decided once per step."""
+"""Weight schedules: how the weight of a guidance varies over a run, decided once per step."""
 
 import math
 from dataclasses import dataclass

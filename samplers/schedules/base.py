@@ -1,4 +1,4 @@
-"""What schedules share.
+"""The base classes of noise schedules.
 
 Each file has a pure function (``num_steps`` decreasing noise levels from ``sigma_max`` down to
 ``sigma_min``, in float64 on the CPU; the final 0 is added by `NoiseSchedule`) and the dataclass
@@ -75,12 +75,12 @@ class NoiseSchedule(ABC):
         Raises:
             ConfigError: the two do not overlap.
         """
-        own, known = self.own_range(), (noise_levels.sigma_min, noise_levels.sigma_max)
-        low, high = max(own[0], known[0]), min(own[1], known[1])
+        own, limits = self.own_range(), (noise_levels.sigma_min, noise_levels.sigma_max)
+        low, high = max(own[0], limits[0]), min(own[1], limits[1])
         if not low < high:
             raise ConfigError(
                 f"the schedule runs from sigma {own[1]:g} to {own[0]:g}, but the model knows"
-                f" {known[0]:g} to {known[1]:g} only; choose sigma_min and sigma_max within that"
+                f" {limits[0]:g} to {limits[1]:g} only; choose sigma_min and sigma_max within that"
             )
         return low, high
 
@@ -95,7 +95,7 @@ class PickedLevels(ABC):
 
     @abstractmethod
     def __call__(self, noise_levels: NoiseLevels) -> Float64[Tensor, " levels"]:
-        """See `genlab.samplers.base.Schedule`."""
+        """The decreasing noise levels of a run for this model, and a final 0."""
 
     def sigma_range(self, noise_levels: NoiseLevels) -> tuple[float, float]:
         """(sigma_min, sigma_max) of the run."""

@@ -6,6 +6,7 @@ from typing import ClassVar
 
 from jaxtyping import Float64
 from torch import Tensor
+from typing_extensions import override
 
 from genlab.samplers.schedules.base import NoiseSchedule, ramp
 
@@ -31,6 +32,6 @@ class Cosine(NoiseSchedule):
 
     suits: ClassVar[str] = "any; trained with the cosine schedule"
 
+    @override
     def levels(self, sigma_min: float, sigma_max: float) -> Float64[Tensor, " N"]:
-        """See `cosine_sigmas`."""
         return cosine_sigmas(self.num_steps, sigma_min, sigma_max)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from jaxtyping import Float64
 from torch import Tensor
+from typing_extensions import override
 
 from genlab.errors import ConfigError
 from genlab.samplers.schedules.base import NoiseSchedule, ramp
@@ -33,8 +34,8 @@ class Exponential(NoiseSchedule):
     Source: Lu et al. (arXiv:2206.00927); k-diffusion's get_sigmas_exponential.
     """
 
+    @override
     def levels(self, sigma_min: float, sigma_max: float) -> Float64[Tensor, " N"]:
-        """See `polyexponential_sigmas`, with ``rho = 1``."""
         return polyexponential_sigmas(self.num_steps, sigma_min, sigma_max)
 
 
@@ -58,6 +59,6 @@ class Polyexponential(NoiseSchedule):
         if not 0 < self.rho < math.inf:
             raise ConfigError(f"the polyexponential schedule needs rho > 0, got {self.rho}")
 
+    @override
     def levels(self, sigma_min: float, sigma_max: float) -> Float64[Tensor, " N"]:
-        """See `polyexponential_sigmas`."""
         return polyexponential_sigmas(self.num_steps, sigma_min, sigma_max, self.rho)

@@ -6,6 +6,7 @@ from typing import ClassVar
 import torch
 from jaxtyping import Float64
 from torch import Tensor
+from typing_extensions import override
 
 from genlab.diffusion.preconditioning import iddpm_table
 from genlab.errors import ConfigError
@@ -68,6 +69,6 @@ class IDDPM(NoiseSchedule):
                 f" {self.C_1:g}, {self.C_2:g} and {self.M}"
             )
 
+    @override
     def levels(self, sigma_min: float, sigma_max: float) -> Float64[Tensor, " N"]:
-        """See `iddpm_sigmas`."""
         return iddpm_sigmas(self.num_steps, sigma_min, sigma_max, self.C_1, self.C_2, self.M)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from jaxtyping import Float64
 from torch import Tensor
+from typing_extensions import override
 
 from genlab.errors import ConfigError
 from genlab.samplers.schedules.base import NoiseSchedule, ramp
@@ -46,8 +47,8 @@ class Karras(NoiseSchedule):
         if not 0 < self.rho < math.inf:
             raise ConfigError(f"the karras schedule needs rho > 0, got {self.rho}")
 
+    @override
     def levels(self, sigma_min: float, sigma_max: float) -> Float64[Tensor, " N"]:
-        """See `karras_sigmas`."""
         return karras_sigmas(self.num_steps, sigma_min, sigma_max, self.rho)
 
 
@@ -60,6 +61,6 @@ class Linear(NoiseSchedule):
     Source: EDM (arXiv:2206.00364), Eq. 5 with rho = 1.
     """
 
+    @override
     def levels(self, sigma_min: float, sigma_max: float) -> Float64[Tensor, " N"]:
-        """See `linear_sigmas`."""
         return linear_sigmas(self.num_steps, sigma_min, sigma_max)

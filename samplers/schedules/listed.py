@@ -61,15 +61,15 @@ class Levels(PickedLevels):
                 "'genlab schedule MODEL' makes one"
             )
         low, high = min(self.sigmas), max(self.sigmas)
-        known = noise_levels.sigma_min, noise_levels.sigma_max
+        limits = noise_levels.sigma_min, noise_levels.sigma_max
         # Written with fewer digits than they have, the ends of a model's range are still its ends.
-        if low < known[0] * (1 - 1e-4) or high > known[1] * (1 + 1e-4):
+        if low < limits[0] * (1 - 1e-4) or high > limits[1] * (1 + 1e-4):
             raise ConfigError(
                 f"the listed noise levels lie between {low:g} and {high:g}, but the model knows "
-                f"{known[0]:g} to {known[1]:g} only; make a list for this model"
+                f"{limits[0]:g} to {limits[1]:g} only; make a list for this model"
             )
         levels = torch.tensor([*self.sigmas, 0.0], dtype=torch.float64)
-        return torch.cat([levels[:-1].clamp(*known), levels[-1:]])
+        return torch.cat([levels[:-1].clamp(*limits), levels[-1:]])
 
     def sigma_range(self, noise_levels: NoiseLevels) -> tuple[float, float]:
         """(sigma_min, sigma_max) of the list."""

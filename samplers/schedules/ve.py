@@ -5,6 +5,7 @@ from typing import ClassVar
 
 from jaxtyping import Float64
 from torch import Tensor
+from typing_extensions import override
 
 from genlab.samplers.schedules.base import NoiseSchedule, ramp
 
@@ -29,6 +30,6 @@ class VE(NoiseSchedule):
     sigma_min: float = 0.02
     sigma_max: float = 100.0
 
+    @override
     def levels(self, sigma_min: float, sigma_max: float) -> Float64[Tensor, " N"]:
-        """See `ve_sigmas`."""
         return ve_sigmas(self.num_steps, sigma_min, sigma_max)

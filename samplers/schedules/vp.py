@@ -7,6 +7,7 @@ from typing import ClassVar
 import torch
 from jaxtyping import Float64
 from torch import Tensor
+from typing_extensions import override
 
 from genlab.diffusion.preconditioning import vp_sigma
 from genlab.errors import ConfigError
@@ -82,8 +83,8 @@ class VP(NoiseSchedule):
                 f"the vp schedule needs beta_d > 0 and beta_min > 0, got {self.beta_d:g} and "
                 f"{self.beta_min:g}"
             )
-        given = self.sigma_min is not None and self.sigma_max is not None
-        if given and (self.beta_d, self.beta_min) != (BETA_D, BETA_MIN):
+        has_range = self.sigma_min is not None and self.sigma_max is not None
+        if has_range and (self.beta_d, self.beta_min) != (BETA_D, BETA_MIN):
             raise ConfigError(
                 "beta_d and beta_min have no effect on the vp schedule with sigma_min and sigma_max"
                 "; leave out the one or the other"
@@ -100,6 +101,6 @@ class VP(NoiseSchedule):
             high if self.sigma_max is None else self.sigma_max,
         )
 
+    @override
     def levels(self, sigma_min: float, sigma_max: float) -> Float64[Tensor, " N"]:
-        """See `vp_sigmas`."""
         return vp_sigmas(self.num_steps, sigma_min, sigma_max, self.epsilon_s)

@@ -48,7 +48,7 @@ FIRST = 0.5
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Memory:
-    """What a step hands to the next.
+    """The memory from one step to the next.
 
     Attributes:
         x: the state that it returned; another one means that a hook has replaced it.
@@ -103,7 +103,7 @@ class Adaptive(Solver):
             )
 
     def nfe(self, num_steps: int) -> None:
-        """Told by a run when it has ended."""
+        """Unknown before the run: it depends on the images."""
 
     @override
     def step(

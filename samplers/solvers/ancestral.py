@@ -1,4 +1,4 @@
-"""What ancestral solvers share: a step that goes too far down, fresh noise that leads back up."""
+"""The base of ancestral solvers: a step that goes too far down, then fresh noise back up."""
 
 import math
 from dataclasses import dataclass

@@ -29,7 +29,7 @@ from genlab.samplers.diffusers_schedulers import (
 
 @dataclass
 class _Memory:
-    """What a run of a scheduler is made of; the scheduler itself changes with each call.
+    """The memory of a run; the scheduler itself changes with each call.
 
     Attributes:
         run: the scheduler.
@@ -79,7 +79,7 @@ class DiffusersScheduler(Solver):
         check_settings(self.scheduler, self.config, self.step_options)
 
     @property
-    def on_grid(self) -> bool:  # type: ignore[override]  # here it goes by the scheduler
+    def on_grid(self) -> bool:  # type: ignore[override]  # here it depends on the scheduler
         """Whether it asks at whole timesteps alone, which every discrete model knows."""
         return KINDS[self.scheduler].frame == "chain"
 
@@ -164,8 +164,8 @@ class DiffusersScheduler(Solver):
         dtype: torch.dtype,
     ) -> tuple[Float[Tensor, "B _ H W"], State]:
         """(what the scheduler takes for its network's output, the denoised estimate)."""
-        # The network is told the scheduler's timestep, which need not be that of the state.
-        sigma = run.asked[call]
+        # The network gets the scheduler's timestep, which need not be that of the state.
+        sigma = run.model_sigmas[call]
         x = run.network_input(state, call).to(dtype) / run.network_scale(sigma)
         level = torch.tensor(sigma, dtype=torch.float64)
         if not run.variance:

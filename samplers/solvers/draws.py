@@ -1,8 +1,8 @@
-"""Where a stochastic solver's noise comes from: the samples' streams, or Brownian paths."""
+"""Sources of noise for stochastic solvers: the samples' streams, or Brownian paths."""
 
+from genlab.choices import check_option
 from genlab.diffusion.brownian import BrownianPath
 from genlab.diffusion.denoiser import State, StepInfo
-from genlab.errors import ConfigError, nearest
 from genlab.samplers.base import Grid
 from genlab.samplers.solvers.churn import fresh_noise
 
@@ -38,5 +38,4 @@ class Draws:
 
 def check_noise(solver: str, noise: str) -> None:
     """Refuse an unknown kind of noise."""
-    if noise not in NOISES:
-        raise ConfigError(f"the {solver} solver has no noise {noise!r}; {nearest(noise, NOISES)}")
+    check_option(f"the {solver} solver", "noise", noise, NOISES)

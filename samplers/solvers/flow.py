@@ -9,9 +9,9 @@ from jaxtyping import Float
 from torch import Tensor
 from typing_extensions import override
 
+from genlab.choices import check_option
 from genlab.diffusion.denoiser import ConditionedDenoiser, State, StepInfo
 from genlab.diffusion.flow import Path, PathPoint, path_of
-from genlab.errors import ConfigError, nearest
 from genlab.samplers.base import Solver, StepResult
 
 Rows = tuple[tuple[float, ...], ...]
@@ -102,16 +102,13 @@ class FlowODE(Solver):
     full_last_step: bool = False
 
     @property
-    def on_grid(self) -> bool:  # type: ignore[override]  # here it goes by an option
+    def on_grid(self) -> bool:  # type: ignore[override]  # here it depends on an option
         """Whether every stage lies at an end of the step."""
         return self.method in ("euler", "heun")
 
     def __post_init__(self) -> None:
         path_of(self.path)
-        if self.method not in METHODS:
-            raise ConfigError(
-                f"the flow solver has no method {self.method!r}; {nearest(self.method, METHODS)}"
-            )
+        check_option("the flow solver", "method", self.method, tuple(METHODS))
 
     @override
     def nfe(self, num_steps: int) -> int:

@@ -10,9 +10,10 @@ from jaxtyping import Float64
 from torch import Tensor
 from typing_extensions import override
 
+from genlab.choices import check_option
 from genlab.diffusion.denoiser import ConditionedDenoiser, State, StepInfo
 from genlab.diffusion.flow import PathPoint, path_of
-from genlab.errors import ConfigError, nearest
+from genlab.errors import ConfigError
 from genlab.samplers.base import Grid, Solver, StepResult
 from genlab.samplers.solvers.draws import Draws, check_noise
 from genlab.samplers.solvers.flow import FlowState, velocity_of
@@ -67,16 +68,9 @@ class FlowSDE(Solver):
 
     def __post_init__(self) -> None:
         path_of(self.path)
-        for option, known in (
-            ("method", METHODS),
-            ("diffusion", tuple(DIFFUSIONS)),
-            ("last", LAST_STEPS),
-        ):
-            value = getattr(self, option)
-            if value not in known:
-                raise ConfigError(
-                    f"the flow-sde solver has no {option} {value!r}; {nearest(value, known)}"
-                )
+        check_option("the flow-sde solver", "method", self.method, METHODS)
+        check_option("the flow-sde solver", "diffusion", self.diffusion, tuple(DIFFUSIONS))
+        check_option("the flow-sde solver", "last", self.last, LAST_STEPS)
         if not 0 <= self.norm < math.inf:
             raise ConfigError(f"the flow-sde solver needs norm >= 0, got {self.norm}")
         check_noise("flow-sde", self.noise)
@@ -128,10 +122,10 @@ class FlowSDE(Solver):
         if self.method == "euler":
             drift, x1 = self._drift(field, x_t, start)
             return x_t + h * drift + kick, x1
-        kicked = x_t + kick
-        drift, _ = self._drift(field, kicked, start)
-        second, x1 = self._drift(field, kicked + h * drift, field.point(float(start.t) + h))
-        return kicked + 0.5 * h * (drift + second), x1
+        noisy = x_t + kick
+        drift, _ = self._drift(field, noisy, start)
+        second, x1 = self._drift(field, noisy + h * drift, field.point(float(start.t) + h))
+        return noisy + 0.5 * h * (drift + second), x1
 
     def _last_step(
         self, field: FlowState, x_t: Tensor, start: PathPoint, h: float

@@ -10,9 +10,10 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 from typing_extensions import override
 
+from genlab.choices import check_option
 from genlab.diffusion.denoiser import ConditionedDenoiser, State, StepInfo
 from genlab.diffusion.preconditioning import vp_sigma, vp_t
-from genlab.errors import ConfigError, nearest
+from genlab.errors import ConfigError
 from genlab.samplers.base import Grid, StepResult
 from genlab.samplers.schedules.vp import vp_betas
 from genlab.samplers.solvers.churn import Churn, added_std
@@ -115,12 +116,9 @@ class General(Churn):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for option, known in (("solver", METHODS), ("schedule", SCHEDULES), ("scaling", SCALINGS)):
-            value = getattr(self, option)
-            if value not in known:
-                raise ConfigError(
-                    f"the general solver has no {option} {value!r}; {nearest(value, known)}"
-                )
+        check_option("the general solver", "solver", self.solver, METHODS)
+        check_option("the general solver", "schedule", self.schedule, SCHEDULES)
+        check_option("the general solver", "scaling", self.scaling, SCALINGS)
         if not 0 < self.alpha < math.inf:
             raise ConfigError(
                 "a two-stage solver needs alpha > 0 (1 = Heun, 2/3 = Ralston, 1/2 = midpoint), got"
@@ -134,7 +132,7 @@ class General(Churn):
             raise ConfigError(f"the general solver needs 0 < epsilon_s < 1, got {self.epsilon_s}")
 
     @property
-    def on_grid(self) -> bool:  # type: ignore[override]  # here it goes by an option
+    def on_grid(self) -> bool:  # type: ignore[override]  # here it depends on an option
         """Only a second slope at the end of the step keeps to the levels of the run."""
         return self.alpha == 1
 
@@ -202,7 +200,7 @@ class General(Churn):
 
     def _point(self, frame: TimeFrame, t: float) -> Point:
         sigma = frame.sigma(t)
-        sigma_deriv = frame.sigma_deriv(t) if t > 0 else math.nan  # nobody asks for it at 0
+        sigma_deriv = frame.sigma_deriv(t) if t > 0 else math.nan  # it is never evaluated at 0
         if self.scaling == "none":
             return Point(t, sigma, sigma_deriv, 1.0, 0.0)
         s = 1 / math.sqrt(1 + sigma**2)

@@ -15,8 +15,9 @@ import numpy as np
 import torch
 from typing_extensions import override
 
+from genlab.choices import check_option
 from genlab.diffusion.denoiser import ConditionedDenoiser, State, StepInfo
-from genlab.errors import ConfigError, nearest
+from genlab.errors import ConfigError
 from genlab.samplers.base import Grid, Solver, StepResult
 from genlab.samplers.solvers.churn import refuse_repeats
 from genlab.samplers.solvers.draws import Draws, check_noise
@@ -40,7 +41,7 @@ class _Estimate:
 
 @dataclass(frozen=True, kw_only=True)
 class _History:
-    """What these solvers remember of a run.
+    """The memory of multistep solvers.
 
     Attributes:
         draws: the noise of the run; None where there is none.
@@ -59,7 +60,7 @@ class _History:
 
 @dataclass(frozen=True, kw_only=True)
 class _Multistep(Solver):
-    """What these solvers share.
+    """The base of multistep solvers.
 
     Attributes:
         name: in `genlab.samplers.base.SOLVERS`.
@@ -83,14 +84,14 @@ class _Multistep(Solver):
             raise ConfigError(
                 f"the {self.name} solver needs 1 <= max_order <= 3, got {self.max_order}"
             )
-        _check(self.name, "prediction", self.prediction, PREDICTIONS)
+        check_option(f"the {self.name} solver", "prediction", self.prediction, PREDICTIONS)
 
     def start_std(self, sigma: float) -> float:
         """The noise level, or that of unit noise in the scaled frame."""
         return math.hypot(1.0, sigma) if self.unit_start else sigma
 
     def begin(self, grid: Grid) -> _History:
-        """Nothing is remembered yet.
+        """An empty history.
 
         Raises:
             ConfigError: two noise levels are the same.
@@ -116,9 +117,9 @@ class _Multistep(Solver):
         history = _History(draws=memory.draws, x=x_next, begun=x, estimates=estimates, order=order)
         return StepResult(x=x_next, x0=x0, memory=history)
 
-    def _order(self, step: StepInfo, known: int) -> int:
-        left = step.num_steps - 1 - step.index if self.lower_order_final else known
-        return max(1, min(known, left))
+    def _order(self, step: StepInfo, highest: int) -> int:
+        left = step.num_steps - 1 - step.index if self.lower_order_final else highest
+        return max(1, min(highest, left))
 
     def _correct(self, x: State, history: _History, end: _Estimate) -> State:
         """Where the last step leads, now that the prediction at its end is known."""
@@ -166,7 +167,7 @@ class DPMSolverPP(_Multistep):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check(self.name, "correction", self.correction, CORRECTIONS)
+        check_option(f"the {self.name} solver", "correction", self.correction, CORRECTIONS)
         check_noise(self.name, self.noise)
         if not (0 <= self.eta < math.inf and 0 <= self.s_noise < math.inf):
             raise ConfigError(
@@ -190,24 +191,24 @@ class DPMSolverPP(_Multistep):
         h = math.log(step.level / step.sigma_next)
         eta = self.eta if self.sde else 0.0
         # The stochastic equation removes the noise of a step 1 + eta times as long.
-        of = _Exact(self.prediction, h * (1 + eta), step.sigma_next)
-        x_next = of.constant(x, estimates[0].value)
+        exact = _Exact(self.prediction, h * (1 + eta), step.sigma_next)
+        x_next = exact.constant(x, estimates[0].value)
         if len(estimates) > 1:
-            x_next = x_next + of.scale * self._change(estimates, h, of)
+            x_next = x_next + exact.scale * self._change(estimates, h, exact)
         if eta == 0 or draws is None:
             return x_next
         up = step.sigma_next * math.sqrt(-math.expm1(-2 * h * eta))
         fresh = draws.between(x, step, step.level, step.sigma_next)
         return x_next + up * self.s_noise * fresh
 
-    def _change(self, estimates: Sequence[_Estimate], h: float, of: "_Exact") -> State:
+    def _change(self, estimates: Sequence[_Estimate], h: float, exact: "_Exact") -> State:
         """What the change of the prediction adds to a step."""
         slopes = _slopes(estimates, h)
         if len(slopes) == 1 and self.correction == "midpoint":
-            return 0.5 * of.phi_1 * slopes[0]
-        phi_2 = 1 - of.phi_1 / of.z
+            return 0.5 * exact.phi_1 * slopes[0]
+        phi_2 = 1 - exact.phi_1 / exact.z
         change = phi_2 * slopes[0]
-        return change if len(slopes) == 1 else change - (phi_2 / of.z - 0.5) * slopes[1]
+        return change if len(slopes) == 1 else change - (phi_2 / exact.z - 0.5) * slopes[1]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -234,43 +235,43 @@ class UniPC(_Multistep):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check(self.name, "variant", self.variant, VARIANTS)
+        check_option(f"the {self.name} solver", "variant", self.variant, VARIANTS)
 
     def _leave(
         self, x: State, estimates: Sequence[_Estimate], step: StepInfo, draws: Draws | None
     ) -> State:
-        of = _Exact(self.prediction, math.log(step.level / step.sigma_next), step.sigma_next)
-        x_next = of.constant(x, estimates[0].value)
+        exact = _Exact(self.prediction, math.log(step.level / step.sigma_next), step.sigma_next)
+        x_next = exact.constant(x, estimates[0].value)
         if len(estimates) == 1:
             return x_next
         places, changes = _places(estimates, step.sigma_next)
-        return x_next + self._weigh(places, changes, of)
+        return x_next + self._weigh(places, changes, exact)
 
     def _correct(self, x: State, history: _History, end: _Estimate) -> State:
         """The step again, with weights that are exact for one order more."""
         assert history.begun is not None
         estimates = history.estimates[: history.order]
         now = estimates[0]
-        of = _Exact(self.prediction, end.lam - now.lam, end.sigma)
+        exact = _Exact(self.prediction, end.lam - now.lam, end.sigma)
         places, changes = _places(estimates, end.sigma)
-        at_end = of.constant(history.begun, now.value)
-        return at_end + self._weigh([*places, 1.0], [*changes, end.value - now.value], of)
+        at_end = exact.constant(history.begun, now.value)
+        return at_end + self._weigh([*places, 1.0], [*changes, end.value - now.value], exact)
 
-    def _weigh(self, places: Sequence[float], changes: Sequence[State], of: "_Exact") -> State:
+    def _weigh(self, places: Sequence[float], changes: Sequence[State], exact: "_Exact") -> State:
         """What changes of the prediction add, with weights that are exact for polynomials.
 
         Args:
             places: where each estimate was made, in steps from the start of this one.
             changes: its difference from that at the start, over the place.
-            of: the step.
+            exact: the step.
         """
-        B = of.z if self.variant == "bh1" else of.phi_1
+        B = exact.z if self.variant == "bh1" else exact.phi_1
         weights = [0.5]  # for a single change the paper takes the half, which is as good
         if len(places) > 1:
             powers = np.vander(places, increasing=True).T
-            weights = np.linalg.solve(powers, of.moments(len(places), B)).tolist()
+            weights = np.linalg.solve(powers, exact.moments(len(places), B)).tolist()
         weighed = [weight * change for weight, change in zip(weights, changes, strict=True)]
-        return of.scale * B * torch.stack(weighed).sum(0)
+        return exact.scale * B * torch.stack(weighed).sum(0)
 
 
 class _Exact:
@@ -301,7 +302,7 @@ class _Exact:
 
 
 def _places(estimates: Sequence[_Estimate], sigma_next: float) -> tuple[list[float], list[State]]:
-    """See `UniPC._weigh`, for all estimates but the newest."""
+    """Places and changes for `UniPC._weigh`, of all estimates but the newest."""
     now = estimates[0]
     h = -math.log(sigma_next) - now.lam
     places = [(each.lam - now.lam) / h for each in estimates[1:]]
@@ -323,8 +324,3 @@ def _slopes(estimates: Sequence[_Estimate], h: float) -> list[State]:
     earlier = (before.value - last.value) / r1
     second = (first - earlier) / (r0 + r1)
     return [first + r0 * second, second]
-
-
-def _check(solver: str, option: str, value: str, known: Sequence[str]) -> None:
-    if value not in known:
-        raise ConfigError(f"the {solver} solver has no {option} {value!r}; {nearest(value, known)}")

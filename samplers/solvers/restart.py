@@ -102,7 +102,7 @@ class Restart(Heun):
         self, grid: Grid, index: int, high: float, points: int, interval: list[float]
     ) -> list[float]:
         """The levels from ``high`` to that of a step, rounded to what the model knows."""
-        level, known = float(grid.sigmas[index]), grid.noise_levels
+        level, noise_levels = float(grid.sigmas[index]), grid.noise_levels
         if index == 0:
             raise ConfigError(
                 f"the restart interval {interval} begins nearest to {level:g}, where the run "
@@ -110,11 +110,11 @@ class Restart(Heun):
             )
         between = karras_sigmas(points, level, high, self.rho)[1:-1]
         ends = torch.tensor([high], dtype=torch.float64)
-        way = known.round_sigma(torch.cat([ends, between])).tolist()
-        if not level < way[0] <= known.sigma_max or high > known.sigma_max:
+        way = noise_levels.round_sigma(torch.cat([ends, between])).tolist()
+        if not level < way[0] <= noise_levels.sigma_max or high > noise_levels.sigma_max:
             raise ConfigError(
                 f"the restart interval {interval} begins at the schedule's level {level:g} and must"
-                f" end above it, and at most at {known.sigma_max:g}, which this model knows"
+                f" end above it, and at most at {noise_levels.sigma_max:g}, which this model knows"
             )
         return [*way, level]
 

@@ -129,8 +129,8 @@ def test_server_without_ranges(server: RangeServer, tmp_path: Path) -> None:
 def test_part_of_a_run_that_was_killed(part: bytes, server: RangeServer, tmp_path: Path) -> None:
     """Killed between the last byte and the renaming; or what lies there is of something else."""
     (tmp_path / "net.pkl.part").write_bytes(part)
-    facts = {"url": f"{server.url}net.pkl", "validator": server.etag}
-    (tmp_path / "net.pkl.part.json").write_text(json.dumps(facts))
+    metadata = {"url": f"{server.url}net.pkl", "validator": server.etag}
+    (tmp_path / "net.pkl.part.json").write_text(json.dumps(metadata))
     assert fetch(server, tmp_path / "net.pkl", checksum=SHA) == SHA
     assert leftovers(tmp_path / "net.pkl") == ["net.pkl"]
 

@@ -290,9 +290,9 @@ def walk_bomb(names: int, letters: int) -> bytes:
         return text(module) + text(name) + b"\x93"
 
     def module(cls: str, state: bytes) -> bytes:
-        facts = {"type": text("class"), "version": b"K\x06", "module_src": text(""),
+        metadata = {"type": text("class"), "version": b"K\x06", "module_src": text(""),
                  "class_name": text(cls), "state": state}  # fmt: skip
-        body = b"".join(text(key) + value for key, value in facts.items())
+        body = b"".join(text(key) + value for key, value in metadata.items())
         reconstruct = call("torch_utils.persistence", "_reconstruct_persistent_obj")
         return reconstruct + b"}(" + body + b"u\x85R"
 

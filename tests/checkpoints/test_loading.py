@@ -9,7 +9,7 @@ from network_pickles import official_weights, write_network
 from safetensors.torch import save_file
 
 import genlab
-from genlab.checkpoints.bundled import bundled_facts, bundled_folder, bundled_names
+from genlab.checkpoints.bundled import bundled_folder, bundled_metadata, bundled_names
 from genlab.checkpoints.classifiers import is_classifier, load_classifier
 from genlab.diffusion.preconditioning import EDM
 from genlab.errors import CheckpointError, UnknownNameError
@@ -88,14 +88,14 @@ def test_truncated_weights_in_a_folder(folder: Path) -> None:
 def test_bundled_models() -> None:
     """Every bundled model is known by name and states its facts without being loaded."""
     for name in bundled_names():
-        facts = bundled_facts(name)
-        assert facts["name"] == name
-        assert facts["licence"]
+        metadata = bundled_metadata(name)
+        assert metadata["name"] == name
+        assert metadata["licence"]
         assert (bundled_folder(name) / "README.md").is_file()
         loader = load_classifier if is_classifier(bundled_folder(name)) else genlab.load
         model = loader(name)
-        assert model.num_classes == facts["classes"]
-        assert "x".join(map(str, model.image_shape)) == facts["images"]
+        assert model.num_classes == metadata["classes"]
+        assert "x".join(map(str, model.image_shape)) == metadata["images"]
     with pytest.raises(UnknownNameError, match="no bundled model 'nothing'"):
         bundled_folder("nothing")
 
@@ -105,9 +105,9 @@ def test_card_of_a_bundled_model(folder: Path, monkeypatch: pytest.MonkeyPatch) 
     header = "license: apache-2.0\ndatasets: [fashion-mnist]"
     (folder / "README.md").write_text(f"---\n{header}\n---\n\n# model\n\nlicense: no\n")
     monkeypatch.setattr("genlab.checkpoints.bundled.bundled_folder", lambda name: folder)
-    facts = bundled_facts("model")
-    assert facts["licence"] == "apache-2.0"
-    assert facts["data"] == "fashion-mnist"
-    assert (facts["images"], facts["classes"]) == ("3x8x8", 3)
+    metadata = bundled_metadata("model")
+    assert metadata["licence"] == "apache-2.0"
+    assert metadata["data"] == "fashion-mnist"
+    assert (metadata["images"], metadata["classes"]) == ("3x8x8", 3)
     (folder / "README.md").write_text("# no header\n\nlicense: none\n")
-    assert bundled_facts("model")["licence"] == ""
+    assert bundled_metadata("model")["licence"] == ""

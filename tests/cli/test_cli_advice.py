@@ -10,7 +10,8 @@ import pytest
 
 import genlab
 from genlab import cli, schema
-from genlab.cli.common import said_once
+from genlab.cli.common import refuse_duplicates
+from genlab.cli.groups import DefaultGroup
 from genlab.eval.config import EvalConfig
 from genlab.finetuning.config import FinetuneConfig
 from genlab.runs.config import SampleConfig
@@ -66,10 +67,8 @@ def settings() -> list[tuple[str, str]]:
 def options_of(command: click.Command) -> set[str]:
     own = {opt for param in command.params for opt in (*param.opts, *param.secondary_opts)}
     inner = command.commands.get("run") if isinstance(command, click.Group) else None
-    if type(command).__name__ == "_Evaluate":  # whose own form is a command beside it
-        from genlab.cli import eval as evaluating
-
-        inner = evaluating.run
+    if isinstance(command, DefaultGroup):
+        inner = command.default
     return own | {"--help"} | (options_of(inner) if inner is not None else set())
 
 
@@ -115,10 +114,10 @@ def _is_free(each: type, keys: list[str]) -> bool:
 
 def test_an_option_and_a_setting_that_say_the_same_are_refused() -> None:
     with pytest.raises(click.UsageError, match=r"--metrics and 'metrics=.*' say the same twice"):
-        said_once(["metrics=[kd]"], {"metrics": ["fd"]})
+        refuse_duplicates(["metrics=[kd]"], {"metrics": ["fd"]})
     with pytest.raises(click.UsageError, match="--batch-size and 'batch_size=2' say the same"):
-        said_once(["batch_size=2"], {"batch_size": 4})
-    said_once(["metrics=[kd]", "count=7"], {"labels": "random"})
+        refuse_duplicates(["batch_size=2"], {"batch_size": 4})
+    refuse_duplicates(["metrics=[kd]", "count=7"], {"labels": "random"})
 
 
 @pytest.mark.parametrize("command", ["eval", "sweep"])

@@ -18,8 +18,8 @@ CLASSIFIERS = sorted(set(bundled_names()) - set(GENERATORS))
 def test_sample(name: str, tmp_path: Path) -> None:
     command = ["sample", name, "--seeds", "3-4", "--classes", "trouser,bag", "--format", "npz"]
     assert main([*command, "-o", str(tmp_path / "two")]) == 0
-    facts = json.loads((tmp_path / "two" / "manifest.json").read_text())
-    with np.load(tmp_path / "two" / facts["images"]["path"]) as stored:
+    metadata = json.loads((tmp_path / "two" / "manifest.json").read_text())
+    with np.load(tmp_path / "two" / metadata["images"]["path"]) as stored:
         images, labels = stored["arr_0"], stored["arr_1"]
     assert labels.tolist() == [1, 8]
     # Trousers are narrow and bags are wide: the outer columns of a picture tell them apart.

@@ -22,18 +22,18 @@ def doctor(*args: str, capfd: pytest.CaptureFixture[str]) -> tuple[int, str, str
 def as_json(*args: str, capfd: pytest.CaptureFixture[str]) -> dict[str, Any]:
     code, out, err = doctor(*args, "--json", capfd=capfd)
     assert code == 0, err
-    facts: dict[str, Any] = json.loads(out)
-    return facts
+    metadata: dict[str, Any] = json.loads(out)
+    return metadata
 
 
 def test_machine(capfd: pytest.CaptureFixture[str]) -> None:
-    facts = as_json(capfd=capfd)
-    assert facts["versions"]["torch"] == torch.__version__
-    assert facts["machine"]["cores"] >= 1
-    assert {"float64", "float32"} <= set(facts["devices"]["cpu"]["dtypes"])
-    assert facts["models"]["pulled"] == []
-    assert facts["models"]["cache folder"].endswith("cache")
-    assert len(facts["devices"]) == 1 + torch.cuda.device_count() + torch.mps.is_available()
+    metadata = as_json(capfd=capfd)
+    assert metadata["versions"]["torch"] == torch.__version__
+    assert metadata["machine"]["cores"] >= 1
+    assert {"float64", "float32"} <= set(metadata["devices"]["cpu"]["dtypes"])
+    assert metadata["models"]["pulled"] == []
+    assert metadata["models"]["cache folder"].endswith("cache")
+    assert len(metadata["devices"]) == 1 + torch.cuda.device_count() + torch.mps.is_available()
 
 
 def test_machine_as_text(capfd: pytest.CaptureFixture[str]) -> None:
@@ -44,13 +44,13 @@ def test_machine_as_text(capfd: pytest.CaptureFixture[str]) -> None:
 
 
 def test_checkpoint(capfd: pytest.CaptureFixture[str]) -> None:
-    facts = as_json("edm-fmnist", capfd=capfd)["checkpoint"]
-    assert facts["family"] == "diffusion"
-    assert facts["image shape"] == "1 x 32 x 32"
-    assert facts["classes"] == 10
-    assert "sneaker" in facts["class names"].lower()
-    assert facts["null class"] == "yes"
-    assert len(facts["weights sha256"]) == 64
+    metadata = as_json("edm-fmnist", capfd=capfd)["checkpoint"]
+    assert metadata["family"] == "diffusion"
+    assert metadata["image shape"] == "1 x 32 x 32"
+    assert metadata["classes"] == 10
+    assert "sneaker" in metadata["class names"].lower()
+    assert metadata["null class"] == "yes"
+    assert len(metadata["weights sha256"]) == 64
 
 
 def test_format_of_a_folder(tiny_model: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -27,7 +27,7 @@ def on_a_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every network trains on 100 images a second, as fast in bfloat16 as in float32."""
     monkeypatch.setattr(
         "genlab.training.recommend.recommendation.measure_speed",
-        lambda config, facts, device: Speed(images_per_second=100.0, steps=3, seconds=1.0),
+        lambda config, metadata, device: Speed(images_per_second=100.0, steps=3, seconds=1.0),
     )
 
 

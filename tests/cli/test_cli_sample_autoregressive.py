@@ -1,4 +1,4 @@
-"""``genlab sample`` with an autoregressive model: its own settings, and completing images."""
+"""``genlab sample`` with an autoregressive model: its own settings, and inpainting images."""
 
 import json
 from collections.abc import Callable

@@ -71,9 +71,9 @@ def test_show(capfd: pytest.CaptureFixture[str]) -> None:
     ):
         assert fact in out
     code, out, _ = zoo("show", NAME, "--json", capfd=capfd)
-    facts = json.loads(out)
-    assert facts["config"]["label_dim"] == 10
-    assert facts["scores"][0]["value"] == 1.79
+    metadata = json.loads(out)
+    assert metadata["config"]["label_dim"] == 10
+    assert metadata["scores"][0]["value"] == 1.79
 
 
 def test_pull_list_and_pull_again(

@@ -7,6 +7,7 @@ from small_sets import encoded, picture, write_folder
 from tiny_extractor import TinyExtractor
 
 from genlab import cli
+from genlab.choices import Alpha
 from genlab.config import load
 from genlab.data.dataset import ImageDataset
 from genlab.errors import ConfigError, DataError
@@ -16,7 +17,7 @@ from genlab.eval.references.building import find_reference
 from genlab.eval.samples import StoredImages
 from genlab.eval.subject import Subject
 from genlab.generators.given import WORDING
-from genlab.training.config import Alpha, DataConfig, TrainConfig
+from genlab.training.config import DataConfig, TrainConfig
 from genlab.training.loop.batches import open_dataset
 
 

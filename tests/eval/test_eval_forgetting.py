@@ -38,7 +38,7 @@ def forgetful(base: Any) -> Any:
     table = base.network.y_embedder.embedding_table.weight.detach().clone()
     table[BAG] = table[-1]
     network.y_embedder.embedding_table.weight = torch.nn.Parameter(table)
-    return type(base).from_facts(network.eval(), {**base.facts(), **base.parts()}, None)
+    return type(base).from_metadata(network.eval(), {**base.metadata(), **base.parts()}, None)
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ import pytest
 import torch
 from small_finetunes import BASE, SETTINGS, finetune_config, write_fmnist, write_photographs
 
+from genlab.choices import Fit
 from genlab.cli import main
 from genlab.data.pixels import to_uint8
 from genlab.errors import ConfigError
@@ -19,7 +20,7 @@ from genlab.eval.samples import as_rgb
 from genlab.finetuning.run import FinetuneRun
 from genlab.finetuning.trainer import FinetuneTrainer
 from genlab.generators.base import Generator
-from genlab.training.config import DataConfig, Fit
+from genlab.training.config import DataConfig
 from genlab.training.export import Choice, make_product
 from genlab.training.loop.evaluation import Evaluation
 

@@ -61,8 +61,8 @@ class Histogram(Generator):
         raise AssertionError("a likelihood needs no samples")
 
     @classmethod
-    def from_facts(
-        cls, network: nn.Module, facts: Mapping[str, Any], card: str | None = None
+    def from_metadata(
+        cls, network: nn.Module, metadata: Mapping[str, Any], card: str | None = None
     ) -> "Histogram":
         raise AssertionError
 

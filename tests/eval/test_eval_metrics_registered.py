@@ -87,10 +87,10 @@ def real(tmp_path: Path) -> Path:
 def install(folder: Path, source: str, *entries: str) -> Path:
     """Put a package with entry points into a folder, as pip would."""
     (folder / "theirs.py").write_text(source)
-    facts = folder / "theirs-1.0.dist-info"
-    facts.mkdir()
-    (facts / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1.0\n")
-    (facts / "entry_points.txt").write_text("[genlab.metrics]\n" + "\n".join(entries))
+    metadata = folder / "theirs-1.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1.0\n")
+    (metadata / "entry_points.txt").write_text("[genlab.metrics]\n" + "\n".join(entries))
     return folder
 
 

@@ -12,7 +12,7 @@ from genlab.eval.protocol import (
     build_metrics,
     check_names,
     frozen_name,
-    protocol_facts,
+    protocol_metadata,
     summarise,
 )
 
@@ -61,13 +61,13 @@ def test_official_names_belong_to_inception() -> None:
 def test_the_card_holds_what_a_score_depends_on() -> None:
     config = EvalConfig(metrics=["cs"], extractor="tiny")
     metrics = build_metrics(config.metrics)
-    facts = protocol_facts(config, TinyExtractor(), metrics, {"name": "real"}, 12, "random")
-    assert facts["name"] is None
-    assert facts["extractor"]["weights_sha256"] == "0" * 64
-    assert facts["pixel_rule"] == "floor(clip(x * 127.5 + 128, 0, 255))"
-    assert (facts["count"], facts["labels"]) == (12, "random")
-    assert facts["reference"] == {"name": "real"}
-    assert "splits" in facts["metrics"]["cs"]
+    metadata = protocol_metadata(config, TinyExtractor(), metrics, {"name": "real"}, 12, "random")
+    assert metadata["name"] is None
+    assert metadata["extractor"]["weights_sha256"] == "0" * 64
+    assert metadata["pixel_rule"] == "floor(clip(x * 127.5 + 128, 0, 255))"
+    assert (metadata["count"], metadata["labels"]) == (12, "random")
+    assert metadata["reference"] == {"name": "real"}
+    assert "splits" in metadata["metrics"]["cs"]
 
 
 def test_repeats_give_mean_and_interval() -> None:

@@ -18,8 +18,8 @@ import genlab
 from genlab.diffusion.preconditioning import EDM
 from genlab.errors import CheckpointError, ConfigError, GenLabError
 from genlab.finetuning.adapters.adapter import read_adapter
-from genlab.finetuning.adapters.facts import AdapterFacts
-from genlab.finetuning.adapters.folders import CONFIG, FACTS, TENSORS
+from genlab.finetuning.adapters.facts import AdapterMetadata
+from genlab.finetuning.adapters.folders import CONFIG, METADATA, TENSORS
 from genlab.finetuning.adapters.loading import load_adapter
 from genlab.finetuning.adapters.merging import merged
 from genlab.finetuning.adapters.saving import write_adapter
@@ -142,23 +142,23 @@ HOSTILE: list[tuple[str, str, Callable[[dict[str, Any]], Any], str]] = [
     ("diffit", CONFIG, put("sampler", {"nothing": 1}), r"no setting 'nothing'"),
     ("diffit", CONFIG, put("sampler", {"solver": {"name": "${oc.env:HOME}"}}), r"interpolated"),
     ("vpt", CONFIG, put("method", {"name": "vpt", "tokens": 10**12}), r"has the shape \(3, 16\)"),
-    ("lora", FACTS, put("method", {"name": "lora", "r": 10**9}), r"has the shape \(2, 16\)"),
+    ("lora", METADATA, put("method", {"name": "lora", "r": 10**9}), r"has the shape \(2, 16\)"),
     (
         "lora",
-        FACTS,
+        METADATA,
         put("method", {"name": "diffit"}),
         r"the adapter lacks",
     ),
     ("lora", CONFIG, put("lora_alpha", 3), r"two files differ: lora_alpha is 3 for peft"),
     (
         "lora",
-        FACTS,
+        METADATA,
         put("method", {"name": "lora", "rank_pattern": {"(a+)+$": 2}}),
         r"could take forever to compare",
     ),
     (
         "lora",
-        FACTS,
+        METADATA,
         put("method", {"name": "peft", "config": {"name": "lora", "megatron_config": {"a": 1}}}),
         r"lets peft import a module",
     ),
@@ -203,7 +203,7 @@ def test_what_a_file_of_peft_claims_is_refused(
     options: Mapping[str, Any], message: str, base: Path, adapters: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(adapters / "lora", tmp_path / "spoiled")
-    (tmp_path / "spoiled" / FACTS).unlink()
+    (tmp_path / "spoiled" / METADATA).unlink()
     spoiled(tmp_path / "spoiled", CONFIG, lambda values: {**values, **options})
     with pytest.raises(GenLabError, match=message) as error:
         load_adapter(tmp_path / "spoiled", base=str(base))
@@ -275,11 +275,11 @@ def test_half_precision_is_read(adapters: Path, tmp_path: Path) -> None:
 
 def test_facts_are_written_as_they_are_read(base: Path, adapters: Path, tmp_path: Path) -> None:
     read = read_adapter(adapters / "diffit")
-    assert isinstance(read.facts, AdapterFacts)
-    assert read.facts.to_json() == values_of(adapters / "diffit" / CONFIG)
-    assert read.facts.base == str(base)
+    assert isinstance(read.metadata, AdapterMetadata)
+    assert read.metadata.to_json() == values_of(adapters / "diffit" / CONFIG)
+    assert read.metadata.base == str(base)
     network = load_adapter(read).network
-    write_adapter(tmp_path / "again", read.method, network, read.facts)
+    write_adapter(tmp_path / "again", read.method, network, read.metadata)
     for name in (CONFIG, TENSORS):
         written = (tmp_path / "again" / name).read_bytes()
         assert written == (adapters / "diffit" / name).read_bytes()

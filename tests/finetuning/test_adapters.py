@@ -49,7 +49,7 @@ def test_every_method_is_read_as_it_was_trained(method: str, base: Path, tmp_pat
     assert torch.equal(draw(generator), draw(expected))
     assert (draw(generator) - draw(genlab.load(base))).abs().max() > 0.01
     assert generator.class_names == NAMES
-    assert generator.facts() == expected.facts()
+    assert generator.metadata() == expected.metadata()
     assert generator.card.startswith("---\nlicense")
     marked = adaptation_of(generator.network)
     assert marked is not None

@@ -254,7 +254,7 @@ def test_grey_images_for_a_base_of_colours(fashion_mnist: Path, tmp_path: Path) 
     with pytest.raises(ConfigError, match=r"28x28 grey.* draws 16x16 RGB.*data\.channels=3"):
         trainer_of(data, tmp_path / "run", "diffit", *base)
     trainer = trainer_of(data, tmp_path / "run", "diffit", *base, "data.channels=3")
-    assert trainer.batches.facts.image_shape == (3, 16, 16)
+    assert trainer.batches.metadata.image_shape == (3, 16, 16)
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,7 @@ from genlab.finetuning.forgetting import Forgetting
 from genlab.generators import DiffusionGenerator
 from genlab.generators.base import Generator
 from genlab.networks import DiT
-from genlab.training.loop.batches import DataFacts
+from genlab.training.loop.batches import DataMetadata
 
 BAG = 8
 
@@ -52,8 +52,8 @@ def tiny(
     return DiffusionGenerator(network.eval(), preconditioning, has_null_class=null)
 
 
-def facts(count: int, names: tuple[str, ...] | None = None) -> DataFacts:
-    return DataFacts(num_images=8, image_shape=(1, 32, 32), num_classes=count, class_names=names)
+def metadata(count: int, names: tuple[str, ...] | None = None) -> DataMetadata:
+    return DataMetadata(num_images=8, image_shape=(1, 32, 32), num_classes=count, class_names=names)
 
 
 def prediction(generator: Any, network: nn.Module, x: Tensor, label: int | Tensor) -> Tensor:
@@ -110,7 +110,7 @@ def test_labels_keep_their_numbers_without_images_of_the_class(
     trainer = trainer_of(
         tmp_path / "images", tmp_path / "run", "class-table", "forget.classes=[bag]"
     )
-    names = trainer.batches.facts.class_names
+    names = trainer.batches.metadata.class_names
     assert names is not None
     assert len(names) == 2
     assert trainer.objective._labels is not None
@@ -229,11 +229,11 @@ def test_what_makes_no_sense_is_refused(fmnist: Path, tmp_path: Path, base: Gene
         Forgetting(ForgetConfig(classes=["bag"]), genlab.load("pixelcnnpp-fmnist"))
     forgetting = Forgetting(ForgetConfig(classes=["bag"]), base)
     with pytest.raises(ConfigError, match="have no classes"):
-        forgetting.data_labels(facts(0), None)
+        forgetting.data_labels(metadata(0), None)
     with pytest.raises(ConfigError, match="'hat' is no class of the base"):
-        forgetting.data_labels(facts(2, ("bag", "hat")), ("bag", "hat"))
+        forgetting.data_labels(metadata(2, ("bag", "hat")), ("bag", "hat"))
     with pytest.raises(ConfigError, match="all of classes to be forgotten"):
-        forgetting.data_labels(facts(1, ("bag",)), ("bag",))
+        forgetting.data_labels(metadata(1, ("bag",)), ("bag",))
     with pytest.raises(ConfigError, match="11 classes and the base 10"):
-        forgetting.data_labels(facts(11), None)
-    assert np.array_equal(forgetting.data_labels(facts(3), None), [0, 1, 2])
+        forgetting.data_labels(metadata(11), None)
+    assert np.array_equal(forgetting.data_labels(metadata(3), None), [0, 1, 2])

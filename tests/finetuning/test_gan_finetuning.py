@@ -313,10 +313,10 @@ def test_the_adapter_tells_its_base_and_where_classes_began(
 ) -> None:
     trainer = trainer_of(models, pairs, tmp_path)
     trainer.train()
-    facts = json.loads((tmp_path / "adapter_config.json").read_text())
-    assert facts["method"] == {"name": "class-table"}
-    assert facts["base_sha256"] == genlab.load(models / "G").weights_sha256()
-    assert [origin["rule"] for origin in facts["classes"]] == ["mean", "mean"]
+    metadata = json.loads((tmp_path / "adapter_config.json").read_text())
+    assert metadata["method"] == {"name": "class-table"}
+    assert metadata["base_sha256"] == genlab.load(models / "G").weights_sha256()
+    assert [origin["rule"] for origin in metadata["classes"]] == ["mean", "mean"]
     expected = trainer.recorder.generator
     assert expected is not None
     trainer.recorder._average()

@@ -236,7 +236,7 @@ def test_a_fresh_process_draws_the_same_bits(
     named = generator.changed(class_names=["a", "b", "c"], sampler={"temperature": 0.8})
     named.save_pretrained(tmp_path / "model")
     loaded = genlab.load(tmp_path / "model")
-    assert loaded.facts() == named.facts()
+    assert loaded.metadata() == named.metadata()
     script = (
         "import sys, torch, genlab; torch.set_num_threads(1)\n"
         "g = genlab.load(sys.argv[1]); torch.save(g.sample(range(3)), sys.argv[2])"

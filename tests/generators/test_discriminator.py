@@ -138,14 +138,14 @@ def test_damaged_calibration(tmp_path: Path) -> None:
     network = ConditionalDiscriminator(8, 3, channels=4)
     GanDiscriminator(network, calibration=EXACT).save_pretrained(tmp_path)
     index = tmp_path / "model_index.json"
-    facts = json.loads(index.read_text())
+    metadata = json.loads(index.read_text())
     wrong: Any
     for wrong, message in (
         ("good", "calibration in .* must be an object"),
         ({"slope": "steep"}, "slope takes a number"),
         ({"slope": 1.0}, "has no value"),
     ):
-        index.write_text(json.dumps({**facts, "calibration": wrong}))
+        index.write_text(json.dumps({**metadata, "calibration": wrong}))
         with pytest.raises(CheckpointError, match=message):
             GanDiscriminator.from_pretrained(tmp_path)
 

@@ -19,7 +19,7 @@ def small(tiny_generator: DiffusionGenerator) -> DiffusionGenerator:
     network = copy.deepcopy(tiny_generator.network)
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.15)
-    return DiffusionGenerator.from_facts(network, tiny_generator.facts())
+    return DiffusionGenerator.from_metadata(network, tiny_generator.metadata())
 
 
 def found(values: list[float]) -> Similarity:

@@ -46,12 +46,12 @@ assert genlab.checkpoints
 FEW = {"schedule": {"num_steps": 4}}
 
 
-def twin(generator: DiffusionGenerator, std: float = 0.1, **facts: Any) -> DiffusionGenerator:
+def twin(generator: DiffusionGenerator, std: float = 0.1, **metadata: Any) -> DiffusionGenerator:
     """A second model of the same images."""
     network = copy.deepcopy(generator.network)
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=std)
-    return DiffusionGenerator.from_facts(network, {**generator.facts(), **facts})
+    return DiffusionGenerator.from_metadata(network, {**generator.metadata(), **metadata})
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ import genlab
 from genlab.checkpoints.readers.biggan import read_discriminator
 from genlab.networks.gan_base import GeneratorNetwork
 from genlab.training.config import EmaConfig, OptimizerConfig, ScheduleConfig, TrainConfig
-from genlab.training.loop.batches import DataFacts, Share
+from genlab.training.loop.batches import DataMetadata, Share
 from genlab.training.loop.ema import HalfLifeAverage
 from genlab.training.loop.models import Models
 from genlab.training.loop.updates import Updates
@@ -296,12 +296,12 @@ def _updates(
     config: TrainConfig, objective: GanObjective, generator: Mapping[str, Any]
 ) -> tuple[Models, Updates]:
     size, classes = generator["resolution"], generator["n_classes"]
-    facts = DataFacts(
+    metadata = DataMetadata(
         num_images=1, image_shape=(3, size, size), num_classes=classes, class_names=None
     )
     AcceleratorState._reset_state()  # its settings outlive it, here those of other tests
     accelerator = Accelerator(cpu=True, mixed_precision="no")
-    models = Models(config, objective, facts, accelerator)
+    models = Models(config, objective, metadata, accelerator)
     share = Share(config.batch_size, 1, 0, config.gradient_accumulation)
     return models, Updates(config, objective, models, accelerator, share)
 

@@ -15,7 +15,7 @@ from genlab.finetuning.config import FinetuneConfig
 from genlab.finetuning.objective import FinetuneObjective
 from genlab.generators import DiffusionGenerator, Generator
 from genlab.networks import DiT
-from genlab.training.loop.batches import DataFacts
+from genlab.training.loop.batches import DataMetadata
 
 FEW = {"schedule": {"num_steps": 2}}
 
@@ -69,21 +69,21 @@ def write_small_adapter(
         names: of the data's classes; None: the data have none.
     """
     objective = objective_of(base, method, *OPTIONS.get(method, ()), *overrides)
-    facts = DataFacts(
+    metadata = DataMetadata(
         num_images=60,
         image_shape=objective.base.image_shape,
         num_classes=0 if names is None else len(names),
         class_names=names,
         autoencoder=None,
     )
-    network = objective.build({}, facts)[objective.main].eval()
+    network = objective.build({}, metadata)[objective.main].eval()
     torch.manual_seed(seed)
     with torch.no_grad():
         for parameter in network.parameters():
             if parameter.requires_grad:
                 parameter.add_(0.1 * torch.randn_like(parameter))
     digest = genlab.load(base).weights_sha256()
-    write_adapter(folder, objective.method, network, objective.adapter_facts(digest, {}, 8))
+    write_adapter(folder, objective.method, network, objective.adapter_metadata(digest, {}, 8))
     (folder / "README.md").write_text("---\nlicense: mit\n---\n# lamps\n")
     generator: Any = objective.product(network, names, objective.config.sampler)
     return generator

@@ -118,6 +118,6 @@ def assert_refused(
 def assert_keeps_its_micro_batches(config: Path, folder: Path) -> None:
     """A run whose layers look at the batch goes on with the micro-batches that it began with."""
     trainer = Trainer(tiny(config), folder, device="cpu")
-    trainer.run.start(trainer.config, trainer.batches.facts, "CPU")
+    trainer.run.start(trainer.config, trainer.batches.metadata, "CPU")
     with pytest.raises(TrainingError, match="gradient_accumulation=1, now it is 2"):
         Trainer(tiny(config, ["gradient_accumulation=2"]), folder, device="cpu")

@@ -249,7 +249,7 @@ def test_folders_go_round_in_a_fresh_process(
     ours = pipe([1, 2], 4, 2.0, generator=seeded(0, 1), output_type="np").images
     np.testing.assert_array_equal(np.load(tmp_path / "images.npy"), ours)
     generator = genlab.load(tmp_path / "model")
-    assert generator.facts() == tiny_generator.facts()
+    assert generator.metadata() == tiny_generator.metadata()
     sampler = {**FEW, "guidance": [{"name": "cfg", "scale": 2.0}]}
     images = generator.sample([0, 1], [1, 2], sampler) / 2 + 0.5
     np.testing.assert_array_equal(images.permute(0, 2, 3, 1).numpy(), ours)
@@ -260,7 +260,7 @@ def test_pipeline_and_generator_are_made_of_each_other(
 ) -> None:
     assert pipe.as_generator().network is pipe.network
     other: Pipe = GenLabPipeline.from_generator(tiny_generator)
-    assert other.as_generator().facts() == tiny_generator.facts()
+    assert other.as_generator().metadata() == tiny_generator.metadata()
     assert pipe.components == {"network": pipe.network, "autoencoder": None}
 
 
@@ -293,11 +293,11 @@ def test_small_models_take_the_first_steps(
         images: Tensor = pipe([1, 2], 4, generator=seeded(3, 4), output_type="pt", **options).images
         return images
 
-    facts = {**tiny_generator.facts(), "has_null_class": True}
+    metadata = {**tiny_generator.metadata(), "has_null_class": True}
     network = copy.deepcopy(tiny_generator.network)
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
-    small = DiffusionGenerator.from_facts(network, facts)
+    small = DiffusionGenerator.from_metadata(network, metadata)
     expected = tiny_generator.sample([3, 4], [1, 2], FEW, stitch=[(small, 0.5)]) / 2 + 0.5
     for stitch in ([(small, 0.5)], [{"model": small, "fraction": 0.5}], (small, 0.5)):
         assert torch.equal(draw(stitch=stitch), expected)

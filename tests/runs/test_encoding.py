@@ -13,7 +13,7 @@ from tiny_autoencoder import tiny_deterministic, tiny_kl
 
 from genlab.data.dataset import ImageDataset
 from genlab.data.pixels import from_uint8
-from genlab.data.sources.latents import LatentDataset, draw_latents, is_latents, read_facts
+from genlab.data.sources.latents import LatentDataset, draw_latents, is_latents, read_metadata
 from genlab.errors import ConfigError, DataError, OutputError
 from genlab.generators.autoencoder import Autoencoder
 from genlab.runs.encoding import encode_dataset
@@ -43,9 +43,9 @@ def shards(folder: Path) -> dict[str, bytes]:
 
 def test_encoded_once(images: Path, tmp_path: Path) -> None:
     autoencoder = tiny_kl()
-    facts = encode(images, tmp_path / "out")
-    assert (facts.image_shape, facts.latent_shape) == ((1, 16, 16), (2, 8, 8))
-    assert facts.autoencoder_sha256 == autoencoder.sha256()
+    metadata = encode(images, tmp_path / "out")
+    assert (metadata.image_shape, metadata.latent_shape) == ((1, 16, 16), (2, 8, 8))
+    assert metadata.autoencoder_sha256 == autoencoder.sha256()
     assert sorted(shards(tmp_path / "out")) == ["00000.npy", "00001.npy", "00002.npy"]
     assert is_latents(tmp_path / "out")
     assert not is_latents(images)
@@ -120,7 +120,7 @@ def test_other_latents_are_not_overwritten(images: Path, tmp_path: Path) -> None
         with pytest.raises(OutputError, match="other images, options or another autoencoder"):
             encode(images, out, **other)
     encode(images, out, autoencoder=tiny_kl(seed=9), overwrite=True)
-    assert LatentDataset(out).facts.autoencoder_sha256 == tiny_kl(seed=9).sha256()
+    assert LatentDataset(out).metadata.autoencoder_sha256 == tiny_kl(seed=9).sha256()
     assert Autoencoder.from_pretrained(out / "autoencoder").sha256() == tiny_kl(seed=9).sha256()
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "letter.txt").write_text("x")
@@ -192,4 +192,4 @@ def test_without_labels(images: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="has no labels"):
         LatentDataset(tmp_path)
     assert LatentDataset(tmp_path, labels=False).num_classes == 0
-    assert dataclasses.replace(read_facts(tmp_path), num_classes=3).num_shards == 1
+    assert dataclasses.replace(read_metadata(tmp_path), num_classes=3).num_shards == 1

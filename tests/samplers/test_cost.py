@@ -181,7 +181,7 @@ def options_of(guidance: str, when: When, generator: DiffusionGenerator) -> Guid
 
 
 def twin(generator: DiffusionGenerator) -> DiffusionGenerator:
-    return DiffusionGenerator.from_facts(copy.deepcopy(generator.network), generator.facts())
+    return DiffusionGenerator.from_metadata(copy.deepcopy(generator.network), generator.metadata())
 
 
 def suited(guidance: str, generator: DiffusionGenerator) -> DiffusionGenerator:

@@ -43,7 +43,7 @@ def sampler_of(config: dict[str, Any]) -> PixelSampler:
 def steps(
     model: AutoregressiveNetwork, decoder: str, seeds: list[int], **options: object
 ) -> list[Step]:
-    painted: dict[str, Any] = {key: options.pop(key, None) for key in ("given", "keep")}
+    painted: dict[str, Any] = {key: options.pop(key, None) for key in ("images", "keep")}
     precision = {"precision": options.pop("precision")} if "precision" in options else {}
     sampler = sampler_of({"decoder": {"name": decoder, **precision}, **options})
     labels = torch.tensor([seed % 3 for seed in seeds])
@@ -103,13 +103,13 @@ def test_kept_pixels_stay_and_decide_what_follows(decoder: str) -> None:
     keep = torch.zeros(1, 1, ROWS, SIZE, dtype=torch.bool)
     keep[:, :, :2] = True
     keep[:, :, 3, 2:4] = True
-    drawn = images(model, decoder, [0, 1], given=given, keep=keep)
+    drawn = images(model, decoder, [0, 1], images=given, keep=keep)
     everywhere = keep.expand_as(given)
     assert torch.equal(drawn[everywhere], given[everywhere])
     free = images(model, decoder, [0, 1])
     behind = ~everywhere  # the first rows are kept, so that all others come after kept pixels
     assert not torch.equal(drawn[behind], free[behind])
-    assert torch.equal(images(model, "cached", [0, 1], given=given, keep=keep), drawn)
+    assert torch.equal(images(model, "cached", [0, 1], images=given, keep=keep), drawn)
 
 
 @pytest.mark.parametrize("decoder", list(DECODERS))

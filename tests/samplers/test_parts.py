@@ -70,7 +70,7 @@ def other(tiny_generator: DiffusionGenerator) -> DiffusionGenerator:
     network = copy.deepcopy(tiny_generator.network)
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
-    return DiffusionGenerator.from_facts(network, tiny_generator.facts())
+    return DiffusionGenerator.from_metadata(network, tiny_generator.metadata())
 
 
 def guided(other: Any, **options: Any) -> dict[str, Any]:

@@ -85,7 +85,7 @@ def test_configs_that_their_weights_do_not_bear_out(claim: str, model: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("facts", "message"),
+    ("metadata", "message"),
     [
         ({"sampler": {"schedule": {"name": "karras", "num_steps": 10**12}}}, "at most 100,000"),
         ({"preconditioning": {"name": "vp", "M": 10**9}}, "M must be >= 1 and <= 100000"),
@@ -98,8 +98,8 @@ def test_configs_that_their_weights_do_not_bear_out(claim: str, model: Path) -> 
         ({"class_names": ["a"]}, "1 class names for a model of 3 classes"),
     ],
 )
-def test_facts_out_of_bounds(facts: dict[str, Any], message: str, model: Path) -> None:
-    edit(model / "model_index.json", **facts)
+def test_facts_out_of_bounds(metadata: dict[str, Any], message: str, model: Path) -> None:
+    edit(model / "model_index.json", **metadata)
     with pytest.raises(CheckpointError, match=message):
         raise CheckpointError(refused(model))
 

@@ -31,7 +31,7 @@ def model(tiny_model: Path, tmp_path: Path) -> Path:
 def test_what_is_saved_comes_back(tiny_generator: DiffusionGenerator, tiny_model: Path) -> None:
     loaded = genlab.load(tiny_model)
     assert isinstance(loaded, DiffusionGenerator)
-    assert loaded.facts() == tiny_generator.facts()
+    assert loaded.metadata() == tiny_generator.metadata()
     assert loaded.weights_sha256() == tiny_generator.weights_sha256()
     assert torch.equal(loaded.sample([3], sampler=FEW), tiny_generator.sample([3], sampler=FEW))
 
@@ -42,7 +42,7 @@ def test_all_facts_are_kept(tmp_path: Path) -> None:
     made = DiffusionGenerator(network, IDDPM(M=100), sampler=sampler, card="# A model\n")
     made.save_pretrained(tmp_path / "a")
     read = DiffusionGenerator.from_pretrained(tmp_path / "a")
-    assert read.facts() == made.facts()
+    assert read.metadata() == made.metadata()
     assert read.card == "# A model\n"
     assert isinstance(read.network, DhariwalUNet)
     # Saved again it is the same, with no trace of where it was read from.
@@ -62,7 +62,7 @@ def test_saving_over_an_older_model_replaces_it_and_keeps_other_files(
     (folder / "network" / "diffusion_pytorch_model-00001-of-00002.safetensors").write_bytes(b"old")
     (folder / "notes.txt").write_text("mine")
     tiny_generator.save_pretrained(folder)
-    assert genlab.load(folder).facts() == tiny_generator.facts()
+    assert genlab.load(folder).metadata() == tiny_generator.metadata()
     assert (folder / "notes.txt").read_text() == "mine"
     assert sorted(p.name for p in folder.parent.iterdir()) == ["model"]
     assert len(list((folder / "network").iterdir())) == 2
@@ -172,8 +172,8 @@ def test_pipelines_name_it_too(model: Path, kind: str) -> None:
 def test_only_classifiers_of_noisy_images_call_themselves_so(
     network: nn.Module, tmp_path: Path
 ) -> None:
-    facts = {"family": "noisy-classifier", "preconditioning": IDDPM().to_config()}
-    write_folder(tmp_path / "model", network, facts)
+    metadata = {"family": "noisy-classifier", "preconditioning": IDDPM().to_config()}
+    write_folder(tmp_path / "model", network, metadata)
     with pytest.raises(CheckpointError, match="is no classifier of noisy images"):
         NoisyClassifier.from_pretrained(tmp_path / "model")
 

@@ -14,7 +14,7 @@ from genlab.training.recommend.choosing import (
     MOST_PASSES,
     Choice,
     Plan,
-    SetFacts,
+    SetMetadata,
     Wish,
     choose_network,
     choose_size,
@@ -23,7 +23,7 @@ from genlab.training.recommend.choosing import (
 from genlab.training.recommend.recommendation import describe, recommend
 from genlab.training.recommend.speed import Speed, measure_speed
 
-FACTS = SetFacts(
+METADATA = SetMetadata(
     path="mine.zip", num_images=60_000, image_shape=(3, 32, 32), num_classes=10, used_classes=10
 )
 
@@ -37,8 +37,8 @@ def steady(images_per_second: float) -> Callable[[Candidate, str], Speed]:
     return lambda candidate, precision: speed(images_per_second)
 
 
-def chosen(facts: SetFacts, wish: Wish, images_per_second: float) -> tuple[Plan, Choice]:
-    plan = make_plan(facts, wish)
+def chosen(metadata: SetMetadata, wish: Wish, images_per_second: float) -> tuple[Plan, Choice]:
+    plan = make_plan(metadata, wish)
     return plan, choose_network(plan, steady(images_per_second), fast=False)
 
 
@@ -47,8 +47,8 @@ def chosen(facts: SetFacts, wish: Wish, images_per_second: float) -> tuple[Plan,
 def test_every_network_can_be_built(family: str, place: int) -> None:
     """On the meta device, for the smallest, the next and the largest images."""
     size = FAMILIES[family].sizes[place]
-    facts = replace(FACTS, image_shape=(1 if place else 3, size, size))
-    plan = make_plan(facts, Wish(family=family))
+    metadata = replace(METADATA, image_shape=(1 if place else 3, size, size))
+    plan = make_plan(metadata, Wish(family=family))
     assert (plan.size, plan.fit) == (size, None)
     candidates = FAMILIES[family].candidates(*reversed(plan.image_shape[:2]))
     numbers = [describe(plan, Choice(candidate=each)).parameters for each in candidates]
@@ -62,14 +62,14 @@ def test_every_network_can_be_built(family: str, place: int) -> None:
 def test_the_largest_network_that_time_is_enough_for(
     rate: float, minutes: float, width: int, blocks: int
 ) -> None:
-    plan, choice = chosen(FACTS, Wish(minutes=minutes), rate)
+    plan, choice = chosen(METADATA, Wish(minutes=minutes), rate)
     network = describe(plan, choice).settings["network"]
     assert (network["model_channels"], network["num_blocks"]) == (width, blocks)
     assert bool(choice.limit) == (width < 96)
 
 
 def test_few_images_take_a_small_network_however_fast_the_machine_is() -> None:
-    _, choice = chosen(replace(FACTS, num_images=4_999), Wish(), 1e6)
+    _, choice = chosen(replace(METADATA, num_images=4_999), Wish(), 1e6)
     assert choice.candidate.network["num_blocks"] == 1
     assert choice.limit == "the next larger network is for 5,000 images or more"
 
@@ -80,7 +80,7 @@ def test_a_network_that_memory_is_too_small_for() -> None:
             raise torch.OutOfMemoryError("out of memory")
         return speed(1e5)
 
-    plan = make_plan(FACTS, Wish())
+    plan = make_plan(METADATA, Wish())
     choice = choose_network(plan, measure, fast=False)
     assert choice.candidate.batch_size == 64
     assert "does not fit into the memory" in choice.limit
@@ -103,7 +103,7 @@ def test_the_faster_precision_is_taken(gain: float, taken: str) -> None:
     def measure(candidate: Candidate, precision: str) -> Speed:
         return speed(70 * (gain if precision == "bf16" else 1))
 
-    plan = make_plan(FACTS, Wish())
+    plan = make_plan(METADATA, Wish())
     choice = choose_network(plan, measure, fast=True)
     assert choice.precision == taken
     assert choice.gain == pytest.approx(gain)
@@ -112,7 +112,7 @@ def test_the_faster_precision_is_taken(gain: float, taken: str) -> None:
 
 
 def test_the_run_is_as_long_as_the_minutes_allow() -> None:
-    plan, choice = chosen(FACTS, Wish(minutes=90), 70)
+    plan, choice = chosen(METADATA, Wish(minutes=90), 70)
     found = describe(plan, choice)
     assert found.minutes == pytest.approx(90, rel=0.01)
     assert found.kimg == pytest.approx(0.9 * 90 * 60 * 70 / 1000, rel=0.01)
@@ -124,8 +124,8 @@ def test_the_run_is_as_long_as_the_minutes_allow() -> None:
 
 def test_few_images_are_not_seen_for_ever() -> None:
     """And the network is held back from learning them by heart, and the user told."""
-    facts = replace(FACTS, num_images=800)
-    plan, choice = chosen(facts, Wish(), 1e5)
+    metadata = replace(METADATA, num_images=800)
+    plan, choice = chosen(metadata, Wish(), 1e5)
     found = describe(plan, choice)
     assert found.passes == MOST_PASSES
     assert found.minutes is not None
@@ -137,35 +137,35 @@ def test_few_images_are_not_seen_for_ever() -> None:
     assert "'genlab finetune --help'" in told
     assert "validation.path=held-out.zip stopping.metric=heldout_loss" in told
 
-    many = describe(*chosen(FACTS, Wish(), 70))
+    many = describe(*chosen(METADATA, Wish(), 70))
     assert "augment" not in many.settings["objective"]
     assert many.settings["network"]["dropout"] == 0
     assert "by heart" not in " ".join(many.expect)
 
 
 def test_few_images_with_others_to_judge_by_stop_early() -> None:
-    facts = replace(FACTS, num_images=800, held_out="test")
-    found = describe(*chosen(facts, Wish(), 1e5))
+    metadata = replace(METADATA, num_images=800, held_out="test")
+    found = describe(*chosen(metadata, Wish(), 1e5))
     assert found.config.validation.split == "test"
     assert found.config.stopping.metric == "heldout_loss"
-    gan = describe(*chosen(facts, Wish(family="biggan"), 1e5))
+    gan = describe(*chosen(metadata, Wish(family="biggan"), 1e5))
     assert gan.config.validation.split is None, "a GAN has no score of its own"
     assert gan.settings["objective"]["augment"] == ["color", "translation", "cutout"]
 
 
 def test_classes() -> None:
-    found = describe(*chosen(FACTS, Wish(), 70))
+    found = describe(*chosen(METADATA, Wish(), 70))
     assert found.config.data.labels
     assert found.settings["objective"]["label_dropout"] == 0.1
     assert found.settings["sampler"]["guidance"] == [{"name": "cfg", "scale": 2.0}]
     for num_classes, used in [(0, 0), (1, 1), (5, 1)]:
-        facts = replace(FACTS, num_classes=num_classes, used_classes=used)
-        found = describe(*chosen(facts, Wish(), 70))
+        metadata = replace(METADATA, num_classes=num_classes, used_classes=used)
+        found = describe(*chosen(metadata, Wish(), 70))
         assert not found.config.data.labels
         assert "label_dropout" not in found.settings["objective"]
         assert "guidance" not in found.settings["sampler"]
         with pytest.raises(ConfigError, match="takes images of two classes or more"):
-            make_plan(facts, Wish(family="biggan"))
+            make_plan(metadata, Wish(family="biggan"))
 
 
 @pytest.mark.parametrize(
@@ -183,8 +183,8 @@ def test_classes() -> None:
 def test_sizes(
     family: str, height: int, size: int | None, expected: tuple[int, str | None]
 ) -> None:
-    facts = replace(FACTS, image_shape=(3, height, height))
-    assert choose_size(facts, Wish(family=family, size=size)) == expected
+    metadata = replace(METADATA, image_shape=(3, height, height))
+    assert choose_size(metadata, Wish(family=family, size=size)) == expected
 
 
 @pytest.mark.parametrize(
@@ -202,25 +202,25 @@ def test_sizes_that_do_not_suit(
     family: str, shape: tuple[int, int, int], size: int | None, message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):
-        choose_size(replace(FACTS, image_shape=shape), Wish(family=family, size=size))
+        choose_size(replace(METADATA, image_shape=shape), Wish(family=family, size=size))
 
 
 def test_what_a_message_proposes_is_accepted() -> None:
     """Sizes, and the minutes that are enough."""
     for family, height, size in [("edm", 512, 64), ("pixelcnn", 128, 64), ("biggan", 300, 64)]:
-        facts = replace(FACTS, image_shape=(3, height, height))
-        assert choose_size(facts, Wish(family=family, size=size)) == (size, "crop")
+        metadata = replace(METADATA, image_shape=(3, height, height))
+        assert choose_size(metadata, Wish(family=family, size=size)) == (size, "crop")
     with pytest.raises(ConfigError, match=r"sees 5,400 images .* --minutes 56") as refused:
-        chosen(FACTS, Wish(minutes=10), 10)
+        chosen(METADATA, Wish(minutes=10), 10)
     minutes = float(str(refused.value).partition("give --minutes ")[2].partition(",")[0])
-    plan, choice = chosen(FACTS, Wish(minutes=minutes), 10)
+    plan, choice = chosen(METADATA, Wish(minutes=minutes), 10)
     assert describe(plan, choice).kimg >= FAMILIES["edm"].least_kimg
 
 
 def test_too_few_images() -> None:
     with pytest.raises(DataError, match=r"49 images are too few .* 'genlab finetune --help'"):
-        make_plan(replace(FACTS, num_images=FEWEST_IMAGES - 1), Wish())
-    make_plan(replace(FACTS, num_images=FEWEST_IMAGES), Wish())
+        make_plan(replace(METADATA, num_images=FEWEST_IMAGES - 1), Wish())
+    make_plan(replace(METADATA, num_images=FEWEST_IMAGES), Wish())
 
 
 def test_nothing_is_measured_if_so_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -228,7 +228,7 @@ def test_nothing_is_measured_if_so_told(monkeypatch: pytest.MonkeyPatch) -> None
         raise AssertionError("it was measured")
 
     monkeypatch.setattr("genlab.training.recommend.recommendation.measure_speed", refuse)
-    found = recommend(FACTS, Wish(), measured=False)
+    found = recommend(METADATA, Wish(), measured=False)
     assert (found.minutes, found.images_per_second, found.kimg) == (None, None, 250)
     assert found.reasons["duration_kimg"].startswith("not measured")
 
@@ -238,8 +238,8 @@ def test_measuring_trains_a_few_steps_and_leaves_no_trace(
     family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    facts = replace(FACTS, image_shape=(1, 32, 32), num_classes=2, used_classes=2)
-    plan = make_plan(facts, Wish(family=family))
+    metadata = replace(METADATA, image_shape=(1, 32, 32), num_classes=2, used_classes=2)
+    plan = make_plan(metadata, Wish(family=family))
     found = describe(plan, Choice(candidate=plan.family.candidates(32, 1)[0]))
     small = {"model_channels": 8, "hidden_size": 12, "channels": 4, "num_filters": 4}
     network = {key: small.get(key, value) for key, value in found.config.network.items()}

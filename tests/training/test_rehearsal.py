@@ -12,7 +12,7 @@ from genlab.config import load, preset_names
 from genlab.data.writing.writers import write_npz
 from genlab.errors import GenLabError
 from genlab.training.config import TrainConfig
-from genlab.training.loop.batches import DataFacts
+from genlab.training.loop.batches import DataMetadata
 from genlab.training.objectives.base import build_objective
 from genlab.training.rehearsal import rehearse
 
@@ -84,7 +84,7 @@ def test_a_dry_run_knows_the_run_in_the_folder(images: str, tmp_path: Path) -> N
     from genlab.training.run import Run
 
     config = load(TrainConfig, "edm-fmnist", "train", [f"data.path={images}", *SMALL])
-    Run(tmp_path).start(config, Batches(config.data, 0).facts, "a test")
+    Run(tmp_path).start(config, Batches(config.data, 0).metadata, "a test")
     other = load(TrainConfig, "edm-fmnist", "train", [f"data.path={images}", *SMALL, "seed=7"])
     rehearse(config, tmp_path, "cpu")
     with pytest.raises(GenLabError, match="seed=0, now it is 7"):
@@ -100,9 +100,9 @@ def test_every_recipe_can_be_rehearsed(name: str) -> None:
     channels = config.data.channels or (1 if grey else 3)
     if "latent" in name or "encoded" in name:
         pytest.skip("of latents, whose shape an autoencoder gives")
-    facts = DataFacts(
+    metadata = DataMetadata(
         num_images=10, image_shape=(channels, size, size), num_classes=10, class_names=None
     )
     with torch.device("meta"):
-        network = objective.build(config.network, facts)[objective.main]
+        network = objective.build(config.network, metadata)[objective.main]
     objective.product(network, None, config.sampler)

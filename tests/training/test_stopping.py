@@ -233,8 +233,8 @@ def test_the_held_out_loss_is_the_training_loss_on_average(folder: Path, loss: s
     objective = DiffusionObjective(loss={"name": loss}, label_dropout=0.1)
     torch.manual_seed(3)
     data = tiny(folder / "tiny.yaml").network
-    facts = Trainer(tiny(folder / "tiny.yaml"), folder / "unused", device="cpu").batches.facts
-    network = objective.build({**data, "dropout": 0.0}, facts)["network"].eval()
+    metadata = Trainer(tiny(folder / "tiny.yaml"), folder / "unused", device="cpu").batches.metadata
+    network = objective.build({**data, "dropout": 0.0}, metadata)["network"].eval()
     [(images, labels)] = held_out(folder)
     value = objective.evaluate(network, [(images, labels)])["heldout_loss"]
     apart = [(images[i : i + 5], labels[i : i + 5]) for i in range(0, len(images), 5)]

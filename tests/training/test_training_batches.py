@@ -56,10 +56,10 @@ def test_images_from_disk_are_those_from_memory(
 
 
 def test_facts_of_the_data(fashion_mnist: Path) -> None:
-    facts = Batches(DataConfig(path=str(fashion_mnist)), seed=0).facts
-    assert (facts.num_images, facts.image_shape, facts.num_classes) == (60_000, (1, 28, 28), 10)
-    assert (facts.class_names or ())[9:] == ("ankle boot",)
-    blind = Batches(DataConfig(path=str(fashion_mnist), labels=False), seed=0).facts
+    data = Batches(DataConfig(path=str(fashion_mnist)), seed=0).metadata
+    assert (data.num_images, data.image_shape, data.num_classes) == (60_000, (1, 28, 28), 10)
+    assert (data.class_names or ())[9:] == ("ankle boot",)
+    blind = Batches(DataConfig(path=str(fashion_mnist), labels=False), seed=0).metadata
     assert (blind.num_classes, blind.class_names) == (0, None)
 
 

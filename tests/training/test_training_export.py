@@ -57,7 +57,7 @@ def test_the_folder_is_a_generator(run: Run, tmp_path: Path) -> None:
 
 
 def test_the_model_card_tells_how_it_was_made(run: Run, tmp_path: Path) -> None:
-    export(run, tmp_path, Choice(), facts={"Score": "97 %"})
+    export(run, tmp_path, Choice(), extra_rows={"Score": "97 %"})
     card = (tmp_path / "README.md").read_text()
     for text in (
         'license: "mit"',

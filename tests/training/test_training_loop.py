@@ -148,7 +148,7 @@ def test_previews_and_tensorboard(config: Path, tmp_path: Path) -> None:
     assert list((tmp_path / "tensorboard").rglob("events.*"))
 
 
-class MemoryTracker(GeneralTracker):
+class MemoryTracker(GeneralTracker):  # type: ignore[misc]  # accelerate tells no types
     """A third party's tracker, which accelerate finds by its name."""
 
     name = "memory"
@@ -347,7 +347,7 @@ def test_micro_batches_may_change_and_settings_are_resolved_once(
     config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trainer = Trainer(tiny(config), tmp_path, device="cpu")
-    trainer.run.start(trainer.config, trainer.batches.facts, "CPU")
+    trainer.run.start(trainer.config, trainer.batches.metadata, "CPU")
     trainer = Trainer(tiny(config, ["gradient_accumulation=2"]), tmp_path, device="cpu")
     monkeypatch.setattr(OptimizerConfig, "of", lambda *_: pytest.fail("resolved in a step"))
     assert trainer.train(stops_after(1)).progress.step == 2

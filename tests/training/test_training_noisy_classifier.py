@@ -13,7 +13,7 @@ import genlab
 from genlab.checkpoints.classifiers import load_classifier
 from genlab.errors import CheckpointError, UnknownNameError
 from genlab.training.export import Choice, export
-from genlab.training.loop.batches import DataFacts
+from genlab.training.loop.batches import DataMetadata
 from genlab.training.objectives.base import build_objective
 from genlab.training.objectives.noisy_classification import LEVELS, NoisyClassifierObjective
 from genlab.training.run import Run
@@ -110,7 +110,7 @@ def test_adm_trains_with_the_loss_of_its_paper(variance: str) -> None:
         "attn_resolutions": [],
         "num_head_channels": 32,
     }
-    data = DataFacts(num_images=9, image_shape=(1, 8, 8), num_classes=10, class_names=None)
+    data = DataMetadata(num_images=9, image_shape=(1, 8, 8), num_classes=10, class_names=None)
     networks = objective.build(network, data)
     images = torch.rand(4, 1, 8, 8) * 2 - 1
     labels = torch.tensor([0, 3, 9, 1])

@@ -13,7 +13,7 @@ from genlab.generators import DiffusionGenerator
 from genlab.networks import DiT
 from genlab.training.config import TrainConfig
 from genlab.training.export import Choice, export
-from genlab.training.loop.batches import DataFacts
+from genlab.training.loop.batches import DataMetadata
 from genlab.training.objectives.base import build_network, build_objective
 from genlab.training.run import Run
 
@@ -57,7 +57,7 @@ def test_a_flow_of_a_transformer_is_trained_and_drawn_from(
 @pytest.mark.parametrize(("preset", "millions"), [("dit-fmnist", 4.2), ("dit-fmnist-s", 1.1)])
 def test_recipes_fit_the_images(preset: str, millions: float) -> None:
     config = load(TrainConfig, preset, "train", ["data.path=somewhere"])
-    data = DataFacts(num_images=1, image_shape=(1, 32, 32), num_classes=10, class_names=None)
+    data = DataMetadata(num_images=1, image_shape=(1, 32, 32), num_classes=10, class_names=None)
     objective = build_objective(config.objective)
     with torch.device("meta"):
         network = objective.build(config.network, data)["network"]
@@ -66,10 +66,10 @@ def test_recipes_fit_the_images(preset: str, millions: float) -> None:
 
 
 def test_published_sizes_have_names() -> None:
-    facts = {"img_resolution": 32, "in_channels": 4, "out_channels": 8, "label_dim": 1000}
+    metadata = {"img_resolution": 32, "in_channels": 4, "out_channels": 8, "label_dim": 1000}
     with torch.device("meta"):
-        network = build_network({"name": "dit-s2"}, facts)
-        smaller = build_network({"name": "dit-xl2", "depth": 2}, facts)
+        network = build_network({"name": "dit-s2"}, metadata)
+        smaller = build_network({"name": "dit-xl2", "depth": 2}, metadata)
     assert isinstance(network, DiT)
     assert (network.hidden_size, len(network.blocks)) == (384, 12)
     assert isinstance(smaller, DiT)

@@ -1,11 +1,11 @@
-"""A machine for the data half of pickle: it builds plain values and runs nothing.
+"""A restricted pickle machine: it builds plain values and executes nothing.
 
 Python's own unpickler looks up whatever a file names and calls it, which is how a network file
 becomes a program. Here `pickletools` only takes the file apart, and a name in it selects an entry
 of a short table (`genlab.checkpoints.pickles.records`) that makes an inert record; a name outside
-the table ends the reading with that name in the message. Length claims are held against the bytes
-that are there, and the work is counted, so a forged file can neither fill the memory nor keep the
-machine busy.
+the table ends the reading with that name in the message. Length claims are checked against the
+bytes that are there, and the work is counted, so a forged file can neither fill the memory nor keep
+the machine busy.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -27,13 +27,13 @@ class RefusedError(CheckpointError):
 
 
 class Budget:
-    """What the reading of one file may cost."""
+    """Limits on the work and memory of reading one file."""
 
     def __init__(self) -> None:
         self.left = MAX_WORK
 
     def spend(self, work: int = 1) -> None:
-        """Pay for instructions or copied elements.
+        """Count instructions or copied elements.
 
         Raises:
             RefusedError: the file costs more than any network file.
@@ -95,7 +95,7 @@ class PickleMachine:
 
     Args:
         stream: where to read; it stands behind the pickle afterwards.
-        names: what each allowed name makes of its arguments; None marks a name that is only a
+        names: what each allowed name builds from its arguments; None marks a name that is only a
             value.
         budget: shared between a file and the pickles nested in it.
         persistent: resolves persistent ids where the format has them.
@@ -290,8 +290,8 @@ def readable_name(name: str) -> str:
     """
     shown = ascii(name if len(name) <= 80 else f"{name[:77]}...")[1:-1]
     module, dot, attribute = shown.partition(".")
-    known = {"posix": "os", "nt": "os", "__builtin__": "builtins"}.get(module)
-    return f"{known}{dot}{attribute} (written as {shown})" if known else shown
+    public_module = {"posix": "os", "nt": "os", "__builtin__": "builtins"}.get(module)
+    return f"{public_module}{dot}{attribute} (written as {shown})" if public_module else shown
 
 
 def check_key(key: Any) -> str | int | None:

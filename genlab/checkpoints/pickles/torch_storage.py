@@ -1,9 +1,9 @@
-"""Tensors as they lie in network pickles: PyTorch's older file format, read without its loader.
+"""Read tensors in network pickles: PyTorch's older storage format, without its loader.
 
 A storage is a byte string that holds a small file of its own: five pickles (magic number, format
-version, facts of the machine, the storage's description, the keys that follow) and then the raw
-numbers behind their count. All sizes are checked against the bytes that are there before anything
-is made.
+version, byte order and sizes of the machine, the storage's description, the keys that follow) and
+then the raw numbers behind their count. All sizes are checked against the bytes that are there
+before anything is made.
 
 Source: read off PyTorch's ``torch/serialization.py`` (the format before 1.6, which still serves
     here).
@@ -118,10 +118,10 @@ def read_storage(data: bytes, budget: Budget) -> StorageRecord:
         RefusedError: it is cut short, holds anything else, or asks for any name but a storage type.
     """
     stream = io.BytesIO(data)
-    found: list[tuple[torch.dtype, str, int]] = []
+    descriptions: list[tuple[torch.dtype, str, int]] = []
 
     def describe(identity: Any) -> None:
-        found.append(_description(identity))
+        descriptions.append(_description(identity))
 
     def read() -> Any:
         return PickleMachine(stream, _NAMES, budget, describe).run()
@@ -133,9 +133,9 @@ def read_storage(data: bytes, budget: Budget) -> StorageRecord:
         raise RefusedError("holds a storage that was not written on a little-endian machine")
     read()
     keys = read()
-    if len(found) != 1 or keys != [found[0][1]]:
+    if len(descriptions) != 1 or keys != [descriptions[0][1]]:
         raise RefusedError("holds a byte string that is not exactly one storage")
-    dtype, _, count = found[0]
+    dtype, _, count = descriptions[0]
     start = stream.tell() + 8
     size = count * dtype.itemsize
     if int.from_bytes(data[start - 8 : start], "little") != count or len(data) - start < size:

@@ -1,4 +1,4 @@
-"""Holds pickles that torch reads against what nested tuples can do to it.
+"""Check pickles for nested tuples that would take torch's reader all time or stack.
 
 ``torch.load`` runs nothing of a file that it reads with ``weights_only``, but it builds what the
 file says. Tuples that hold one tuple twice, which holds another twice and so on, take a line each
@@ -102,7 +102,7 @@ class _Walk:
 
 
 def _around(parts: list[_Size]) -> _Size:
-    """The size of a value made of others, as large as if each stood there in full."""
+    """The unfolded size of a value that is made of others."""
     size = (
         1 + sum(count for count, _ in parts),
         max((depth for _, depth in parts), default=-1) + 1,

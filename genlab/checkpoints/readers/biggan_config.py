@@ -1,4 +1,4 @@
-"""BigGAN-PyTorch's constructor arguments, turned into ours; what a file's shapes tell of them.
+"""BigGAN-PyTorch's constructor arguments, turned into ours or inferred from tensor shapes.
 
 A file of weights tells all but the two eps and the rounds of power iteration: what is not given is
 read off the shapes, and what is given wins and has to fit them.
@@ -30,10 +30,10 @@ from genlab.networks.gan_base import BOTTOM
 State = Mapping[str, Tensor]
 
 
-def _only(wanted: Any) -> Check:
+def _only(expected: Any) -> Check:
     def check(value: Any) -> Any:
-        if value != wanted:
-            raise ValueError(f"{wanted}, GenLab builds nothing else")
+        if value != expected:
+            raise ValueError(f"{expected}, GenLab builds nothing else")
         return value
 
     return check
@@ -170,11 +170,11 @@ def _official(
     shapes: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Every official argument: given, or read off the shapes, or official default."""
-    what = f"BigGAN{'-deep' if deep else ''}'s {role}"
+    title = f"BigGAN{'-deep' if deep else ''}'s {role}"
     options = {**options, **({f"{role}_depth": _DEPTH} if deep else {})}
     ignored = [*_IGNORED, *(f"{role}_{name}" for name in _TRAINING)]
-    refuse_unknown(what, config, [*options, *ignored])
-    return values_of(what, options, {**shapes, **config})
+    refuse_unknown(title, config, [*options, *ignored])
+    return values_of(title, options, {**shapes, **config})
 
 
 def _known(resolutions: Sequence[int], table: Sequence[int]) -> list[int]:
@@ -196,7 +196,7 @@ def _generator_shapes(state: State, deep: bool, config: Mapping[str, Any]) -> di
     multiples = biggan.GENERATOR_WIDTHS[resolution]
     shared = state.get("shared.weight")
     first, gain = state["linear.weight"], state["blocks.0.0.bn1.gain.weight"]
-    told: dict[str, Any] = {
+    options: dict[str, Any] = {
         "resolution": resolution,
         "G_ch": first.shape[0] // (BOTTOM**2 * multiples[0]),
         "G_attn": _attention(
@@ -209,13 +209,13 @@ def _generator_shapes(state: State, deep: bool, config: Mapping[str, Any]) -> di
         "G_param": "SN" if "linear.u0" in state else "none",
     }
     if shared is None:
-        return {**told, "dim_z": first.shape[1]}
-    told["shared_dim"] = shared.shape[1]
+        return {**options, "dim_z": first.shape[1]}
+    options["shared_dim"] = shared.shape[1]
     if deep:
-        return {**told, "hier": True, "dim_z": first.shape[1] - shared.shape[1]}
+        return {**options, "hier": True, "dim_z": first.shape[1] - shared.shape[1]}
     hier = gain.shape[1] > shared.shape[1]
     num_chunks = num_blocks + 1 if hier else 1
-    return {**told, "hier": hier, "dim_z": first.shape[1] * num_chunks}
+    return {**options, "hier": hier, "dim_z": first.shape[1] * num_chunks}
 
 
 def _generator_depth(state: State, num_blocks: int, config: Mapping[str, Any]) -> int:
@@ -273,20 +273,20 @@ def _discriminator_shapes(state: State, deep: bool) -> dict[str, Any]:
         {state[f"blocks.{index}.0.{conv}.weight"].shape[0] for conv in ("conv1", "conv2")}
         for index in range(num_blocks)
     ]
-    return {**options, "D_wide": all(len(both) == 1 for both in widths)}
+    return {**options, "D_wide": all(len(block_widths) == 1 for block_widths in widths)}
 
 
 def _length(state: State, pattern: str) -> int:
     """How many tensors of this name there are, counted from 0."""
-    found = {match[1] for name in state if (match := re.fullmatch(pattern, name))}
-    return len(found)
+    numbers = {match[1] for name in state if (match := re.fullmatch(pattern, name))}
+    return len(numbers)
 
 
 def _attention(state: State, resolutions: Sequence[int]) -> str:
     """The official string of the resolutions whose blocks have self-attention behind them."""
-    found = {
+    with_attention = {
         str(resolution)
         for index, resolution in enumerate(resolutions)
         if any(re.fullmatch(rf"blocks\.{index}\.\d+\.theta\.weight", name) for name in state)
     }
-    return "_".join(sorted(found, key=int)) or "0"
+    return "_".join(sorted(with_attention, key=int)) or "0"

@@ -63,33 +63,33 @@ def options_of(config: dict[str, Any], state: StateDict, where: object) -> dict[
             raise CheckpointError(
                 f"{where} has {option} = {config[option]!r}; GenLab reads DiTs with {ours!r}"
             )
-    given = {name: value for name, value in config.items() if value is not None}
-    outputs = Option(given.get("in_channels"), integer(1, 2048))
+    settings = {name: value for name, value in config.items() if value is not None}
+    outputs = Option(settings.get("in_channels"), integer(1, 2048))
     try:
-        said = values_of("DiTTransformer2DModel", {**_OPTIONS, "out_channels": outputs}, given)
+        values = values_of("DiTTransformer2DModel", {**_OPTIONS, "out_channels": outputs}, settings)
     except ConfigError as error:
         raise CheckpointError(f"the config of {where} is no DiT's: {error}") from error
-    if not 1 <= said["sample_size"] // said["patch_size"] <= _LARGEST_GRID:
+    if not 1 <= values["sample_size"] // values["patch_size"] <= _LARGEST_GRID:
         raise CheckpointError(
-            f"the config of {where} claims sample_size = {said['sample_size']} in patches of "
-            f"{said['patch_size']}; GenLab reads DiTs of 1 ... {_LARGEST_GRID} patches a side"
+            f"the config of {where} claims sample_size = {values['sample_size']} in patches of "
+            f"{values['patch_size']}; GenLab reads DiTs of 1 ... {_LARGEST_GRID} patches a side"
         )
-    depth = said["num_layers"]
+    depth = values["num_layers"]
     held = len({name.split(".")[1] for name in state if name.startswith("transformer_blocks.")})
     if depth != held:  # before as many blocks are built
         raise CheckpointError(
             f"the config of {where} says num_layers = {depth}, its weights are of {held} blocks"
         )
     return {
-        "img_resolution": said["sample_size"],
-        "in_channels": said["in_channels"],
-        "out_channels": said["out_channels"],
-        "label_dim": said["num_embeds_ada_norm"],
-        "patch_size": said["patch_size"],
-        "hidden_size": said["num_attention_heads"] * said["attention_head_dim"],
+        "img_resolution": values["sample_size"],
+        "in_channels": values["in_channels"],
+        "out_channels": values["out_channels"],
+        "label_dim": values["num_embeds_ada_norm"],
+        "patch_size": values["patch_size"],
+        "hidden_size": values["num_attention_heads"] * values["attention_head_dim"],
         "depth": depth,
-        "num_heads": said["num_attention_heads"],
-        "norm_eps": said["norm_eps"],
+        "num_heads": values["num_attention_heads"],
+        "norm_eps": values["norm_eps"],
     }
 
 
@@ -103,8 +103,8 @@ def from_diffusers(state: StateDict) -> StateDict:
     for name in queries:
         parts = [state.get(name.replace(".to_q.", f".to_{role}.")) for role in "qkv"]
         number, _, kind = name.removeprefix("transformer_blocks.").split(".", 2)
-        found = [part for part in parts if part is not None]
-        converted[f"blocks.{number}.attn.qkv.{kind.rpartition('.')[2]}"] = torch.cat(found)
+        present = [part for part in parts if part is not None]
+        converted[f"blocks.{number}.attn.qkv.{kind.rpartition('.')[2]}"] = torch.cat(present)
     return converted
 
 
@@ -143,7 +143,7 @@ def to_diffusers(network: DiT | DiffusersDiT) -> tuple[dict[str, Any], StateDict
             number, kind = name.split(".")[1], name.rpartition(".")[2]
             for role, part in zip("qkv", value.chunk(3), strict=True):
                 state[f"transformer_blocks.{number}.attn1.to_{role}.{kind}"] = part.contiguous()
-    said = {
+    their_config = {
         "_class_name": "DiTTransformer2DModel",
         "num_attention_heads": config.num_heads,
         "attention_head_dim": config.hidden_size // config.num_heads,
@@ -156,7 +156,7 @@ def to_diffusers(network: DiT | DiffusersDiT) -> tuple[dict[str, Any], StateDict
         "norm_eps": getattr(config, "norm_eps", EPS),
         **_FIXED,
     }
-    return said, {name: value.clone() for name, value in state.items()}
+    return their_config, {name: value.clone() for name, value in state.items()}
 
 
 def _their_names(name: str, depth: int) -> list[str]:

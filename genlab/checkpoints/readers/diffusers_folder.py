@@ -115,8 +115,8 @@ def known_options(cls: type[Any], config: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         CheckpointError: one claims more layers than any network has.
     """
-    known = inspect.signature(cls.__init__).parameters
-    options = {name: value for name, value in config.items() if name in known and name != "self"}
+    names = inspect.signature(cls.__init__).parameters
+    options = {name: value for name, value in config.items() if name in names and name != "self"}
     for name, value in options.items():
         counts = value if isinstance(value, list) else [value]
         most = MOST_LAYERS if name in _COUNTS else math.inf

@@ -101,21 +101,21 @@ def _scheduler(
     source: Path, where: Path, config: Config | None
 ) -> tuple[dict[str, Any], int | None]:
     """The scheduler's config, changed by what was given; and the number of steps."""
-    given = dict(config or {})
-    num_steps = given.pop("num_steps", None)
+    overrides = dict(config or {})
+    num_steps = overrides.pop("num_steps", None)
     if num_steps is not None and (not isinstance(num_steps, int) or num_steps < 1):
         raise ConfigError(f"num_steps must be a whole number above 0, got {num_steps!r}")
     for path in (source / "scheduler" / SCHEDULER, where / SCHEDULER):
         if path.is_file():
-            return {**read_json_object(path), **given}, num_steps
-    if not given:
+            return {**read_json_object(path), **overrides}, num_steps
+    if not overrides:
         example = "beta_schedule=linear beta_start=0.0001 beta_end=0.02"
         raise MissingArgumentError(
             f"{source} does not say how its model was trained: there is no scheduler/{SCHEDULER}",
             f"give the scheduler's arguments as config, for instance {example}",
             example,
         )
-    return given, num_steps
+    return overrides, num_steps
 
 
 def _read_network(folder: Path) -> Any:

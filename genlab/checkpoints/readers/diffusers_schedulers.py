@@ -1,4 +1,4 @@
-"""What a scheduler's config of diffusers says: the parameterisation, and how it would sample.
+"""Read a diffusers scheduler's config: the parameterisation, and a sampler that does the same.
 
 Every setting is obeyed or refused by name: where a solver of ours draws the same picture it is
 taken, and only while all settings are those that it stands for; otherwise diffusers' own scheduler
@@ -65,14 +65,14 @@ class _Native:
 
     def differing(self, settings: Mapping[str, Any], name: str) -> list[str]:
         """The settings of a scheduler with which it draws another picture."""
-        found = []
+        changed = []
         for setting, default in _defaults(name).items():
             value = settings.get(setting)
             allowed = self.allowed.get(setting, (default, None if default is False else default))
             free = setting in (*_BY_THE_MODEL, *self.obeyed) or setting not in settings
             if not free and not any(value == each for each in allowed):
-                found.append(setting)
-        return found
+                changed.append(setting)
+        return changed
 
     def stands_for(self, settings: Mapping[str, Any], name: str) -> bool:
         """Whether it draws the pictures of a scheduler with these settings, in any step count."""
@@ -241,7 +241,7 @@ _OF_OURS = ("variance_type", "clip_sample", "use_clipped_model_output")
 
 @dataclass(frozen=True, kw_only=True)
 class Scheduling:
-    """What became of a scheduler's config.
+    """The result of parsing a scheduler's config.
 
     Attributes:
         preconditioning: of the model.
@@ -352,7 +352,7 @@ def _without_nulls(config: Mapping[str, Any], own: Mapping[str, Any]) -> dict[st
         if isinstance(default, bool):
             kept[setting] = False
         elif setting == "variance_type":
-            kept[setting] = default  # what DDPM makes of none
+            kept[setting] = default  # DDPM reads null as its default
         else:
             raise ConfigError(
                 f"the scheduler's {setting} is null; leave it out for diffusers' {default!r}"
@@ -415,14 +415,14 @@ def _refuse_unknown(name: str, config: Mapping[str, Any]) -> None:
 
     Null, as old configs have ``timestep_values``, sets nothing.
     """
-    known = {setting for each in READ for setting in _defaults(each)} | {*_OF_OURS}
+    all_settings = {setting for each in READ for setting in _defaults(each)} | {*_OF_OURS}
     for setting in config:
         if setting.startswith("_") or config[setting] is None:
             continue
-        if setting not in known:
+        if setting not in all_settings:
             raise ConfigError(
                 f"the scheduler's {reprlib.repr(setting)} is no setting of a {name}; "
-                f"{nearest(setting[:40], known)}"
+                f"{nearest(setting[:40], all_settings)}"
             )
 
 
@@ -446,7 +446,7 @@ def _is_continuous(name: str, settings: Mapping[str, Any]) -> bool:
 def _solver_options(
     name: str, config: Mapping[str, Any], settings: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """What the settings make of a solver of ours."""
+    """The options of our solver that follow from the settings."""
     if name.startswith("DD"):
         clip = bool(settings["clip_sample"])
         if name.startswith("DDPM") or not clip:
@@ -503,15 +503,15 @@ def _theirs(
     return sampler
 
 
-def _translate(config: Mapping[str, Any], option: str, default: str, known: dict[str, str]) -> str:
+def _translate(config: Mapping[str, Any], option: str, default: str, names: dict[str, str]) -> str:
     value = config.get(option)
     if value is None:  # as the multistep solvers say variance_type
         value = default
-    if not isinstance(value, str) or value not in known:
+    if not isinstance(value, str) or value not in names:
         raise ConfigError(
-            f"the scheduler's {option} {value!r} is not supported; {nearest(str(value), known)}"
+            f"the scheduler's {option} {value!r} is not supported; {nearest(str(value), names)}"
         )
-    return known[value]
+    return names[value]
 
 
 def scheduler_config(preconditioning: Discrete, *, clip: bool) -> dict[str, Any]:

@@ -85,9 +85,9 @@ class DiTReader:
         ``config`` may hold the arguments of the constructor, which the shapes mostly tell, and of
         ``create_diffusion`` (``noise_schedule``, ``diffusion_steps``, ...).
         """
-        state, given = _read(source, config, "DiT", _DIFFUSION)
-        chain = values_of("create_diffusion", _DIFFUSION, given)
-        network = _build(state, given, f"{source} (DiT)")
+        state, arguments = _read(source, config, "DiT", _DIFFUSION)
+        chain = values_of("create_diffusion", _DIFFUSION, arguments)
+        network = _build(state, arguments, f"{source} (DiT)")
         learned = network.config["out_channels"] == 2 * network.config["in_channels"]
         fixed = "fixed_small" if chain["sigma_small"] else "fixed_large"
         preconditioning = {
@@ -116,15 +116,15 @@ class SiTReader:
 
         Beside the constructor's arguments ``config`` may hold ``path_type`` and ``prediction``.
         """
-        state, given = _read(source, config, "SiT", _TRANSPORT)
-        transport = values_of("create_transport", _TRANSPORT, given)
+        state, arguments = _read(source, config, "SiT", _TRANSPORT)
+        transport = values_of("create_transport", _TRANSPORT, arguments)
         path = transport["path_type"].lower()
         preconditioning = {"name": "flow", "path": path, "prediction": transport["prediction"]}
         sampler = {
             "solver": {"name": "flow", "path": path, "full_last_step": path != "vp"},
             "schedule": {"name": "flow", "path": path, "num_steps": 125},
         }
-        return _generator(_build(state, given, f"{source} (SiT)"), preconditioning, sampler)
+        return _generator(_build(state, arguments, f"{source} (SiT)"), preconditioning, sampler)
 
 
 def _is_transformer(source: Path) -> bool:
@@ -132,55 +132,55 @@ def _is_transformer(source: Path) -> bool:
 
 
 def _hint(source: Path, config: Config | None) -> str | None:
-    """What says that a file is of the one kind and not of the other; None where nothing does."""
-    said = str((config or {}).get("cls", "")).lower()
-    if said in ("dit", "sit"):
-        return said
+    """The class, dit or sit, by name or marks in the file; None where neither tells."""
+    cls = str((config or {}).get("cls", "")).lower()
+    if cls in ("dit", "sit"):
+        return cls
     signs = {
         "sit": "sit" in source.stem.lower()
         or any(mentions(source, mark) for mark in ("path_type", _PROJECTORS)),
         "dit": "dit" in source.stem.lower() or mentions(source, "DiT-"),
     }
-    found = [name for name, sign in signs.items() if sign]
-    return found[0] if len(found) == 1 else None
+    names = [name for name, sign in signs.items() if sign]
+    return names[0] if len(names) == 1 else None
 
 
 def _read(
     source: Path, config: Config | None, cls: str, others: Mapping[str, Option]
 ) -> tuple[StateDict, dict[str, Any]]:
-    """The weights, and the arguments that the file and the caller know; the caller's word wins."""
-    given = dict(config or {})
-    nested = given.pop("kwargs", {})
+    """The weights, and the arguments of file and caller; those of the caller win."""
+    overrides = dict(config or {})
+    nested = overrides.pop("kwargs", {})
     if not isinstance(nested, Mapping):
         raise ConfigError(f"kwargs must be a mapping of arguments, got {type(nested).__name__}")
-    given.update(nested)
-    said = given.pop("cls", cls)
-    if said != cls:
-        raise ConfigError(f"{source} is read as {cls}, but the config says cls={said}")
-    refuse_unknown(cls, given, [*_NETWORK, *others, "model"])
+    overrides.update(nested)
+    named_cls = overrides.pop("cls", cls)
+    if named_cls != cls:
+        raise ConfigError(f"{source} is read as {cls}, but the config says cls={named_cls}")
+    refuse_unknown(cls, overrides, [*_NETWORK, *others, "model"])
     checkpoint = read_checkpoint(source)
-    _refuse_repa(source, checkpoint, given)
-    known = [*others, "num_classes", "model"]  # the script's other arguments are about training
-    own = {key: checkpoint.arguments[key] for key in known if key in checkpoint.arguments}
+    _refuse_repa(source, checkpoint, overrides)
+    names = [*others, "num_classes", "model"]  # the script's other arguments are about training
+    own = {key: checkpoint.arguments[key] for key in names if key in checkpoint.arguments}
     try:
-        arguments = {**own, **given}
+        arguments = {**own, **overrides}
         for name, check in _NETWORK.items():
             if name in arguments:
                 values_of(cls, {name: Option(None, check)}, arguments)
-        return checkpoint.state, {**own, **given}
+        return checkpoint.state, {**own, **overrides}
     except ConfigError as error:
-        if any(name in str(error) for name in given):
+        if any(name in str(error) for name in overrides):
             raise
         raise CheckpointError(f"{source} records odd arguments: {error}") from error
 
 
-def _refuse_repa(source: Path, checkpoint: Checkpoint, given: Mapping[str, Any]) -> None:
-    """Refuse REPA's networks where anything tells them from SiT's.
+def _refuse_repa(source: Path, checkpoint: Checkpoint, overrides: Mapping[str, Any]) -> None:
+    """Refuse REPA's networks, which pass for SiT's.
 
     Raises:
         CheckpointError: says by what.
     """
-    path_type = given.get("path_type", checkpoint.arguments.get("path_type"))
+    path_type = overrides.get("path_type", checkpoint.arguments.get("path_type"))
     signs = {
         "projectors": any(name.startswith(_PROJECTORS) for name in checkpoint.state),
         **{f"path_type {name}": path_type == name for name in _REPA_PATHS},
@@ -196,8 +196,8 @@ def _refuse_repa(source: Path, checkpoint: Checkpoint, given: Mapping[str, Any])
             )
 
 
-def _build(state: StateDict, given: Mapping[str, Any], where: str) -> DiT:
-    arguments = {**_inferred(state, where), **given}
+def _build(state: StateDict, overrides: Mapping[str, Any], where: str) -> DiT:
+    arguments = {**_inferred(state, where), **overrides}
     network = {
         "img_resolution": arguments["input_size"],
         "in_channels": arguments["in_channels"],
@@ -210,7 +210,7 @@ def _build(state: StateDict, given: Mapping[str, Any], where: str) -> DiT:
 
 
 def _inferred(state: StateDict, where: str) -> dict[str, Any]:
-    """The constructor's arguments that the shapes tell."""
+    """The constructor's arguments, inferred from the shapes."""
     try:
         hidden_size, in_channels, patch_size, _ = state["x_embedder.proj.weight"].shape
         _, num_patches, _ = state["pos_embed"].shape
@@ -227,7 +227,7 @@ def _inferred(state: StateDict, where: str) -> dict[str, Any]:
             f"{where} does not fit: pos_embed has {num_patches} rows, which make no square grid"
         )
     # Names are counted, since a forged one may carry any number.
-    numbers = {found[1] for name in state if (found := re.match(r"blocks\.(\d+)\.", name))}
+    numbers = {match[1] for name in state if (match := re.match(r"blocks\.(\d+)\.", name))}
     return {
         "input_size": grid * patch_size,
         "patch_size": patch_size,

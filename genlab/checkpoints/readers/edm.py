@@ -95,7 +95,7 @@ def _names(source: Path) -> set[str]:
 
 
 def build(model: EDMModel, weights: Mapping[str, Weight], where: str) -> DiffusionGenerator:
-    """Make the generator from what the network is and its weights.
+    """Build the generator from the network's description and its weights.
 
     Args:
         model: architecture and preconditioning.

@@ -1,7 +1,7 @@
 """EDM's official constructor arguments, with their official defaults, turned into ours.
 
 A released file records how its network was constructed, and a bare state dict comes with the same
-arguments written by hand. Both are claims of somebody else, so every value is checked for type and
+arguments written by hand. Both are unchecked input, so every value is checked for type and
 range before anything is built
 from it: a file cannot ask for a network of absurd size.
 
@@ -129,7 +129,7 @@ EDM_CLASSES = tuple(_WRAPPERS)
 
 @dataclass(frozen=True, kw_only=True)
 class EDMModel:
-    """What an official EDM network is, in our words.
+    """The description of an official EDM network, in our terms.
 
     Attributes:
         network_class: ``SongUNet`` or ``DhariwalUNet``.
@@ -155,7 +155,7 @@ class EDMModel:
 
 
 def split_config(config: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Tell the class from its arguments, which may be flat or under ``kwargs``."""
+    """Separate the class from its arguments, which may be flat or under ``kwargs``."""
     rest = dict(config)
     cls = rest.pop("cls", "EDMPrecond")
     if "kwargs" in rest:
@@ -190,16 +190,16 @@ def parse(config: Mapping[str, Any]) -> EDMModel:
     Raises:
         ConfigError: an argument is unknown to that class, missing, or out of range.
     """
-    cls, given = split_config(config)
+    cls, arguments = split_config(config)
     wrapper = _WRAPPERS[cls]
-    model_type = given.pop("model_type", wrapper.model_type)
+    model_type = arguments.pop("model_type", wrapper.model_type)
     if not isinstance(model_type, str) or model_type not in _NETWORKS:
         shown = reprlib.repr(model_type)
         raise ConfigError(f"EDM has no network {shown}; {nearest(shown, _NETWORKS)}")
     groups = (_INTERFACE, wrapper.options, _NETWORKS[model_type])
-    known = [name for group in groups for name in group]
-    refuse_unknown(f"{cls} with {model_type}", given, known)
-    interface, own, network = (values_of(cls, group, given) for group in groups)
+    names = [name for group in groups for name in group]
+    refuse_unknown(f"{cls} with {model_type}", arguments, names)
+    interface, own, network = (values_of(cls, group, arguments) for group in groups)
     label_dropout = network.pop("label_dropout")
     channels = interface["img_channels"]
     return EDMModel(

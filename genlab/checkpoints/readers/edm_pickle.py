@@ -70,8 +70,8 @@ def _network(content: Any) -> ModuleRecord:
     network = content.get("ema") if isinstance(content, dict) else content
     if isinstance(network, ModuleRecord):
         return network
-    found = listed(list(content)) if isinstance(content, dict) else type(content).__name__
-    raise RefusedError(f"holds no network under the key 'ema' (found: {found or 'nothing'})")
+    listing = listed(list(content)) if isinstance(content, dict) else type(content).__name__
+    raise RefusedError(f"holds no network under the key 'ema' (found: {listing or 'nothing'})")
 
 
 def _other_class(network: ModuleRecord) -> str:

@@ -20,7 +20,7 @@ from genlab.errors import CheckpointError, ConfigError
 from genlab.generators.autoregressive import AutoregressiveGenerator
 from genlab.networks.gated_pixelcnn import GatedPixelCNN
 
-# The constructor's arguments, which the shapes tell as well; and what only `generate` is told.
+# The constructor's arguments, which the shapes show as well; and an argument of `generate` alone.
 _CLAIMS = {
     "input_dim": "num_levels",
     "dim": "channels",
@@ -44,16 +44,16 @@ class GatedPixelCNNReader:
 
     def read(self, source: Path, config: Config | None) -> AutoregressiveGenerator:
         """Read a network; see `genlab.checkpoints.readers.base.Reader`."""
-        given = config or {}
-        refuse_unknown("GatedPixelCNN", given, [*_CLAIMS, "shape"])
-        height, width = values_of("GatedPixelCNN", {"shape": _SHAPE}, given)["shape"]
+        config = config or {}
+        refuse_unknown("GatedPixelCNN", config, [*_CLAIMS, "shape"])
+        height, width = values_of("GatedPixelCNN", {"shape": _SHAPE}, config)["shape"]
         if height != width:
             raise ConfigError(
                 f"GatedPixelCNN is defined for square images only, got shape={[height, width]}"
             )
         state = read_state_dict(source)
         arguments = _arguments(state, str(source))
-        check_claims("GatedPixelCNN", _CLAIMS, given, arguments)
+        check_claims("GatedPixelCNN", _CLAIMS, config, arguments)
         network = build_network(
             GatedPixelCNN,
             {"img_resolution": height, **arguments},

@@ -1,4 +1,4 @@
-"""guided-diffusion's arguments turned into ours, and what the file itself tells of its network.
+"""guided-diffusion's arguments, turned into ours or inferred from tensor shapes.
 
 Two official spellings are read: the flags of the scripts (``num_channels``, ``attention_resolutions
 16,8`` in pixels) and the constructors' keyword arguments (``model_channels``, a list of factors of
@@ -101,7 +101,7 @@ CLASSES = ("UNetModel", "SuperResModel", "EncoderUNetModel")
 
 @dataclass(frozen=True, kw_only=True)
 class ADMModel:
-    """What a file of guided-diffusion holds.
+    """The description of a network of guided-diffusion.
 
     Attributes:
         network: keyword arguments of `ADMUNet` or `ADMClassifier`.
@@ -115,7 +115,7 @@ class ADMModel:
 
 
 def parse(config: Mapping[str, Any], shapes: Shapes, where: str) -> ADMModel:
-    """What the U-Net in a file is.
+    """Infer the description of a U-Net.
 
     Args:
         config: official flags or constructor arguments, flat or under ``kwargs``.
@@ -126,11 +126,11 @@ def parse(config: Mapping[str, Any], shapes: Shapes, where: str) -> ADMModel:
         ConfigError: an argument is unknown or out of range, or a needed one is missing.
         CheckpointError: these are no weights of a U-Net of guided-diffusion.
     """
-    given = _flat(config)
-    found = _Inferred(shapes, where)
-    values = _network_values("UNetModel", given, found)
+    settings = _flat(config)
+    inferred = _Inferred(shapes, where)
+    values = _network_values("UNetModel", settings, inferred)
     in_channels = values.pop("in_channels")
-    seen = found.in_channels
+    seen = inferred.in_channels
     if seen not in (in_channels, 2 * in_channels):
         raise ConfigError(
             f"{where} takes {seen} channels, neither in_channels = {in_channels} nor twice that"
@@ -138,10 +138,10 @@ def parse(config: Mapping[str, Any], shapes: Shapes, where: str) -> ADMModel:
     del values["pool"]  # a classifier's
     label_dim = values.pop("num_classes", 0)
     learned = values["out_channels"] == 2 * in_channels
-    if given.get("learn_sigma", learned) != learned:
+    if settings.get("learn_sigma", learned) != learned:
         raise ConfigError(
             f"{where} has {values['out_channels']} output channels for {in_channels} of the image, "
-            f"which contradicts learn_sigma = {given['learn_sigma']}"
+            f"which contradicts learn_sigma = {settings['learn_sigma']}"
         )
     network = {
         **values,
@@ -149,42 +149,42 @@ def parse(config: Mapping[str, Any], shapes: Shapes, where: str) -> ADMModel:
         "label_dim": label_dim,
         "super_resolution": seen == 2 * in_channels,
     }
-    return ADMModel(network=network, **_diffusion(given, learned))
+    return ADMModel(network=network, **_diffusion(settings, learned))
 
 
 def parse_classifier(config: Mapping[str, Any], shapes: Shapes, where: str) -> ADMModel:
-    """What the noisy classifier in a file is; see `parse`."""
-    given = _flat(config)
-    values = _network_values("EncoderUNetModel", given, _Inferred(shapes, where, given))
+    """Infer the description of a noisy classifier; see `parse`."""
+    settings = _flat(config)
+    values = _network_values("EncoderUNetModel", settings, _Inferred(shapes, where, settings))
     values["num_classes"] = values.pop("out_channels")
     del values["num_heads_upsample"]
-    return ADMModel(network=values, **_diffusion(given, learned=False))
+    return ADMModel(network=values, **_diffusion(settings, learned=False))
 
 
 def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
-    given = dict(config)
-    arguments = given.pop("kwargs", {})
+    settings = dict(config)
+    arguments = settings.pop("kwargs", {})
     if not isinstance(arguments, Mapping):
         raise ConfigError(f"kwargs must be a mapping of arguments, got {type(arguments).__name__}")
-    given.update(arguments)
-    given.pop("builder", None)  # reference data name the family of classes
-    cls = given.pop("cls", CLASSES[0])
+    settings.update(arguments)
+    settings.pop("builder", None)  # reference data name the family of classes
+    cls = settings.pop("cls", CLASSES[0])
     if cls not in CLASSES:
         raise ConfigError(f"guided-diffusion has no class {cls!r}; known: {', '.join(CLASSES)}")
     refuse_unknown(
         "guided-diffusion",
-        given,
+        settings,
         [*_NETWORK, *_INFERRED, *_LISTS, *_DIFFUSION, *_UNUSED, *_ALIASES],
     )
     # What is None was not said; the constructors' way of leaving a class table out.
-    return {_ALIASES.get(k, k): value for k, value in given.items() if value is not None}
+    return {_ALIASES.get(k, k): value for k, value in settings.items() if value is not None}
 
 
-def _network_values(cls: str, given: Mapping[str, Any], found: "_Inferred") -> dict[str, Any]:
-    """Our constructor's arguments: what is given over what the shapes say."""
-    said = values_of(cls, _NETWORK, given)
+def _network_values(cls: str, config: Mapping[str, Any], inferred: "_Inferred") -> dict[str, Any]:
+    """Our constructor's arguments: given ones first, else inferred from the shapes."""
+    explicit = values_of(cls, _NETWORK, config)
     heads = {
-        name: None if (value := said.pop(name)) == -1 else value
+        name: None if (value := explicit.pop(name)) == -1 else value
         for name in ("num_heads", "num_head_channels", "num_heads_upsample")
     }
     if heads["num_head_channels"] is not None:
@@ -195,35 +195,37 @@ def _network_values(cls: str, given: Mapping[str, Any], found: "_Inferred") -> d
             "give it in the config, for instance num_head_channels=64",
             "num_head_channels=64",
         )
-    known = {name: Option(getattr(found, name), check) for name, check in _INFERRED.items()}
-    if found.num_classes is None and "num_classes" not in given:
-        del known["num_classes"]
-    values = values_of(cls, known, given)
-    size = said.pop("image_size")
-    mult = _numbers(given.get("channel_mult", ""), "channel_mult", float)
-    attention = given.get("attention_resolutions")
+    options = {name: Option(getattr(inferred, name), check) for name, check in _INFERRED.items()}
+    if inferred.num_classes is None and "num_classes" not in config:
+        del options["num_classes"]
+    values = values_of(cls, options, config)
+    size = explicit.pop("image_size")
+    mult = _numbers(config.get("channel_mult", ""), "channel_mult", float)
+    attention = config.get("attention_resolutions")
     return {
         "img_resolution": size,
-        "in_channels": values["in_channels"] if "in_channels" in given else found.image_channels,
+        "in_channels": values["in_channels"]
+        if "in_channels" in config
+        else inferred.image_channels,
         "out_channels": values["out_channels"],
         **({"num_classes": values["num_classes"]} if "num_classes" in values else {}),
         "model_channels": values["model_channels"],
-        "channel_mult": mult or found.channel_mult,
+        "channel_mult": mult or inferred.channel_mult,
         "num_blocks": values["num_res_blocks"],
-        "attn_resolutions": _attention(attention, size, found),
+        "attn_resolutions": _attention(attention, size, inferred),
         "scale_shift": values["use_scale_shift_norm"],
         "resblock_updown": values["resblock_updown"],
         "conv_resample": values["conv_resample"],
-        "new_attention_order": said.pop("use_new_attention_order"),
-        **said,
+        "new_attention_order": explicit.pop("use_new_attention_order"),
+        **explicit,
         **heads,
         "num_heads": heads["num_heads"] or 1,
     }
 
 
-def _attention(value: Any, size: int, found: "_Inferred") -> list[int]:
+def _attention(value: Any, size: int, inferred: "_Inferred") -> list[int]:
     if value is None:
-        return [size >> level for level in found.attention_levels]
+        return [size >> level for level in inferred.attention_levels]
     numbers = [int(n) for n in _numbers(value, "attention_resolutions", int)]
     # The scripts' text is in pixels, the constructors' list in factors of downsampling. A text of
     # one number has become a number on its way through YAML.
@@ -248,8 +250,8 @@ def _numbers(value: Any, name: str, kind: type[float] | type[int]) -> list[float
         ) from error
 
 
-def _diffusion(given: Mapping[str, Any], learned: bool) -> dict[str, dict[str, Any]]:
-    values = values_of("guided-diffusion", _DIFFUSION, given)
+def _diffusion(settings: Mapping[str, Any], learned: bool) -> dict[str, dict[str, Any]]:
+    values = values_of("guided-diffusion", _DIFFUSION, settings)
     T, steps = values["diffusion_steps"], values["timestep_respacing"]
     fixed = "fixed_small" if values["sigma_small"] else "fixed_large"
     solver = "ddim" if steps.startswith("ddim") else "ddpm"
@@ -270,11 +272,11 @@ def _diffusion(given: Mapping[str, Any], learned: bool) -> dict[str, dict[str, A
 
 
 class _Inferred:
-    """What the shapes of an official state dict tell; see the attributes' names."""
+    """Arguments inferred from the shapes of an official state dict, one for each attribute."""
 
-    def __init__(self, shapes: Shapes, where: str, given: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, shapes: Shapes, where: str, config: Mapping[str, Any] | None = None) -> None:
         self.shapes, self.where = shapes, where
-        self.is_classifier = given is not None
+        self.is_classifier = config is not None
         self.model_channels = self._size("time_embed.0.weight", 1)
         self.in_channels = self._size("input_blocks.0.0.weight", 1)
         self.out_channels = self._out_channels()
@@ -283,12 +285,12 @@ class _Inferred:
         strided = self._count(r"input_blocks\.\d+\.0\.op\.weight")
         # Six digits, since a forged name may carry more than int() reads.
         blocks = (re.match(r"input_blocks\.(\d{1,6})\.", name) for name in shapes)
-        numbers = {int(found[1]) for found in blocks if found}
+        numbers = {int(match[1]) for match in blocks if match}
         self.num_input_blocks = max(numbers, default=0) + 1
         pooled = self.num_input_blocks - len(numbers)
         self.conv_resample = pooled == 0
         self.resblock_updown = strided == 0 and pooled == 0
-        self.num_levels = 1 + (strided or pooled or self._resampling_blocks(given or {}))
+        self.num_levels = 1 + (strided or pooled or self._resampling_blocks(config or {}))
         per_level, rest = divmod(self.num_input_blocks, self.num_levels)
         self.num_res_blocks = per_level - 1
         if rest or self.num_res_blocks < 1:
@@ -316,13 +318,13 @@ class _Inferred:
         return self.in_channels // 2 if of_two else self.in_channels
 
     def _size(self, name: str, axis: int) -> int:
-        found = self.shapes[name].shape if name in self.shapes else ()
-        if len(found) <= axis or not found[axis]:
+        shape = self.shapes[name].shape if name in self.shapes else ()
+        if len(shape) <= axis or not shape[axis]:
             raise CheckpointError(
                 f"{self.where} has no usable {name}, so these are no weights of guided-diffusion; "
                 "check the file"
             )
-        return int(found[axis])
+        return int(shape[axis])
 
     def _count(self, pattern: str) -> int:
         return sum(re.fullmatch(pattern, name) is not None for name in self.shapes)
@@ -337,17 +339,17 @@ class _Inferred:
         ]
         return self._size(last[0] if last else "out.2.weight", 0)
 
-    def _resampling_blocks(self, given: Mapping[str, Any]) -> int:
+    def _resampling_blocks(self, config: Mapping[str, Any]) -> int:
         """How often residual blocks resample: the decoder shows it, the classifier's head may."""
         ups = self._count(r"output_blocks\.\d+\.[12]\.in_layers\.2\.weight")
         if not self.is_classifier:
             return ups
-        if "num_res_blocks" in given:
+        if "num_res_blocks" in config:
             depth = {"num_res_blocks": Option(None, _INFERRED["num_res_blocks"])}
-            blocks = values_of("EncoderUNetModel", depth, given)["num_res_blocks"]
+            blocks = values_of("EncoderUNetModel", depth, config)["num_res_blocks"]
             return max(self.num_input_blocks // (blocks + 1) - 1, 0)
-        if "out.2.positional_embedding" in self.shapes and "image_size" in given:
-            size = values_of("EncoderUNetModel", {"image_size": _NETWORK["image_size"]}, given)
+        if "out.2.positional_embedding" in self.shapes and "image_size" in config:
+            size = values_of("EncoderUNetModel", {"image_size": _NETWORK["image_size"]}, config)
             tokens = self._size("out.2.positional_embedding", 1) - 1
             ratio = size["image_size"] / max(tokens, 1) ** 0.5
             return max(int(ratio).bit_length() - 1, 0)

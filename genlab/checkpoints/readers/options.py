@@ -102,20 +102,20 @@ class Option:
     check: Check
 
 
-def values_of(cls: str, options: Mapping[str, Option], given: Mapping[str, Any]) -> dict[str, Any]:
+def values_of(cls: str, options: Mapping[str, Option], config: Mapping[str, Any]) -> dict[str, Any]:
     """The value of each option: given, or else the default.
 
     Args:
         cls: the official class, for messages.
         options: its arguments.
-        given: what somebody says; names that are no option are the caller's business.
+        config: the arguments given; names that are no option are the caller's business.
 
     Raises:
         ConfigError: a needed value is missing, or one is not what the option allows.
     """
     values = {}
     for name, option in options.items():
-        value = given.get(name, option.default)
+        value = config.get(name, option.default)
         if value is None:
             setting = f"{name}=32"
             raise MissingArgumentError(
@@ -132,40 +132,40 @@ def values_of(cls: str, options: Mapping[str, Option], given: Mapping[str, Any])
 
 
 def check_claims(
-    cls: str, claims: Mapping[str, str], given: Mapping[str, Any], found: Mapping[str, Any]
+    cls: str, claims: Mapping[str, str], config: Mapping[str, Any], inferred: Mapping[str, Any]
 ) -> None:
-    """Refuse what somebody says of a network where its file tells otherwise.
+    """Refuse claims about a network that contradict its file.
 
     Args:
         cls: the official class, for messages.
         claims: its arguments that the file tells, and our names of them.
-        given: what somebody says.
-        found: what the file tells, under our names.
+        config: the arguments given.
+        inferred: what the file tells, under our names.
 
     Raises:
         ConfigError: names the first argument that differs.
     """
     for claim, ours in claims.items():
-        if given.get(claim, found[ours]) != found[ours]:
+        if config.get(claim, inferred[ours]) != inferred[ours]:
             raise ConfigError(
-                f"{claim} of {cls} is {reprlib.repr(given[claim])} in the config but "
-                f"{found[ours]} in the file; leave it out"
+                f"{claim} of {cls} is {reprlib.repr(config[claim])} in the config but "
+                f"{inferred[ours]} in the file; leave it out"
             )
 
 
-def refuse_unknown(what: str, given: Iterable[Any], known: Iterable[str]) -> None:
+def refuse_unknown(title: str, arguments: Iterable[Any], allowed: Iterable[str]) -> None:
     """Refuse names that are no argument.
 
     Args:
-        what: the official class, as the message begins.
-        given: the names that somebody uses.
-        known: the names that there are.
+        title: the official class, as the message begins.
+        arguments: the names given.
+        allowed: the names that there are.
 
     Raises:
         ConfigError: names the first unknown one and the nearest known.
     """
-    names = list(known)
-    for name in given:
+    names = list(allowed)
+    for name in arguments:
         if name not in names:
             shown = str(name)[:40]
-            raise ConfigError(f"{what} has no argument {shown!r}; {nearest(shown, names)}")
+            raise ConfigError(f"{title} has no argument {shown!r}; {nearest(shown, names)}")

@@ -46,15 +46,15 @@ class PixelCNNPPReader:
 
     def read(self, source: Path, config: Config | None) -> AutoregressiveGenerator:
         """Read a network; see `genlab.checkpoints.readers.base.Reader`."""
-        given = config or {}
-        refuse_unknown("PixelCNN", given, [*_CLAIMS, *_NONLINEARITY, "obs"])
-        values_of("PixelCNN", _NONLINEARITY, given)
+        config = config or {}
+        refuse_unknown("PixelCNN", config, [*_CLAIMS, *_NONLINEARITY, "obs"])
+        values_of("PixelCNN", _NONLINEARITY, config)
         state = read_state_dict(source)
         arguments = _arguments(state, str(source))
-        check_claims("PixelCNN", _CLAIMS, given, arguments)
+        check_claims("PixelCNN", _CLAIMS, config, arguments)
         network = build_network(
             PixelCNNPP,
-            {"img_resolution": _resolution(given, arguments["in_channels"]), **arguments},
+            {"img_resolution": _resolution(config, arguments["in_channels"]), **arguments},
             state,
             f"{source} (PixelCNN)",
         )
@@ -80,13 +80,13 @@ def _arguments(state: StateDict, where: str) -> dict[str, int]:
     }
 
 
-def _resolution(given: Config, channels: int) -> int:
+def _resolution(config: Config, channels: int) -> int:
     size = _SIZES.get(channels, _SIZES[3])
     options: dict[str, Any] = {"obs": Option([channels, size, size], _OBS)}
-    told, height, width = values_of("PixelCNN", options, given)["obs"]
-    if told != channels or height != width or height % 4:
+    obs_channels, height, width = values_of("PixelCNN", options, config)["obs"]
+    if obs_channels != channels or height != width or height % 4:
         raise ConfigError(
             f"obs of PixelCNN must be ({channels}, N, N) for this file, N a multiple of 4, got "
-            f"{[told, height, width]}"
+            f"{[obs_channels, height, width]}"
         )
     return int(height)

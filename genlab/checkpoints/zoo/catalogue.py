@@ -1,4 +1,4 @@
-"""The zoo: what is known of official checkpoints, and which of them are on this machine."""
+"""The catalogue of the zoo: metadata of official checkpoints, and which are on this machine."""
 
 import json
 import os
@@ -47,7 +47,7 @@ class Score:
 
 @dataclass(kw_only=True)
 class ZooEntry:
-    """What is known of one official checkpoint: the schema of an entry of zoo.yaml.
+    """The metadata of one official checkpoint: the schema of an entry of zoo.yaml.
 
     Attributes:
         url: where the publisher keeps it.
@@ -61,7 +61,7 @@ class ZooEntry:
         image_shape: (C, H, W).
         num_classes: 0 = unconditional.
         class_names: one a class, where they are known.
-        sha256: of the file, once somebody has checked it; None means trust on first use.
+        sha256: of the file, where it was verified; None means trust on first use.
         config: what the published training command gives the constructor; None where that is not
             published.
         needs_config: whether the file holds tensors only, so that reading it takes ``config``.
@@ -172,16 +172,16 @@ def _recorded() -> dict[str, str]:
     """
     path = checksums_file()
     try:
-        known = read_json_object(path)
+        checksums = read_json_object(path)
     except CheckpointError:
         return {}
-    for url, value in known.items():
+    for url, value in checksums.items():
         if not isinstance(value, str) or not re.fullmatch(r"[0-9a-fA-F]{64}", value):
             raise CheckpointError(
                 f"{path} records {reprlib.repr(value)} for {printable(url, 200)}, which is no "
                 f"SHA-256; remove the line, and the next download of that file is trusted"
             )
-    return known
+    return checksums
 
 
 def recorded_checksum(entry: ZooEntry) -> str | None:
@@ -194,6 +194,6 @@ def recorded_checksum(entry: ZooEntry) -> str | None:
 
 
 def record_checksum(entry: ZooEntry, checksum: str) -> None:
-    """Hold later downloads against this one."""
-    known = {**_recorded(), entry.url: checksum}
-    write_text(checksums_file(), json.dumps(known, indent=2, sort_keys=True) + "\n")
+    """Record the checksum of a download, which later ones must have."""
+    checksums = {**_recorded(), entry.url: checksum}
+    write_text(checksums_file(), json.dumps(checksums, indent=2, sort_keys=True) + "\n")

@@ -1,4 +1,4 @@
-"""Fetch one large file over HTTP: resumable, checked, and never half there under its own name."""
+"""Download one large file over HTTP: resumable, checked, under its own name only once whole."""
 
 import http.client
 import json
@@ -38,10 +38,10 @@ class _RetryError(Exception):
 
 @dataclass(frozen=True)
 class _Part:
-    """The file as far as it has come, and what tells whether the server still has the same one."""
+    """A partial download, with the validator that tells whether the server's file has changed."""
 
     data: Path
-    facts: Path
+    metadata: Path
 
     @classmethod
     def of(cls, path: Path) -> "_Part":
@@ -53,14 +53,14 @@ class _Part:
     def validator(self, url: str) -> str | None:
         """The server's mark (ETag or date) of what is here; None: it cannot be resumed."""
         try:
-            facts = json.loads(self.facts.read_text())
-            return str(facts["validator"]) if facts["url"] == url else None
+            metadata = json.loads(self.metadata.read_text())
+            return str(metadata["validator"]) if metadata["url"] == url else None
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
     def drop(self) -> None:
         self.data.unlink(missing_ok=True)
-        self.facts.unlink(missing_ok=True)
+        self.metadata.unlink(missing_ok=True)
 
 
 def download(
@@ -97,22 +97,22 @@ def download(
     part = _Part.of(path)
     with _writing(part, path):
         if path.is_file():  # whole, since only whole files get this name
-            found = sha256(path)
-            if checksum is None or found == checksum.lower():
-                return found
+            digest = sha256(path)
+            if checksum is None or digest == checksum.lower():
+                return digest
             path.unlink()
         path.parent.mkdir(parents=True, exist_ok=True)
         _fetch_with_retries(url, part, on_progress, stall_seconds, retry_seconds)
-        found = sha256(part.data)
-        if checksum is not None and found != checksum.lower():
+        digest = sha256(part.data)
+        if checksum is not None and digest != checksum.lower():
             part.drop()
             raise DownloadError(
-                f"what {url} sent is not the expected file: its SHA-256 is {found}, expected "
+                f"what {url} sent is not the expected file: its SHA-256 is {digest}, expected "
                 f"{checksum}; it was removed, try again or look for a changed publication"
             )
         part.data.replace(path)
         part.drop()
-    return found
+    return digest
 
 
 def check_address(url: str) -> None:
@@ -165,7 +165,7 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
     def http_error_302(
         self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any
     ) -> Any:
-        """See `urllib.request.HTTPRedirectHandler.http_error_302`; errors leave nothing open."""
+        """Follow a redirect; errors leave no connection open."""
         try:
             return super().http_error_302(req, fp, code, msg, headers)
         except urllib.error.HTTPError:
@@ -255,9 +255,9 @@ def _connection(request: Any, part: _Part, stall: float) -> Iterator[Any]:
             part.drop()
             raise _RetryError("what is here does not fit the server's file") from error
         if error.code in (408, 429) or error.code >= 500:
-            raise _RetryError(f"the server answers {error.code} {_said(error)}") from error
+            raise _RetryError(f"the server answers {error.code} {_reply(error)}") from error
         raise DownloadError(
-            f"cannot fetch {request.full_url}: the server answers {error.code} {_said(error)}; "
+            f"cannot fetch {request.full_url}: the server answers {error.code} {_reply(error)}; "
             "check the address, or give another one with --base-url"
         ) from error
     except TimeoutError as error:
@@ -274,8 +274,8 @@ def _connection(request: Any, part: _Part, stall: float) -> Iterator[Any]:
         ) from error
 
 
-def _said(error: urllib.error.HTTPError) -> str:
-    """What a server says beside its number, which for endless redirects is a paragraph."""
+def _reply(error: urllib.error.HTTPError) -> str:
+    """The server's text beside its status code, shortened."""
     return printable(" ".join(str(error.reason).split()), 100)
 
 
@@ -285,11 +285,11 @@ def _range_start(response: Any) -> int:
 
 
 def _remember(response: Any, url: str, part: _Part) -> None:
-    """Keep the server's mark of this version of the file; weak marks do not serve for ranges."""
+    """Store the server's validator of this file version; weak ones do not work for ranges."""
     etag = response.headers.get("ETag")
     mark = etag if etag and not etag.startswith("W/") else response.headers.get("Last-Modified")
     if mark:
-        part.facts.write_text(json.dumps({"url": url, "validator": mark}))
+        part.metadata.write_text(json.dumps({"url": url, "validator": mark}))
 
 
 def _copy(

@@ -46,7 +46,7 @@ class Pulled:
 
 
 def origin_of(entry: ZooEntry, checksum: str) -> Origin:
-    """The entry's facts for the model card."""
+    """The entry's metadata for the model card."""
     return Origin(
         file=entry.file,
         sha256=checksum,
@@ -61,14 +61,14 @@ def origin_of(entry: ZooEntry, checksum: str) -> Origin:
 
 
 def recognise(source: Path, checksum: str) -> Origin | None:
-    """The zoo's facts about a file: told by checksum where that is known, else by name.
+    """The zoo's metadata of a file, found by checksum where that is known, else by name.
 
     Raises:
         CheckpointError: the record of first downloads is damaged.
     """
     for entry in entries().values():
-        known = entry.sha256 or recorded_checksum(entry)
-        if known == checksum or (known is None and entry.file == source.name):
+        expected = entry.sha256 or recorded_checksum(entry)
+        if expected == checksum or (expected is None and entry.file == source.name):
             return origin_of(entry, checksum)
     return None
 
@@ -125,8 +125,8 @@ def pull(
             where = url if base_url is None else f"{base_url.rstrip('/')}/{_last_parts(url)}"
             return download(where, to, checksum=checksum, on_progress=on_progress, **options)
 
-        known = entry.sha256 or recorded_checksum(entry)
-        checksum = fetch(entry.url, file, known)
+        expected = entry.sha256 or recorded_checksum(entry)
+        checksum = fetch(entry.url, file, expected)
         try:
             product = convert(file, entry.format, _config(entry, file, fetch))
         except CheckpointError:
@@ -136,16 +136,16 @@ def pull(
             autoencoder = _autoencoder(entry.autoencoder, fetch)
             product = product.changed(autoencoder=autoencoder.model)
         try:
-            _check_facts(name, entry, product)
+            _check_metadata(name, entry, product)
         except CheckpointError:
             file.unlink(missing_ok=True)
             raise
         origin = origin_of(entry, checksum)
-        dressed = with_card(product, name, origin, entry.class_names, entry.sampler)
+        with_metadata = with_card(product, name, origin, entry.class_names, entry.sampler)
         record_checksum(entry, checksum)
-        dressed.save_pretrained(folder)
+        with_metadata.save_pretrained(folder)
         file.unlink(missing_ok=True)
-    return Pulled(folder=folder, sha256=checksum, first_use=known is None)
+    return Pulled(folder=folder, sha256=checksum, first_use=expected is None)
 
 
 def _check_base(base_url: str) -> None:
@@ -209,11 +209,11 @@ def _autoencoder(repository: str, fetch: Fetch) -> Autoencoder:
             raise
 
 
-def _check_facts(name: str, entry: ZooEntry, generator: Any) -> None:
-    wanted, found = tuple(entry.image_shape), tuple(generator.image_shape)
-    if found != wanted or generator.num_classes != entry.num_classes:
+def _check_metadata(name: str, entry: ZooEntry, generator: Any) -> None:
+    expected, actual = tuple(entry.image_shape), tuple(generator.image_shape)
+    if actual != expected or generator.num_classes != entry.num_classes:
         raise CheckpointError(
-            f"the file fetched for {name} holds a model of {found} images and "
-            f"{generator.num_classes} classes, expected {wanted} and {entry.num_classes}; "
+            f"the file fetched for {name} holds a model of {actual} images and "
+            f"{generator.num_classes} classes, expected {expected} and {entry.num_classes}; "
             "it was removed"
         )

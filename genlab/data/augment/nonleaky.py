@@ -1,4 +1,4 @@
-"""Non-leaky augmentation: the network is told what was done, so that samples show none of it.
+"""Non-leaky augmentation: the network is conditioned on it, so that samples show none of it.
 
 Each transformation happens independently with its own probability, and its parameters become
 labels that the network is conditioned on; all zero means untouched, and is what sampling uses.
@@ -139,7 +139,7 @@ class AugmentPipe:
 
         Args:
             images: (B, C, H, W), in [-1, 1].
-            generator: where every draw comes from; it may live on another device than the images.
+            generator: where every draw comes from; it may be on another device than the images.
 
         Returns:
             The images, (B, C, H, W), and the labels, (B, 9).

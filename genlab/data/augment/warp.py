@@ -56,9 +56,9 @@ def warp(images: Float[Tensor, "B C H W"], source: Float[Tensor, "B 3 3"]) -> Te
     """
     height, width = images.shape[2:]
     places = _places(height, width, images.device)
-    wanted = torch.einsum("bij,jhw->bhwi", source, places)[..., :2]
-    corner = wanted.new_tensor([(width - 1) / 2, (height - 1) / 2])
-    index = wanted + corner  # x, y counted from the first pixel
+    positions = torch.einsum("bij,jhw->bhwi", source, places)[..., :2]
+    corner = positions.new_tensor([(width - 1) / 2, (height - 1) / 2])
+    index = positions + corner  # x, y counted from the first pixel
     left, top, right, bottom = _margins(index, height, width)
     padded = F.pad(images, (left, right, top, bottom), mode="reflect")
     fine = _double(padded)

@@ -1,1 +1,1 @@
-"""What a data set is like, and what stands in the way of training on it."""
+"""Checks of a data set: its properties, and what prevents training on it."""

@@ -1,4 +1,4 @@
-"""Look at a whole data set and say what stands in the way of training."""
+"""Check a whole data set and report what prevents training on it."""
 
 import os
 from collections import Counter

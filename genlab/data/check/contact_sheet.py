@@ -80,10 +80,10 @@ def _spaced(
 def _read(
     source: ImageSource, indices: np.ndarray[tuple[int], np.dtype[np.int64]]
 ) -> list[tuple[int, np.ndarray[tuple[int, int, int], np.dtype[np.uint8]]]]:
-    found = []
+    images = []
     for index in indices.tolist():
         try:
-            found.append((index, source.read(index)))
+            images.append((index, source.read(index)))
         except DataError:  # broken images have their sentence in the report
             continue
-    return found
+    return images

@@ -1,4 +1,4 @@
-"""Tell pixels that were once JPEG, whatever file they lie in now.
+"""Recognise pixels that were once compressed as JPEG, whatever file holds them now.
 
 JPEG rounds each frequency of an 8x8 block to multiples of a step. In the decoded pixels the block's
 cosine transform still clusters at these multiples, and the mean of cos(2 pi c / step) over the
@@ -30,8 +30,8 @@ def looks_like_jpeg(images: Sequence[UInt8[np.ndarray, "_ _ _"]]) -> bool:
         images: a sample, of any sizes; C = 1 to 4. A few hundred small ones are enough.
     """
     blocks = np.concatenate([_transform(image) for image in images] or [np.empty((0, 8, 8))])
-    found = sum(_comb(blocks[:, u, v]) > THRESHOLD for u, v in FREQUENCIES)
-    return found >= MIN_FREQUENCIES
+    count = sum(_comb(blocks[:, u, v]) > THRESHOLD for u, v in FREQUENCIES)
+    return count >= MIN_FREQUENCIES
 
 
 def _comb(values: Float[np.ndarray, " N"]) -> float:

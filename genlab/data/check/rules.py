@@ -1,4 +1,4 @@
-"""What the counts of a data set mean for training: one sentence each, with the cure."""
+"""Rules from the statistics of a data set to findings: one sentence each, with the cure."""
 
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -64,7 +64,7 @@ def _size_text(size: tuple[int, int]) -> str:
 
 def _sizes(tally: Tally, conform: Conform) -> Iterable[Finding]:
     listed = [f"{_size_text(size)} ({count:,})" for size, count in tally.sizes.most_common()]
-    wanted = conform.image_size
+    side = conform.image_size
     if conform.fit != "none":
         if len(tally.sizes) > 1:
             yield Finding.note(
@@ -81,11 +81,10 @@ def _sizes(tally: Tally, conform: Conform) -> Iterable[Finding]:
         )
         return
     width, height = size = next(iter(tally.sizes))
-    if wanted is not None and size != (wanted, wanted):
+    if side is not None and size != (side, side):
         yield Finding.error(
             "wrong-size",
-            f"the images are {_size_text(size)}, not {wanted}x{wanted}; add --fit pad, resize or "
-            "crop",
+            f"the images are {_size_text(size)}, not {side}x{side}; add --fit pad, resize or crop",
         )
     elif width != height:
         yield Finding.error(

@@ -1,4 +1,4 @@
-"""Count what the images of a source are like, in one pass over all of them."""
+"""Statistics of the images of a source, in one pass over all of them."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -23,11 +23,11 @@ SAMPLE_SIDE = 64
 BLOCK = 256
 
 TRAITS = ("lossy", "animated", "turned", "transparent", "coloured", "opaque", "blank", "deep")
-"""The yes-or-no entries of `Facts`."""
+"""The yes-or-no entries of `Metadata`."""
 
 
 @dataclass(frozen=True)
-class Facts:
+class Metadata:
     """What is to be known about one image."""
 
     size: tuple[int, int]
@@ -69,14 +69,14 @@ class Tally:
     groups: list[list[int]] = field(default_factory=list)
     sample: list[UInt8[np.ndarray, "_ _ _"]] = field(default_factory=list)
 
-    def _add(self, name: str, facts: Facts) -> None:
-        self.sizes[facts.size] += 1
-        self.modes[facts.mode] += 1
-        if facts.format:
-            self.formats[facts.format] += 1
-        found = [trait for trait in TRAITS if getattr(facts, trait)]
-        self.traits.update(found)
-        for key in (facts.size, facts.mode, *found):
+    def _add(self, name: str, metadata: Metadata) -> None:
+        self.sizes[metadata.size] += 1
+        self.modes[metadata.mode] += 1
+        if metadata.format:
+            self.formats[metadata.format] += 1
+        traits = [trait for trait in TRAITS if getattr(metadata, trait)]
+        self.traits.update(traits)
+        for key in (metadata.size, metadata.mode, *traits):
             self.examples.setdefault(key, name)
 
 
@@ -92,30 +92,30 @@ def take(source: ImageSource, threads: int, progress: Callable[[int], None] | No
     seen: dict[bytes, list[int]] = {}
     every = max(1, len(source) // SAMPLE)
 
-    def look(index: int) -> Facts | DataError:
+    def look(index: int) -> Metadata | DataError:
         try:
-            return _facts(source, index)
+            return _metadata(source, index)
         except DataError as error:
             return error
 
     with ThreadPoolExecutor(threads) as pool:
         for start in range(0, len(source), BLOCK):  # in blocks, so that Ctrl-C is heard soon
             block = range(start, min(start + BLOCK, len(source)))
-            for index, facts in zip(block, pool.map(look, block), strict=True):
-                if isinstance(facts, DataError):
-                    tally.broken[source.name(index)] = str(facts)
+            for index, metadata in zip(block, pool.map(look, block), strict=True):
+                if isinstance(metadata, DataError):
+                    tally.broken[source.name(index)] = str(metadata)
                     continue
-                tally._add(source.name(index), facts)
-                seen.setdefault(facts.digest, []).append(index)
-                if index % every == 0 and not facts.lossy:
-                    tally.sample.append(facts.corner)
+                tally._add(source.name(index), metadata)
+                seen.setdefault(metadata.digest, []).append(index)
+                if index % every == 0 and not metadata.lossy:
+                    tally.sample.append(metadata.corner)
             if progress is not None:
                 progress(len(block))
     tally.groups = [group for group in seen.values() if len(group) > 1]
     return tally
 
 
-def _facts(source: ImageSource, index: int) -> Facts:
+def _metadata(source: ImageSource, index: int) -> Metadata:
     if isinstance(source, MemberSource):
         picture = source.picture(index)
     else:
@@ -126,7 +126,7 @@ def _facts(source: ImageSource, index: int) -> Facts:
     colour = pixels[: 3 if len(pixels) >= 3 else 1]
     height, width = pixels.shape[1:]
     shape = f"{pixels.shape}".encode()
-    return Facts(
+    return Metadata(
         size=(width, height),
         mode=picture.mode,
         format=picture.format,

@@ -1,4 +1,4 @@
-"""What every image source offers, whatever its files look like."""
+"""The contract of an image source."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
@@ -58,7 +58,7 @@ def some(items: Iterable[str], count: int = 3) -> str:
 
 
 class ImageSource(ABC):
-    """Images and labels at rest: opened once, cheap to pickle, read one by one in any process.
+    """Images and labels on disk: opened once, cheap to pickle, read one by one in any process.
 
     Attributes:
         path: the file or folder.

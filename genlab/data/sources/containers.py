@@ -1,4 +1,4 @@
-"""Where files lie: a folder or a zip, read by name without unpacking anything to disk."""
+"""Files in a folder or a zip, read by name without unpacking anything to disk."""
 
 import os
 import re

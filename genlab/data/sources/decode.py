@@ -1,4 +1,4 @@
-"""From the bytes of an image file to pixels, with what is worth knowing about the file."""
+"""Decode an image file into pixels, with properties of the file."""
 
 import io
 from dataclasses import dataclass
@@ -117,8 +117,8 @@ def _plain(image: Image.Image) -> Image.Image:
     """Any mode as grey, grey with alpha, RGB or RGB with alpha."""
     clear = "transparency" in image.info or image.mode in {"LA", "La", "PA", "RGBA", "RGBa"}
     grey = image.mode in _GREY or image.mode in {"LA", "La"}
-    wanted = {(True, False): "L", (True, True): "LA", (False, False): "RGB", (False, True): "RGBA"}
-    mode = wanted[grey, clear]
+    modes = {(True, False): "L", (True, True): "LA", (False, False): "RGB", (False, True): "RGBA"}
+    mode = modes[grey, clear]
     if image.mode == mode:
         return image
     if image.mode == "La":  # Pillow converts premultiplied alpha only step by step

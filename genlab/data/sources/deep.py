@@ -85,7 +85,7 @@ def to_8_bits(values: UInt16[np.ndarray, "*s"]) -> UInt8[np.ndarray, "*s"]:
 
 
 def _raw_modes(image: Image.Image) -> set[str]:
-    """What the decoder is told about the order of bytes, of every tile."""
+    """The byte order that the decoder gets for every tile."""
     return {_raw_mode(tile.args) for tile in getattr(image, "tile", ())}
 
 

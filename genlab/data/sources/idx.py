@@ -172,7 +172,7 @@ class IdxSource(ImageSource):
         return {**self.__dict__, "_pixels": None}
 
 
-def _find(path: Path, what: str) -> dict[str, Path]:
+def _find(path: Path, kind: str) -> dict[str, Path]:
     """Split -> file."""
     matches = [(_FILE.fullmatch(file.name), file) for file in sorted(path.iterdir())]
-    return {m["split"]: file for m, file in matches if m is not None and m["what"] == what}
+    return {m["split"]: file for m, file in matches if m is not None and m["what"] == kind}

@@ -1,4 +1,4 @@
-"""Latents at rest: a data set that an autoencoder has encoded once, for all epochs.
+"""Latents on disk: a data set that an autoencoder has encoded once, for all epochs.
 
 A folder holds
 
@@ -29,7 +29,7 @@ from genlab.data.sources.limits import check_class_names, check_range
 from genlab.data.sources.npy import read_npy
 from genlab.errors import DataError, OutputError, reason
 
-FACTS = "latents.json"
+METADATA = "latents.json"
 LABELS = "labels.npy"
 AUTOENCODER = "autoencoder"
 VERSION = 1
@@ -39,7 +39,7 @@ MOST_IMAGES = 10**12
 
 
 @dataclass(frozen=True, kw_only=True)
-class LatentFacts:
+class LatentMetadata:
     """What ``latents.json`` says.
 
     Attributes:
@@ -92,16 +92,16 @@ class LatentFacts:
 
 def is_latents(path: Path | str) -> bool:
     """Whether this is a folder of latents, complete or not."""
-    return (Path(path) / FACTS).is_file()
+    return (Path(path) / METADATA).is_file()
 
 
-def read_facts(folder: Path) -> LatentFacts:
+def read_metadata(folder: Path) -> LatentMetadata:
     """Read ``latents.json``.
 
     Raises:
         DataError: it is damaged, or of another version.
     """
-    path = folder / FACTS
+    path = folder / METADATA
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         if content.get("version") != VERSION:
@@ -117,16 +117,16 @@ def read_facts(folder: Path) -> LatentFacts:
             # Python's bool and JSON's 1e999 are numbers, too.
             if type(content[name]) is not int or content[name] > MOST_IMAGES:
                 raise ValueError(f"{name} is no whole number up to {MOST_IMAGES:,}")
-        facts = LatentFacts(**content)
-        if facts.num_images < 1 or facts.shard_size < 1:
+        metadata = LatentMetadata(**content)
+        if metadata.num_images < 1 or metadata.shard_size < 1:
             raise ValueError("no images")
-        check_range(0, max(facts.num_classes - 1, 0), f"{path} has")
-        check_class_names(facts.class_names or (), f"{path} has", "encode the data again")
+        check_range(0, max(metadata.num_classes - 1, 0), f"{path} has")
+        check_class_names(metadata.class_names or (), f"{path} has", "encode the data again")
     except DataError:
         raise
     except Exception as error:  # JSON may hold anything in any place
         raise DataError(f"{path} is damaged ({reason(error)}); encode the data again") from error
-    return facts
+    return metadata
 
 
 def _shape(value: Any) -> tuple[int, int, int]:
@@ -152,7 +152,7 @@ class LatentDataset(Dataset[tuple[Tensor, int]]):
         labels: (N,), int64.
         num_classes: 0 when labels are not wanted.
         class_names: or None where they have none.
-        facts: what the folder says of itself.
+        metadata: those stored in the folder.
 
     Raises:
         DataError: the folder is not complete, damaged, or has no labels though they are wanted.
@@ -162,23 +162,23 @@ class LatentDataset(Dataset[tuple[Tensor, int]]):
         self, folder: Path | str, labels: bool = True, wording: Wording = KEYWORDS
     ) -> None:
         self.folder = Path(folder)
-        self.facts = read_facts(self.folder)
+        self.metadata = read_metadata(self.folder)
         self._check_complete()
-        if labels and self.facts.num_classes == 0:
+        if labels and self.metadata.num_classes == 0:
             raise DataError(
                 f"{self.folder} has no labels; encode labelled images, or go on without classes "
                 f"({wording.no_labels})"
             )
-        self.image_shape = self.facts.latent_shape
-        self.num_classes = self.facts.num_classes if labels else 0
-        self.class_names = self.facts.class_names if labels else None
+        self.image_shape = self.metadata.latent_shape
+        self.num_classes = self.metadata.num_classes if labels else 0
+        self.class_names = self.metadata.class_names if labels else None
         self.labels: Int64[Tensor, " N"] = (
             self._read_labels() if labels else torch.full((len(self),), NO_LABEL)
         )
         self._shards: dict[int, Float16[np.ndarray, "n K H W"]] = {}
 
     def _check_complete(self) -> None:
-        shards = range(self.facts.num_shards)
+        shards = range(self.metadata.num_shards)
         # Of the files, which are there: how many there should be is what the folder claims.
         there = (path.stem for path in shard_path(self.folder, 0).parent.glob("*.npy"))
         missing = len(shards) - sum(name.isdecimal() and int(name) in shards for name in there)
@@ -188,7 +188,7 @@ class LatentDataset(Dataset[tuple[Tensor, int]]):
                 "are missing; run the same genlab data encode again, it goes on where it stopped"
             )
         for shard in {0, len(shards) - 1}:  # before memory is taken for so many labels
-            open_shard(self.folder, self.facts, shard)
+            open_shard(self.folder, self.metadata, shard)
 
     def _read_labels(self) -> Int64[Tensor, " N"]:
         path = self.folder / LABELS
@@ -199,41 +199,43 @@ class LatentDataset(Dataset[tuple[Tensor, int]]):
                 f"{path} is damaged ({reason(error)}); encode the data again"
             ) from error
         good = labels.shape == (len(self),) and labels.dtype.kind in "iu"
-        if not good or labels.min() < 0 or labels.max() >= self.facts.num_classes:
-            raise DataError(f"{path} does not fit {FACTS}; encode the data again")
+        if not good or labels.min() < 0 or labels.max() >= self.metadata.num_classes:
+            raise DataError(f"{path} does not fit {METADATA}; encode the data again")
         return torch.from_numpy(labels.astype(np.int64))
 
     def __len__(self) -> int:
-        return self.facts.num_images
+        return self.metadata.num_images
 
     @property
     def num_bytes(self) -> int:
         """What all latents take in memory."""
-        channels, height, width = self.facts.shard_shape(0)[1:]
+        channels, height, width = self.metadata.shard_shape(0)[1:]
         return 2 * len(self) * channels * height * width
 
     def __getitem__(self, index: int) -> tuple[Float16[Tensor, "K H W"], int]:
         """One image's means (and standard deviations), and its label."""
         if not 0 <= index < len(self):
             raise IndexError(f"image {index} of {len(self)}")
-        shard, row = divmod(index, self.facts.shard_size)
+        shard, row = divmod(index, self.metadata.shard_size)
         return torch.from_numpy(self._shard(shard)[row].copy()), int(self.labels[index])
 
     def _shard(self, shard: int) -> Float16[np.ndarray, "n K H W"]:
         if shard not in self._shards:
-            self._shards[shard] = open_shard(self.folder, self.facts, shard)
+            self._shards[shard] = open_shard(self.folder, self.metadata, shard)
         return self._shards[shard]
 
     def load_all(self) -> tuple[Float16[Tensor, "N K H W"], Int64[Tensor, " N"]]:
         """All latents in one tensor, and the labels."""
-        parts = [np.asarray(self._shard(i)) for i in range(self.facts.num_shards)]
+        parts = [np.asarray(self._shard(i)) for i in range(self.metadata.num_shards)]
         return torch.from_numpy(np.concatenate(parts)), self.labels
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_shards": {}}
 
 
-def open_shard(folder: Path, facts: LatentFacts, shard: int) -> Float16[np.ndarray, "n K H W"]:
+def open_shard(
+    folder: Path, metadata: LatentMetadata, shard: int
+) -> Float16[np.ndarray, "n K H W"]:
     """Map a shard into memory.
 
     Raises:
@@ -246,10 +248,10 @@ def open_shard(folder: Path, facts: LatentFacts, shard: int) -> Float16[np.ndarr
         raise DataError(
             f"{path} is damaged ({reason(error)}); remove it and run genlab data encode again"
         ) from error
-    if array.shape != facts.shard_shape(shard) or array.dtype != np.float16:
+    if array.shape != metadata.shard_shape(shard) or array.dtype != np.float16:
         raise DataError(
             f"{path} holds {array.dtype} {array.shape}, expected float16 "
-            f"{facts.shard_shape(shard)}; remove it and run genlab data encode again"
+            f"{metadata.shard_shape(shard)}; remove it and run genlab data encode again"
         )
     return array
 

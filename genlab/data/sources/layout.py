@@ -1,4 +1,4 @@
-"""What a pile of file names means: which files are images, of which classes, and what is odd.
+"""Find out from a list of file names which are images, of which classes, and what is odd.
 
 Labels come from ``dataset.json`` where there is one (NVlabs/edm: ``{"labels": [["a/b.png", 0],
 ...]}``), else from the first folder of each image, in the order of the sorted names.
@@ -117,12 +117,12 @@ def _first(name: str) -> str:
 def _split_prefix(names: list[str], split: str) -> str | None:
     """The split's folder with its slash; '' where there are no splits, None if it is missing."""
     folders = {_first(n) for n in names if "/" in n}
-    known = [name for group in SPLITS.values() for name in group]
-    if not folders or not all(folder.lower() in known for folder in folders):
+    split_names = [name for group in SPLITS.values() for name in group]
+    if not folders or not all(folder.lower() in split_names for folder in folders):
         return "" if split == "train" else None
-    for wanted in SPLITS.get(split, (split,)):
+    for alias in SPLITS.get(split, (split,)):
         for folder in sorted(folders):
-            if folder.lower() == wanted:
+            if folder.lower() == alias:
                 return f"{folder}/"
     return None
 
@@ -137,10 +137,10 @@ def _no_split(names: list[str], split: str) -> Finding:
 
 
 def _strangers(names: list[str]) -> Iterable[Finding]:
-    """Files that are neither images nor the papers that usually lie beside them."""
-    known = EXTENSIONS | _PAPERS
+    """Files that are neither images nor usual companions such as a README."""
+    suffixes = EXTENSIONS | _PAPERS
     strange = [
-        n for n in names if not n.endswith("/") and PurePosixPath(n).suffix.lower() not in known
+        n for n in names if not n.endswith("/") and PurePosixPath(n).suffix.lower() not in suffixes
     ]
     if strange:
         yield Finding.warning(

@@ -1,4 +1,4 @@
-"""What labels and the names of classes may be, whatever kind of file they stand in."""
+"""Limits on labels and class names, whatever kind of file they stand in."""
 
 import unicodedata
 from collections.abc import Sequence
@@ -51,8 +51,8 @@ def check_class_names(names: Sequence[str], where: str, cure: str) -> None:
         raise DataError(f"{where} {len(names):,} classes, more than {MAX_CLASSES:,}; {cure}")
     for name in names:
         if len(name) > MAX_NAME or any(unicodedata.category(letter) in _NO_TEXT for letter in name):
-            what = "longer than a name" if len(name) > MAX_NAME else "no text"
-            raise DataError(f"{where} the class name '{printable(name)}', which is {what}; {cure}")
+            kind = "longer than a name" if len(name) > MAX_NAME else "no text"
+            raise DataError(f"{where} the class name '{printable(name)}', which is {kind}; {cure}")
 
 
 _NO_TEXT = {"Cc", "Cs", "Zl", "Zp"}

@@ -1,4 +1,4 @@
-"""Arrays in an npz file, without trust: what a header claims is held against the file's size."""
+"""Arrays in an npz file, read safely: headers are checked against the file's size."""
 
 import io
 import math
@@ -29,7 +29,7 @@ _HEADERS = {
 
 @dataclass(frozen=True)
 class Header:
-    """What a file says of one of its arrays.
+    """The header of one array of a file.
 
     Attributes:
         shape: of the array.

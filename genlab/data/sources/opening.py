@@ -13,7 +13,7 @@ from genlab.files import check_regular
 
 
 def open_source(path: str | Path, split: str = "train") -> ImageSource:
-    """Open images at rest, whatever they are.
+    """Open images on disk, whatever their format.
 
     Args:
         path: a folder of images (one folder for each class, or any layout with a dataset.json), a

@@ -144,9 +144,9 @@ def _sheet(
     page_width = margin + columns * (width + _GAP)
     titles = _wrap(pen.spell(title), page_width - 2 * _GAP, font)
     heads = [_wrap(pen.spell(name), width, font) for name in above]
-    feet = [_wrap(pen.spell(name), width, font) for name in below]
+    footers = [_wrap(pen.spell(name), width, font) for name in below]
     head = _LINE * max(map(len, heads), default=0)
-    foot = _LINE * max(map(len, feet), default=0)
+    foot = _LINE * max(map(len, footers), default=0)
     top = (_LINE * len(titles) + 2 * _GAP if titles else _GAP) + head
     pitch = (width + _GAP, height + _GAP + foot)
     page = Image.new("RGB", (page_width, top + -(-len(tiles) // columns) * pitch[1]), _BACKGROUND)
@@ -161,8 +161,8 @@ def _sheet(
     for i, tile in enumerate(tiles):
         x, y = margin + i % columns * pitch[0], top + i // columns * pitch[1]
         page.paste(tile, (x, y))
-        if feet:
-            _centre(draw, feet[i], x + width // 2, y + height, font)
+        if footers:
+            _centre(draw, footers[i], x + width // 2, y + height, font)
     return page
 
 

@@ -1,6 +1,6 @@
-"""What a sample is: an image, or a latent, of which an autoencoder would make one.
+"""The kinds of samples: images, and latents that an autoencoder can decode.
 
-The two kinds never share a name or a layout, so that nobody reads latents as pixels: images are
+The two kinds never share a name or a layout, so that latents are never read as pixels: images are
 8-bit PNGs and ``arr_0``, latents are float32 arrays under their own names.
 """
 
@@ -100,8 +100,8 @@ class SampleKind(ABC):
         """
 
     @abstractmethod
-    def facts(self) -> dict[str, Any]:
-        """What a manifest says of the numbers in the files."""
+    def metadata(self) -> dict[str, Any]:
+        """The encoding of the numbers in the files, for a manifest."""
 
     def title(self, text: str) -> str:
         """What stands above a picture of samples."""
@@ -161,7 +161,7 @@ class _Images(SampleKind):
         writers.write_npz(path, samples, (len(seeds), height, width, channels), labels)
 
     @override
-    def facts(self) -> dict[str, Any]:
+    def metadata(self) -> dict[str, Any]:
         return {"pixel_rule": PIXEL_RULE}
 
 
@@ -189,8 +189,8 @@ class _Latents(SampleKind):
         tiles = filled.reshape(count, rows, columns, height, width).transpose(2, 3)
         return to_uint8(tiles.reshape(count, 1, rows * height, columns * width) / SPAN)
 
+    @override
     def picture(self, sample: Stored) -> Pixels:
-        """See `shown`."""
         return self.shown(torch.tensor(sample)[None])[0].permute(1, 2, 0).numpy()
 
     @override
@@ -219,7 +219,7 @@ class _Latents(SampleKind):
         writers.write_arrays(path, rows, beside)
 
     @override
-    def facts(self) -> dict[str, Any]:
+    def metadata(self) -> dict[str, Any]:
         return {"numbers": "float32, as the network gives them", "picture_rule": self._rule}
 
     _rule = f"channels row by row, grey from -{SPAN:g} (black) to {SPAN:g} (white)"

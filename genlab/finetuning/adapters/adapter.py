@@ -1,7 +1,7 @@
-"""An adapter as it lies in its folder, and what it makes of a base.
+"""An adapter as it is read from its folder, and its application to a base.
 
 Nothing in a folder is executed or believed: what it says is typed and bounded, and the shapes of
-its tensors are held against the base on the meta device before anything of that size is allocated.
+its tensors are checked against the base on the meta device before memory is taken.
 """
 
 from collections.abc import Mapping
@@ -16,8 +16,8 @@ from torch import Tensor
 from genlab.errors import CheckpointError, ConfigError, GenLabError, printable
 from genlab.files import text_sha256
 from genlab.finetuning.adapters import peft_files
-from genlab.finetuning.adapters.facts import CURE, AdapterFacts, read_files
-from genlab.finetuning.adapters.folders import CARD, CONFIG, FACTS, TENSORS, is_adapter
+from genlab.finetuning.adapters.facts import CURE, AdapterMetadata, read_files
+from genlab.finetuning.adapters.folders import CARD, CONFIG, METADATA, TENSORS, is_adapter
 from genlab.finetuning.class_tables.classes import with_classes
 from genlab.finetuning.class_tables.rebuilding import own_tensors, rebuild
 from genlab.finetuning.class_tables.resolution import with_resolution
@@ -33,21 +33,21 @@ MOST_LARGER = 16
 
 @dataclass(frozen=True, kw_only=True)
 class Adapter:
-    """An adapter, read.
+    """An adapter, as read from its folder.
 
     Attributes:
         name: of its folder.
         folder: that it was read from.
-        facts: what it says of itself.
+        metadata: as its folder holds them.
         method: that made it.
         tensors: its numbers, as they are stored.
-        theirs: peft's configuration, where there is one beside GenLab's facts.
+        theirs: peft's configuration, where there is one beside GenLab's metadata.
         card: text of its model card.
     """
 
     name: str
     folder: Path
-    facts: AdapterFacts
+    metadata: AdapterMetadata
     method: Method
     tensors: Mapping[str, Tensor]
     theirs: Mapping[str, Any] | None = None
@@ -60,14 +60,14 @@ class Adapter:
 
     def sha256(self) -> str:
         """SHA-256 over its numbers and all that decides how they act."""
-        return text_sha256([self.facts.identity(), weights_sha256(self.tensors.items())])
+        return text_sha256([self.metadata.identity(), weights_sha256(self.tensors.items())])
 
     def adaptation(self) -> Adaptation:
         """The mark of a network that has it."""
         return Adaptation(
             name=self.name,
-            base=self.facts.base or "",
-            method=dict(self.facts.method),
+            base=self.metadata.base or "",
+            method=dict(self.metadata.method),
             sha256=self.sha256(),
             plain=isinstance(self.method, Selection),
         )
@@ -89,20 +89,20 @@ def read_adapter(folder: Path | str) -> Adapter:
             f"{folder} holds no adapter (no {CONFIG}); give the folder that genlab finetune or "
             "peft wrote"
         )
-    facts, theirs = read_files(folder)
-    if facts is None:
-        assert theirs is not None  # else there would be facts
+    metadata, theirs = read_files(folder)
+    if metadata is None:
+        assert theirs is not None  # else there would be metadata
         method: Method = peft_files.method_of(theirs, folder / CONFIG)
         base = theirs.get("base_model_name_or_path")
         name = printable(base, 4096) if isinstance(base, str) and base else None
-        facts, theirs = AdapterFacts(base=name, method=METHODS.entry_of(method)), None
+        metadata, theirs = AdapterMetadata(base=name, method=METHODS.entry_of(method)), None
     else:
-        method = _method_of(facts, folder)
+        method = _method_of(metadata, folder)
     card = folder / CARD
     return Adapter(
         name=folder.resolve().name,
         folder=folder,
-        facts=facts,
+        metadata=metadata,
         method=method,
         tensors=_read_tensors(folder / TENSORS),
         theirs=theirs,
@@ -110,13 +110,13 @@ def read_adapter(folder: Path | str) -> Adapter:
     )
 
 
-def _method_of(facts: AdapterFacts, folder: Path) -> Method:
-    config = facts.method.get("config")
-    for options in (facts.method, config):
+def _method_of(metadata: AdapterMetadata, folder: Path) -> Method:
+    config = metadata.method.get("config")
+    for options in (metadata.method, config):
         if isinstance(options, Mapping):
-            peft_files.check_options(options, folder / FACTS)
+            peft_files.check_options(options, folder / METADATA)
     try:
-        method: Method = METHODS.build_named(dict(facts.method))
+        method: Method = METHODS.build_named(dict(metadata.method))
     except GenLabError as error:
         raise CheckpointError(f"the adapter in {folder}: {printable(str(error), 600)}") from error
     return method
@@ -161,10 +161,10 @@ def apply(adapter: Adapter, base: Generator, name: str | None = None) -> Generat
         ConfigError: the base has an adapter itself.
         CheckpointError: the adapter belongs to another base, or does not fit together.
     """
-    name = name or adapter.facts.base or "the base"
+    name = name or adapter.metadata.base or "the base"
     _check_base(adapter, base, name)
     try:
-        start = start_of(adapter.facts, base)
+        start = start_of(adapter.metadata, base)
         _check_tensors(adapter, start)
         network: Any = rebuild(start.network)  # type: ignore[type-var]  # has a layout, or is refused
         own_tensors(network, adapter.method.prepare(network))
@@ -172,9 +172,9 @@ def apply(adapter: Adapter, base: Generator, name: str | None = None) -> Generat
         product = product_of(
             start,
             network.eval(),
-            class_names=adapter.facts.class_names,
-            has_null_class=adapter.facts.has_null_class,
-            sampler=adapter.facts.sampler,
+            class_names=adapter.metadata.class_names,
+            has_null_class=adapter.metadata.has_null_class,
+            sampler=adapter.metadata.sampler,
             card=adapter.card,
         )
     except GenLabError as error:
@@ -186,14 +186,14 @@ def apply(adapter: Adapter, base: Generator, name: str | None = None) -> Generat
     return product
 
 
-def start_of(facts: AdapterFacts, base: Generator) -> Generator:
+def start_of(metadata: AdapterMetadata, base: Generator) -> Generator:
     """The base at the resolution and with the classes that an adapter was trained for.
 
     Raises:
         ConfigError: the base cannot be brought there.
         LabelError: the classes are not those of such a base.
     """
-    size = facts.resolution
+    size = metadata.resolution
     if size is not None and size != base.image_shape[1]:
         if size > MOST_LARGER * base.image_shape[1]:
             raise ConfigError(
@@ -201,17 +201,17 @@ def start_of(facts: AdapterFacts, base: Generator) -> Generator:
                 f"{base.image_shape[1]}x{base.image_shape[1]}"
             )
         base = with_resolution(base, size)
-    if not facts.changes_classes(base.num_classes):
+    if not metadata.changes_classes(base.num_classes):
         return base
-    count = len(facts.classes)
-    if facts.num_classes != count:
+    count = len(metadata.classes)
+    if metadata.num_classes != count:
         raise ConfigError(
-            f"it has {facts.num_classes} classes and does not say where they begin; the base has "
-            f"{base.num_classes}"
+            f"it has {metadata.num_classes} classes and does not say where they begin; the base "
+            f"has {base.num_classes}"
         )
-    names = [origin.name for origin in facts.classes]
-    wanted = count if facts.class_names is None else names
-    return with_classes(base, wanted, initial=facts.classes)
+    names = [origin.name for origin in metadata.classes]
+    classes = count if metadata.class_names is None else names
+    return with_classes(base, classes, initial=metadata.classes)
 
 
 def _check_base(adapter: Adapter, base: Generator, name: str) -> None:
@@ -221,35 +221,36 @@ def _check_base(adapter: Adapter, base: Generator, name: str) -> None:
             f"{name} has the adapter {other.name!r} already; give the plain base, or merge that "
             "one first ('genlab adapter merge FOLDER -o merged/')"
         )
-    wanted = adapter.facts.base_sha256
-    if wanted is None or base.dtype != torch.float32:  # the hash is of float32 numbers
+    expected = adapter.metadata.base_sha256
+    if expected is None or base.dtype != torch.float32:  # the hash is of float32 numbers
         return
     own = base.weights_sha256()
-    if own != wanted:
+    if own != expected:
         raise CheckpointError(
-            f"the adapter in {adapter.folder} was trained on {adapter.facts.base}, whose weights "
-            f"have the SHA-256 {wanted[:12]}, and those of {name} have {own[:12]}; give that base"
+            f"the adapter in {adapter.folder} was trained on {adapter.metadata.base}, whose "
+            f"weights have the SHA-256 {expected[:12]}, and those of {name} have {own[:12]}; give "
+            "that base"
         )
 
 
 def _check_tensors(adapter: Adapter, start: Generator) -> None:
-    """Hold names, shapes and kinds of tensors against a network that takes no memory."""
+    """Check names, shapes and types of tensors against a network on the meta device."""
     for key, tensor in adapter.tensors.items():
         if tensor.is_complex() or tensor.dtype == torch.bool:
             raise ConfigError(f"its {key} is of the type {tensor.dtype}, which no network has")
-    facts = adapter.facts
+    metadata = adapter.metadata
     with torch.device("meta"):
         network: Any = type(start.network)(**own_config(start.network))
         method = peft_files.without_start(adapter.method)
         try:
             method.prepare(network)
         except ConfigError:  # some of peft's kinds compute with numbers while they begin
-            peft_files.check_bounded(facts.method)
+            peft_files.check_bounded(metadata.method)
             return
     own = method.saved(network)
     check_same(own, adapter.tensors)
     for key, tensor in own.items():
-        given = adapter.tensors[key]
-        if tensor.is_floating_point() != given.is_floating_point():
-            raise ConfigError(f"its {key} is of the type {given.dtype}, the model's {tensor.dtype}")
+        saved = adapter.tensors[key]
+        if tensor.is_floating_point() != saved.is_floating_point():
+            raise ConfigError(f"its {key} is of the type {saved.dtype}, the model's {tensor.dtype}")
     peft_files.check_agrees(method, network, adapter.theirs)

@@ -1,4 +1,4 @@
-"""An adapter in words and numbers: what it is, whether its base is here, what it changes."""
+"""The description of an adapter: what it is, whether its base is here, what it changes."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -44,7 +44,7 @@ def base_state(adapter: Adapter, base: Generator | str | None = None) -> BaseSta
         load_adapter(adapter, model)
     except GenLabError as error:
         return BaseState(state="differs", detail=str(error))
-    return BaseState(state="fits" if adapter.facts.base_sha256 is None else "matches")
+    return BaseState(state="fits" if adapter.metadata.base_sha256 is None else "matches")
 
 
 def describe_adapter(adapter: Adapter, base: BaseState | None = None) -> dict[str, Any]:
@@ -54,70 +54,71 @@ def describe_adapter(adapter: Adapter, base: BaseState | None = None) -> dict[st
         adapter: read.
         base: what `base_state` found; None leaves it out.
     """
-    facts = adapter.facts
-    names = facts.class_names
+    metadata = adapter.metadata
+    names = metadata.class_names
     path = adapter.folder / TENSORS
     return {
         "name": printable(adapter.name),
         "folder": str(adapter.folder),
-        "method": dict(facts.method),
-        "base": facts.base,
-        "base_sha256": facts.base_sha256,
+        "method": dict(metadata.method),
+        "base": metadata.base,
+        "base_sha256": metadata.base_sha256,
         **({} if base is None else {"base_state": base.state, "base_detail": base.detail}),
         "trained_numbers": adapter.trained,
         "bytes": path.stat().st_size,
         "dtypes": sorted({str(t.dtype).removeprefix("torch.") for t in adapter.tensors.values()}),
-        "num_classes": facts.num_classes,
+        "num_classes": metadata.num_classes,
         "class_names": None if names is None else list(names),
-        "classes": [origin.describe() for origin in facts.classes],
-        "classes_begin": describe_origins(facts.classes) if facts.classes else None,
-        "resolution": facts.resolution,
-        "sampler": dict(facts.sampler),
-        "forget": facts.forget,
-        "trained_on_images": facts.trained_on_images,
+        "classes": [origin.describe() for origin in metadata.classes],
+        "classes_begin": describe_origins(metadata.classes) if metadata.classes else None,
+        "resolution": metadata.resolution,
+        "sampler": dict(metadata.sampler),
+        "forget": metadata.forget,
+        "trained_on_images": metadata.trained_on_images,
         "sha256": adapter.sha256(),
     }
 
 
-def describe_lines(facts: dict[str, Any]) -> dict[str, str]:
+def describe_lines(metadata: dict[str, Any]) -> dict[str, str]:
     """The same for a terminal: row -> text; what is not known has no row."""
-    method = facts["method"]
+    method = metadata["method"]
     options = [f"{key}={printable(str(v), 80)}" for key, v in method.items() if key != "name"]
     rows = {
-        "adapter": facts["name"],
+        "adapter": metadata["name"],
         "method": " ".join([str(method["name"]), *options]),
-        "base": _base(facts),
-        "trained": f"{facts['trained_numbers']:,} numbers, {facts['bytes']:,} bytes "
-        f"({', '.join(facts['dtypes'])})",
-        "classes": _classes(facts),
-        "resolution": facts["resolution"] and f"{facts['resolution']}x{facts['resolution']}",
-        "sampler": facts["sampler"] and printable(str(facts["sampler"]), 200),
-        "forgotten": facts["forget"] and printable(str(facts["forget"].get("classes")), 200),
-        "trained on": facts["trained_on_images"] and f"{facts['trained_on_images']:,} images",
-        "sha256": facts["sha256"],
+        "base": _base(metadata),
+        "trained": f"{metadata['trained_numbers']:,} numbers, {metadata['bytes']:,} bytes "
+        f"({', '.join(metadata['dtypes'])})",
+        "classes": _classes(metadata),
+        "resolution": metadata["resolution"]
+        and f"{metadata['resolution']}x{metadata['resolution']}",
+        "sampler": metadata["sampler"] and printable(str(metadata["sampler"]), 200),
+        "forgotten": metadata["forget"] and printable(str(metadata["forget"].get("classes")), 200),
+        "trained on": metadata["trained_on_images"] and f"{metadata['trained_on_images']:,} images",
+        "sha256": metadata["sha256"],
     }
     return {row: str(text) for row, text in rows.items() if text}
 
 
-def _base(facts: dict[str, Any]) -> str:
-    name = facts["base"] or "not named"
-    digest = f" (SHA-256 {facts['base_sha256'][:12]})" if facts["base_sha256"] else ""
+def _base(metadata: dict[str, Any]) -> str:
+    name = metadata["base"] or "not named"
+    digest = f" (SHA-256 {metadata['base_sha256'][:12]})" if metadata["base_sha256"] else ""
     words = {
         "matches": ": it is here, with these weights",
         "fits": ": it is here; which weights it must have is not recorded",
-        "differs": f": what is here does not fit: {facts.get('base_detail')}",
-        "missing": f": {facts.get('base_detail')}",
+        "differs": f": what is here does not fit: {metadata.get('base_detail')}",
+        "missing": f": {metadata.get('base_detail')}",
     }
-    return f"{name}{digest}{words.get(facts.get('base_state', ''), '')}"
+    return f"{name}{digest}{words.get(metadata.get('base_state', ''), '')}"
 
 
-def _classes(facts: dict[str, Any]) -> str:
-    names, count = facts["class_names"], facts["num_classes"]
+def _classes(metadata: dict[str, Any]) -> str:
+    names, count = metadata["class_names"], metadata["num_classes"]
     if count is None:
         return "as of the base"
     if count == 0:
         return "none (unconditional)"
-    if facts["classes_begin"]:
-        return f"{count}, {facts['classes_begin']}"
+    if metadata["classes_begin"]:
+        return f"{count}, {metadata['classes_begin']}"
     more = f" ... ({count})" if count > MAX_NAMED else ""
     return f"{count}, the base's" + (f": {', '.join(names[:MAX_NAMED])}{more}" if names else "")

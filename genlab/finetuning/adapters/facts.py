@@ -1,4 +1,4 @@
-"""What an adapter says of itself beside its numbers; read from files that anybody may have made."""
+"""The metadata of an adapter, validated, since anybody may have written the file."""
 
 import json
 import re
@@ -10,7 +10,7 @@ from typing import Any
 
 from genlab.errors import MOST_TEXT, CheckpointError, ConfigError, GenLabError, nearest, printable
 from genlab.files import read_json_object, write_text
-from genlab.finetuning.adapters.folders import CONFIG, FACTS
+from genlab.finetuning.adapters.folders import CONFIG, METADATA
 from genlab.finetuning.class_tables.origins import ClassOrigin
 
 MAX_CLASSES = 1_000_000
@@ -30,19 +30,19 @@ _KINDS: Mapping[str, tuple[type | UnionType, str]] = {
     "images": (dict, "an object"),
     "trained_on_images": (int | None, "a whole number"),
 }
-"""Fact in the file -> what it must be, in types and in words."""
+"""Key of the file -> what it must be, in types and in words."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class AdapterFacts:
-    """What has to be known to put an adapter onto its base.
+class AdapterMetadata:
+    """The metadata that applying an adapter to its base needs.
 
     Attributes:
         base: name or path of the base, as the run was given it.
         base_sha256: of its weights; None where peft wrote the adapter.
         method: ``name`` and options of the method.
         num_classes: of the adapted model; None is the base's.
-        class_names: of the adapted model, or None where nobody named them.
+        class_names: of the adapted model, or None where there are no names.
         classes: where its classes begin in the base's table; empty where they are the base's.
         resolution: that the base is brought to, in pixels; None keeps its own.
         has_null_class: whether guidance by the null class is possible; None is as of the base.
@@ -77,7 +77,7 @@ class AdapterFacts:
         return {k: v for k, v in values.items() if k not in optional or v is not None}
 
     def identity(self) -> dict[str, Any]:
-        """What decides how the adapter acts, beside its numbers."""
+        """What the adapter's effect depends on beside its tensors."""
         beside = ("base", "images", "trained_on_images", "sampler", "class_names")
         return {key: value for key, value in self.to_json().items() if key not in beside}
 
@@ -86,28 +86,30 @@ class AdapterFacts:
         return bool(self.classes) or self.num_classes not in (None, base_classes)
 
 
-def write_facts(folder: Path, facts: AdapterFacts, theirs: Mapping[str, Any] | None) -> None:
-    """Write the facts beside the numbers, each file whole or not at all.
+def write_metadata(
+    folder: Path, metadata: AdapterMetadata, theirs: Mapping[str, Any] | None
+) -> None:
+    """Write the metadata beside the tensors, each file whole or not at all.
 
     Args:
         folder: of the adapter.
-        facts: of it.
+        metadata: of it.
         theirs: what another library has in ``adapter_config.json``; None gives that file to GenLab.
     """
     if theirs is not None:
-        _write_json(folder / FACTS, facts.to_json())
-    _write_json(folder / CONFIG, facts.to_json() if theirs is None else theirs)
+        _write_json(folder / METADATA, metadata.to_json())
+    _write_json(folder / CONFIG, metadata.to_json() if theirs is None else theirs)
 
 
 def _write_json(path: Path, values: Mapping[str, Any]) -> None:
     write_text(path, json.dumps(dict(values), indent=2) + "\n")
 
 
-def read_files(folder: Path) -> tuple[AdapterFacts | None, dict[str, Any] | None]:
-    """What the files of an adapter say.
+def read_files(folder: Path) -> tuple[AdapterMetadata | None, dict[str, Any] | None]:
+    """Read the files of an adapter.
 
     Returns:
-        The facts, or None where GenLab wrote none; and peft's configuration, or None where the
+        The metadata, or None where GenLab wrote none; and peft's configuration, or None where the
         adapter is none of peft's.
 
     Raises:
@@ -115,13 +117,13 @@ def read_files(folder: Path) -> tuple[AdapterFacts | None, dict[str, Any] | None
     """
     config = read_json_object(folder / CONFIG, CURE)
     if "peft_type" not in config:
-        return facts_of(config, folder / CONFIG), None
-    path = folder / FACTS
-    return (facts_of(read_json_object(path, CURE), path) if path.is_file() else None), config
+        return metadata_of(config, folder / CONFIG), None
+    path = folder / METADATA
+    return (metadata_of(read_json_object(path, CURE), path) if path.is_file() else None), config
 
 
-def facts_of(values: Mapping[str, Any], path: Path) -> AdapterFacts:
-    """Check and take over what a file says.
+def metadata_of(values: Mapping[str, Any], path: Path) -> AdapterMetadata:
+    """Validate the metadata in a file.
 
     A key that this version does not know is refused, since it may change what the adapter does.
 
@@ -139,17 +141,17 @@ def facts_of(values: Mapping[str, Any], path: Path) -> AdapterFacts:
                 f"({nearest(printable(key, 50), _KINDS)}); update GenLab, or check that this is an "
                 "adapter of GenLab or peft"
             )
-    for key, (kind, wanted) in _KINDS.items():
+    for key, (kind, phrase) in _KINDS.items():
         if key not in values and key in ("base", "method", "num_classes"):
             raise CheckpointError(f"{path} lacks {key}; {CURE}")
         value = values.get(key)
         number = isinstance(value, bool) and key != "has_null_class"  # True is an int, too
         if key in values and (not isinstance(value, kind) or number):
-            raise CheckpointError(f"{key} in {path} must be {wanted}, got {_shown(value)}; {CURE}")
+            raise CheckpointError(f"{key} in {path} must be {phrase}, got {_shown(value)}; {CURE}")
     _check_numbers(values, path)
     names = values.get("class_names")
     try:
-        return AdapterFacts(
+        return AdapterMetadata(
             base=None if values["base"] is None else printable(values["base"], 4096),
             base_sha256=values.get("base_sha256"),
             method=dict(values["method"]),
@@ -172,9 +174,9 @@ def facts_of(values: Mapping[str, Any], path: Path) -> AdapterFacts:
 def _check_numbers(values: Mapping[str, Any], path: Path) -> None:
     sha256 = values.get("base_sha256")
     if sha256 is not None and not re.fullmatch(r"[0-9a-f]{64}", sha256):
-        wanted = _KINDS["base_sha256"][1]
+        expected = _KINDS["base_sha256"][1]
         raise CheckpointError(
-            f"base_sha256 in {path} must be {wanted}, got {_shown(sha256)}; {CURE}"
+            f"base_sha256 in {path} must be {expected}, got {_shown(sha256)}; {CURE}"
         )
     bounds = {"num_classes": (0, MAX_CLASSES), "resolution": (1, 1 << 16)}
     for key, (low, high) in bounds.items():
@@ -205,19 +207,19 @@ def _origins(classes: list[Any], values: Mapping[str, Any], path: Path) -> list[
 
 
 def _origin(values: Any, number: int, path: Path) -> ClassOrigin:
-    known: Mapping[str, type | UnionType] = {
+    kinds: Mapping[str, type | UnionType] = {
         "name": str, "rule": str, "old": list, "old_names": list, "seed": int | None
     }  # fmt: skip
     fits = (
         isinstance(values, dict)
-        and {"name", "rule"} <= values.keys() <= known.keys()
-        and all(isinstance(value, known[key]) for key, value in values.items())
+        and {"name", "rule"} <= values.keys() <= kinds.keys()
+        and all(isinstance(value, kinds[key]) for key, value in values.items())
         and all(type(old) is int for old in values.get("old", []))
         and all(isinstance(name, str) for name in values.get("old_names", []))
     )
     if not fits:
         raise CheckpointError(
-            f"classes[{number}] in {path} must be an object with {', '.join(known)}, got "
+            f"classes[{number}] in {path} must be an object with {', '.join(kinds)}, got "
             f"{_shown(values)}; {CURE}"
         )
     seed = values.get("seed")

@@ -1,4 +1,4 @@
-"""Folders of adapters: their files, which of them lie where, and those kept on this machine.
+"""Folders of adapters: their files, how to find them, and those kept on this machine.
 
 Nothing heavy is imported, so that names can be listed and completed at once.
 """
@@ -19,7 +19,7 @@ from genlab.saving.index import INDEX
 
 CONFIG = "adapter_config.json"
 TENSORS = "adapter_model.safetensors"
-FACTS = "genlab.json"
+METADATA = "genlab.json"
 """What GenLab knows of an adapter, where `CONFIG` is a file of peft."""
 CARD = "README.md"
 BASE = "base.json"
@@ -82,8 +82,8 @@ def kept_adapters() -> dict[str, Path]:
     root = kept_folder()
     if not root.is_dir():
         return {}
-    found = {path.name: path for path in root.iterdir() if _NAME.fullmatch(path.name)}
-    return {name: found[name] for name in sorted(found) if is_adapter(found[name])}
+    folders = {path.name: path for path in root.iterdir() if _NAME.fullmatch(path.name)}
+    return {name: folders[name] for name in sorted(folders) if is_adapter(folders[name])}
 
 
 def adapters_under(folder: Path) -> list[Path]:
@@ -149,7 +149,7 @@ def keep(folder: Path, name: str, *, replace: bool = False) -> Path:
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{name}.") as temporary:
             new = Path(temporary) / "new"
             new.mkdir()
-            for file in (TENSORS, FACTS, CARD, CONFIG):
+            for file in (TENSORS, METADATA, CARD, CONFIG):
                 if (folder / file).is_file():
                     shutil.copyfile(folder / file, new / file)
             _settle_base(new)
@@ -163,11 +163,11 @@ def keep(folder: Path, name: str, *, replace: bool = False) -> Path:
 
 def _settle_base(folder: Path) -> None:
     """Write the path of a base in whole: the adapter will be used from other folders."""
-    path = folder / (FACTS if (folder / FACTS).is_file() else CONFIG)
-    facts = read_json_object(path)
-    base = facts.get("base")
+    path = folder / (METADATA if (folder / METADATA).is_file() else CONFIG)
+    values = read_json_object(path)
+    base = values.get("base")
     if isinstance(base, str) and base not in [*bundled_names(), *entries()] and Path(base).exists():
-        path.write_text(json.dumps({**facts, "base": str(Path(base).resolve())}, indent=2) + "\n")
+        path.write_text(json.dumps({**values, "base": str(Path(base).resolve())}, indent=2) + "\n")
 
 
 def forget(name: str) -> None:

@@ -92,21 +92,21 @@ def load_base(adapter: "Adapter", name: str | None = None) -> "Generator":
         CheckpointError: the base is not here.
         ConfigError: the adapter names no base, or the base is an adapter itself.
     """
-    wanted = adapter.facts.base if name is None else name
+    base = adapter.metadata.base if name is None else name
     folder = adapter.folder
-    if wanted is None:
+    if base is None:
         raise ConfigError(
             f"the adapter in {folder} does not name its base; name it: 'genlab sample MODEL "
             f'--adapter {folder}\', or genlab.load("MODEL", adapter="{folder}")'
         )
     try:
-        check_no_adapter(wanted)
-        return loading.load(wanted)
+        check_no_adapter(base)
+        return loading.load(base)
     except (UnknownNameError, CheckpointError) as error:
         if name is not None:
             raise
         raise CheckpointError(
-            f"the adapter in {folder} belongs to the model {wanted}, which cannot be loaded here "
+            f"the adapter in {folder} belongs to the model {base}, which cannot be loaded here "
             f"({error}); name it by --adapter: 'genlab sample MODEL --adapter {folder}'"
         ) from error
 
@@ -118,9 +118,9 @@ def folder_of(adapter: Path | str) -> Path:
         UnknownNameError: neither is there.
         CheckpointError: it is a fine-tuning run that has stored none yet.
     """
-    found = find_adapter(str(adapter))
-    if found is not None:
-        return found
+    folder = find_adapter(str(adapter))
+    if folder is not None:
+        return folder
     path = Path(locate(str(adapter)))
     if path.exists() or path.parent != Path():
         return path

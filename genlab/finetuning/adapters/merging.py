@@ -26,8 +26,8 @@ def merged(generator: Generator, card: str | None = None) -> Generator:
     method: Method = METHODS.build_named(dict(adaptation.method))
     network = method.merge(copy.deepcopy(generator.network)).eval()
     mark(network, None)
-    facts = {**generator.facts(), **generator.parts()}
-    return type(generator).from_facts(network, facts, card or generator.card)
+    metadata = {**generator.metadata(), **generator.parts()}
+    return type(generator).from_metadata(network, metadata, card or generator.card)
 
 
 def merged_card(adapter: Adapter) -> str:
@@ -46,7 +46,7 @@ library_name: genlab
 
 | | |
 |---|---|
-| Base | {adapter.facts.base} |
+| Base | {adapter.metadata.base} |
 | Method | {describe_method(adapter.method)} |
 | Trained | {adapter.trained:,} numbers |
 

@@ -1,4 +1,4 @@
-"""An adapter at a glance, from its JSON alone.
+"""A summary of an adapter, from its JSON alone.
 
 Nothing heavy is imported: lists of adapters come at once.
 """
@@ -8,11 +8,11 @@ from typing import Any
 
 from genlab.errors import CheckpointError, printable
 from genlab.files import read_json_object
-from genlab.finetuning.adapters.folders import CONFIG, FACTS, TENSORS
+from genlab.finetuning.adapters.folders import CONFIG, METADATA, TENSORS
 
 
 def overview(folder: Path) -> dict[str, Any]:
-    """What a list says of an adapter; nothing of it is checked.
+    """The entry of an adapter in a list; not validated.
 
     Returns:
         ``name``, ``folder``, ``method``, ``base``, ``classes``, ``trained_on_images``, ``bytes``;
@@ -25,21 +25,21 @@ def overview(folder: Path) -> dict[str, Any]:
     }
     try:
         config = read_json_object(folder / CONFIG)
-        beside = "peft_type" in config and (folder / FACTS).is_file()
-        facts = read_json_object(folder / FACTS) if beside else config
+        beside = "peft_type" in config and (folder / METADATA).is_file()
+        metadata = read_json_object(folder / METADATA) if beside else config
         row["bytes"] = (folder / TENSORS).stat().st_size
     except CheckpointError as error:
         return row | {"fault": printable(str(error))}
     except OSError as error:
         return row | {"fault": f"{folder / TENSORS}: {error.strerror or error}"}
-    method, kind = facts.get("method"), config.get("peft_type")
+    method, kind = metadata.get("method"), config.get("peft_type")
     named = method.get("name") if isinstance(method, dict) else kind
-    base = facts.get("base", config.get("base_model_name_or_path"))
+    base = metadata.get("base", config.get("base_model_name_or_path"))
     return row | {
         "method": printable(named, 40) if isinstance(named, str) else None,
         "base": printable(base, 200) if isinstance(base, str) else None,
-        "classes": _count(facts.get("num_classes")),
-        "trained_on_images": _count(facts.get("trained_on_images")),
+        "classes": _count(metadata.get("num_classes")),
+        "trained_on_images": _count(metadata.get("trained_on_images")),
     }
 
 

@@ -1,4 +1,4 @@
-"""Configurations that peft wrote, or that somebody calls peft's: what of them is taken over."""
+"""Configurations that peft wrote, or claims to have written: validated before they are used."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -107,7 +107,7 @@ def check_expression(pattern: str, where: str) -> None:
 
 
 def without_start(method: Method) -> Method:
-    """The same method where numbers do not matter: it begins without looking at the base."""
+    """The same method for checks of shapes: its initialisation does not read the base."""
     if isinstance(method, PeftMethod) and START in method.config:
         return replace(method, config={**method.config, START: True})
     return method

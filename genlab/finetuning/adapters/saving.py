@@ -1,11 +1,11 @@
-"""An adapter's folder, as it is written and shared."""
+"""Write an adapter's folder."""
 
 from pathlib import Path
 
 from torch import nn
 
 from genlab.files import atomic_path
-from genlab.finetuning.adapters.facts import AdapterFacts, write_facts
+from genlab.finetuning.adapters.facts import AdapterMetadata, write_metadata
 from genlab.finetuning.adapters.folders import TENSORS
 from genlab.finetuning.methods.base import Method
 from genlab.training.loop.state import save_tensors, writing
@@ -19,20 +19,22 @@ USAGE = (
 """Of a model card, in Markdown."""
 
 
-def write_adapter(folder: Path, method: Method, network: nn.Module, facts: AdapterFacts) -> None:
+def write_adapter(
+    folder: Path, method: Method, network: nn.Module, metadata: AdapterMetadata
+) -> None:
     """Write an adapter, each file whole or not at all.
 
     Args:
         folder: gets ``adapter_config.json`` and ``adapter_model.safetensors``; where another
-            library says what the first holds, ``genlab.json`` holds the facts.
+            library says what the first holds, ``genlab.json`` holds the metadata.
         method: that has prepared the network.
         network: whose delta is stored.
-        facts: about base and training.
+        metadata: about base and training.
 
     Raises:
         OutputError: the folder is not writable or the disk is full.
     """
-    theirs = method.adapter_config(network, str(facts.base))
+    theirs = method.adapter_config(network, str(metadata.base))
     with writing(folder / TENSORS), atomic_path(folder / TENSORS) as temporary:
         save_tensors(temporary, method.saved(network))
-    write_facts(folder, facts, theirs)
+    write_metadata(folder, metadata, theirs)

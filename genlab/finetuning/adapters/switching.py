@@ -60,7 +60,7 @@ class AdapterSet:
         return made[1]
 
     def add(self, name: str, adapter: Path | str | Adapter) -> None:
-        """Read an adapter and hold it against the base; it is not yet in use.
+        """Read an adapter and check that it fits the base; it is not yet in use.
 
         Args:
             name: that `use` takes.

@@ -67,7 +67,7 @@ def with_classes(
 
     Args:
         model: the base: a generator of any family, or a discriminator. It is not changed.
-        names: of the new classes, or how many there are where nobody names them; 0 is none.
+        names: of the new classes, or their number where they have no names; 0 is none.
         initial: where each class begins, see `class_origins`; or what that function returned.
         seed: of "random".
 
@@ -75,7 +75,7 @@ def with_classes(
         The same kind of model, without a card.
 
     Raises:
-        LabelError: a name is empty, twice, unknown or left out, or there are no names to go by.
+        LabelError: a name is empty, twice, unknown or left out, or there are no names to match.
         ConfigError: the network has no class tables to change, is not plain, or cannot do without
             classes.
     """
@@ -85,19 +85,19 @@ def with_classes(
     else:
         labels = named or tuple(map(str, range(count)))
         origins = _check_origins(tuple(initial), labels, model.num_classes)
-    facts: dict[str, Any] = {**model.facts(), **model.parts()}
-    null = bool(facts.get("has_null_class"))
+    metadata: dict[str, Any] = {**model.metadata(), **model.parts()}
+    null = bool(metadata.get("has_null_class"))
     base: Any = model.network
     network = network_with_classes(base, origins, has_null_class=null)
-    facts["class_names"] = None if named is None else list(named)
-    if "has_null_class" in facts and model.num_classes == 0:
+    metadata["class_names"] = None if named is None else list(named)
+    if "has_null_class" in metadata and model.num_classes == 0:
         # A DiT may be configured without a row for it.
-        facts["has_null_class"] = count > 0 and getattr(network, "null_class", True)
-    if "sampler" in facts:
-        facts["sampler"] = _fitting(facts["sampler"], classes=count > 0)
-    if "calibration" in facts:
-        facts["calibration"] = None
-    return type(model).from_facts(network, facts, None)
+        metadata["has_null_class"] = count > 0 and getattr(network, "null_class", True)
+    if "sampler" in metadata:
+        metadata["sampler"] = _fitting(metadata["sampler"], classes=count > 0)
+    if "calibration" in metadata:
+        metadata["calibration"] = None
+    return type(model).from_metadata(network, metadata, None)
 
 
 def network_with_classes(
@@ -203,7 +203,7 @@ def _rows_of(network: nn.Module, table: ClassTable) -> Float[Tensor, "R D"]:
 
 
 def _draw(network: N, origins: Sequence[ClassOrigin], device: torch.device) -> N | None:
-    """The network as it would begin to train from scratch; None where nobody asks.
+    """The network as it would begin to train from scratch; None where it is not needed.
 
     How a table is drawn only its network knows, so all of it is drawn: on the CPU, where the same
     seed draws the same for every device, or nowhere where the base has no numbers either.
@@ -283,7 +283,7 @@ def _check_origins(
 
 
 def _fitting(sampler: Mapping[str, Any], *, classes: bool) -> dict[str, Any]:
-    """What of a base's default sampler applies to a model of other classes, or of none."""
+    """The settings of a base's default sampler that apply to a model of other classes or none."""
     of_old_classes = ("stitch", "rejection", "langevin")
     kept = {key: value for key, value in sampler.items() if key not in of_old_classes}
     if "guidance" in kept:

@@ -38,7 +38,7 @@ class ClassOrigin:
     """Where one class of a new table begins.
 
     Attributes:
-        name: of the class; its number where nobody named it.
+        name: of the class; its number where it has no name.
         rule: "mean": of all classes of the base. "nearest": the class of the base with the nearest
             name. "nothing near": no class of the base has a near name, so the mean. "chosen": by a
             mapping; the mean of several. "random": as the network draws its first table. "zero":
@@ -97,7 +97,7 @@ def class_origins(
 
     Args:
         model: the base.
-        names: of the new classes, or how many there are where nobody names them.
+        names: of the new classes, or their number where they have no names.
         initial: "mean" of all classes of the base; the "nearest" by name (see `nearest_class`),
             else the mean; "random", as the network draws its first table; or new class -> old class
             or classes (their mean), by name or number, for every new class. A base without classes
@@ -105,7 +105,7 @@ def class_origins(
         seed: of "random".
 
     Raises:
-        LabelError: a class is unknown, left out or named twice, or there are no names to go by.
+        LabelError: a class is unknown, left out or named twice, or there are no names to match.
         ConfigError: there is no such ``initial``, or it means nothing here.
     """
     count, named = read_names(names)
@@ -179,23 +179,23 @@ def nearest_class(name: str, class_names: Sequence[str]) -> int | None:
     >>> nearest_class("zebra", ["bag", "sandal"]) is None
     True
     """
-    wanted = _words(name)
+    words = _words(name)
     forms = [
         (index, form)
         for index, whole in enumerate(class_names)
         for form in dict.fromkeys(_words(part) for part in (whole, *re.split(r"[/,;]", whole)))
         if form
     ]
-    if not wanted:
+    if not words:
         return None
     for index, form in forms:
-        if "".join(form) == "".join(wanted):
+        if "".join(form) == "".join(words):
             return index
-    shared = {(index, form): _shared_end(wanted, form) for index, form in forms}
+    shared = {(index, form): _shared_end(words, form) for index, form in forms}
     best = max(shared.values(), default=0)
     if best >= SHARED_LETTERS:
         return min(index for (index, _), letters in shared.items() if letters == best)
-    text = " ".join(wanted)
+    text = " ".join(words)
     alike = [
         (SequenceMatcher(None, other, text).ratio(), -index)
         for index, form in forms

@@ -61,8 +61,8 @@ def with_resolution(generator: Generator, size: int) -> DiffusionGenerator:
         positions = sin_cos_positions(network.hidden_size, grid, grid, built.trained_grid)
         table = positions.float()[None].to(table.device, table.dtype)
     built.pos_embed = table
-    facts = {**generator.facts(), **generator.parts()}
-    return type(generator).from_facts(built, facts)
+    metadata = {**generator.metadata(), **generator.parts()}
+    return type(generator).from_metadata(built, metadata)
 
 
 def _reason(generator: Generator) -> str:

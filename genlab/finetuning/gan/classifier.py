@@ -30,7 +30,7 @@ class ImageClassifier:
         image_shape: (C, H, W) of the images that it takes; None takes all.
         class_names: of its classes, or None.
         features: from the same images to features (B, F), where it has some.
-        sha256: of its weights, for records; None where nobody told.
+        sha256: of its weights, for records; None where it is not known.
     """
 
     name: str
@@ -49,10 +49,10 @@ class ImageClassifier:
         """
         if self.image_shape is None:
             return
-        drawn, wanted = image_shape[0], self.image_shape[0]
-        if drawn != wanted and (drawn, wanted) != (GREY, RGB):
+        drawn, expected = image_shape[0], self.image_shape[0]
+        if drawn != expected and (drawn, expected) != (GREY, RGB):
             raise ConfigError(
-                f"the classifier {self.name} looks at images of {wanted} channel(s), and the "
+                f"the classifier {self.name} looks at images of {expected} channel(s), and the "
                 f"generator draws {drawn}; take a classifier of such images"
             )
 
@@ -68,9 +68,9 @@ class ImageClassifier:
             return images
         _, channels, height, width = images.shape
         self.check_shape((channels, height, width))
-        wanted, *size = self.image_shape
-        if channels != wanted:
-            images = images.expand(-1, wanted, -1, -1)
+        own_channels, *size = self.image_shape
+        if channels != own_channels:
+            images = images.expand(-1, own_channels, -1, -1)
         if [*images.shape[2:]] != size:
             images = F.interpolate(images, size, mode="bilinear", antialias=True)
         return images
@@ -114,13 +114,13 @@ class ImageClassifier:
         """
         targets: dict[str, int] = {}
         for part in text.split(","):
-            name, equals, wanted = (word.strip() for word in part.partition("="))
-            if not name or (equals and not wanted):
+            name, equals, target = (word.strip() for word in part.partition("="))
+            if not name or (equals and not target):
                 raise LabelError(
                     f"classes {text!r}: {part.strip()!r} names no class; write for instance "
                     "sandal,bag=8"
                 )
-            number = self.find_class(wanted or name)
+            number = self.find_class(target or name)
             if not equals and self.class_names is not None:
                 name = self.class_names[number]
             if plain_name(name) in map(plain_name, targets):
@@ -130,10 +130,10 @@ class ImageClassifier:
 
 
 def from_noisy(classifier: NoisyClassifier, name: str) -> ImageClassifier:
-    """A classifier of noisy images, told that there is no noise.
+    """A classifier of noisy images, used at its lowest noise level.
 
     Args:
-        classifier: told the smallest noise level that it knows.
+        classifier: used at the smallest noise level that it knows.
         name: see `ImageClassifier`.
     """
     classifier.prepare()

@@ -25,7 +25,7 @@ from genlab.networks.conditional_gan import ConditionalGenerator
 from genlab.networks.layers.gan_layers import Statistics
 from genlab.networks.layers.spectral_norm import SpectralNorm
 from genlab.saving.models import own_config
-from genlab.training.loop.batches import DataFacts
+from genlab.training.loop.batches import DataMetadata
 from genlab.training.objectives.base import Loss, build_network
 from genlab.training.objectives.gan.objective import DISCRIMINATOR, GENERATOR, GanObjective
 from genlab.training.objectives.shared import plain
@@ -43,7 +43,7 @@ DISCRIMINATORS: dict[type[nn.Module], str] = {
 
 @dataclass(frozen=True, kw_only=True)
 class GanFinetuning(GanObjective):
-    """The objective of a GAN, whose discriminator goes on from that of the base.
+    """The objective of a GAN, whose discriminator starts from that of the base.
 
     What of the generator trains is the fine-tuning method's choice; the discriminator trains as a
     whole, or above some blocks (FreezeD). Of a network that is frozen in part the singular vectors
@@ -57,7 +57,7 @@ class GanFinetuning(GanObjective):
             generator.
         freeze_discriminator: how many of the discriminator's lowest blocks are frozen, with all
             that comes before them.
-        statistics: what the generator's batch normalisation goes by. ``stored``: by what the base
+        statistics: what the generator's batch normalisation uses. ``stored``: by what the base
             has stored, so that nothing changes but what trains. ``batch``: by the batch, as when
             the base was trained; what is stored follows the new classes, and old ones are drawn
             otherwise.
@@ -93,7 +93,7 @@ class GanFinetuning(GanObjective):
         generator: nn.Module,
         base: GanGenerator,
         origins: Sequence[ClassOrigin],
-        data: DataFacts,
+        data: DataMetadata,
     ) -> dict[str, nn.Module]:
         """The networks that train, or are kept, beside the generator.
 
@@ -101,7 +101,7 @@ class GanFinetuning(GanObjective):
             generator: prepared by the method.
             base: with its own classes.
             origins: where the data's classes begin; empty where they are the base's.
-            data: facts of the images.
+            data: metadata of the images.
 
         Raises:
             ConfigError: the discriminator is of other classes or images than the base, or has fewer
@@ -130,7 +130,7 @@ class GanFinetuning(GanObjective):
         network = network_with_classes(judge.network, origins) if origins else judge.network
         return copy.deepcopy(network).requires_grad_(True)
 
-    def _fresh(self, base: GanGenerator, data: DataFacts) -> nn.Module:
+    def _fresh(self, base: GanGenerator, data: DataMetadata) -> nn.Module:
         channels, size, _ = data.image_shape
         options = dict(self.discriminator)
         if "name" not in options:
@@ -142,12 +142,12 @@ class GanFinetuning(GanObjective):
                 )
             width = own_config(base.network).get("channels")
             options = {"channels": width, **options, "name": DISCRIMINATORS[kind]}
-        facts = {
+        metadata = {
             "img_resolution": size,
             "img_channels": channels,
             "num_classes": data.num_classes,
         }
-        return build_network(options, facts, section="objective.discriminator")
+        return build_network(options, metadata, section="objective.discriminator")
 
     @override
     def compute_loss(
@@ -189,11 +189,11 @@ def freeze_lower(discriminator: nn.Module, num_blocks: int) -> None:
 
 @contextmanager
 def settled(network: nn.Module, *, stored: bool = False) -> Iterator[None]:
-    """Within this context what does not train does not move either.
+    """Within this context frozen spectral norms do not change, nor (if ``stored``) statistics.
 
     Args:
         network: in training.
-        stored: whether batch normalisation goes by what is stored, as in evaluation.
+        stored: whether batch normalisation uses stored statistics, as in evaluation.
     """
     still = [
         module

@@ -1,7 +1,7 @@
 """A GAN's classes changed without images: class vectors are moved until a classifier is satisfied.
 
 Nothing but one vector of the class table changes for each class, so the generator draws what it can
-draw already; it is told where in its repertoire a class lies.
+draw already; only the vector of each class is searched.
 
 Legend: E numbers of a class vector, N images, C channels, H and W height and width.
 """
@@ -82,10 +82,10 @@ def retarget(
     config = config or RetargetConfig()
     numbers, search = _prepare(generator, classifier, targets, config, sampler)
     with generator.statistics(search.sampler):
-        found = tuple(search.find(name, target, on_step) for name, target in numbers.items())
-    vectors = {each.name: each.vector for each in found}
+        classes = tuple(search.find(name, target, on_step) for name, target in numbers.items())
+    vectors = {each.name: each.vector for each in classes}
     changed, origins = _with_vectors(generator, vectors, keep=keep)
-    return Retargeted(generator=changed, origins=origins, found=found)
+    return Retargeted(generator=changed, origins=origins, found=classes)
 
 
 def check_retargeting(
@@ -95,7 +95,7 @@ def check_retargeting(
     config: RetargetConfig,
     sampler: SamplerLike = None,
 ) -> dict[str, int]:
-    """Find out what `retarget` would refuse, without any search.
+    """Check everything that `retarget` would refuse, without any search.
 
     Args:
         generator: see `retarget`, as the others.

@@ -1,4 +1,4 @@
-"""A GAN of other classes on disk: an ordinary model folder, its card, and what was done."""
+"""Save a GAN with new classes: an ordinary model folder, its card, and a record of the search."""
 
 import json
 import re
@@ -28,11 +28,11 @@ RECORD = "retarget.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Named:
-    """A model that took part.
+    """A model with its name and hash.
 
     Attributes:
         name: as it was given.
-        sha256: of its weights; None where nobody told.
+        sha256: of its weights; None where it is not known.
     """
 
     name: str
@@ -41,7 +41,7 @@ class Named:
 
 @dataclass(frozen=True, kw_only=True)
 class Judgement:
-    """What a classifier that nothing was moved by says of a class.
+    """The verdict on a class by a classifier that took no part in the search.
 
     Attributes:
         before: share of the start's images, 0 to 1, that it takes for the class.
@@ -54,7 +54,7 @@ class Judgement:
 
 @dataclass(frozen=True, kw_only=True)
 class RetargetRecord:
-    """How a generator came by its classes.
+    """A record of how a generator got its classes.
 
     Attributes:
         base: the generator that it was made of.
@@ -65,7 +65,7 @@ class RetargetRecord:
         kept: whether the classes of the base are among them.
         seconds: that the search took.
         found: the classes that were looked for.
-        judge: another classifier that was asked, or None.
+        judge: another classifier that judged the images, or None.
         judgements: what that one says, by names of the classes.
         licence: of the base, as its card says it; None where it says nothing.
     """
@@ -96,24 +96,24 @@ class RetargetRecord:
             "genlab": __version__,
         }
 
-    def _class_json(self, found: FoundClass) -> dict[str, Any]:
-        judgement = self.judgements.get(found.name)
+    def _class_json(self, each: FoundClass) -> dict[str, Any]:
+        judgement = self.judgements.get(each.name)
         return {
-            "name": found.name,
-            "target": found.target,
-            "began": found.began,
-            "probability_before": found.probability_before,
-            "probability": found.probability,
+            "name": each.name,
+            "target": each.target,
+            "began": each.began,
+            "probability_before": each.probability_before,
+            "probability": each.probability,
             "judged": None if judgement is None else asdict(judgement),
         }
 
     def lines(self) -> list[str]:
         """A line for each class, as a command prints them."""
         lines = []
-        for found in self.found:
-            line = found.describe()
+        for each in self.found:
+            line = each.describe()
             if self.judge is not None:
-                judgement = self.judgements[found.name]
+                judgement = self.judgements[each.name]
                 line += (
                     f"; {self.judge.name} takes {judgement.before:.1%} of them for it before and "
                     f"{judgement.after:.1%} after"
@@ -180,12 +180,12 @@ genlab sample {name}/ --seeds 0-63 -o samples/
         if self.judge is not None:
             head += [f"taken for it by {self.judge.name} before", "after"]
         lines = [head, ["---"] * len(head)]
-        for found in self.found:
-            shares = [found.probability_before, found.probability]
+        for each in self.found:
+            shares = [each.probability_before, each.probability]
             if self.judge is not None:
-                judgement = self.judgements[found.name]
+                judgement = self.judgements[each.name]
                 shares += [judgement.before, judgement.after]
-            lines.append([found.name, found.began, *(f"{share:.1%}" for share in shares)])
+            lines.append([each.name, each.began, *(f"{share:.1%}" for share in shares)])
         return "\n".join(
             f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines
         )
@@ -208,7 +208,7 @@ def _with_hash(model: Named) -> str:
 
 def before_after(
     generator: GanGenerator,
-    found: Sequence[FoundClass],
+    classes: Sequence[FoundClass],
     seeds: Sequence[int] = range(8),
     sampler: SamplerLike = None,
 ) -> Image:
@@ -216,12 +216,12 @@ def before_after(
 
     Args:
         generator: the base.
-        found: the classes.
+        classes: the classes.
         seeds: of the columns.
         sampler: None is the generator's own way.
     """
     rows: dict[str, Sequence[Pixels]] = {}
-    for each in found:
+    for each in classes:
         pair = draw_vectors(generator, [each.start, each.vector], seeds, sampler)
         pixels = list(to_uint8(pair.cpu()).permute(0, 2, 3, 1).numpy())
         rows[f"{each.name}: {each.began}, before"] = pixels[: len(seeds)]

@@ -12,6 +12,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from genlab.choices import check_choice, check_least
 from genlab.data.class_names import find_name
 from genlab.diffusion.noise import NoiseStream
 from genlab.errors import ConfigError, LabelError
@@ -72,17 +73,10 @@ class RetargetConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, known in (("start", STARTS), ("distance", DISTANCES)):
-            if getattr(self, name) not in known:
-                raise ConfigError(
-                    f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}"
-                )
-        for name, least in (("starts", 1), ("rounds", 1), ("steps", 1), ("latents", 1)):
-            if getattr(self, name) < least:
-                raise ConfigError(f"{name} must be at least {least}, got {getattr(self, name)}")
-        for name in ("weight_decay", "noise", "diversity", "seed"):
-            if not getattr(self, name) >= 0:
-                raise ConfigError(f"{name} must be at least 0, got {getattr(self, name)}")
+        check_choice("start", self.start, STARTS)
+        check_choice("distance", self.distance, DISTANCES)
+        check_least(self, starts=1, rounds=1, steps=1, latents=1)
+        check_least(self, weight_decay=0, noise=0, diversity=0, seed=0)
         if not self.lr > 0:
             raise ConfigError(f"lr must be above 0, got {self.lr}")
         if self.diversity and self.latents < 2:
@@ -96,7 +90,7 @@ class RetargetConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class FoundClass:
-    """A class that was looked for.
+    """The result of the search for one class.
 
     Attributes:
         name: of the class.
@@ -165,7 +159,7 @@ class ClassSearch:
         self.low, self.high = self.table.min(), self.table.max()
 
     def check(self, names: Sequence[str]) -> None:
-        """Find out whether the vectors of these classes have somewhere to begin.
+        """Check that there are starting points for the vectors of these classes.
 
         Raises:
             LabelError: each begins at the class of the same name, and there is none.
@@ -196,8 +190,8 @@ class ClassSearch:
         """Vectors to begin with, and what they are in words."""
         config, count = self.config, attempts(self.generator, self.config)
         if config.start == "top":
-            liking = [self.probability(row, target, config.latents) for row in self.table]
-            order = sorted(range(len(liking)), key=lambda row: -liking[row])[:count]
+            scores = [self.probability(row, target, config.latents) for row in self.table]
+            order = sorted(range(len(scores)), key=lambda row: -scores[row])[:count]
             return [(self.table[row], self._class_name(row)) for row in order]
         if config.start == "mean":
             begin, began = self.table.mean(0), "the mean of all classes"

@@ -22,7 +22,7 @@ def switch_on_affine(network: nn.Module, layout: Layout) -> list[str]:
     """
     modulations = {each.norm: each.scale.layer for each in layout.modulated}
     first = next(network.parameters())
-    given = []
+    switched = []
     for path in layout.norms:
         norm = network.get_submodule(path)
         shape = _parameter_shape(norm)
@@ -34,8 +34,8 @@ def switch_on_affine(network: nn.Module, layout: Layout) -> list[str]:
         norm.register_parameter("weight", nn.Parameter(torch.ones(shape, **options)))
         norm.register_parameter("bias", nn.Parameter(torch.zeros(shape, **options)))
         _mark(norm, True)
-        given.append(path)
-    return given
+        switched.append(path)
+    return switched
 
 
 def switched_on(network: nn.Module, layout: Layout) -> list[str]:
@@ -44,7 +44,7 @@ def switched_on(network: nn.Module, layout: Layout) -> list[str]:
 
 
 def switch_off_affine(norm: nn.Module) -> None:
-    """Take off what `switch_on_affine` put on."""
+    """Remove the parameters that `switch_on_affine` added."""
     norm.register_parameter("weight", None)
     norm.register_parameter("bias", None)
     _mark(norm, False)

@@ -1,4 +1,4 @@
-"""What every method of fine-tuning is: it prepares a network, merges it, says what it saves."""
+"""The contract of a fine-tuning method: it prepares a network, merges it, lists what is saved."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
@@ -54,7 +54,7 @@ class Method(ABC):
         """
 
     def notes(self, network: nn.Module) -> list[str]:
-        """What `prepare` did that nobody would guess, a sentence each, for who starts a run.
+        """What `prepare` did that is not obvious, a sentence each, shown when a run starts.
 
         Args:
             network: prepared.
@@ -62,7 +62,7 @@ class Method(ABC):
         return []
 
     def saved(self, network: nn.Module) -> dict[str, Tensor]:
-        """What is stored of a prepared network: what trains, and statistics that training moves.
+        """The stored tensors of a prepared network: what trains, and statistics that change.
 
         Returns:
             Name -> tensor, shared with the network.
@@ -74,7 +74,7 @@ class Method(ABC):
 
     @torch.no_grad()
     def load(self, network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-        """Take over what `saved` gave, all of it and nothing else.
+        """Load the tensors that `saved` gave, all of them and no others.
 
         Raises:
             CheckpointError: names a tensor that is missing, not of this method, or of another
@@ -158,14 +158,14 @@ def train_only(network: nn.Module, names: Iterable[str], method: str) -> list[st
     Raises:
         ConfigError: there are none.
     """
-    wanted = set(names)
+    remaining = set(names)
     trained = []
     for name, parameter in network.named_parameters():
-        parameter.requires_grad_(name in wanted)
-        if name in wanted:
+        parameter.requires_grad_(name in remaining)
+        if name in remaining:
             trained.append(name)
-            wanted.remove(name)
-    assert not wanted, f"{sorted(wanted)[0]} is no parameter of {type(network).__name__}"
+            remaining.remove(name)
+    assert not remaining, f"{sorted(remaining)[0]} is no parameter of {type(network).__name__}"
     if not trained:
         raise ConfigError(
             f"{method} changes nothing in {type(network).__name__}, which has no parameter of that "

@@ -23,7 +23,7 @@ from genlab.finetuning.methods.scales import add_scales, held_scale
 
 @dataclass(frozen=True, kw_only=True)
 class DiffFit(Method):
-    """Trains what shifts and scales, and adds factors for each channel of attention and MLP.
+    """Trains biases, normalisations and the class table, and adds scale factors to branches.
 
     Choose it by default: it adapts a pretrained generator to a few classes of one's own, stores
     three megabytes, and costs nothing once merged. Its learning rate is about ten times that of

@@ -1,4 +1,4 @@
-"""What fine-tuning added to a network becomes part of its weights: nothing is left to compute.
+"""Fold the parameters that fine-tuning added into the weights, so that they cost nothing more.
 
 A scale vector goes into the layer whose output it multiplies:
 

@@ -42,7 +42,7 @@ RECORDED = {
     "peft_version",
     "revision",
 }
-"""What peft's file says of the run and the base, beside the options; its type is the method."""
+"""Keys of peft's file about the run and the base, not the options; its type is the method."""
 
 LEAVE_BASE = ("True", "False", "gaussian", "orthogonal")
 """Ways of peft's LoRA to begin that change no weight; others, as PiSSA, take parts of the base."""
@@ -202,19 +202,19 @@ class PeftMethod(ThroughPeft):
             CheckpointError: it has an option that this peft does not know, or that would run code.
         """
         method = cls(config={"peft_type": values.get("peft_type")}, class_table=False)
-        known = set(method._class().__dataclass_fields__)
+        names = set(method._class().__dataclass_fields__)
         options = {key: value for key, value in values.items() if key not in RECORDED}
         if options.get("megatron_config"):  # peft imports the module that the file names
             raise CheckpointError(
                 "the adapter lets peft import a module (megatron_config), which GenLab does not do"
             )
         for key, value in options.items():
-            if key not in known and value not in (None, False, "", [], {}):  # else off: no loss
+            if key not in names and value not in (None, False, "", [], {}):  # else off: no loss
                 raise CheckpointError(
                     f"the adapter was written with the option {key}={value!r}, which peft "
                     f"{load_peft().__version__} does not know; install a newer peft"
                 )
-        config = {key: value for key, value in options.items() if key in known}
+        config = {key: value for key, value in options.items() if key in names}
         return cls(config={**method.config, **config}, class_table=False)
 
     @override
@@ -223,8 +223,8 @@ class PeftMethod(ThroughPeft):
         options = {key: v for key, v in self.config.items() if key not in {*RECORDED, "name"}}
         tables = table_paths(network) if self.class_table else []
         if tables:
-            given = options.get("modules_to_save") or []
-            options["modules_to_save"] = [*given, *(path for path in tables if path not in given)]
+            saved = options.get("modules_to_save") or []
+            options["modules_to_save"] = [*saved, *(path for path in tables if path not in saved)]
         try:
             config = kind(**options)
         except Exception as error:  # peft checks options in many ways
@@ -325,7 +325,7 @@ def layer_names(network: nn.Module) -> list[str]:
 
 
 def _check_network(config: Any, network: nn.Module) -> None:
-    """Refuse what peft would take without a word, or with words that help nobody."""
+    """Refuse what peft would accept silently, or with an unhelpful message."""
     modules = [path for path, _ in network.named_modules() if path]
     if HELD in network.__dict__:
         raise ConfigError("the network holds an adapter of peft already; merge that one first")
@@ -348,8 +348,8 @@ def _check_network(config: Any, network: nn.Module) -> None:
             )
     if isinstance(targets, str) and targets != "all-linear":  # a word of peft's
         with _refusals(config, network):
-            found = any(re.fullmatch(targets, path) for path in modules)
-        if not found:
+            matches = any(re.fullmatch(targets, path) for path in modules)
+        if not matches:
             raise ConfigError(
                 f"target_modules: {targets!r} is an expression that no layer of "
                 f"{type(network).__name__} matches as a whole; they end with {', '.join(names)}"

@@ -1,1 +1,1 @@
-"""What is measured of generators, so that a sampler may go by it."""
+"""Measurements of generators that samplers use."""

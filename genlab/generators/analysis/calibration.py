@@ -1,4 +1,4 @@
-"""Calibration of a discriminator: what its logits say of real and drawn images, by regression."""
+"""Calibration of a discriminator: logistic regression on its logits of real and drawn images."""
 
 import math
 from collections.abc import Mapping
@@ -125,8 +125,8 @@ def _newton(x: Float64[Tensor, " N"], targets: Float64[Tensor, " N"]) -> tuple[f
     weights = torch.zeros(2, dtype=torch.float64)
 
     def loss(weights: Tensor) -> float:
-        found = torch.nn.functional.binary_cross_entropy_with_logits(design @ weights, targets)
-        return float(found)
+        value = torch.nn.functional.binary_cross_entropy_with_logits(design @ weights, targets)
+        return float(value)
 
     for _ in range(MAX_ITERATIONS):
         p = (design @ weights).sigmoid()

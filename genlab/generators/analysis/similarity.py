@@ -1,4 +1,4 @@
-"""How alike two diffusion models are at each noise level: what T-Stitch rests on.
+"""How similar two diffusion models are at each noise level: the premise of T-Stitch.
 
 Source: Pan et al. (arXiv:2402.14167), Section 3, whose figure shows the same for DiT.
 """
@@ -58,7 +58,7 @@ class Similarity:
         return low, high
 
     def last_above(self, value: float) -> int | None:
-        """The last of the first steps whose mean is above a value, as an index here; None for none.
+        """The last leading step whose mean is above a value, as an index here; None for none.
 
         A later stretch counts for nothing: a small model takes the first steps and no others.
         """
@@ -112,10 +112,10 @@ def stitch_similarity(
     batch_size: int = 16,
     on_batch: Callable[[int], None] = lambda images: None,
 ) -> Similarity:
-    """Compare what two models say of the same noisy images, step by step.
+    """Compare the predictions of two models for the same noisy images, step by step.
 
-    The large model is sampled as it is; at the beginning of each step the small one is asked, too,
-    about the same state and class. Guidance takes part in the trajectory, not in the comparison.
+    The large model is sampled as it is; at the beginning of each step the small one is evaluated on
+    the same state and class. Guidance takes part in the trajectory, not in the comparison.
 
     Args:
         small: on the device of the large one.
@@ -140,7 +140,7 @@ def stitch_similarity(
     grid = sampler.grid(sampler.guide(large.denoiser).noise_levels)
     check_run([Stitch(model=small, fraction=1.0, name="small")], grid, sampler.solver)
     classes = large.choose_labels(seeds, labels, large.sampled_classes(sampler))
-    asked: tuple[int, ...] = ()
+    steps: tuple[int, ...] = ()
     batches = []
     for start in range(0, len(seeds), batch_size):
         part = slice(start, start + batch_size)
@@ -149,12 +149,12 @@ def stitch_similarity(
         noise = NoiseStream(seeds[part], large.device)
         for _ in large.steps(noise, None if classes is None else classes[part], comparing):
             pass
-        asked, cosines = compare.made[-1].cosines()
+        steps, cosines = compare.made[-1].cosines()
         batches.append(cosines)
         on_batch(len(seeds[part]))
-    levels = grid.sigmas[list(asked)]
+    levels = grid.sigmas[list(steps)]
     return Similarity(
-        steps=asked,
+        steps=steps,
         levels=levels,
         times=grid.noise_levels.time(levels),
         cosines=torch.cat(batches, dim=1),
@@ -179,8 +179,8 @@ class Beside(Guidance):
     """A model that passes everything on, and compares another one's estimates in each step.
 
     Args:
-        large: what is asked.
-        small: what is asked, too, once a step.
+        large: the model that is sampled.
+        small: the model that is compared once a step.
     """
 
     def __init__(self, large: Denoiser, small: Denoiser) -> None:
@@ -202,9 +202,9 @@ class Beside(Guidance):
         return predictions
 
     def cosines(self) -> tuple[tuple[int, ...], Float64[Tensor, "N B"]]:
-        """The numbers of the steps that asked, and the cosines of each sample, on the CPU."""
-        found = {step: each for step, each in enumerate(self._found) if each is not None}
-        return tuple(found), torch.stack(list(found.values())).cpu().to(torch.float64)
+        """The numbers of the compared steps, and the cosines of each sample, on the CPU."""
+        cosines = {step: each for step, each in enumerate(self._found) if each is not None}
+        return tuple(cosines), torch.stack(list(cosines.values())).cpu().to(torch.float64)
 
 
 def cosine(x: State, sigma: Sigma, a: State, b: State) -> Float[Tensor, " B"]:

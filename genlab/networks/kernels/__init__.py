@@ -1,1 +1,1 @@
-"""What makes networks fast and changes nothing that they compute."""
+"""Fast kernels, which change nothing that networks compute."""

@@ -176,8 +176,8 @@ class _Level:
     def run_down(self, p: int) -> None:
         """A row on the way back, its input being there."""
         self.down_u[0].activate(p)
-        both = zip(self.down_blocks, self.down_u, self.skips_u, self.down_u[1:], strict=False)
-        for block, x, skip, out in both:
+        stages = zip(self.down_blocks, self.down_u, self.skips_u, self.down_u[1:], strict=False)
+        for block, x, skip, out in stages:
             block.run(p, x, skip, out)
         for pixels in self.down_pixels:
             pixels.begin_row(p)

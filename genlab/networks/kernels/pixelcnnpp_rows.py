@@ -116,7 +116,7 @@ def clear_ends(row: Row) -> None:
 
 
 def inner(row: Row) -> Float[Tensor, "M D"]:
-    """A row as one matrix (N - 2, D). At the seams between images it computes what nobody reads."""
+    """A row as one matrix (N - 2, D). At the seams between images it computes unused values."""
     return row.flatten(0, 1)[1:-1]
 
 

@@ -268,7 +268,7 @@ class AttentionBlock(nn.Module):
         return add_branch(x, self.proj_out(h).reshape(x.shape), self.gamma)
 
     def parts(self, path: str, block: str) -> Parts:
-        """See `ResBlock.parts`."""
+        """The parts of this layer for a `Layout`; ``path`` is its name in the network."""
         branch = Branch(
             block=block,
             kind="attention",

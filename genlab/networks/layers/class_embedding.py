@@ -1,4 +1,4 @@
-"""Class tables, called and never read: whatever an adapter makes of a table takes part.
+"""Class tables that are called, never read, so that an adapter on a table takes effect.
 
 A table is a `torch.nn.Embedding`, one whose weight is computed (a parametrisation, spectral
 normalisation), or a module that an adapter put in its place.

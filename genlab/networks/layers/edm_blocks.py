@@ -243,7 +243,7 @@ def scaled_and_shifted(norm: str, layer: str, width: int) -> ModulatedNorm:
 
 
 def _silu(x: Tensor) -> Tensor:
-    # In place: x is always a fresh result that nobody else reads; autograd copies where it must.
+    # In place: x is always a fresh result that is read nowhere else; autograd copies where it must.
     return F.silu(x, inplace=True)
 
 

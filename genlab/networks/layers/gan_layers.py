@@ -11,8 +11,9 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from genlab.choices import check_choice
 from genlab.errors import ConfigError, LabelError
-from genlab.networks.base import Labels, check_choice
+from genlab.networks.base import Labels
 from genlab.networks.layers.class_embedding import mix_rows
 from genlab.networks.layers.precision import WideBuffers, wide
 from genlab.networks.layers.spectral_norm import Layers, SpectralEmbedding, SpectralNorm
@@ -238,7 +239,7 @@ class SelfAttention(nn.Module):
         return torch.addcmul(x, self.gamma, self.o(h))
 
     def parts(self, path: str, block: str) -> Parts:
-        """See `ResidualBlock.parts`."""
+        """The parts of this layer for a `Layout`; ``path`` is its name in the network."""
         branch = Branch(block=block, kind="attention", layer=f"{path}.o", width=self.channels)
         return Parts(branches=(branch,), modules={"attention": (path,)})
 

@@ -1,4 +1,4 @@
-"""What must not be computed or kept in half precision, whatever a network computes in."""
+"""Operations and parameters that stay in float32, whatever a network computes in."""
 
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any

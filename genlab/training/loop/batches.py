@@ -15,18 +15,19 @@ from jaxtyping import Float16, Int64, UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
+from genlab.choices import Alpha, Fit
 from genlab.data.check.rules import empty_classes
 from genlab.data.conform import TRAINING
 from genlab.data.dataset import ImageDataset
 from genlab.data.sources.base import Finding
 from genlab.data.sources.latents import LatentDataset, is_latents
 from genlab.errors import ConfigError
-from genlab.training.config import Alpha, DataConfig, Fit
+from genlab.training.config import DataConfig
 from genlab.training.loop.seeds import generator
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataFacts:
+class DataMetadata:
     """What a network and a model card need to know of the data.
 
     Attributes:
@@ -147,7 +148,7 @@ def open_dataset(config: DataConfig) -> ImageDataset | LatentDataset:
 
 
 def _warn(dataset: ImageDataset | LatentDataset) -> None:
-    """Say what ``genlab data check`` warns of and can be seen without reading the images."""
+    """Issue those warnings of ``genlab data check`` that need no image to be read."""
     findings: list[Finding] = []
     if isinstance(dataset, ImageDataset):
         findings += dataset.source.findings
@@ -181,13 +182,13 @@ class Batches:
                 "so set data.image_size and data.fit (pad, crop or resize)"
             )
         names = self.dataset.class_names
-        self.facts = DataFacts(
+        self.metadata = DataMetadata(
             num_images=len(self.dataset),
             image_shape=shape,
             num_classes=self.dataset.num_classes,
             class_names=None if names is None else tuple(names),
             autoencoder=(
-                self.dataset.facts.autoencoder_sha256
+                self.dataset.metadata.autoencoder_sha256
                 if isinstance(self.dataset, LatentDataset)
                 else None
             ),
@@ -198,7 +199,7 @@ class Batches:
 
     def first(self, count: int) -> Micro:
         """The first images of the run, up to ``count``, the same ones in every process."""
-        rows = self.order(0, min(count, self.facts.num_images)).tolist()
+        rows = self.order(0, min(count, self.metadata.num_images)).tolist()
         pixels, labels = zip(*(self.dataset[row] for row in rows), strict=True)
         return torch.stack(pixels), torch.tensor(labels)
 

@@ -39,7 +39,7 @@ class EarlyStop:
 
 
 class Stopper:
-    """Follows a score, the same in every process of a run.
+    """Tracks a score and decides when to stop, equally in every process of a run.
 
     Args:
         config: which score, and when enough is enough.
@@ -80,7 +80,7 @@ class Stopper:
             )
 
     def note(self, value: float, images: int) -> bool:
-        """Take in a new value; one that is not finite is no improvement.
+        """Add a new value; one that is not finite is no improvement.
 
         Returns:
             Whether it is the best one so far.
@@ -112,7 +112,7 @@ class Stopper:
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """What it remembers, in plain values; of which metric, too."""
+        """Its state in plain values, the name of the metric included."""
         best = self._best if self.has_best else None
         return {
             "metric": self.metric,
@@ -122,7 +122,7 @@ class Stopper:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Remember what a state holds, unless it is of another metric."""
+        """Restore a state, unless it is of another metric."""
         if self.metric is None or state["metric"] != self.metric:
             return
         self._best = math.nan if state["best"] is None else float(state["best"])

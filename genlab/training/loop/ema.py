@@ -12,7 +12,7 @@ from genlab.training.loop.trained import changing_tensors
 
 
 def averaged_tensors(network: nn.Module) -> dict[str, Tensor]:
-    """What of a network is averaged: every number that training changes and that is not whole.
+    """The tensors of a network that are averaged: the floating-point ones that training changes.
 
     Averaged weights need running statistics and singular vectors that fit them, and the averages of
     these over the same steps nearly do. Buffers that never change stay as they are, and so do

@@ -1,4 +1,4 @@
-"""How others than the objective judge a run: evaluations at intervals, and looks at its previews.
+"""Evaluations of a run beside its objective's: at intervals, and of its previews.
 
 Their values stand in log.jsonl beside the objective's own scores, and a run may be stopped by them.
 """

@@ -1,4 +1,4 @@
-"""What a run tells while it trains: log.jsonl, and accelerate's trackers."""
+"""The log of a run: log.jsonl, and accelerate's trackers."""
 
 import json
 import uuid

@@ -58,10 +58,10 @@ class Outcome:
 
 
 class Trainer:
-    """A run, from its start or its latest state to its end.
+    """A run, from its start or its latest checkpoint to its end.
 
-    A run that goes on from a state computes what it would have computed without the stop: on the
-    CPU bit for bit, with the same number of threads. Several processes compute what one process
+    A run that resumes from a checkpoint computes what it would have computed without the stop: on
+    the CPU bit for bit, with the same number of threads. Several processes compute what one process
     does in as many rounds of ``gradient_accumulation``, up to rounding, where no layer looks at the
     batch or changes with each pass. Batch and spectral normalisation (GANs) do: each process
     normalises its own part, and what is kept is the first one's.
@@ -112,10 +112,10 @@ class Trainer:
         self.objective = build_objective(config.objective) if objective is None else objective
         self.objective.to(self.device)
         self.batches = Batches(config.data, config.seed)
-        self.models = Models(config, self.objective, self.batches.facts, self.accelerator)
+        self.models = Models(config, self.objective, self.batches.metadata, self.accelerator)
         self.updates = Updates(config, self.objective, self.models, self.accelerator, self.share)
         self.recorder = self._recorder(watch, keep)
-        self.run.check(config, self.batches.facts, self.objective.recuttable)
+        self.run.check(config, self.batches.metadata, self.objective.recuttable)
         self.progress = self._resume()
         self.lr = self.updates.learning_rate(self.progress.images, self.objective.main)
 
@@ -124,9 +124,9 @@ class Trainer:
         watch: Callable[[dict[str, Any]], None],
         keep: Callable[[nn.Module, Progress], None] | None,
     ) -> Recorder:
-        config, objective, facts = self.config, self.objective, self.batches.facts
-        averaged = objective.build(config.network, facts)[objective.main].to(self.device).eval()
-        names = facts.class_names if config.class_names is None else tuple(config.class_names)
+        config, objective, metadata = self.config, self.objective, self.batches.metadata
+        averaged = objective.build(config.network, metadata)[objective.main].to(self.device).eval()
+        names = metadata.class_names if config.class_names is None else tuple(config.class_names)
         product = objective.product(averaged, names, config.sampler)
         if isinstance(self.batches.dataset, LatentDataset) and not objective.starts_trained:
             folder = self.batches.dataset.folder / AUTOENCODER
@@ -150,7 +150,7 @@ class Trainer:
             averaged,
             drawer,
             sampler,
-            build_validation(config, objective, facts, self.device),
+            build_validation(config, objective, metadata, self.device),
             watch,
             keep,
             self.evaluations,
@@ -158,15 +158,15 @@ class Trainer:
         )
 
     def inspections(self) -> Sequence[Inspection]:
-        """What looks at the previews; asked once, when the images are known."""
+        """The inspections of previews; called once, when the images are known."""
         return ()
 
     def _resume(self) -> Progress:
-        found = states(self.run.states)
-        if not found:
+        saved = states(self.run.states)
+        if not saved:
             return Progress()
-        state = load_state(found[-1], self.device)
-        self.models.load(state, found[-1])
+        state = load_state(saved[-1], self.device)
+        self.models.load(state, saved[-1])
         self.recorder.load_state_dict(state.record)
         return state.progress
 
@@ -218,11 +218,11 @@ class Trainer:
         return Outcome(progress=self.progress, loss=loss, signal=signal, early_stop=early)
 
     def _begin(self) -> None:
-        """Claim the folder, now that nobody else writes to it."""
-        found = states(self.run.states)
-        if found and read_progress(found[-1]).step != self.progress.step:
+        """Claim the folder, once no other process writes to it."""
+        saved = states(self.run.states)
+        if saved and read_progress(saved[-1]).step != self.progress.step:
             self.progress = self._resume()  # another process got on since this one looked
-        if not found and self.objective.num_initial_images:
+        if not saved and self.objective.num_initial_images:
             first = self.batches.first(self.objective.num_initial_images)
             self.models.initialise(*self._on_device(first, "first"))
         dataset, own = self.batches.dataset, not self.objective.starts_trained
@@ -231,7 +231,7 @@ class Trainer:
             keep_autoencoder(self.run.folder, partial(shutil.copytree, source))
         if self.is_main:
             machine = hardware(self.device, self.share.processes)
-            self.run.start(self.config, self.batches.facts, machine)
+            self.run.start(self.config, self.batches.metadata, machine)
         self.accelerator.wait_for_everyone()
         self._began, self._seconds_before = time.perf_counter(), self.progress.seconds
 
@@ -251,7 +251,7 @@ class Trainer:
         if stored.dtype == torch.uint8:
             return from_uint8(stored), labels
         draws = generator(self.device, self.config.seed, "latents", *address)
-        return draw_latents(stored, self.batches.facts.image_shape[0], draws), labels
+        return draw_latents(stored, self.batches.metadata.image_shape[0], draws), labels
 
     def _agreed_signal(self, stop: StopRequest, step: int) -> int | None:
         """The signal that any process got, the same answer in all of them."""
@@ -259,12 +259,12 @@ class Trainer:
             return stop.signal
         if (step + 1) % SIGNAL_STEPS:
             return None
-        heard = torch.tensor([stop.signal or 0], device=self.device)
-        return int(self.accelerator.gather(heard).max()) or None
+        signal = torch.tensor([stop.signal or 0], device=self.device)
+        return int(self.accelerator.gather(signal).max()) or None
 
 
 def build_accelerator(config: TrainConfig, device: str | None) -> Accelerator:
-    """Where a run trains, with how many others, and in which precision.
+    """Build the accelerator: device, processes and precision of a run.
 
     Raises:
         ConfigError: this machine cannot do it.

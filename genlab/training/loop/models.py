@@ -1,4 +1,4 @@
-"""Everything that a step changes: networks, their optimizers, the averages of the main one."""
+"""The state that a step changes: networks, their optimizers, the averages of the main one."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from genlab import compute
 from genlab.errors import ConfigError, TrainingError, nearest
 from genlab.training.config import TrainConfig
-from genlab.training.loop.batches import DataFacts
+from genlab.training.loop.batches import DataMetadata
 from genlab.training.loop.ema import HalfLifeAverage, PowerAverage, WeightAverage, averaged_tensors
 from genlab.training.loop.seeds import derive
 from genlab.training.loop.state import Progress, State
@@ -38,7 +38,11 @@ class Models:
     """
 
     def __init__(
-        self, config: TrainConfig, objective: Objective, data: DataFacts, accelerator: Accelerator
+        self,
+        config: TrainConfig,
+        objective: Objective,
+        data: DataMetadata,
+        accelerator: Accelerator,
     ) -> None:
         self.config, self.objective, self.accelerator = config, objective, accelerator
         torch.manual_seed(derive(config.seed, "weights"))
@@ -119,7 +123,7 @@ class Models:
             average.update(parameters, images, self.config.batch_size)
 
     def state(self, progress: Progress) -> State:
-        """All of it, to be saved; shares its memory with the models."""
+        """The whole state, to be saved; it shares its memory with the models."""
         scaler = self.accelerator.scaler
         return State(
             progress=progress,
@@ -130,7 +134,7 @@ class Models:
         )
 
     def _saved(self, name: str) -> dict[str, Tensor]:
-        """What a state holds of a network; those beside the ones in training are held whole."""
+        """The tensors of a network in a state; of networks that do not train, all of them."""
         network = self.plain(name)
         return changing_tensors(network) if name in self.optimizers else dict(network.state_dict())
 

@@ -1,4 +1,4 @@
-"""What a run writes while it trains, and when: log lines, states, snapshots, scores, previews.
+"""Write logs, checkpoints, snapshots, scores and previews while a run trains.
 
 Nothing here changes what is computed. Within a step the state comes last, so that a run that dies
 in between does the step's other files again.
@@ -104,14 +104,14 @@ class Recorder:
         return self._stopper.stop
 
     def state_dict(self) -> dict[str, Any]:
-        """The means since the last line that was due, and what watch and stopper remember."""
+        """The means since the last log line, and the states of watch and stopper."""
         watched = None if self._watch is None else self._watch.state_dict()
         # Plain values: a state is read onto the run's device, and Metal has no float64.
         pending = None if self._pending is None else self._pending.tolist()
         return {"pending": pending, "watch": watched, "stopping": self._stopper.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a state; an empty one, of before this was saved, begins anew."""
+        """Restore a state; an empty one, of old checkpoints, starts afresh."""
         pending, watched = state.get("pending"), state.get("watch")
         self._pending = None
         if pending is not None:
@@ -122,7 +122,7 @@ class Recorder:
             self._stopper.load_state_dict(state["stopping"])
 
     def begin(self, progress: Progress) -> None:
-        """Start the clocks; forget what an earlier life of the run wrote beyond its last state."""
+        """Start the clocks; drop what an earlier process wrote beyond the last checkpoint."""
         self._line_began = self._state_saved = time.perf_counter()
         self._log = None
         if self.is_main:
@@ -170,7 +170,7 @@ class Recorder:
                 scores |= self._draw_preview(progress)
         self._write_line(progress, lr, steps, means, scores)
         if due:  # a run that stops in between is to be judged as one that does not
-            self._look_after(progress, means)
+            self._check_watch(progress, means)
         if snapshot or last or improved:
             self._save_snapshots(progress, keep=improved or not self._stopper.has_best)
         if last or (log and self._state_is_due()):
@@ -265,8 +265,8 @@ class Recorder:
             self._log.write(**line)
             self.watch(line)
 
-    def _look_after(self, progress: Progress, means: dict[str, float]) -> None:
-        """End a run that its objective gives up.
+    def _check_watch(self, progress: Progress, means: dict[str, float]) -> None:
+        """End a run that its objective's watch reports as failed.
 
         Raises:
             TrainingError: says why, and what is left.
@@ -283,7 +283,7 @@ class Recorder:
             "before that"
         )
         raise TrainingError(
-            f"{trouble.what}; {kept}; {trouble.cure}, and train into another folder with -o"
+            f"{trouble.problem}; {kept}; {trouble.cure}, and train into another folder with -o"
         )
 
     def _refuse_bad_losses(self, values: Tensor, progress: Progress) -> None:
@@ -292,8 +292,8 @@ class Recorder:
             return
         first = int(bad[0])
         step = progress.step - len(values) + first + 1
-        found = states(self.run.states)
-        kept = f"the state {found[-1]} is from before that" if found else "no state was saved yet"
+        saved = states(self.run.states)
+        kept = f"the state {saved[-1]} is from before that" if saved else "no state was saved yet"
         raise TrainingError(
             f"the loss of step {step} is {values[first].sum():g}, {kept}; lower optimizer.lr, "
             "lengthen schedule.warmup_kimg or train without fp16, into another folder with -o"
@@ -326,7 +326,7 @@ class Recorder:
             self._line_began += time.perf_counter() - paused
 
     def _scores(self) -> dict[str, float]:
-        """What the objective makes of the averaged weights; the log's speed is that of training."""
+        """The objective's scores of the averaged weights; the log's speed is that of training."""
         if self.validate is None or not self.is_main:
             return {}
         paused = time.perf_counter()
@@ -342,7 +342,7 @@ class Recorder:
             tensors[name].copy_(value)
 
     def _draw_preview(self, progress: Progress) -> dict[str, float]:
-        """Draw one, and give what the inspections find in it."""
+        """Draw a preview, and return the values of the inspections."""
         if self.generator is None or not self.is_main:
             return {}
         paused = time.perf_counter()

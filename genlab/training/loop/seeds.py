@@ -1,4 +1,4 @@
-"""Random numbers by address: every draw of a run follows from the seed and its place in the run.
+"""Random numbers by position: every draw follows from the run's seed and its place in the run.
 
 No generator lives longer than one part of one step, so there is no random state to save: a run that
 goes on from step k draws what the uninterrupted run drew from step k on.

@@ -39,30 +39,30 @@ def save_snapshots(
 ) -> None:
     """Store every average as it is now."""
     for average in averages:
-        facts = {
+        metadata = {
             "average": average.name,
             "images": str(progress.images),
             "step": str(progress.step),
         }
         if isinstance(average, PowerAverage):
-            facts["sigma_rel"] = repr(average.sigma_rel)
+            metadata["sigma_rel"] = repr(average.sigma_rel)
         path = run.snapshot_path(progress.images, average.name)
         with writing(path), atomic_path(path) as temporary:
-            save_tensors(temporary, average.state_dict(), dtype, facts)
+            save_tensors(temporary, average.state_dict(), dtype, metadata)
 
 
 def list_snapshots(folder: Path) -> list[Snapshot]:
     """The snapshots in a folder, oldest first."""
-    found = []
+    snapshots = []
     for path in sorted(folder.glob("*-*.safetensors")):
         images, _, average = path.stem.partition("-")
         if images.isdigit():
-            found.append(Snapshot(path, int(images), average))
-    return found
+            snapshots.append(Snapshot(path, int(images), average))
+    return snapshots
 
 
 def prune_snapshots(folder: Path, images: int) -> None:
-    """Remove the snapshots from beyond the state that a run goes on from: they come again."""
+    """Remove snapshots later than the checkpoint that a run resumes from: they are made again."""
     for snapshot in list_snapshots(folder):
         if snapshot.images > images:
             try:

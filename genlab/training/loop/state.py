@@ -1,4 +1,4 @@
-"""States: everything a run needs to go on, as a folder that is either complete or not there.
+"""Checkpoints: everything a run needs to go on, in a folder that is complete or not there.
 
 A state is written under a temporary name and renamed, so a process that dies at any moment leaves
 the last complete one.
@@ -22,7 +22,7 @@ from torch import Tensor
 from genlab.errors import GenLabError, OutputError, TrainingError
 from genlab.files import make_public
 
-FACTS = "state.json"
+METADATA = "state.json"
 _NAME = re.compile(r"\d{9}")
 
 
@@ -33,7 +33,7 @@ class Progress:
     Attributes:
         step: steps done.
         images: images seen.
-        seconds: spent training, over all its processes' lives.
+        seconds: spent training, over all resumptions.
     """
 
     step: int = 0
@@ -85,9 +85,9 @@ def save_state(folder: Path, state: State, keep: int) -> Path:
                     save_tensors(temporary / f"{kind}-{name}.safetensors", tensors)
             rest = {name: getattr(state, name) for name in ("optimizers", "scaler", "record")}
             torch.save(rest, temporary / "optimizers.pt")
-            (temporary / FACTS).write_text(json.dumps(asdict(state.progress), indent=2) + "\n")
+            (temporary / METADATA).write_text(json.dumps(asdict(state.progress), indent=2) + "\n")
             _flush(temporary)
-            if path.exists():  # this very step, saved by an earlier life of the run
+            if path.exists():  # this very step, saved by an earlier process
                 shutil.rmtree(path)
             temporary.rename(path)
         finally:
@@ -101,8 +101,8 @@ def states(folder: Path) -> list[Path]:
     """The complete states in a folder, oldest first."""
     if not folder.is_dir():
         return []
-    found = [p for p in folder.iterdir() if _NAME.fullmatch(p.name) and (p / FACTS).is_file()]
-    return sorted(found)
+    folders = [p for p in folder.iterdir() if _NAME.fullmatch(p.name) and (p / METADATA).is_file()]
+    return sorted(folders)
 
 
 def load_state(path: Path, device: torch.device | str = "cpu") -> State:
@@ -139,7 +139,7 @@ def load_state(path: Path, device: torch.device | str = "cpu") -> State:
 
 def read_progress(path: Path) -> Progress:
     """Where a run stood when a state was written."""
-    return Progress(**json.loads((path / FACTS).read_text()))
+    return Progress(**json.loads((path / METADATA).read_text()))
 
 
 def _load_group(path: Path, kind: str, device: torch.device | str) -> dict[str, dict[str, Tensor]]:
@@ -161,8 +161,8 @@ def save_tensors(
         for name, value in tensors.items()
     }
     # One entry only: safetensors writes several in any order, and equal runs give equal files.
-    facts = {"genlab": json.dumps(dict(metadata))} if metadata else None
-    save_file(plain, path, metadata=facts)
+    header = {"genlab": json.dumps(dict(metadata))} if metadata else None
+    save_file(plain, path, metadata=header)
     make_public(path)
 
 

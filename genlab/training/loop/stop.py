@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM ask a run to save and stop; they do not break it off."""
+"""Stop requests: Ctrl-C and SIGTERM let a run save its checkpoint before it ends."""
 
 import signal
 import threading

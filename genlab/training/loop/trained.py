@@ -1,4 +1,4 @@
-"""What of a network a run changes: all that it has to average, to save, and to restore."""
+"""The part of a network that a run changes, which it averages, saves and restores."""
 
 from torch import Tensor, nn
 

@@ -1,4 +1,4 @@
-"""Images that a run is judged by while it trains, though it never trains on them."""
+"""Validation images: scored during training, never trained on."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -13,36 +13,36 @@ from genlab.data.sources.base import some
 from genlab.data.sources.latents import LatentDataset
 from genlab.errors import ConfigError
 from genlab.training.config import TrainConfig
-from genlab.training.loop.batches import DataFacts, open_dataset
+from genlab.training.loop.batches import DataMetadata, open_dataset
 from genlab.training.objectives.base import Objective
 
 BATCH_SIZE = 250
 
 
 def build_validation(
-    config: TrainConfig, objective: Objective, data: DataFacts, device: torch.device
+    config: TrainConfig, objective: Objective, data: DataMetadata, device: torch.device
 ) -> Callable[[nn.Module], dict[str, float]] | None:
-    """What judges the main network, or None where nothing is to be validated.
+    """Build the validation of the main network; None where there is none.
 
     Args:
         config: of the run; the images are brought into shape as those in training.
         objective: judges.
-        data: facts of the training images, which these must fit.
+        data: metadata of the training images, which these must fit.
         device: where the network is.
 
     Raises:
         ConfigError: the objective has no scores, or the images are of other classes or shape.
         DataError: the images cannot be read.
     """
-    wanted = config.validation
-    if wanted.path is None and wanted.split is None:
+    settings = config.validation
+    if settings.path is None and settings.split is None:
         return None
     if not objective.scores:
         raise ConfigError(
             f"validation has no effect: the objective {config.objective.get('name')!r} has no "
             "score of its own; leave it out"
         )
-    path, split = wanted.path or config.data.path, wanted.split or "train"
+    path, split = settings.path or config.data.path, settings.split or "train"
     if (path, split) == (config.data.path, config.data.split):
         raise ConfigError(
             f"the validation images are those in training ({path}, {split}); name others with "
@@ -50,7 +50,7 @@ def build_validation(
         )
     dataset = open_dataset(replace(config.data, path=path, split=split))
     if isinstance(dataset, LatentDataset) and (
-        dataset.facts.autoencoder_sha256 != data.autoencoder
+        dataset.metadata.autoencoder_sha256 != data.autoencoder
     ):
         raise ConfigError(
             f"the validation latents of {path} were made by another autoencoder than those in "

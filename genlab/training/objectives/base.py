@@ -1,4 +1,4 @@
-"""What is specific to a family of models in training: networks, losses, and what comes out.
+"""The contract of a training objective: networks, losses, and the model that comes out.
 
 The loop knows nothing of it. A step runs the objective's phases one after another, and each phase
 updates one network: a diffusion model has one phase, a GAN one for its generator and some for its
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from genlab.errors import ConfigError, nearest
 from genlab.registry import Registry
-from genlab.training.loop.batches import DataFacts
+from genlab.training.loop.batches import DataMetadata
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,31 +57,31 @@ class Product(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Trouble:
-    """Why a run is given up.
+    """Why a run is ended before its last step.
 
     Attributes:
-        what: is wrong, as the beginning of a sentence.
+        problem: what is wrong, as the beginning of a sentence.
         cure: what to do about it.
-        kimg: since when, in thousands of images; what is from before may be good.
+        kimg: when it began, in thousands of images; checkpoints from before may be good.
     """
 
-    what: str
+    problem: str
     cure: str
     kimg: float
 
 
 @runtime_checkable
 class Watch(Protocol):
-    """Looks after a run; what it remembers is saved with the run."""
+    """Ends a run that fails; its state is saved with the run."""
 
     def __call__(self, kimg: float, means: Mapping[str, float]) -> Trouble | None:
         """Look at the means of a log line: (thousands of images, name -> mean)."""
 
     def state_dict(self) -> dict[str, Any]:
-        """What it remembers, in plain values."""
+        """Its state in plain values."""
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Remember what a state holds."""
+        """Restore a state."""
 
 
 class Objective(ABC):
@@ -122,10 +122,10 @@ class Objective(ABC):
     @property
     @abstractmethod
     def phases(self) -> tuple[str, ...]:
-        """See the attributes; a constant of most classes."""
+        """The networks that a step updates, in this order; a constant of most classes."""
 
     @abstractmethod
-    def build(self, network: Mapping[str, Any], data: DataFacts) -> dict[str, nn.Module]:
+    def build(self, network: Mapping[str, Any], data: DataMetadata) -> dict[str, nn.Module]:
         """Build the networks with fresh weights, drawn from torch's global generator.
 
         Args:
@@ -194,7 +194,7 @@ class Objective(ABC):
         return {}
 
     def watch(self) -> Watch | None:
-        """What looks after a run that may come to nothing, or None."""
+        """A watch that ends a run whose training has failed, or None."""
         return None
 
     @abstractmethod
@@ -205,7 +205,7 @@ class Objective(ABC):
         sampler: Mapping[str, Any],
         card: str | None = None,
     ) -> Product:
-        """What a trained main network is used as.
+        """The model that a trained main network becomes.
 
         Args:
             network: with its final weights.
@@ -225,7 +225,7 @@ class Objective(ABC):
     def evaluate(
         self, network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]
     ) -> dict[str, float]:
-        """Judge the main network by images that it was not trained on; draws nothing at random.
+        """Evaluate the main network on images that it was not trained on; draws nothing at random.
 
         Args:
             network: in evaluation mode.
@@ -252,7 +252,7 @@ OBJECTIVES: Registry[type[Objective]] = Registry(
 
 
 def build_objective(config: Mapping[str, Any]) -> Objective:
-    """The objective that a configuration's ``objective`` names."""
+    """Build the objective that a configuration's ``objective`` names."""
     options = dict(config)
     name = options.pop("name", None)
     if not isinstance(name, str):
@@ -305,19 +305,11 @@ def build_network(
     Raises:
         ConfigError: an argument is unknown or contradicts the data.
     """
+    parameters = network_parameters(network, section)
     options = dict(network)
-    name = options.pop("name", None)
-    if not isinstance(name, str):
-        raise ConfigError(f"{section}.name is missing; {nearest('', NETWORKS)}")
-    cls = NETWORKS[name]
-    known = [key for key in inspect.signature(cls).parameters if key != "self"]
-    for key in options:
-        if key not in known:
-            raise ConfigError(
-                f"the network {name!r} has no argument {key!r}; {nearest(key, known)}"
-            )
+    name = options.pop("name")
     for key in from_data:
-        if key not in known:
+        if key not in parameters:
             raise ConfigError(
                 f"the network {name!r} does not suit this objective: it takes no {key}; choose "
                 f"another {section}.name"
@@ -329,4 +321,22 @@ def build_network(
                 f"{value}; leave it out, or "
                 f"change data.image_size, data.channels, data.labels{settings}"
             )
-    return cls(**options)
+    return NETWORKS[name](**options)
+
+
+def network_parameters(network: Mapping[str, Any], section: str = "network") -> list[str]:
+    """The constructor's parameters of a registered network; see `build_network`.
+
+    Raises:
+        ConfigError: the name is missing, or an argument is unknown.
+    """
+    name = network.get("name")
+    if not isinstance(name, str):
+        raise ConfigError(f"{section}.name is missing; {nearest('', NETWORKS)}")
+    parameters = [key for key in inspect.signature(NETWORKS[name]).parameters if key != "self"]
+    for key in network:
+        if key not in ("name", *parameters):
+            raise ConfigError(
+                f"the network {name!r} has no argument {key!r}; {nearest(str(key), parameters)}"
+            )
+    return parameters

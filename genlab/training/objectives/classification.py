@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from genlab.data.augment.jitter import random_flip, random_shift
 from genlab.errors import ConfigError
-from genlab.training.loop.batches import DataFacts
+from genlab.training.loop.batches import DataMetadata
 from genlab.training.objectives.base import Loss, Objective, build_network
 from genlab.training.objectives.product import TrainedNetwork
 from genlab.training.objectives.shared import check_share
@@ -53,15 +53,15 @@ class ClassifierObjective(Objective):
             raise ConfigError(f"objective.shift must be at least 0, got {self.shift}")
 
     @override
-    def build(self, network: Mapping[str, Any], data: DataFacts) -> dict[str, nn.Module]:
+    def build(self, network: Mapping[str, Any], data: DataMetadata) -> dict[str, nn.Module]:
         if data.num_classes < 2:
             raise ConfigError(
                 f"a classifier needs at least 2 classes, the data have {data.num_classes}; set "
                 "data.labels=true, or take other data"
             )
         channels, size, _ = data.image_shape
-        facts = {"img_resolution": size, "in_channels": channels, "num_classes": data.num_classes}
-        return {"network": build_network(network, facts)}
+        own = {"img_resolution": size, "in_channels": channels, "num_classes": data.num_classes}
+        return {"network": build_network(network, own)}
 
     def augment(
         self, images: Float[Tensor, "B C H W"], generator: torch.Generator
@@ -92,7 +92,7 @@ class ClassifierObjective(Objective):
     def _logits(
         self, network: nn.Module, images: Float[Tensor, "B C H W"], generator: torch.Generator
     ) -> Float[Tensor, "B K"]:
-        """What the network says of augmented images."""
+        """The network's logits for augmented images."""
         logits: Tensor = network(images)
         return logits.float()
 

@@ -18,9 +18,9 @@ from genlab.diffusion.preconditioned import PreconditionedDenoiser
 from genlab.diffusion.preconditioning import IDDPM, Preconditioning, from_config
 from genlab.errors import ConfigError, nearest
 from genlab.generators.diffusion import DiffusionGenerator
-from genlab.training.loop.batches import DataFacts
+from genlab.training.loop.batches import DataMetadata
 from genlab.training.objectives.base import Loss, Objective, build_network
-from genlab.training.objectives.shared import check_share, hide_labels, plain
+from genlab.training.objectives.shared import check_share, drop_labels, plain
 
 HELD_OUT_LEVELS = 4
 """Noise levels at which each held-out image is denoised, one in each quarter of those in training.
@@ -39,8 +39,8 @@ class DiffusionObjective(Objective):
     Attributes:
         preconditioning: ``name`` and options, see `genlab.diffusion.preconditioning`.
         loss: ``name`` and options, see `genlab.diffusion.losses`.
-        label_dropout: probability of hiding a sample's class, which teaches the model to do without
-            and so makes classifier-free guidance possible; 0 teaches no null class.
+        label_dropout: probability of replacing a sample's class by the null class, which
+            classifier-free guidance needs; 0 trains no null class.
         augment: options of the non-leaky augmentation, see
             `genlab.data.augment.nonleaky.AugmentPipe`; None switches it off.
     """
@@ -73,14 +73,14 @@ class DiffusionObjective(Objective):
     def _pipe(self) -> AugmentPipe | None:
         if self.augment is None:
             return None
-        known = inspect.signature(AugmentPipe).parameters
+        names = inspect.signature(AugmentPipe).parameters
         for key in self.augment:
-            if key not in known:
-                raise ConfigError(f"the augmentation has no option {key!r}; {nearest(key, known)}")
+            if key not in names:
+                raise ConfigError(f"the augmentation has no option {key!r}; {nearest(key, names)}")
         return AugmentPipe(**self.augment)
 
     @override
-    def build(self, network: Mapping[str, Any], data: DataFacts) -> dict[str, nn.Module]:
+    def build(self, network: Mapping[str, Any], data: DataMetadata) -> dict[str, nn.Module]:
         if data.autoencoder is not None and self.augment is not None:
             raise ConfigError(
                 "objective.augment moves and colours images, not latents; leave it out, or train "
@@ -88,7 +88,7 @@ class DiffusionObjective(Objective):
             )
         return {"network": build_network(network, self._from_data(data), " or objective.augment")}
 
-    def _from_data(self, data: DataFacts) -> dict[str, int]:
+    def _from_data(self, data: DataMetadata) -> dict[str, int]:
         channels, size, _ = data.image_shape
         # The second half of the output predicts a variance.
         twice = isinstance(self._preconditioning, IDDPM) or (
@@ -118,7 +118,7 @@ class DiffusionObjective(Objective):
         denoiser = self._denoiser(network)
         seen = None
         if denoiser.num_classes:
-            seen = hide_labels(labels, self.label_dropout, generator)
+            seen = drop_labels(labels, self.label_dropout, generator)
         condition = Condition(labels=seen, augment_labels=augment_labels)
         terms = self._loss(denoiser, images, condition, self._loss.draw(images, generator))
         return Loss.of(terms.loss, **terms.parts)

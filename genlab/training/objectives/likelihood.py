@@ -12,20 +12,20 @@ from typing_extensions import override
 from genlab.errors import ConfigError
 from genlab.generators.autoregressive import AutoregressiveGenerator, bits_per_dimension
 from genlab.networks.autoregressive import AutoregressiveNetwork
-from genlab.training.loop.batches import DataFacts
+from genlab.training.loop.batches import DataMetadata
 from genlab.training.objectives.base import Loss, Objective, build_network
-from genlab.training.objectives.shared import check_share, hide_labels, plain
+from genlab.training.objectives.shared import check_share, drop_labels, plain
 
 
 @dataclass(frozen=True, kw_only=True)
 class LikelihoodObjective(Objective):
     """Predict every pixel from those before it: the negative log-likelihood, in bits/dim.
 
-    A network whose first weights go by data (PixelCNN++) is fitted to the first images of the run.
+    A network with data-dependent initialisation (PixelCNN++) is fitted to the run's first images.
 
     Attributes:
-        label_dropout: probability of hiding a sample's class, which teaches the model to do without
-            and so makes guidance possible; 0 teaches no null class.
+        label_dropout: probability of replacing a sample's class by the null class, which guidance
+            needs; 0 trains no null class.
     """
 
     family: ClassVar[str] = "autoregressive"
@@ -40,10 +40,10 @@ class LikelihoodObjective(Objective):
         check_share("label_dropout", self.label_dropout)
 
     @override
-    def build(self, network: Mapping[str, Any], data: DataFacts) -> dict[str, nn.Module]:
+    def build(self, network: Mapping[str, Any], data: DataMetadata) -> dict[str, nn.Module]:
         channels, size, _ = data.image_shape
-        facts = {"img_resolution": size, "in_channels": channels, "label_dim": data.num_classes}
-        built = build_network(network, facts)
+        metadata = {"img_resolution": size, "in_channels": channels, "label_dim": data.num_classes}
+        built = build_network(network, metadata)
         if not isinstance(built, AutoregressiveNetwork):
             raise ConfigError(
                 f"the objective 'likelihood' trains autoregressive networks, not "
@@ -70,7 +70,7 @@ class LikelihoodObjective(Objective):
         generator: torch.Generator,
     ) -> Loss:
         """The bits for each channel of each pixel; 8 is what a model pays that knows nothing."""
-        labels = hide_labels(labels, self.label_dropout, generator)
+        labels = drop_labels(labels, self.label_dropout, generator)
         network = networks[self.main]
         bits = bits_per_dimension(plain(network), network(images, labels), images)
         return Loss.of(bits)

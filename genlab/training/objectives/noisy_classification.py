@@ -55,7 +55,7 @@ class NoisyClassifierObjective(ClassifierObjective):
     def _logits(
         self, network: nn.Module, images: Float[Tensor, "B C H W"], generator: torch.Generator
     ) -> Float[Tensor, "B K"]:
-        """What the network says under random amounts of noise."""
+        """The network's logits under random amounts of noise."""
         level = torch.rand(len(images), generator=generator, device=generator.device)
         noise = torch.randn(images.shape, generator=generator, device=generator.device)
         sigma = self.sigma(level).to(images.device)

@@ -1,4 +1,4 @@
-"""What several objectives do alike."""
+"""Functions that several objectives share."""
 
 from typing import Any
 
@@ -21,10 +21,10 @@ def check_share(name: str, value: float) -> None:
         raise ConfigError(f"objective.{name} must lie between 0 and 1, got {value}")
 
 
-def hide_labels(
+def drop_labels(
     labels: Int64[Tensor, " B"], probability: float, generator: torch.Generator
 ) -> Int64[Tensor, " B"]:
-    """Labels, some of them replaced by the null class, which a model so learns to do without."""
+    """Label dropout: some labels are replaced by the null class, which guidance needs."""
     if not probability:
         return labels
     drop = torch.rand(len(labels), generator=generator, device=generator.device)

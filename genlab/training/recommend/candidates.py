@@ -1,7 +1,7 @@
 """The networks among which ``genlab presets recommend`` chooses, by family, the smallest first.
 
 What a network needs (images seen, images there are) rests on the bundled models' own training where
-`Candidate.known` says so; all else is a rule of thumb. docs/training.md has the reasons in words.
+`Candidate.note` says so; all else is a rule of thumb. docs/training.md has the reasons in words.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -20,7 +20,7 @@ class Candidate:
         optimizer: as in a configuration.
         good_kimg: thousands of images until more of them gain little.
         least_images: images below which a smaller network is taken.
-        known: what is known of this network, a sentence.
+        note: what is known of this network, a sentence.
     """
 
     network: Mapping[str, Any]
@@ -29,7 +29,7 @@ class Candidate:
     optimizer: Mapping[str, Any]
     good_kimg: float
     least_images: int
-    known: str
+    note: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +94,7 @@ def _edm(size: int, channels: int) -> Sequence[Candidate]:
             optimizer={"lr": 1.5e-3, "beta2": 0.99},
             good_kimg=250,
             least_images=0,
-            known="the bundled edm-fmnist is this network after 250 kimg of Fashion-MNIST in grey",
+            note="the bundled edm-fmnist is this network after 250 kimg of Fashion-MNIST in grey",
         ),
         Candidate(
             network={
@@ -110,7 +110,7 @@ def _edm(size: int, channels: int) -> Sequence[Candidate]:
             optimizer={"lr": 1.0e-3, "beta2": 0.99},
             good_kimg=2_000,
             least_images=5_000,
-            known="between the presets edm-fmnist and edm-cifar10; GenLab has no model of it",
+            note="between the presets edm-fmnist and edm-cifar10; GenLab has no model of it",
         ),
         Candidate(
             network={
@@ -125,7 +125,7 @@ def _edm(size: int, channels: int) -> Sequence[Candidate]:
             optimizer={"lr": 1.0e-3},
             good_kimg=10_000,
             least_images=20_000,
-            known="the preset edm-cifar10, half of the network of EDM's paper, which saw "
+            note="the preset edm-cifar10, half of the network of EDM's paper, which saw "
             "200,000 kimg",
         ),
     )
@@ -142,8 +142,7 @@ def _dit(size: int, channels: int) -> Sequence[Candidate]:
             optimizer=optimizer,
             good_kimg=384,
             least_images=0,
-            known="the bundled dit-fmnist-s is this network after 384 kimg of Fashion-MNIST in "
-            "grey",
+            note="the bundled dit-fmnist-s is this network after 384 kimg of Fashion-MNIST in grey",
         ),
         Candidate(
             network={**shape, "hidden_size": 192, "depth": 6, "num_heads": 3},
@@ -151,7 +150,7 @@ def _dit(size: int, channels: int) -> Sequence[Candidate]:
             optimizer=optimizer,
             good_kimg=384,
             least_images=2_000,
-            known="the bundled dit-fmnist is this network after 384 kimg of Fashion-MNIST in grey",
+            note="the bundled dit-fmnist is this network after 384 kimg of Fashion-MNIST in grey",
         ),
         Candidate(
             network={
@@ -165,7 +164,7 @@ def _dit(size: int, channels: int) -> Sequence[Candidate]:
             optimizer={"lr": 1.0e-4},
             good_kimg=20_000,
             least_images=20_000,
-            known="DiT-S of the paper, with its learning rate; GenLab has no model of it",
+            note="DiT-S of the paper, with its learning rate; GenLab has no model of it",
         ),
     )
 
@@ -208,14 +207,14 @@ def _biggan(size: int, channels: int) -> Sequence[Candidate]:
             32,
             good_kimg=128,
             least_images=0,
-            known="the bundled biggan-fmnist is this network (at 32x32) after 128 kimg of "
+            note="the bundled biggan-fmnist is this network (at 32x32) after 128 kimg of "
             "Fashion-MNIST in grey",
         ),
         candidate(
             64,
             good_kimg=1_000,
             least_images=10_000,
-            known="twice as wide as the bundled biggan-fmnist; GenLab has no model of it",
+            note="twice as wide as the bundled biggan-fmnist; GenLab has no model of it",
         ),
     )
 
@@ -235,7 +234,7 @@ def _pixelcnn(size: int, channels: int) -> Sequence[Candidate]:
             optimizer=optimizer,
             good_kimg=80,
             least_images=0,
-            known="the bundled pixelcnnpp-fmnist is this network after 80 kimg of Fashion-MNIST in "
+            note="the bundled pixelcnnpp-fmnist is this network after 80 kimg of Fashion-MNIST in "
             "grey",
         ),
         Candidate(
@@ -249,7 +248,7 @@ def _pixelcnn(size: int, channels: int) -> Sequence[Candidate]:
             optimizer={**optimizer, "lr": 1.0e-3},
             good_kimg=2_000,
             least_images=10_000,
-            known="between the bundled pixelcnnpp-fmnist and the paper's network; GenLab has no "
+            note="between the bundled pixelcnnpp-fmnist and the paper's network; GenLab has no "
             "model of it",
         ),
     )

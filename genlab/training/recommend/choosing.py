@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from genlab.errors import ConfigError, DataError, is_out_of_memory
-from genlab.training.loop.batches import DataFacts
+from genlab.training.loop.batches import DataMetadata
 from genlab.training.recommend.candidates import FAMILIES, Candidate, Family
 from genlab.training.recommend.speed import Speed
 
@@ -35,8 +35,8 @@ not suffice."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class SetFacts:
-    """What the choice rests on of a data set.
+class SetMetadata:
+    """The properties of a data set that the choice depends on.
 
     Attributes:
         path: as it is to stand in the configuration.
@@ -80,50 +80,50 @@ class Wish:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What is settled before a network is chosen.
+    """The settings that are fixed before a network is chosen.
 
     Attributes:
-        facts: of the data set.
+        metadata: of the data set.
         wish: of the user.
         size: height and width of training.
         fit: how images get that size, see `genlab.data.conform.Conform`; None where they have it.
     """
 
-    facts: SetFacts
+    metadata: SetMetadata
     wish: Wish
     size: int
     fit: str | None
 
     @property
     def family(self) -> Family:
-        """What the wish names."""
+        """The family that the user wants."""
         return FAMILIES[self.wish.family]
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """(C, H, W) of training."""
-        return self.facts.image_shape[0], self.size, self.size
+        return self.metadata.image_shape[0], self.size, self.size
 
     @property
-    def data(self) -> DataFacts:
-        """What networks are built for."""
-        names = self.facts.class_names if self.facts.has_classes else None
-        return DataFacts(
-            num_images=self.facts.num_images,
+    def data(self) -> DataMetadata:
+        """The metadata that networks are built for."""
+        names = self.metadata.class_names if self.metadata.has_classes else None
+        return DataMetadata(
+            num_images=self.metadata.num_images,
             image_shape=self.image_shape,
-            num_classes=self.facts.num_classes if self.facts.has_classes else 0,
+            num_classes=self.metadata.num_classes if self.metadata.has_classes else 0,
             class_names=names,
         )
 
     @property
     def few(self) -> bool:
-        """Whether the images are so few that the network is to be held back."""
-        return self.facts.num_images < self.family.few_images
+        """Whether there are so few images that the network needs regularisation."""
+        return self.metadata.num_images < self.family.few_images
 
     @property
     def most_kimg(self) -> float:
         """How long the run is at most, however fast the machine is."""
-        passes = MOST_PASSES * self.facts.num_images / 1000
+        passes = MOST_PASSES * self.metadata.num_images / 1000
         return max(self.family.least_kimg, passes) if self.few else math.inf
 
     def kimg_in_time(self, speed: Speed) -> float:
@@ -138,7 +138,7 @@ def minutes_for(kimg: float, speed: Speed) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """A network that was settled on.
+    """The chosen network.
 
     Attributes:
         candidate: the network.
@@ -155,41 +155,41 @@ class Choice:
     limit: str = ""
 
 
-def make_plan(facts: SetFacts, wish: Wish) -> Plan:
-    """Settle what does not depend on the machine.
+def make_plan(data: SetMetadata, wish: Wish) -> Plan:
+    """Fix the settings that do not depend on the machine.
 
     Raises:
         ConfigError: the size or the classes do not suit the family.
         DataError: there are too few images.
     """
-    if facts.num_images < FEWEST_IMAGES:
+    if data.num_images < FEWEST_IMAGES:
         raise DataError(
-            f"{facts.num_images:,} images are too few to train a network from scratch, which takes "
+            f"{data.num_images:,} images are too few to train a network from scratch, which takes "
             f"{FEWEST_IMAGES} at the very least; adapt a trained one, see 'genlab finetune --help'"
         )
-    if FAMILIES[wish.family].needs_classes and not facts.has_classes:
-        have = "have one" if facts.num_classes else "have none"
+    if FAMILIES[wish.family].needs_classes and not data.has_classes:
+        have = "have one" if data.num_classes else "have none"
         raise ConfigError(
             f"--family {wish.family} takes images of two classes or more, and those of "
-            f"{facts.path} {have}; choose --family edm"
+            f"{data.path} {have}; choose --family edm"
         )
-    size, fit = choose_size(facts, wish)
-    return Plan(facts=facts, wish=wish, size=size, fit=fit)
+    size, fit = choose_size(data, wish)
+    return Plan(metadata=data, wish=wish, size=size, fit=fit)
 
 
-def choose_size(facts: SetFacts, wish: Wish) -> tuple[int, str | None]:
+def choose_size(data: SetMetadata, wish: Wish) -> tuple[int, str | None]:
     """Height and width of training, and how images get them (None: they have them).
 
     Raises:
         ConfigError: none suits.
     """
     sizes = FAMILIES[wish.family].sizes
-    _, height, width = facts.image_shape
+    _, height, width = data.image_shape
     if wish.size is not None:
-        return _wanted_size(facts, wish.family, wish.size)
+        return _wanted_size(data, wish.family, wish.size)
     if height != width:
         raise ConfigError(
-            f"the images of {facts.path} are {width}x{height} and networks take square ones; say "
+            f"the images of {data.path} are {width}x{height} and networks take square ones; say "
             "with --size at which size their centre is cut out, or make them square with 'genlab "
             "data prepare'"
         )
@@ -199,22 +199,22 @@ def choose_size(facts: SetFacts, wish: Wish) -> tuple[int, str | None]:
         return fits[0], "pad"
     if height < sizes[0]:
         raise ConfigError(
-            f"the images of {facts.path} are {width}x{height}, smaller than the {sizes[0]}x"
+            f"the images of {data.path} are {width}x{height}, smaller than the {sizes[0]}x"
             f"{sizes[0]} that the networks of --family {wish.family} begin with; take larger images"
         )
     if height > sizes[-1]:
         modest = max(size for size in sizes if size <= 64)
         raise ConfigError(
-            f"the images of {facts.path} are {width}x{height}, more than the {sizes[-1]}x"
+            f"the images of {data.path} are {width}x{height}, more than the {sizes[-1]}x"
             f"{sizes[-1]} that the networks of --family {wish.family} draw pixel by pixel; choose "
             f"--size {modest} or the like"
         )
     return max(size for size in sizes if size < height), "resize"
 
 
-def _wanted_size(facts: SetFacts, family: str, size: int) -> tuple[int, str | None]:
+def _wanted_size(data: SetMetadata, family: str, size: int) -> tuple[int, str | None]:
     sizes = FAMILIES[family].sizes
-    _, height, width = facts.image_shape
+    _, height, width = data.image_shape
     shorter = min(height, width)
     if size not in sizes:
         near = min(sizes, key=lambda each: abs(each - size))
@@ -286,7 +286,7 @@ def _time(plan: Plan, candidate: Candidate, measure: Measure, fast: bool) -> Cho
 
 
 def _check_minutes(plan: Plan, choice: Choice) -> None:
-    """Refuse a time in which nothing comes of anything."""
+    """Refuse a time too short to train anything."""
     assert choice.speed is not None
     kimg, least = plan.kimg_in_time(choice.speed), plan.family.least_kimg
     if kimg < least:
@@ -302,7 +302,7 @@ def _check_minutes(plan: Plan, choice: Choice) -> None:
 def _out_of_reach(plan: Plan, choice: Choice, candidate: Candidate) -> str:
     """Why a larger candidate need not be timed: it cannot be faster than the one before it."""
     assert choice.speed is not None
-    if plan.facts.num_images < candidate.least_images:
+    if plan.metadata.num_images < candidate.least_images:
         return f"the next larger network is for {candidate.least_images:,} images or more"
     if plan.kimg_in_time(choice.speed) < candidate.good_kimg:
         hours = minutes_for(candidate.good_kimg, choice.speed) / 60

@@ -14,25 +14,25 @@ WIDTH = 130
 """Columns of a line; a comment that would pass it stands above its setting."""
 
 
-def recipe_text(found: Recommendation, command: str) -> str:
+def recipe_text(recipe: Recommendation, command: str) -> str:
     """The file's text.
 
     Args:
-        found: what is recommended.
+        recipe: what is recommended.
         command: that trains by the file, for the comment at its top.
     """
-    channels, height, width = found.image_shape
+    channels, height, width = recipe.image_shape
     colour = "grey" if channels == 1 else "RGB"
     head = [
-        f"Recommended by 'genlab presets recommend' for {found.num_images:,} images, {width}x"
+        f"Recommended by 'genlab presets recommend' for {recipe.num_images:,} images, {width}x"
         f"{height} {colour}.",
         "",
         f"  {printable(command)}",
         "",
-        *found.expect,
+        *recipe.expect,
     ]
     comments = [f"# {line}".rstrip() for text in head for line in _wrapped(text)]
-    return "\n".join([*comments, *_lines(found.settings, found.reasons)]) + "\n"
+    return "\n".join([*comments, *_lines(recipe.settings, recipe.reasons)]) + "\n"
 
 
 def _wrapped(text: str, width: int = 98) -> list[str]:

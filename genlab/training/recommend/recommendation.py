@@ -21,7 +21,7 @@ from genlab.training.recommend.choosing import (
     MOST_PASSES,
     Choice,
     Plan,
-    SetFacts,
+    SetMetadata,
     Wish,
     choose_network,
     make_plan,
@@ -84,7 +84,7 @@ class Recommendation:
 
 
 def recommend(
-    facts: SetFacts,
+    metadata: SetMetadata,
     wish: Wish,
     *,
     measured: bool = True,
@@ -94,7 +94,7 @@ def recommend(
     """Choose network, length and settings for a data set on this machine.
 
     Args:
-        facts: of the images.
+        metadata: of the images.
         wish: of the user.
         measured: whether a few steps are trained to find out how fast this machine is; else the
             smallest network is taken, for as long as the bundled models were trained.
@@ -105,7 +105,7 @@ def recommend(
         ConfigError: the size or the classes do not suit the family, or the minutes are too few.
         DataError: there are too few images.
     """
-    plan = make_plan(facts, wish)
+    plan = make_plan(metadata, wish)
 
     def measure(candidate: Candidate, precision: str) -> Speed:
         settings = _settings(plan, candidate, precision, candidate.good_kimg)
@@ -131,7 +131,7 @@ def describe(plan: Plan, choice: Choice) -> Recommendation:
         reasons=_reasons(plan, choice, kimg),
         parameters=_numbers(networks[objective.main]),
         image_shape=plan.image_shape,
-        num_images=plan.facts.num_images,
+        num_images=plan.metadata.num_images,
         kimg=kimg,
         images_per_second=None if speed is None else speed.images_per_second,
         minutes=None if speed is None else minutes_for(kimg, speed),
@@ -142,27 +142,27 @@ def describe(plan: Plan, choice: Choice) -> Recommendation:
 
 def choose_kimg(plan: Plan, choice: Choice) -> float:
     """Thousands of images of the run, to three digits."""
-    wanted = choice.candidate.good_kimg
+    best_kimg = choice.candidate.good_kimg
     if choice.speed is not None:
-        wanted = plan.kimg_in_time(choice.speed)
-    kimg = min(wanted, plan.most_kimg)
+        best_kimg = plan.kimg_in_time(choice.speed)
+    kimg = min(best_kimg, plan.most_kimg)
     unit = 10.0 ** (math.floor(math.log10(kimg)) - 2)
     return float(f"{math.floor(kimg / unit) * unit:.6g}")
 
 
 def _settings(plan: Plan, candidate: Candidate, precision: str, kimg: float) -> dict[str, Any]:
-    family, has_classes = plan.family, plan.facts.has_classes
-    data: dict[str, Any] = {"path": plan.facts.path}
+    family, has_classes = plan.family, plan.metadata.has_classes
+    data: dict[str, Any] = {"path": plan.metadata.path}
     if plan.fit is not None:
         data |= {"image_size": plan.size, "fit": plan.fit}
     if not has_classes:
         data["labels"] = False
-    judged = plan.few and plan.facts.held_out is not None and family.score is not None
+    judged = plan.few and plan.metadata.held_out is not None and family.score is not None
     return {
         "data": data,
         "network": _network(plan, candidate),
         "objective": _objective(plan, candidate),
-        **({"validation": {"split": plan.facts.held_out}} if judged else {}),
+        **({"validation": {"split": plan.metadata.held_out}} if judged else {}),
         **({"stopping": {"metric": family.score, "patience": PATIENCE}} if judged else {}),
         "optimizer": dict(candidate.optimizer),
         "schedule": {
@@ -208,7 +208,7 @@ def _objective(plan: Plan, candidate: Candidate) -> dict[str, Any]:
             "generator_ortho": 1.0e-4,
             **({"augment": ["color", "translation", "cutout"]} if plan.few else {}),
         }
-    dropout = {"label_dropout": 0.1} if plan.facts.has_classes else {}
+    dropout = {"label_dropout": 0.1} if plan.metadata.has_classes else {}
     if candidate.network["name"] == "pixelcnn++":
         return {"name": "likelihood", **dropout}
     return {
@@ -223,7 +223,7 @@ def _objective(plan: Plan, candidate: Candidate) -> dict[str, Any]:
 def _sampler(plan: Plan, candidate: Candidate) -> dict[str, Any]:
     if candidate.discriminator is not None:
         return {}
-    guided = plan.facts.has_classes
+    guided = plan.metadata.has_classes
     if candidate.network["name"] == "pixelcnn++":
         return {"sampler": {"guidance_scale": PIXELCNN_GUIDANCE}} if guided else {}
     return {
@@ -238,17 +238,17 @@ def _sampler(plan: Plan, candidate: Candidate) -> dict[str, Any]:
 def _reasons(plan: Plan, choice: Choice, kimg: float) -> dict[str, str]:
     """Dotted key -> why; what is not among the settings is passed over."""
     candidate, few = choice.candidate, plan.few
-    height, width = plan.facts.image_shape[1:]
+    height, width = plan.metadata.image_shape[1:]
     minutes = "" if choice.speed is None else _about(minutes_for(kimg, choice.speed) / PREVIEWS)
     recipe = "as this network was trained before"
-    if "GenLab has no model" in candidate.known:
+    if "GenLab has no model" in candidate.note:
         recipe = "a usual value, not tried on this network"
     return {
         "data.fit": f"{width}x{height} is no size that the network can halve"
         if plan.fit in ("pad", "resize")
         else "the centre of the images, whose shorter side becomes this size",
         "data.labels": "no classes to tell apart",
-        "network": candidate.known,
+        "network": candidate.note,
         "network.patch_size": "pixels are taken together, which spares work",
         "network.dropout": "holds the network back from learning few images by heart"
         if few
@@ -293,12 +293,12 @@ def _why_precision(choice: Choice) -> str:
 
 def _expect(plan: Plan, choice: Choice, kimg: float) -> list[str]:
     """What to know before the run, the most important first."""
-    facts, family, name = plan.facts, plan.family, plan.wish.family
-    passes = 1000 * kimg / facts.num_images
-    told = []
-    if facts.num_images < FEW_IMAGES:
-        told.append(
-            f"{facts.num_images:,} images are few: trained from scratch, a network learns them by "
+    data, family, name = plan.metadata, plan.family, plan.wish.family
+    passes = 1000 * kimg / data.num_images
+    lines = []
+    if data.num_images < FEW_IMAGES:
+        lines.append(
+            f"{data.num_images:,} images are few: trained from scratch, a network learns them by "
             "heart and draws them again. Better adapt a trained one, see 'genlab finetune --help'."
         )
     if plan.few:
@@ -306,31 +306,31 @@ def _expect(plan: Plan, choice: Choice, kimg: float) -> list[str]:
             f"Each image is seen {passes:,.0f} times, so look for copies: samples that look like "
             "an image of the set are drawn from memory."
         )
-        if family.score is not None and facts.held_out is None:
+        if family.score is not None and data.held_out is None:
             text += (
                 " Images held out tell when to stop: validation.path=held-out.zip "
                 f"stopping.metric={family.score}."
             )
-        told.append(text)
-    told.append(f"The network: {choice.candidate.known}; this run is of {kimg:g} kimg.")
+        lines.append(text)
+    lines.append(f"The network: {choice.candidate.note}; this run is of {kimg:g} kimg.")
     if plan.image_shape[0] == 3 and choice.candidate.least_images == 0:
-        told.append(
+        lines.append(
             "Colour, and photographs above all, ask for more than grey silhouettes: of this "
             "network expect colours and rough shapes."
         )
     if name == "biggan":
-        told.append("A GAN may collapse: watch the previews; the run ends by itself when it has.")
+        lines.append("A GAN may collapse: watch the previews; the run ends by itself when it has.")
     if name == "pixelcnn":
         drawn = plan.size * plan.size
-        told.append(f"Images are drawn pixel by pixel, {drawn:,} steps for each batch of samples.")
+        lines.append(f"Images are drawn pixel by pixel, {drawn:,} steps for each batch of samples.")
     if choice.speed is not None and plan.kimg_in_time(choice.speed) > plan.most_kimg:
-        told.append(
+        lines.append(
             f"The {plan.wish.minutes:g} minutes would be enough for more, which would only teach "
             "the network the images by heart (a rule of thumb)."
         )
     if choice.limit:
-        told.append(f"No larger network: {choice.limit}.")
-    return told
+        lines.append(f"No larger network: {choice.limit}.")
+    return lines
 
 
 def _disk_bytes(config: TrainConfig, main: nn.Module, networks: Sequence[nn.Module]) -> int:

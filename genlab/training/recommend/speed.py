@@ -7,7 +7,7 @@ import torch
 
 from genlab.data.pixels import from_uint8
 from genlab.training.config import TrainConfig
-from genlab.training.loop.batches import DataFacts, Share
+from genlab.training.loop.batches import DataMetadata, Share
 from genlab.training.loop.loop import build_accelerator
 from genlab.training.loop.models import Models
 from genlab.training.loop.updates import MicroBatch, Updates
@@ -37,13 +37,13 @@ class Speed:
 
 
 def measure_speed(
-    config: TrainConfig, facts: DataFacts, device: str | None = None, seconds: float = 2.0
+    config: TrainConfig, data: DataMetadata, device: str | None = None, seconds: float = 2.0
 ) -> Speed:
     """Train fresh weights on noise for a few steps, in memory alone; the first is not counted.
 
     Args:
         config: of the run that is to be timed.
-        facts: of its images; none of them is read.
+        data: of its images; none of them is read.
         device: where it would train; None is the best there is.
         seconds: that it may take; three steps are measured however long they take.
 
@@ -59,19 +59,19 @@ def measure_speed(
     objective = build_objective(config.objective)
     objective.to(accelerator.device)
     with torch.random.fork_rng():  # models are drawn and trained from the global state
-        models = Models(config, objective, facts, accelerator)
+        models = Models(config, objective, data, accelerator)
         updates = Updates(config, objective, models, accelerator, Share(count, 1, 0, 1))
-        batch = _noise(facts, count, accelerator.device)
+        batch = _noise(data, count, accelerator.device)
         if objective.num_initial_images:
             models.initialise(*batch)
         times = _time_steps(updates, batch, accelerator.device, seconds)
     return Speed(images_per_second=count / min(times), steps=len(times), seconds=sum(times))
 
 
-def _noise(facts: DataFacts, count: int, device: torch.device) -> MicroBatch:
+def _noise(data: DataMetadata, count: int, device: torch.device) -> MicroBatch:
     draws = torch.Generator().manual_seed(0)
-    pixels = torch.randint(0, 256, (count, *facts.image_shape), dtype=torch.uint8, generator=draws)
-    labels = torch.arange(count) % facts.num_classes if facts.num_classes else -torch.ones(count)
+    pixels = torch.randint(0, 256, (count, *data.image_shape), dtype=torch.uint8, generator=draws)
+    labels = torch.arange(count) % data.num_classes if data.num_classes else -torch.ones(count)
     return from_uint8(pixels.to(device)), labels.long().to(device)
 
 
@@ -91,7 +91,7 @@ def _time_steps(
 
 
 def _wait(device: torch.device) -> None:
-    """Let a GPU finish what it was told."""
+    """Wait until a GPU has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type == "mps":

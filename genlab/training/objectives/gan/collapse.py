@@ -1,4 +1,4 @@
-"""Sees that a GAN comes to nothing before the hours are spent."""
+"""Detect that a GAN's training has collapsed."""
 
 import warnings
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ class CollapseWarning(UserWarning):
 
 @dataclass
 class CollapseWatch:
-    """Gives a run up in which the discriminator has won for long: its generator learns no more.
+    """Ends a run whose discriminator has won for long: its generator no longer learns.
 
     Half-way there it warns.
 
@@ -33,35 +33,35 @@ class CollapseWatch:
         self._warned = False
 
     def state_dict(self) -> dict[str, Any]:
-        """See `genlab.training.objectives.base.Watch`."""
+        """Since when the loss has been low, as JSON values."""
         return {"since": self._since, "warned": self._warned}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """See `genlab.training.objectives.base.Watch`."""
+        """Go on from a `state_dict`."""
         self._since, self._warned = state["since"], state["warned"]
 
     def __call__(self, kimg: float, means: Mapping[str, float]) -> Trouble | None:
-        """See `genlab.training.objectives.base.Watch`."""
+        """End the run after ``patience_kimg`` of low loss; warn after half of that."""
         loss = means["discriminator"]
         if loss >= self.loss:
             self._since, self._warned = None, False
             return None
         self._since = kimg if self._since is None else self._since
-        lasted = kimg - self._since
-        what = (
-            f"the discriminator has won for {lasted:.3g} thousand images: its loss is {loss:.2g}, "
+        length = kimg - self._since
+        problem = (
+            f"the discriminator has won for {length:.3g} thousand images: its loss is {loss:.2g}, "
             f"where {self.even:.3g} would be even"
         )
-        if lasted >= self.patience_kimg:
+        if length >= self.patience_kimg:
             cure = (
                 "switch objective.augment on, lower optimizer.networks.discriminator.lr or "
                 "objective.discriminator_steps"
             )
-            return Trouble(what=what, cure=cure, kimg=self._since)
-        if lasted >= self.patience_kimg / 2 and not self._warned:
+            return Trouble(problem=problem, cure=cure, kimg=self._since)
+        if length >= self.patience_kimg / 2 and not self._warned:
             self._warned = True
             warnings.warn(
-                f"{what}; the run ends if that lasts {self.patience_kimg:g} thousand images",
+                f"{problem}; the run ends if that lasts {self.patience_kimg:g} thousand images",
                 CollapseWarning,
                 stacklevel=2,
             )

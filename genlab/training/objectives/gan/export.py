@@ -1,4 +1,4 @@
-"""From a GAN's run to its discriminator, calibrated against the generator of the same run."""
+"""Export the discriminator of a GAN's run, calibrated against the generator of the same run."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -32,7 +32,7 @@ def export_discriminator(
     choice: Choice,
     calibration_images: int = CALIBRATION_IMAGES,
     dtype: str | None = None,
-    facts: Mapping[str, Any] | None = None,
+    extra_rows: Mapping[str, Any] | None = None,
 ) -> GanDiscriminator:
     """Write the discriminator of a GAN's run as a folder.
 
@@ -45,7 +45,7 @@ def export_discriminator(
         calibration_images: training images, the first that the run saw, that it is calibrated by;
             0 leaves it uncalibrated.
         dtype: what the weights are stored in; None is float32.
-        facts: more rows for the model card's table.
+        extra_rows: more rows for the model card's table.
 
     Raises:
         TrainingError: there is no such run, or it has not stored the weights.
@@ -59,12 +59,12 @@ def export_discriminator(
             f"the run in {run.folder} trains no discriminator: its objective is "
             f"{config.objective.get('name')!r} and not gan; leave --discriminator out"
         )
-    found = states(run.states)
-    if not found:
+    saved = states(run.states)
+    if not saved:
         raise TrainingError(
             f"the run in {run.folder} has saved no weights yet; wait for its first state"
         )
-    state = load_state(found[-1])
+    state = load_state(saved[-1])
     images = state.progress.images
     if choice.images not in (None, images):
         raise TrainingError(
@@ -76,7 +76,7 @@ def export_discriminator(
     network.eval()
     names = data.class_names if config.class_names is None else tuple(config.class_names)
     discriminator = GanDiscriminator(network, class_names=names)
-    rows = dict(facts or {})
+    rows = dict(extra_rows or {})
     if calibration_images:
         generator, _ = make_product(run, choice)
         assert isinstance(generator, GanGenerator)

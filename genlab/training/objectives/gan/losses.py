@@ -1,4 +1,4 @@
-"""What the discriminator and the generator of a GAN minimise, score by score."""
+"""Losses of the discriminator and the generator of a GAN, score by score."""
 
 import math
 from abc import ABC, abstractmethod

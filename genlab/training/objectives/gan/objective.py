@@ -14,7 +14,7 @@ from typing_extensions import override
 from genlab.errors import ConfigError
 from genlab.generators.gan import GanGenerator
 from genlab.networks.gan_base import GeneratorNetwork
-from genlab.training.loop.batches import DataFacts
+from genlab.training.loop.batches import DataMetadata
 from genlab.training.objectives.base import Loss, Objective, Watch, build_network
 from genlab.training.objectives.gan.collapse import CollapseWatch
 from genlab.training.objectives.gan.diffaugment import DiffAugment
@@ -27,7 +27,7 @@ GENERATOR, DISCRIMINATOR = "generator", "discriminator"
 
 @dataclass(frozen=True, kw_only=True)
 class GanObjective(Objective):
-    """A generator learns to draw what a discriminator takes for real images of a class.
+    """A class-conditional GAN: a generator trained against a discriminator.
 
     The discriminator takes some updates, each on its own part of the batch, then the generator one;
     every update draws latents and classes of its own. The network of the configuration is the
@@ -110,7 +110,7 @@ class GanObjective(Objective):
         """The discriminator's updates, then the generator's."""
         return (DISCRIMINATOR,) * self.discriminator_steps + (GENERATOR,)
 
-    def build(self, network: Mapping[str, Any], data: DataFacts) -> dict[str, nn.Module]:
+    def build(self, network: Mapping[str, Any], data: DataMetadata) -> dict[str, nn.Module]:
         """Generator, discriminator, and their histories where wanted; see `Objective.build`."""
         if data.num_classes < 1:
             raise ConfigError(
@@ -118,15 +118,15 @@ class GanObjective(Objective):
                 "data.labels=true, or take other data"
             )
         channels, size, _ = data.image_shape
-        facts = {
+        metadata = {
             "img_resolution": size,
             "img_channels": channels,
             "num_classes": data.num_classes,
         }
         networks = {
-            GENERATOR: build_network(network, facts),
+            GENERATOR: build_network(network, metadata),
             DISCRIMINATOR: build_network(
-                self.discriminator, facts, section="objective.discriminator"
+                self.discriminator, metadata, section="objective.discriminator"
             ),
         }
         if not isinstance(networks[GENERATOR], GeneratorNetwork):
@@ -138,7 +138,7 @@ class GanObjective(Objective):
         return self.with_histories(networks)
 
     def check_discriminator(self, network: nn.Module) -> None:
-        """Refuse a discriminator that would see what is real by the batch."""
+        """Refuse a discriminator that could tell real images by batch statistics."""
         if getattr(network, "minibatch", None) is not None and not self.split:
             raise ConfigError(
                 "minibatch discrimination tells real from made images by their batch; set "
@@ -203,8 +203,8 @@ class GanObjective(Objective):
         with torch.no_grad():
             made = network(z, network.embed_labels(classes))
         seen = self._augment(torch.cat([made.float(), images]), generator)
-        both = torch.cat([classes, labels])
-        of_made, of_real = self._judge(networks[DISCRIMINATOR], seen, both)
+        all_classes = torch.cat([classes, labels])
+        of_made, of_real = self._judge(networks[DISCRIMINATOR], seen, all_classes)
         fake, real = self._loss.of_fakes(of_made).mean(), self._loss.of_reals(of_real).mean()
         return _mean_loss(fake + real, len(images), fake=fake, real=real)
 
@@ -241,8 +241,8 @@ class GanObjective(Objective):
                     self._loss.of_generator(judge(seen, classes).float()).mean(), len(images)
                 )
             with torch.no_grad():
-                wanted = features(judge, self._augment(images, generator), labels)
-            loss = feature_matching(features(judge, seen, classes), wanted)
+                target = features(judge, self._augment(images, generator), labels)
+            loss = feature_matching(features(judge, seen, classes), target)
             return _mean_loss(loss, len(images))
 
     @torch.no_grad()
@@ -261,16 +261,16 @@ class GanObjective(Objective):
 
     def inspect(self, networks: Mapping[str, nn.Module]) -> dict[str, float]:
         """The largest singular value of each network's spectrally normalised weights."""
-        found = {}
+        largest = {}
         for name in (GENERATOR, DISCRIMINATOR):
             buffers = networks[name].named_buffers()
             values = [value for key, value in buffers if key.rpartition(".")[2] == "sv0"]
             if values:
-                found[f"singular_value_{name}"] = float(torch.cat(values).max())
-        return found
+                largest[f"singular_value_{name}"] = float(torch.cat(values).max())
+        return largest
 
     def watch(self) -> Watch | None:
-        """Gives up when the discriminator wins for long; see `CollapseWatch`."""
+        """Ends the run when the discriminator wins for long; see `CollapseWatch`."""
         if self.collapse_kimg is None:
             return None
         least, even = self._loss.least, self._loss.even
@@ -304,15 +304,15 @@ def frozen(network: nn.Module) -> Iterator[None]:
 def features(
     discriminator: nn.Module, images: Float[Tensor, "B C H W"], labels: Int64[Tensor, " B"]
 ) -> Float[Tensor, "B F"]:
-    """What a discriminator's last layer, ``linear``, sees of images."""
-    noted: list[Tensor] = []
+    """The inputs of a discriminator's last layer, ``linear``, for images."""
+    inputs: list[Tensor] = []
     layer = cast(nn.Module, discriminator.linear)
-    hook = layer.register_forward_pre_hook(lambda _, args: noted.append(args[0].float()))
+    hook = layer.register_forward_pre_hook(lambda _, args: inputs.append(args[0].float()))
     try:
         discriminator(images, labels)
     finally:
         hook.remove()
-    return noted[0]
+    return inputs[0]
 
 
 def _history(name: str) -> str:

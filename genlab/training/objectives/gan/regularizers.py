@@ -1,4 +1,4 @@
-"""What is added to the gradients of a GAN's networks: orthogonality, and the pull of the past."""
+"""Regularisers of a GAN's gradients: orthogonality, and historical averaging."""
 
 from collections.abc import Collection
 
