@@ -87,5 +87,6 @@ _beside.register(
     _beside.Beside(finds=_is_adapter, read=_model_with_adapter, names=_adapter_names),
 )
 import_module("genlab.diffusers_import").show_pipeline()
+import_module("genlab.moved").keep_old_names()
 
 __getattr__, __dir__ = attach(__name__, _HOMES)

@@ -4,20 +4,17 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
-
-# diffusers loads a class only where the class's own module shows it this name.
-from diffusers.models.modeling_utils import ModelMixin  # noqa: F401
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import override
 
 from genlab.errors import ConfigError
+from genlab.networks.as_model import register_to_config
 from genlab.networks.base import (
     DiffusionNetwork,
     check_positive,
     level_resolutions,
-    register_to_config,
 )
 from genlab.networks.layers.adm_blocks import (
     ZERO,

@@ -1,60 +1,26 @@
 """What the diffusion networks have in common: configuration, labels, gradient checkpointing."""
 
-import sys
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
-from functools import partial
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from typing import Any
 
 import torch
-from diffusers import configuration_utils
-from diffusers.configuration_utils import ConfigMixin
-from diffusers.models.modeling_utils import ModelMixin
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from genlab.errors import ConfigError, LabelError
+from genlab.networks.as_model import Model
 from genlab.networks.layout import Layout
 
 Labels = Int64[Tensor, " B"] | Float[Tensor, "B K"]
 
 
-Constructor = TypeVar("Constructor", bound=Callable[..., None])
-
-
-def register_to_config(init: Constructor) -> Constructor:
-    """Keep a constructor's arguments in the network's config: diffusers' decorator, with types."""
-    registered: Constructor = configuration_utils.register_to_config(init)
-    return registered
-
-
-class Network(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers is untyped
-    """A network whose folder tells how to build it again.
+class Network(Model):
+    """A network that tells its parts.
 
     Subclasses decorate their constructor with `register_to_config`, so that ``save_pretrained``
     writes its arguments to config.json and ``from_pretrained`` rebuilds the network.
     """
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]  # diffusers is untyped
-
-    def to(self, *args: Any, **kwargs: Any) -> "Network":  # type: ignore[override]  # diffusers wraps it
-        """Move or cast the weights, as `torch.nn.Module.to` does.
-
-        diffusers' own ``to`` first asks whether its hooks hold the weights elsewhere (group
-        offloading), and for that imports them all, peft and transformers included, which takes
-        longer than drawing. Where the hooks are not imported, none holds anything.
-        """
-        move = super().to if _hooks_are_loaded() else partial(nn.Module.to, self)
-        move(*args, **kwargs)
-        return self
-
-    @property
-    def device(self) -> torch.device:
-        """Where the network computes; see `to` on diffusers' hooks."""
-        first = None if _hooks_are_loaded() else next(self.parameters(), None)
-        where: torch.device = super().device if first is None else first.device
-        return where
 
     def layout(self) -> Layout:
         """What the network is made of, for fine-tuning.
@@ -68,10 +34,6 @@ class Network(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers is un
         )
 
 
-def _hooks_are_loaded() -> bool:
-    return "diffusers.hooks" in sys.modules
-
-
 class DiffusionNetwork(Network):
     """A raw network F(x; c_noise, class embedding), before any preconditioning.
 
@@ -80,7 +42,7 @@ class DiffusionNetwork(Network):
     """
 
     _supports_gradient_checkpointing = True
-    _keep_in_fp32_modules = ["map_noise"]  # type: ignore[assignment]  # noqa: RUF012  # diffusers' hook
+    _keep_in_fp32_modules = ["map_noise"]  # noqa: RUF012  # a name of diffusers
     gradient_checkpointing = False
     label_dim: int
 

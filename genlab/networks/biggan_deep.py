@@ -8,15 +8,13 @@ from functools import partial
 from typing import Literal
 
 import torch
-
-# diffusers loads a class only where the class's own module shows it this name.
-from diffusers.models.modeling_utils import ModelMixin  # noqa: F401
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import override
 
-from genlab.networks.base import Labels, check_positive, register_to_config
+from genlab.networks.as_model import register_to_config
+from genlab.networks.base import Labels, check_positive
 from genlab.networks.biggan import (
     GENERATOR_WIDTHS,
     discriminator_resolutions,

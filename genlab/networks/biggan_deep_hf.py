@@ -11,16 +11,14 @@ from collections.abc import Sequence
 from functools import partial
 
 import torch
-
-# diffusers loads a class only where the class's own module shows it this name.
-from diffusers.models.modeling_utils import ModelMixin  # noqa: F401
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import override
 
 from genlab.errors import ConfigError
-from genlab.networks.base import Labels, check_positive, register_to_config
+from genlab.networks.as_model import register_to_config
+from genlab.networks.base import Labels, check_positive
 from genlab.networks.biggan_deep import DeepGeneratorBlock
 from genlab.networks.gan_base import BOTTOM, GeneratorNetwork
 from genlab.networks.layers.gan_layers import (

@@ -15,7 +15,8 @@ from torch.nn.utils import fuse_conv_bn_eval
 from typing_extensions import override
 
 from genlab.errors import ConfigError
-from genlab.networks.base import Network, check_positive, level_resolutions, register_to_config
+from genlab.networks.as_model import register_to_config
+from genlab.networks.base import Network, check_positive, level_resolutions
 from genlab.networks.layers.initialised import Init, Linear
 from genlab.networks.layout import Layout, buffers_of, build_layout, paths_of
 

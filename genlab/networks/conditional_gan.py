@@ -6,9 +6,6 @@ Legend: B batch, R reference batch, N both, C channels, F features, K kernels, D
 import math
 
 import torch
-
-# diffusers loads a class only where the class's own module shows it this name.
-from diffusers.models.modeling_utils import ModelMixin  # noqa: F401
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -16,7 +13,8 @@ from typing_extensions import override
 
 from genlab.choices import check_choice
 from genlab.errors import ConfigError
-from genlab.networks.base import Labels, check_positive, register_to_config
+from genlab.networks.as_model import register_to_config
+from genlab.networks.base import Labels, check_positive
 from genlab.networks.gan_base import BOTTOM, DiscriminatorNetwork, GeneratorNetwork
 from genlab.networks.layers.gan_layers import BatchNorm, embed_shared
 from genlab.networks.layers.precision import wide

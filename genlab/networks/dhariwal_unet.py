@@ -4,19 +4,16 @@ import math
 from collections.abc import Sequence
 
 import torch
-
-# diffusers loads a class only where the class's own module shows it this name.
-from diffusers.models.modeling_utils import ModelMixin  # noqa: F401
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import override
 
+from genlab.networks.as_model import register_to_config
 from genlab.networks.base import (
     DiffusionNetwork,
     check_positive,
     level_resolutions,
-    register_to_config,
 )
 from genlab.networks.layers.edm_blocks import BlockStyle, UNetBlock, group_norm, unet_layout
 from genlab.networks.layers.initialised import Conv2d, Images, Init, Linear

@@ -3,18 +3,15 @@
 from collections.abc import Iterator
 
 import torch
-
-# diffusers loads a class only where the class's own module shows it this name.
-from diffusers.models.modeling_utils import ModelMixin  # noqa: F401
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from typing_extensions import override
 
+from genlab.networks.as_model import register_to_config
 from genlab.networks.base import (
     DiffusionNetwork,
     check_patches,
     check_positive,
-    register_to_config,
 )
 from genlab.networks.dit import (
     TIME_FEATURES,

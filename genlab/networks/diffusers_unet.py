@@ -6,16 +6,14 @@ from typing import Any
 
 from diffusers import UNet2DModel
 from diffusers.models.attention_processor import Attention
-
-# diffusers loads a class only where the class's own module shows it this name.
-from diffusers.models.modeling_utils import ModelMixin  # noqa: F401
 from diffusers.models.resnet import ResnetBlock2D
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from typing_extensions import override
 
 from genlab.errors import ConfigError
-from genlab.networks.base import DiffusionNetwork, check_positive, register_to_config
+from genlab.networks.as_model import register_to_config
+from genlab.networks.base import DiffusionNetwork, check_positive
 from genlab.networks.layers.class_embedding import look_up, mix_rows
 from genlab.networks.layers.edm_blocks import scaled_and_shifted
 from genlab.networks.layout import Branch, ClassTable, Layout, Parts, build_layout

@@ -10,9 +10,6 @@ from collections.abc import Sequence
 from functools import lru_cache, partial
 
 import torch
-
-# diffusers loads a class only where the class's own module shows it this name.
-from diffusers.models.modeling_utils import ModelMixin  # noqa: F401
 from einops import rearrange
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor, nn
@@ -20,12 +17,12 @@ from torch.nn import functional as F
 from typing_extensions import override
 
 from genlab.errors import ConfigError, LabelError
+from genlab.networks.as_model import register_to_config
 from genlab.networks.base import (
     DiffusionNetwork,
     Labels,
     check_patches,
     check_positive,
-    register_to_config,
 )
 from genlab.networks.kernels.gelu import gelu
 from genlab.networks.layers.class_embedding import look_up, mix_rows

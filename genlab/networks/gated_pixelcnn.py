@@ -13,8 +13,9 @@ from torch.nn import functional as F
 from typing_extensions import override
 
 from genlab.errors import ConfigError
+from genlab.networks.as_model import register_to_config
 from genlab.networks.autoregressive import AutoregressiveNetwork, PixelDecoder
-from genlab.networks.base import check_positive, register_to_config
+from genlab.networks.base import check_positive
 from genlab.networks.layers.categorical import Categorical, to_levels
 from genlab.networks.layout import Branch, ClassTable, Layout, Parts, build_layout
 

@@ -9,12 +9,12 @@ from torch.nn import functional as F
 from typing_extensions import override
 
 from genlab.choices import check_choice
+from genlab.networks.as_model import register_to_config
 from genlab.networks.base import (
     Network,
     check_patches,
     check_positive,
     level_resolutions,
-    register_to_config,
 )
 from genlab.networks.layers.adm_blocks import (
     KAIMING,

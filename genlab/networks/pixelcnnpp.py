@@ -17,8 +17,9 @@ from torch.nn import functional as F
 from typing_extensions import override
 
 from genlab.errors import ConfigError
+from genlab.networks.as_model import register_to_config
 from genlab.networks.autoregressive import AutoregressiveNetwork
-from genlab.networks.base import check_positive, register_to_config
+from genlab.networks.base import check_positive
 from genlab.networks.kernels.pixelcnnpp_decoder import PixelCNNPPDecoder
 from genlab.networks.layers.logistic_mixture import LogisticMixture
 from genlab.networks.layers.pixelcnnpp_blocks import (

@@ -179,7 +179,8 @@ class GenLabPipeline(PipelineConventions):
         # warns.
         network = read_network(folder, index, kwargs.get("dtype", kwargs.get("torch_dtype")))
         metadata = {key: index[key] for key in _METADATA if key in index}
-        pipeline = cls(network, **{**metadata, **read_parts(folder, index)})
+        parts = read_parts(folder, index)
+        pipeline = cls(cast(ModelMixin, network), **{**metadata, **parts})
         name = str(pretrained_model_name_or_path)
         pipeline.register_to_config(_name_or_path=name)  # type: ignore[no-untyped-call]  # diffusers tells no types
         pipeline._card = read_card(folder)

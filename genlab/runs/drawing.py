@@ -2,10 +2,10 @@
 
 import platform
 from collections.abc import Callable, Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import numpy as np
 import PIL
 import torch
@@ -147,7 +147,7 @@ def _about(generator: Generator, config: Mapping[str, Any], kind: SampleKind) ->
             "genlab": genlab.__version__,
             "python": platform.python_version(),
             "torch": torch.__version__,
-            "diffusers": diffusers.__version__,
+            "diffusers": version("diffusers"),
             "numpy": np.__version__,
             "Pillow": PIL.__version__,
         },

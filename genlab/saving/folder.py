@@ -15,18 +15,17 @@ import sys
 import tempfile
 from collections.abc import Mapping
 from importlib import import_module
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import torch
-from diffusers.configuration_utils import ConfigMixin
-from diffusers.models.modeling_utils import ModelMixin
 from safetensors import SafetensorError
 from torch import nn
 
 from genlab.errors import CheckpointError, GenLabError, OutputError
 from genlab.files import MAX_JSON
+from genlab.networks.as_model import Model
 from genlab.saving.index import INDEX, NETWORK, PIPELINE, is_component
 from genlab.saving.models import read_model, write_model
 from genlab.saving.weight_files import reads_shapes_alone
@@ -35,6 +34,7 @@ PARTS = ("autoencoder",)
 """Models that a folder may hold beside the network, each in a folder of its name."""
 CARD = "README.md"
 _OUR_NETWORKS = "genlab.networks."
+_DIFFUSERS = "diffusers"
 
 
 def write_folder(
@@ -59,7 +59,7 @@ def write_folder(
     models = {NETWORK: network, **(parts or {})}
     index = {
         "_class_name": PIPELINE,
-        "_diffusers_version": diffusers.__version__,
+        "_diffusers_version": version("diffusers"),
         **{name: _component(model) for name, model in models.items()},
         **metadata,
     }
@@ -96,7 +96,8 @@ def remove_unfinished(folder: Path) -> None:
 def _component(model: nn.Module) -> list[str]:
     """How an index names a model's class; diffusers' own classes stand under its top level."""
     module = type(model).__module__
-    return ["diffusers" if module.startswith("diffusers.") else module, type(model).__name__]
+    outside = module.startswith(f"{_DIFFUSERS}.")
+    return [_DIFFUSERS if outside else module, type(model).__name__]
 
 
 def _move_into(new: Path, folder: Path) -> None:
@@ -117,7 +118,7 @@ def _move_into(new: Path, folder: Path) -> None:
 
 def read_network(
     folder: Path, index: Mapping[str, Any], dtype: torch.dtype | None = None
-) -> ModelMixin:
+) -> nn.Module:
     """Build the network that the index names and fill it with the folder's weights, all of them.
 
     Raises:
@@ -125,13 +126,13 @@ def read_network(
             shapes.
     """
     cls = network_class(folder, index)
-    network: ModelMixin = read_model(
+    network: nn.Module = read_model(
         folder / NETWORK, cls, dtype, NETWORK, empty=reads_shapes_alone()
     )
     return network
 
 
-def network_class(folder: Path, index: Mapping[str, Any]) -> type[ModelMixin]:
+def network_class(folder: Path, index: Mapping[str, Any]) -> type[nn.Module]:
     """The class of the network that the index names.
 
     Raises:
@@ -140,7 +141,7 @@ def network_class(folder: Path, index: Mapping[str, Any]) -> type[ModelMixin]:
     return _model_class(folder, *index[NETWORK])
 
 
-def read_parts(folder: Path, index: Mapping[str, Any]) -> dict[str, ModelMixin | None]:
+def read_parts(folder: Path, index: Mapping[str, Any]) -> dict[str, nn.Module | None]:
     """The models beside the network, for each of `PARTS`; None where the index names none.
 
     Raises:
@@ -154,12 +155,12 @@ def read_parts(folder: Path, index: Mapping[str, Any]) -> dict[str, ModelMixin |
     }
 
 
-def _model_class(folder: Path, module: str, name: str) -> type[ModelMixin]:
+def _model_class(folder: Path, module: str, name: str) -> type[nn.Module]:
     """A class that the index names: one of ours, or of a module that the program imported.
 
     Importing a module because a downloaded file names it would run its code.
     """
-    if module.startswith(_OUR_NETWORKS):
+    if module.startswith(_OUR_NETWORKS) or module == _DIFFUSERS:
         try:
             python_module = import_module(module)
         except (ImportError, ValueError) as error:  # the latter for names that are none
@@ -176,12 +177,22 @@ def _model_class(folder: Path, module: str, name: str) -> type[ModelMixin]:
         )
     cls = getattr(python_module, name, None)
     # A base class has no config, so that nothing tells how to build it.
-    if not (isinstance(cls, type) and issubclass(cls, ModelMixin) and issubclass(cls, ConfigMixin)):
+    if not (isinstance(cls, type) and _is_model(cls)):
         raise CheckpointError(
             f"{folder / INDEX}: {module} has no model {name} that a folder can hold; fetch or save "
             "the model again"
         )
     return cls
+
+
+def _is_model(cls: type) -> bool:
+    """Whether a folder can hold models of a class: of ours, or of diffusers', which is heavy."""
+    if issubclass(cls, Model):
+        return True
+    from diffusers.configuration_utils import ConfigMixin
+    from diffusers.models.modeling_utils import ModelMixin
+
+    return issubclass(cls, ModelMixin) and issubclass(cls, ConfigMixin)
 
 
 def read_card(folder: Path) -> str | None:

@@ -251,6 +251,7 @@ def test_class_names_reach_no_terminal(run: Run, cases: Path) -> None:
 
 # The script leaves its file to the garbage collector.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.filterwarnings("ignore:genlab.checkpoints.dit is")  # the case is that old
 def test_a_model_reads_no_environment(
     run: Run, cases: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

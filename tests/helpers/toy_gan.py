@@ -12,7 +12,8 @@ from genlab.diffusion.preconditioning import EDM
 from genlab.generators.discriminator import Calibration, GanDiscriminator
 from genlab.generators.gan import GanGenerator
 from genlab.generators.noisy_classifier import NoisyClassifier
-from genlab.networks.base import Network, register_to_config
+from genlab.networks.as_model import register_to_config
+from genlab.networks.base import Network
 from genlab.networks.gan_base import DiscriminatorNetwork, GeneratorNetwork
 
 EXACT = Calibration(slope=1.0, intercept=0.0, error_rate=0.25, log_loss=0.5, images=1000)

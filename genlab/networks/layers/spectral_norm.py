@@ -386,4 +386,4 @@ def remove_spectral_norm(network: Network) -> None:
         assert isinstance(layer, SpectralNorm)
         network.set_submodule(path, layer.plain())
     if paths:
-        network.register_to_config(spectral_norm=False)  # type: ignore[no-untyped-call]  # diffusers
+        network.register_to_config(spectral_norm=False)
