@@ -53,7 +53,7 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
 
 
 def _fenced(source: str) -> str:
-    """Python with the examples of docstrings as blocks of code; Markdown takes ``>>>`` for quotes."""
+    """Python with the examples of docstrings as blocks of code; ``>>>`` would be a quotation."""
     return EXAMPLE.sub(lambda match: f"{match[1]}```pycon\n{match[0]}{match[1]}```\n", source)
 
 
