@@ -10,6 +10,7 @@ import pytest
 import torch
 from accelerate import tracking
 from accelerate.tracking import GeneralTracker
+from accelerate.utils import LoggerType
 from tiny_runs import (
     assert_goes_on_bit_for_bit,
     assert_refused,
@@ -149,9 +150,9 @@ def test_previews_and_tensorboard(config: Path, tmp_path: Path) -> None:
 
 
 class MemoryTracker(GeneralTracker):  # type: ignore[misc]  # accelerate tells no types
-    """A third party's tracker, which accelerate finds by its name."""
+    """A tracker that keeps what it is given."""
 
-    name = "memory"
+    name = "comet_ml"
     requires_logging_directory = False
     lines: ClassVar[list[tuple[int, dict[str, Any]]]] = []
     settings: ClassVar[dict[str, Any]] = {}
@@ -182,9 +183,14 @@ class MemoryTracker(GeneralTracker):  # type: ignore[misc]  # accelerate tells n
 def test_trackers_get_settings_numbers_and_previews(
     config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(tracking.LOGGER_TYPE_TO_CLASS, "memory", MemoryTracker)
+    # In the place of one that is not installed: not every accelerate takes a name of one's own.
+    comet = LoggerType.COMETML
+    monkeypatch.setitem(tracking.LOGGER_TYPE_TO_CLASS, comet.value, MemoryTracker)
+    monkeypatch.setattr(
+        tracking, "_available_trackers", [*tracking.get_available_trackers(), comet]
+    )
     preview = ("preview_kimg=0.012", "preview_count=2", "preview_sampler.schedule.num_steps=2")
-    train(config, tmp_path, "output.trackers=[memory]", *(f"output.{each}" for each in preview))
+    train(config, tmp_path, "output.trackers=[comet_ml]", *(f"output.{each}" for each in preview))
     lines = read_log(tmp_path / "log.jsonl")
     assert [step for step, _ in MemoryTracker.lines] == [line["step"] for line in lines]
     assert MemoryTracker.lines[0][1]["loss"] == pytest.approx(lines[0]["loss"], rel=1e-5)
