@@ -144,11 +144,11 @@ def _read_network(folder: Path) -> ClassifierCNN:
             f"{config} describes no ClassifierCNN; give a folder that 'genlab train export' "
             "wrote of a run with network.name=classifier-cnn"
         )
-    known = {key: value for key, value in options.items() if not key.startswith("_")}
-    check_config(known, str(config))
+    arguments = {key: value for key, value in options.items() if not key.startswith("_")}
+    check_config(arguments, str(config))
     weights = read_state_dict(folder / WEIGHTS)
     empty = build_empty(
-        lambda: ClassifierCNN(**known), len(weights), f"{config} is damaged: its network"
+        lambda: ClassifierCNN(**arguments), len(weights), f"{config} is damaged: its network"
     )
     if empty.in_channels != 3:
         raise CheckpointError(
@@ -156,7 +156,7 @@ def _read_network(folder: Path) -> ClassifierCNN:
             "extractors look at RGB: train it with data.channels=3"
         )
     check_state_dict(empty.state_dict(), weights, f"{folder / WEIGHTS}")
-    network = ClassifierCNN(**known)
+    network = ClassifierCNN(**arguments)
     network.load_state_dict(weights)
     return network.fold().requires_grad_(requires_grad=False)
 

@@ -50,10 +50,10 @@ def register_to_config(init: Constructor) -> Constructor:
     def remember(self: "Model", *args: Any, **kwargs: Any) -> None:
         private = {name: value for name, value in kwargs.items() if name.startswith("_")}
         own = {name: value for name, value in kwargs.items() if name not in private}
-        given = {**dict(zip(defaults, args, strict=False)), **own}
-        left_out = [name for name in defaults if name not in given]
+        passed = {**dict(zip(defaults, args, strict=False)), **own}
+        left_out = [name for name in defaults if name not in passed]
         notes = {"_use_default_values": left_out} if left_out else {}
-        arguments = {name: given.get(name, default) for name, default in defaults.items()}
+        arguments = {name: passed.get(name, default) for name, default in defaults.items()}
         self.register_to_config(**private, **arguments, **notes)
         init(self, *args, **own)
 

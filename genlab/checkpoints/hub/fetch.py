@@ -134,20 +134,20 @@ def list_files(name: HubName) -> Listing:
         info = HfApi(endpoint=endpoint()).model_info(
             name.repository, revision=name.revision, files_metadata=True
         )
-        found = [_remote_file(sibling) for sibling in info.siblings or ()]
+        listed = [_remote_file(sibling) for sibling in info.siblings or ()]
         commit = str(info.sha)
     if not COMMIT.fullmatch(commit):
         raise DownloadError(
             f"the hub at {endpoint()} names the commit {printable(commit, 60)!r} of {name}, which "
             "is none; check HF_ENDPOINT"
         )
-    layout = layout_of(file.path for file in found)
+    layout = layout_of(file.path for file in listed)
     if layout is None:
-        raise CheckpointError(_no_model(name, found))
-    wanted = tuple(file for file in found if layout.wants(file.path))
+        raise CheckpointError(_no_model(name, listed))
+    wanted = tuple(file for file in listed if layout.wants(file.path))
     _check_listing(name, wanted)
     return Listing(
-        name=name, commit=commit, layout=layout, files=wanted, left=len(found) - len(wanted)
+        name=name, commit=commit, layout=layout, files=wanted, left=len(listed) - len(wanted)
     )
 
 

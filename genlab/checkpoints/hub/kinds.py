@@ -29,18 +29,22 @@ def check_kind(layout: Layout, folder: Path, name: str) -> dict[str, Any]:
         CheckpointError: nothing here reads it, or a text is damaged.
     """
     content = read_json_object(folder / layout.main, "fetch or save it again")
-    said = content.get("_class_name")
-    if layout.kind == "adapter" or (layout.kind == "model" and said == PIPELINE):
+    class_name = content.get("_class_name")
+    if layout.kind == "adapter" or (layout.kind == "model" and class_name == PIPELINE):
         return content
-    if layout.kind == "network" and said in NETWORKS:
+    if layout.kind == "network" and class_name in NETWORKS:
         return content
     if layout.kind == "model":
         from genlab.checkpoints.conversion import is_readable_folder
 
         if is_readable_folder(folder):
             return content
-    what = f"a {printable(said, 60)}" if isinstance(said, str) else "another program's model"
+    contents = (
+        f"a {printable(class_name, 60)}"
+        if isinstance(class_name, str)
+        else "another program's model"
+    )
     raise CheckpointError(
-        f"{name} holds {what}, which GenLab does not read; it reads folders of its own, adapters, "
-        "and diffusers' pipelines of UNet2DModel and DiTTransformer2DModel"
+        f"{name} holds {contents}, which GenLab does not read; it reads folders of its own, "
+        "adapters, and diffusers' pipelines of UNet2DModel and DiTTransformer2DModel"
     )

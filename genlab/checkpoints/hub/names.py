@@ -143,8 +143,8 @@ def kept_names() -> list[str]:
     if not root.is_dir():
         return []
     names = (path.name.replace("--", "/") for path in root.iterdir())
-    known = (name for name in map(parse, names) if name is not None)
-    return sorted(name.repository for name in known if kept_copy(name) is not None)
+    repositories = (name for name in map(parse, names) if name is not None)
+    return sorted(name.repository for name in repositories if kept_copy(name) is not None)
 
 
 def remember(name: HubName, commit: str) -> None:
@@ -166,20 +166,20 @@ def forget(name: HubName) -> None:
         OutputError: it cannot be written.
     """
     revision = name.revision or DEFAULT_REVISION
-    known = _revisions(name.repository)
-    if known.pop(revision, None) is not None:
-        _write_revisions(name.repository, known)
+    commits = _revisions(name.repository)
+    if commits.pop(revision, None) is not None:
+        _write_revisions(name.repository, commits)
 
 
-def _write_revisions(repository: str, known: dict[str, str]) -> None:
+def _write_revisions(repository: str, commits: dict[str, str]) -> None:
     path = repository_folder(repository) / REVISIONS
-    write_text(path, json.dumps(known, indent=2, sort_keys=True) + "\n")
+    write_text(path, json.dumps(commits, indent=2, sort_keys=True) + "\n")
 
 
 def _revisions(repository: str) -> dict[str, str]:
     """Branch or tag -> commit; a file that was damaged counts as none, and is written anew."""
     try:
-        known = read_json_object(repository_folder(repository) / REVISIONS)
+        commits = read_json_object(repository_folder(repository) / REVISIONS)
     except CheckpointError:
         return {}
-    return {k: v for k, v in known.items() if isinstance(v, str) and COMMIT.fullmatch(v)}
+    return {k: v for k, v in commits.items() if isinstance(v, str) and COMMIT.fullmatch(v)}
